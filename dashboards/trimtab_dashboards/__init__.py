@@ -1,0 +1,1 @@
+"""Grafana dashboards, as code. Empty until the dashboards land."""

@@ -1,0 +1,49 @@
+"""What can go wrong, as a tree.
+
+    TrimtabError
+    ├── ConfigError (also ValueError)      an option, argument or file that cannot be used
+    ├── RunActiveError                     a second run in one process
+    └── BackendError                       a backend that was asked for and cannot start
+        └── BackendUnavailable             ... because a package is missing
+
+Only these are raised, and only where a run starts or a value is handed in. During training nothing of ours raises:
+faults are caught by `guard`, counted, and told once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrimtabError(Exception):
+    """The base of every error that Trimtab raises."""
+
+
+class ConfigError(TrimtabError, ValueError):
+    """A value that cannot be used. The message says what was given, what is allowed, and what to do."""
+
+
+class RunActiveError(TrimtabError):
+    """A second run was started while one is active in this process."""
+
+
+class BackendError(TrimtabError):
+    """A backend that was asked for by name cannot start."""
+
+
+class BackendUnavailable(BackendError):
+    """A backend needs a package that is not installed. The message holds the install command."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """The end of an error message: the nearest allowed name, or all of them.
+
+    >>> did_you_mean("promethus", ["console", "prometheus"])
+    "Did you mean 'prometheus'?"
+    """
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(given, names, n=1)
+    if nearest:
+        return f"Did you mean {nearest[0]!r}?"
+    return f"Allowed: {', '.join(names)}."

@@ -1,0 +1,117 @@
+"""What an event says about each metric: the one table between events and series.
+
+A backend that speaks in metrics (Prometheus, StatsD, OTLP) needs nothing but this. Values of counters are totals
+since the run began, so an event that was lost loses no count. Histogram values are tuples of new observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trimtab import catalog
+from trimtab.catalog import MetricSpec
+from trimtab.types import STATUSES, Epoch, Event, Health, Metric, RunEnd, RunInfo, RunStart, Status, Step
+
+
+class Measurement(NamedTuple):
+    """The value of one series now. `labels` are the values of `spec.labels`, in that order."""
+
+    spec: MetricSpec
+    labels: tuple[str, ...]
+    value: float | tuple[float, ...]
+
+
+def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
+    """Yield every measurement that `event` holds. Unknown events hold none."""
+    yield Measurement(catalog.LAST_ACTIVITY, (), event.ts)
+    if isinstance(event, Step):
+        yield from _step(event)
+    elif isinstance(event, Epoch):
+        yield Measurement(catalog.EPOCHS, (), event.epoch)
+    elif isinstance(event, Metric):
+        for name, value in event.values.items():
+            yield Measurement(catalog.LOGGED_VALUE, (name, event.phase or ""), value)
+    elif isinstance(event, Health):
+        yield from _health(event)
+    elif isinstance(event, RunStart):
+        yield from _run_start(run)
+    elif isinstance(event, RunEnd):
+        yield from _status(event.status)
+
+
+def _run_start(run: RunInfo) -> Iterator[Measurement]:
+    facts = {**run.facts, "run_id": run.run_id, "world_size": run.world_size}
+    labels = tuple(str(facts.get(label, "") or "") for label in catalog.RUN_INFO.labels)
+    yield Measurement(catalog.RUN_INFO, labels, 1.0)
+    yield from _status("running")
+
+
+def _status(now: Status) -> Iterator[Measurement]:
+    for status in STATUSES:
+        yield Measurement(catalog.RUN_STATUS, (status,), float(status == now))
+
+
+def _step(event: Step) -> Iterator[Measurement]:
+    of = (event.optimizer,)
+    in_phase = (event.phase, event.optimizer)
+    for spec, labels, value in (
+        (catalog.LOSS, in_phase, event.loss),
+        (catalog.LOSS_EMA, in_phase, event.loss_ema),
+        (catalog.ACCURACY, (event.phase,), event.accuracy),
+        (catalog.GRADIENT_MEAN, of, event.gradient_mean),
+        (catalog.GRADIENT_VARIANCE, of, event.gradient_variance),
+        (catalog.GRADIENT_NORM, of, event.gradient_norm),
+        (catalog.GRADIENT_MAX_ABS, of, event.gradient_max_abs),
+        (catalog.GRADIENT_PRECLIP_NORM, of, event.gradient_preclip_norm),
+    ):
+        if value is not None:
+            yield Measurement(spec, labels, value)
+    if event.phase == "train":
+        yield Measurement(catalog.GLOBAL_STEP, (), event.step)
+        yield Measurement(catalog.LAST_STEP, (), event.ts)
+        yield Measurement(catalog.STEP_DURATION, (), tuple(event.step_durations))
+    yield from _groups(catalog.LEARNING_RATE, event.optimizer, event.learning_rate)
+    yield from _groups(catalog.WEIGHT_DECAY, event.optimizer, event.weight_decay)
+    yield from _layers(event)
+    yield from _totals(event)
+
+
+def _groups(spec: MetricSpec, optimizer: str, values: object) -> Iterator[Measurement]:
+    for group, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
+        if value is not None:
+            yield Measurement(spec, (optimizer, str(group)), value)
+
+
+def _layers(event: Step) -> Iterator[Measurement]:
+    for name, layer in (event.layers or {}).items():
+        labels = (name, str(layer.depth))
+        yield Measurement(catalog.LAYER_GRADIENT_MEAN, labels, layer.mean)
+        yield Measurement(catalog.LAYER_GRADIENT_VARIANCE, labels, layer.variance)
+        yield Measurement(catalog.LAYER_GRADIENT_NORM, labels, layer.norm)
+
+
+def _totals(event: Step) -> Iterator[Measurement]:
+    totals = event.totals
+    if totals is None:
+        return
+    yield Measurement(catalog.SAMPLES, (), totals.samples)
+    yield Measurement(catalog.EPOCHS, (), totals.epochs)
+    yield Measurement(catalog.DATA_WAIT, (), totals.data_wait_seconds)
+    for kind, count in totals.nonfinite.items():
+        yield Measurement(catalog.NONFINITE, (kind,), count)
+    if event.phase == "train":
+        yield Measurement(catalog.STEPS, (event.optimizer,), totals.steps)
+        for reason, count in totals.skipped.items():
+            yield Measurement(catalog.SKIPPED_STEPS, (event.optimizer, reason), count)
+
+
+def _health(event: Health) -> Iterator[Measurement]:
+    yield Measurement(catalog.OVERHEAD_SECONDS, (), event.overhead_seconds)
+    yield Measurement(catalog.OVERHEAD_RATIO, (), event.overhead_ratio)
+    yield Measurement(catalog.GRADIENT_INTERVAL, (), event.gradient_interval_steps)
+    for backend, reasons in event.dropped.items():
+        for reason, count in reasons.items():
+            yield Measurement(catalog.DROPPED, (backend, reason), count)
+    for backend, count in event.backend_errors.items():
+        yield Measurement(catalog.BACKEND_ERRORS, (backend,), count)

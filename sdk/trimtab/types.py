@@ -1,0 +1,251 @@
+"""The nouns: what a run is, what it says, and who may listen. This module imports no other of ours.
+
+Events flow from the training thread over the bus to the backends. They are immutable and hold plain Python values
+only: no tensor ever leaves `sample`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+Phase: TypeAlias = Literal["train", "validation"]
+Status: TypeAlias = Literal["running", "completed", "halted", "interrupted", "failed"]
+
+STATUSES: tuple[Status, ...] = ("running", "completed", "halted", "interrupted", "failed")
+
+_UNLOGGED = {"logged": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting of a run, resolved from arguments, environment, file and defaults (see `config`)."""
+
+    run: str
+    backends: tuple[str | Backend, ...] = ("console", "jsonl", "prometheus")
+    backends_requested: bool = False  # False: the default set, of which an unusable one is skipped with one line
+    overhead: float = 0.01
+    gradients_every: int | None = None
+    layers: tuple[str, ...] | None = None
+    directory: Path = Path("runs")
+    host: str = "127.0.0.1"
+    port: int = 9464
+    port_requested: bool = False  # False: the default port, and the next free one will do
+    resume: bool = False
+    metrics_token_file: Path | None = None
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """Who is speaking: handed to every backend when it starts."""
+
+    run: str
+    run_id: str
+    rank: int
+    local_rank: int
+    world_size: int
+    directory: Path  # of this run: <config.directory>/<run>
+    config: Config
+    facts: Mapping[str, Any]  # versions, command line, host, owner, job, commit, framework
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStatistics:
+    """The gradient of one named parameter, on one step."""
+
+    depth: int  # position in the model's own order, from 0
+    mean: float
+    variance: float
+    norm: float
+    max_abs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseSummary:
+    """Means over one pass, weighted by samples."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+    samples: int | None = None  # behind the loss
+    accuracy_samples: int | None = None  # behind the accuracy, where it was not taken on every batch
+    criterion: float | None = None  # the loss function's own mean: the same quantity in both phases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something the run says. `ts` is in seconds since the epoch, UTC; `step` is the global step."""
+
+    name: ClassVar[str]
+    ts: float
+    step: int
+
+    def fields(self) -> Iterator[tuple[str, Any]]:
+        """The event's own values as they are logged, without the ones that are not known (None)."""
+        for spec in _logged_fields(type(self)):
+            value = getattr(self, spec)
+            if value is not None:
+                yield spec, value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart(Event):
+    name: ClassVar[str] = "run_start"
+    facts: Mapping[str, Any]
+    addresses: Mapping[str, str] = field(default_factory=dict)  # backend name to where its output is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Event):
+    """One optimizer step, or several folded into one record, or one validation pass.
+
+    With `steps` over 1 every value is the mean over the steps it stands for, `loss_min` and `loss_max` are their
+    extremes, and `learning_rate`, `weight_decay` and the totals are those of the last. A mean over a step whose loss
+    is NaN is NaN: nothing is filtered. Gradient statistics are means over the `gradient_steps` sampled ones.
+    """
+
+    name: ClassVar[str] = "step"
+    steps: int = 1
+    micro_steps: int | None = None
+    optimizer: str = ""
+    epoch: int | None = None
+    phase: Phase = "train"
+    loss: float | None = None
+    loss_min: float | None = None
+    loss_max: float | None = None
+    loss_ema: float | None = None
+    accuracy: float | None = None
+    samples: int | None = None
+    learning_rate: Sequence[float | None] | None = None
+    weight_decay: Sequence[float | None] | None = field(default=None, metadata=_UNLOGGED)
+    gradient_steps: int | None = None
+    gradient_mean: float | None = None
+    gradient_variance: float | None = None
+    gradient_norm: float | None = None
+    gradient_max_abs: float | None = None
+    gradient_preclip_norm: float | None = None
+    gradient_nonfinite: int | None = None  # sampled steps whose gradients held NaN or Inf
+    skipped: Mapping[str, int] | None = None  # reason to count, since the last record
+    step_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    layers: Mapping[str, LayerStatistics] | None = None
+    # What follows is for live views and metrics, not for the log.
+    step_durations: Sequence[float] = field(default=(), metadata=_UNLOGGED)
+    batch: int | None = field(default=None, metadata=_UNLOGGED)  # batches of this epoch so far
+    batches: int | None = field(default=None, metadata=_UNLOGGED)  # ... and in all, where the loader knows
+    totals: Totals | None = field(default=None, metadata=_UNLOGGED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Counters since the run began; a lost event loses no count. `steps` and `skipped` are this optimizer's."""
+
+    steps: int = 0
+    samples: int = 0
+    epochs: int = 0
+    data_wait_seconds: float = 0.0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    nonfinite: Mapping[str, int] = field(default_factory=dict)  # kind (loss, gradient, logged) to count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch(Event):
+    name: ClassVar[str] = "epoch"
+    epoch: int  # from 1
+    train: PhaseSummary | None = None
+    validation: PhaseSummary | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric(Event):
+    """What the user logged."""
+
+    name: ClassVar[str] = "metric"
+    values: Mapping[str, float]
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """Something the user should be told, once, in a sentence."""
+
+    name: ClassVar[str] = "notice"
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health(Event):
+    """What watching costs, and what was lost. Counts are totals since the run began."""
+
+    name: ClassVar[str] = "health"
+    overhead_seconds: float
+    overhead_ratio: float
+    gradient_interval_steps: int
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # backend to reason to events lost
+    backend_errors: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd(Event):
+    name: ClassVar[str] = "run_end"
+    status: Status
+    seconds: float
+    error: str | None = None
+    totals: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One sink. The bus calls it from one thread of its own, never from the training thread.
+
+    An exception from `start` means that the backend cannot be used; one from `write` or `close` is counted, told
+    once, and costs that batch only. After `fork` nothing is called in the child. A backend may have an attribute
+    `address`, a string that says where its output is found.
+    """
+
+    def start(self, run: RunInfo) -> None:
+        """Open what is needed. Called once, in the thread that starts the run."""
+        ...
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take a batch, oldest first: about one batch a second. Make it durable before returning."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. May be called twice, or without `start`."""
+        ...
+
+
+def nonfinite_paths(value: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted paths of every NaN and Inf inside nested mappings, sequences and dataclasses."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield prefix
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from nonfinite_paths(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from nonfinite_paths(item, f"{prefix}.{index}" if prefix else str(index))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for spec in dataclasses.fields(value):
+            yield from nonfinite_paths(getattr(value, spec.name), f"{prefix}.{spec.name}" if prefix else spec.name)
+
+
+_LOGGED: dict[type[Event], tuple[str, ...]] = {}
+
+
+def _logged_fields(kind: type[Event]) -> tuple[str, ...]:
+    names = _LOGGED.get(kind)
+    if names is None:
+        specs = dataclasses.fields(kind)
+        names = tuple(s.name for s in specs if s.metadata.get("logged", True) and s.name not in ("ts", "step"))
+        _LOGGED[kind] = names
+    return names
