@@ -39,6 +39,7 @@ class Config:
     metrics_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
+    notices: tuple[str, ...] = ()  # what the user should be told about the settings, in sentences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,189 @@
+"""Settings: arguments win over environment, environment over a TOML file, that over defaults.
+
+The file is the one named by `config=` or `TRIMTAB_CONFIG`; none is picked up from the working directory. Its keys
+are the names of the arguments; relative paths in it start from the working directory, as everywhere else. An empty
+variable counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab import names
+from trimtab.errors import ConfigError, did_you_mean
+from trimtab.types import Backend, Config
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    variable: str
+    kind: Any  # what msgspec converts to
+    allows: Callable[[Any], bool]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One value, and how the user wrote it."""
+
+    value: Any
+    said: str
+    is_text: bool = False
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _a_file(variable: str) -> _Setting:
+    return _Setting(variable, str, bool, "the path of a file")
+
+
+_SETTINGS: dict[str, _Setting] = {
+    "run": _Setting("TRIMTAB_RUN", str, names.is_valid, f"{names.EXPECTED}. A place for runs is given by directory"),
+    "backends": _Setting("TRIMTAB_BACKENDS", list[Any], _anything, "a list of backend names or instances"),
+    "overhead": _Setting(
+        "TRIMTAB_OVERHEAD",
+        float,
+        lambda share: 0 <= share <= 0.5,
+        "a fraction from 0 to 0.5. Use overhead=0.01 to spend at most 1 % of each step",
+    ),
+    "gradients_every": _Setting(
+        "TRIMTAB_GRADIENTS_EVERY",
+        int,
+        lambda steps: steps >= 1,
+        "a whole number of steps, 1 or more. Leave it out to let Trimtab choose within the overhead",
+    ),
+    "layers": _Setting("TRIMTAB_LAYERS", list[str], all, "patterns of parameter names, such as 'encoder.*'"),
+    "directory": _Setting("TRIMTAB_DIR", str, bool, "the path of a directory"),
+    "host": _Setting("TRIMTAB_HOST", str, bool, "a host name or an address, such as 127.0.0.1"),
+    "port": _Setting(
+        "TRIMTAB_PORT", int, lambda port: 0 <= port <= 65535, "a whole number from 0 to 65535, where 0 is any free port"
+    ),
+    "resume": _Setting("TRIMTAB_RESUME", bool, _anything, "true or false"),
+    "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
+    "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
+    "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
+}
+_LISTS = ("backends", "layers")
+_PATHS = ("directory", "metrics_token_file", "tls_certificate_file", "tls_key_file")
+_VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
+
+
+def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.environ, **arguments: Any) -> Config:
+    """Every setting of a run.
+
+    `arguments` are those of `watch`; None means not given. A run without a name is called after `default_name`, or
+    else the script. Whether the backends that are named exist is for `plugins.load` to say. What the user should be
+    told but need not stop for, such as a `TRIMTAB_` variable that nothing reads, is in `Config.notices`.
+
+    Raises:
+        ConfigError: a value, a key or a file that cannot be used, in one sentence.
+    """
+    settings = check(environ=environ, **arguments)
+    notices = list(_unread(environ))
+    if "run" not in settings:
+        settings["run"], notice = names.agree(names.fresh(default_name or names.of_script()), environ)
+        notices += [notice] if notice else []
+    return Config(
+        **settings,
+        backends_requested="backends" in settings,
+        port_requested="port" in settings,
+        notices=tuple(notices),
+    )
+
+
+def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:
+    """The settings that somebody gave, validated; raises like `resolve`. Costs a file read, names no run."""
+    file = arguments.pop("config", None) or environ.get("TRIMTAB_CONFIG")
+    given = {**(_from_file(Path(file)) if file else {}), **_from_environment(environ), **_from_arguments(arguments)}
+    settings = {name: _read(name, item) for name, item in given.items()}
+    if settings.get("resume") and "run" not in settings:
+        raise ConfigError(f"{given['resume'].said}: expected the name of the run to go on with. Give run as well.")
+    certificate, key = (settings.get(name) for name in ("tls_certificate_file", "tls_key_file"))
+    if (certificate is None) != (key is None):
+        raise ConfigError("tls_certificate_file and tls_key_file: expected both or none. Give the one that is missing.")
+    return settings
+
+
+def disabled(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `TRIMTAB_DISABLED` asks that nothing be watched."""
+    raw = environ.get("TRIMTAB_DISABLED") or "0"
+    if raw.lower() not in ("0", "1", "false", "true"):
+        raise ConfigError(f"TRIMTAB_DISABLED={raw}: expected 1 or 0. Unset it to watch.")
+    return raw.lower() in ("1", "true")
+
+
+def _from_arguments(arguments: Mapping[str, Any]) -> dict[str, _Given]:
+    _refuse_unknown("", arguments)
+    return {name: _Given(value, f"{name}={value!r}") for name, value in arguments.items() if value is not None}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+    said = {name: (setting.variable, environ.get(setting.variable)) for name, setting in _SETTINGS.items()}
+    return {name: _Given(raw, f"{variable}={raw}", is_text=True) for name, (variable, raw) in said.items() if raw}
+
+
+def _from_file(path: Path) -> dict[str, _Given]:
+    import msgspec
+
+    try:
+        content = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise ConfigError(f"config={str(path)!r}: {error.strerror}. Give the path of a TOML file.") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: expected TOML, but {error}. Correct the file.") from error
+    _refuse_unknown(f"{path}: ", content)
+    return {name: _Given(value, f"{path}: {name} = {value!r}") for name, value in content.items()}
+
+
+def _refuse_unknown(where: str, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in _SETTINGS:
+            raise ConfigError(f"{where}{name} is not a setting. {did_you_mean(name, _SETTINGS)}")
+
+
+def _unread(environ: Mapping[str, str]) -> Iterator[str]:
+    for variable in sorted(environ):
+        if variable.startswith("TRIMTAB_") and variable not in _VARIABLES:
+            yield f"{variable} is set, but nothing reads it. {did_you_mean(variable, _VARIABLES)}"
+
+
+def _read(name: str, given: _Given) -> Any:
+    import msgspec
+
+    setting = _SETTINGS[name]
+    value = _listed(given.value) if name in _LISTS else given.value
+    if name in _PATHS and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    try:
+        value = msgspec.convert(value, setting.kind, strict=not given.is_text)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{given.said}: expected {setting.expected}.") from error
+    if not setting.allows(value):
+        raise ConfigError(f"{given.said}: expected {setting.expected}.")
+    if name == "backends":
+        _refuse_non_backends(given.said, value)
+    if name in _PATHS:
+        return Path(value)
+    return tuple(value) if name in _LISTS else value
+
+
+def _listed(value: Any) -> Any:
+    """A bare string is the list of what its commas part, in arguments as in the environment."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _refuse_non_backends(said: str, backends: list[Any]) -> None:
+    for backend in backends:
+        if isinstance(backend, type) or not isinstance(backend, (str, Backend)):
+            raise ConfigError(
+                f"{said}: {backend!r} is neither a name nor an instance with start(), write() and close(). "
+                "Give a name that `trimtab backends` lists, or an instance."
+            )

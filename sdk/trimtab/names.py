@@ -1,0 +1,71 @@
+"""Names of runs: what is allowed, and what a run is called when nobody named it."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LONGEST = 128
+EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them"
+
+_VALID = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
+_SUFFIX = len("-20261123T021906Z-0000")
+_STORE_TIMEOUT = datetime.timedelta(seconds=10)
+
+_runs_started = itertools.count()
+
+
+def is_valid(name: str) -> bool:
+    """Whether a run may have this name, which is a directory, a label value and part of a file name."""
+    return _VALID.fullmatch(name) is not None and name not in (".", "..")
+
+
+def fresh(of: str) -> str:
+    """`<of>-<UTC time>-<four hex digits>`, with what a name cannot hold replaced by `-`."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", of).strip("-.")[: LONGEST - _SUFFIX]
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{stem or 'run'}-{moment}-{secrets.token_hex(2)}"
+
+
+def of_script() -> str:
+    """The name of the program: of its module after `-m`, else of its file, else `python`."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__").rpartition(".")[2]
+    path = Path(sys.argv[0] if sys.argv else "")
+    if path.name == "__main__.py":
+        path = path.parent
+    return path.stem if path.name not in ("", "-", "-c") else "python"
+
+
+def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
+    """The one name for all ranks of a job, and what to tell the user where that cannot be had.
+
+    Under torchrun the first rank to ask the launcher's store names the run. That needs no process group, so a rank
+    that is not watched is never waited for; a store that does not answer is given up after ten seconds.
+    """
+    if environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return name, None
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        try:
+            return _first(name, environ), None
+        except (RuntimeError, OSError, KeyError, ValueError):
+            pass
+    return name, "Each rank writes a run of its own. Set TRIMTAB_RUN to the same name on every rank to make them one."
+
+
+def _first(name: str, environ: Mapping[str, str]) -> str:
+    from torch.distributed import TCPStore
+
+    store: Any = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=_STORE_TIMEOUT)
+    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = f"trimtab/run/{attempt}/{next(_runs_started)}"
+    return str(store.compare_set(key, "", name).decode())

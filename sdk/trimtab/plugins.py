@@ -1,0 +1,136 @@
+"""Finds backends: ours and everybody's, through the entry points of the group `trimtab.backends`.
+
+Nothing is looked up or imported before `load` or `installed` is called. The names of our own backends are taken: an
+entry point of another distribution under one of them is ignored, and listed as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from trimtab.errors import BackendError, BackendUnavailable, ConfigError, did_you_mean
+from trimtab.types import Backend, Config
+
+GROUP = "trimtab.backends"
+BUILT_IN = ("console", "jsonl", "prometheus")
+_OURS = "trimtab"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A backend that some distribution offers. `problem` is empty, or says why it cannot be used."""
+
+    name: str
+    distribution: str
+    version: str
+    problem: str
+
+
+def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
+    """The backends of `config`, made but not started, by name, and a sentence for each that was skipped.
+
+    Instances are named after their class. Of the default set, what cannot be used is skipped; what the user asked
+    for raises.
+
+    Raises:
+        ConfigError: no installed distribution offers a backend of that name.
+        BackendUnavailable: it needs a package that is not installed; the message holds the command.
+        BackendError: it cannot be imported or made, or it is not a backend, or two distributions offer it.
+    """
+    backends: dict[str, Backend] = {}
+    notices: list[str] = []
+    for item in config.backends:
+        if not isinstance(item, str):
+            backends[_unique(_class_name(item), backends)] = item
+            continue
+        try:
+            backends.setdefault(item, _make(_find(item)))
+        except (BackendError, ConfigError) as error:
+            if config.backends_requested:
+                raise
+            notices.append(f"{error} Going on without it.")
+    return backends, notices
+
+
+def installed() -> list[Installed]:
+    """Every backend on offer, by name. Imports and makes each, which is what tells whether it can be used."""
+    return [
+        Installed(entry.name, _distribution(entry), entry.dist.version if entry.dist else "", _problem(entry))
+        for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry)))
+    ]
+
+
+def explain(name: str, error: BaseException) -> BackendError:
+    """What to raise or tell when backend `name` failed with `error`: with the install command where that helps."""
+    if isinstance(error, BackendError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        command = _install_command(name)
+        return BackendUnavailable(f"backend {name!r} needs the package {error.name!r}, which is missing. {command}")
+    return BackendError(f"backend {name!r} cannot start: {type(error).__name__}: {error}")
+
+
+def _find(name: str) -> EntryPoint:
+    offers = [entry for entry in entry_points(group=GROUP, name=name) if not _usurps(entry)]
+    if not offers:
+        if name in BUILT_IN:
+            raise BackendUnavailable(f"backend {name!r}: Trimtab itself is not installed. Run: pip install {_OURS}")
+        known = {entry.name for entry in entry_points(group=GROUP)} | set(BUILT_IN)
+        raise ConfigError(f"backend {name!r} is not installed. {did_you_mean(name, known)}")
+    if len(offers) > 1:
+        both = " and ".join(sorted(map(_distribution, offers)))
+        raise BackendError(f"backend {name!r} is offered by {both}. Uninstall one of them.")
+    return offers[0]
+
+
+def _make(entry: EntryPoint) -> Backend:
+    try:
+        backend = entry.load()()
+    except Exception as error:
+        raise explain(entry.name, error) from error
+    if not isinstance(backend, Backend):
+        raise BackendError(
+            f"backend {entry.name!r}: {entry.value} is no backend, which has start(), write() and close(). "
+            f"Tell the authors of {_distribution(entry)}."
+        )
+    return backend
+
+
+def _problem(entry: EntryPoint) -> str:
+    if _usurps(entry):
+        return f"the name {entry.name!r} belongs to {_OURS}"
+    try:
+        _make(_find(entry.name))
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+def _usurps(entry: EntryPoint) -> bool:
+    return entry.name in BUILT_IN and _distribution(entry) != _OURS
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else ""
+
+
+def _install_command(name: str) -> str:
+    """Installing the distribution again brings the dependencies that it declares, and nothing else."""
+    for entry in entry_points(group=GROUP, name=name):
+        if entry.dist and not _usurps(entry):
+            extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+            return f"Run: pip install '{entry.dist.name}{extras}'"
+    return "Install it with pip."
+
+
+def _class_name(backend: Any) -> str:
+    name = type(backend).__name__
+    return (name.removesuffix("Backend") or name).lower()
+
+
+def _unique(name: str, taken: dict[str, Backend]) -> str:
+    candidates: Iterator[str] = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
+    return next(candidate for candidate in candidates if candidate not in taken)

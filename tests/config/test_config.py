@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+
+from trimtab import config
+from trimtab.errors import ConfigError
+
+
+class QuietBackend:
+    def start(self, run): ...
+    def write(self, events): ...
+    def close(self): ...
+
+
+def resolve(environ=None, **arguments):
+    return config.resolve(environ=environ or {}, **arguments)
+
+
+def test_defaults_are_those_of_the_contract():
+    settings = resolve()
+    assert settings.backends == ("console", "jsonl", "prometheus")
+    assert (settings.overhead, settings.gradients_every, settings.layers) == (0.01, None, None)
+    assert (settings.directory, settings.host, settings.port) == (Path("runs"), "127.0.0.1", 9464)
+    assert (settings.backends_requested, settings.port_requested, settings.resume) == (False, False, False)
+
+
+def test_arguments_win_over_environment_over_file_over_defaults(tmp_path):
+    file = tmp_path / "trimtab.toml"
+    file.write_text('overhead = 0.1\nhost = "a"\nport = 1\n')
+    settings = resolve({"TRIMTAB_HOST": "b", "TRIMTAB_PORT": "2"}, port=3, config=file)
+    assert (settings.overhead, settings.host, settings.port, settings.directory) == (0.1, "b", 3, Path("runs"))
+    assert settings.port_requested
+
+
+def test_file_is_found_by_variable_and_argument_wins(tmp_path):
+    for name, share in (("one", 0.1), ("two", 0.2)):
+        (tmp_path / name).write_text(f"overhead = {share}")
+    environ = {"TRIMTAB_CONFIG": str(tmp_path / "one")}
+    assert resolve(environ).overhead == 0.1
+    assert resolve(environ, config=str(tmp_path / "two")).overhead == 0.2
+
+
+def test_every_variable_is_read():
+    settings = resolve(
+        {
+            "TRIMTAB_RUN": "r",
+            "TRIMTAB_DIR": "/d",
+            "TRIMTAB_BACKENDS": "jsonl, console",
+            "TRIMTAB_HOST": "::1",
+            "TRIMTAB_PORT": "0",
+            "TRIMTAB_OVERHEAD": "0.5",
+            "TRIMTAB_GRADIENTS_EVERY": "8",
+            "TRIMTAB_LAYERS": "encoder.*,head.*",
+            "TRIMTAB_RESUME": "1",
+            "TRIMTAB_METRICS_TOKEN_FILE": "/t",
+            "TRIMTAB_TLS_CERTIFICATE_FILE": "/c",
+            "TRIMTAB_TLS_KEY_FILE": "/k",
+        }
+    )
+    assert (settings.run, settings.directory, settings.backends) == ("r", Path("/d"), ("jsonl", "console"))
+    assert (settings.host, settings.port, settings.overhead, settings.gradients_every) == ("::1", 0, 0.5, 8)
+    assert (settings.layers, settings.resume) == (("encoder.*", "head.*"), True)
+    assert settings.metrics_token_file == Path("/t")
+    assert (settings.tls_certificate_file, settings.tls_key_file) == (Path("/c"), Path("/k"))
+    assert settings.backends_requested
+    assert settings.notices == ()
+
+
+def test_empty_variable_counts_as_not_set():
+    assert resolve({"TRIMTAB_PORT": "", "TRIMTAB_RUN": ""}).port == 9464
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"overhead": 2}, "overhead=2: expected a fraction from 0 to 0.5. Use overhead=0.01"),
+        ({"overhead": -0.1}, "overhead=-0.1: expected a fraction"),
+        ({"overhead": float("nan")}, "overhead=nan: expected a fraction"),
+        ({"overhead": "0.1"}, "overhead='0.1': expected a fraction"),
+        ({"gradients_every": 0}, "gradients_every=0: expected a whole number of steps, 1 or more"),
+        ({"gradients_every": True}, "gradients_every=True: expected a whole number"),
+        ({"port": 65536}, "port=65536: expected a whole number from 0 to 65535"),
+        ({"port": -1}, "port=-1: expected"),
+        ({"run": "a/b"}, "run='a/b': expected letters, digits"),
+        ({"run": ".."}, "run='..': expected"),
+        ({"run": "a b"}, "run='a b': expected"),
+        ({"run": "a\n"}, "run='a\\n': expected"),
+        ({"run": "x" * 129}, "expected letters, digits, '.', '_' and '-', at most 128"),
+        ({"layers": [3]}, "layers=[3]: expected patterns"),
+        ({"layers": [""]}, "layers=['']: expected patterns"),
+        ({"directory": 3}, "directory=3: expected the path of a directory"),
+        ({"backends": [QuietBackend]}, "is neither a name nor an instance"),
+        ({"backends": ["jsonl", 7]}, "7 is neither a name nor an instance"),
+        ({"backends": 7}, "backends=7: expected a list"),
+        ({"resume": True}, "resume=True: expected the name of the run"),
+        ({"overhed": 0.1}, "overhed is not a setting. Did you mean 'overhead'?"),
+    ],
+)
+def test_bad_argument_gets_one_sentence(arguments, sentence):
+    with pytest.raises(ConfigError) as caught:
+        resolve(**arguments)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("overhed = 0.1", "overhed is not a setting. Did you mean 'overhead'?"),
+        ("port = '80'", "port = '80': expected a whole number"),
+        ("backends = [1]", "1 is neither a name"),
+        ("overhead = ", "expected TOML, but"),
+        ("[run]\nname = 1", "run = {'name': 1}: expected letters"),
+    ],
+)
+def test_bad_file_is_named_with_the_reason(tmp_path, content, sentence):
+    file = tmp_path / "trimtab.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"trimtab\.toml") as caught:
+        resolve(config=file)
+    assert sentence in str(caught.value)
+
+
+def test_file_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        resolve({"TRIMTAB_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_bad_variable_is_named():
+    with pytest.raises(ConfigError, match=r"^TRIMTAB_PORT=http: expected a whole number"):
+        resolve({"TRIMTAB_PORT": "http"})
+
+
+def test_unread_variable_is_a_notice_not_an_error():
+    (notice,) = resolve({"TRIMTAB_PROT": "1", "OTHER": "x"}).notices
+    assert notice == "TRIMTAB_PROT is set, but nothing reads it. Did you mean 'TRIMTAB_PORT'?"
+
+
+def test_certificate_without_key_is_refused():
+    with pytest.raises(ConfigError, match="expected both or none"):
+        resolve({"TRIMTAB_TLS_CERTIFICATE_FILE": "/c"})
+
+
+def test_bare_string_of_backends_is_a_list_parted_by_commas():
+    assert resolve(backends="jsonl").backends == ("jsonl",)
+    assert resolve(backends="console,jsonl").backends == ("console", "jsonl")
+    assert resolve(backends=[]).backends == ()
+
+
+def test_instances_are_taken_among_the_names():
+    mine = QuietBackend()
+    assert resolve(backends=("jsonl", mine)).backends == ("jsonl", mine)
+
+
+def test_one_layer_pattern_may_be_a_string():
+    assert resolve(layers="encoder.*").layers == ("encoder.*",)
+
+
+@pytest.mark.parametrize(("raw", "off"), [("1", True), ("true", True), ("0", False), ("", False), ("FALSE", False)])
+def test_disabled_reads_the_variable(raw, off):
+    assert config.disabled({"TRIMTAB_DISABLED": raw}) is off
+
+
+def test_disabled_refuses_what_is_no_boolean():
+    with pytest.raises(ConfigError, match="TRIMTAB_DISABLED=maybe: expected 1 or 0"):
+        config.disabled({"TRIMTAB_DISABLED": "maybe"})
+
+
+def test_run_is_named_after_the_function_or_the_script():
+    assert resolve(default_name="train").run.startswith("train-")
+    assert resolve(run="mine", default_name="train").run == "mine"

@@ -1,0 +1,74 @@
+import re
+import sys
+from datetime import timedelta
+from types import ModuleType
+
+import pytest
+from torch.distributed import TCPStore
+
+from trimtab import names
+
+
+@pytest.mark.parametrize(
+    ("given", "stem"), [("train", "train"), ("my model (2)", "my-model-2"), ("<lambda>", "lambda")]
+)
+def test_fresh_name_is_valid_and_says_what_and_when(given, stem):
+    name = names.fresh(given)
+    assert names.is_valid(name)
+    assert re.fullmatch(re.escape(stem) + r"-\d{8}T\d{6}Z-[0-9a-f]{4}", name)
+
+
+@pytest.mark.parametrize("given", ["", "...", "///", "x" * 500, "日本"])
+def test_fresh_name_is_valid_whatever_it_is_made_from(given):
+    assert names.is_valid(names.fresh(given))
+
+
+def test_fresh_names_do_not_repeat():
+    assert len({names.fresh("a") for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("argv0", "name"), [("/x/train.py", "train"), ("/x/pkg/__main__.py", "pkg"), ("", "python"), ("-c", "python")]
+)
+def test_script_is_named_by_its_file(monkeypatch, argv0, name):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    monkeypatch.setattr(sys, "argv", [argv0])
+    assert names.of_script() == name
+
+
+def test_module_is_named_by_its_last_part(monkeypatch):
+    main = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for spec, name in (("package.train", "train"), ("package.__main__", "package")):
+        main.__spec__ = type("Spec", (), {"name": spec})
+        assert names.of_script() == name
+
+
+def under_torchrun(port):
+    return {
+        "WORLD_SIZE": "2",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def test_ranks_of_torchrun_agree_on_the_first_name(monkeypatch):
+    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    chosen = []
+    for mine in ("first", "second"):
+        monkeypatch.setattr(names, "_runs_started", iter([0]))  # each rank is a process of its own
+        chosen.append(names.agree(mine, under_torchrun(agent.port)))
+    assert chosen == [("first", None), ("first", None)]
+
+
+def test_second_run_of_a_job_gets_a_name_of_its_own():
+    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    assert names.agree("first", under_torchrun(agent.port)) == ("first", None)
+    assert names.agree("second", under_torchrun(agent.port)) == ("second", None)
+
+
+def test_ranks_without_a_store_are_told_to_set_the_name():
+    name, notice = names.agree("mine", {"WORLD_SIZE": "2"})
+    assert name == "mine"
+    assert "TRIMTAB_RUN" in notice
