@@ -10,14 +10,18 @@ once a second, so a backend that hangs or fails costs its own events only; what 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from trimtab.guard import Guard
-from trimtab.types import Backend, Event
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trimtab.guard import Guard
+    from trimtab.types import Backend, Event
 
 BATCH_INTERVAL_S = 1.0
 QUEUE_EVENTS = 10_000
@@ -67,6 +71,7 @@ class _Lane:
         self.errors = 0
         self.busy_seconds = 0.0
         self._queue: deque[Event] = deque()
+        self._in_hand = 0  # events that the backend is writing now
         self._interval_s = interval_s
         self._awake = threading.Event()
         self._stopping = False
@@ -77,8 +82,9 @@ class _Lane:
 
     def put(self, event: Event) -> None:
         if len(self._queue) >= QUEUE_EVENTS:
-            self._queue.popleft()
-            self.dropped["queue_full"] += 1
+            with contextlib.suppress(IndexError):  # the lane emptied the queue in between
+                self._queue.popleft()
+                self.dropped["queue_full"] += 1
         self._queue.append(event)
 
     def wake(self) -> None:
@@ -90,8 +96,9 @@ class _Lane:
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            self.dropped["deadline"] += len(self._queue)
+        lost = self._in_hand + len(self._queue)
+        if lost and self._thread.is_alive():
+            self.dropped["deadline"] += lost
 
     def _work(self) -> None:
         while not self._stopping:
@@ -103,13 +110,22 @@ class _Lane:
 
     def _hand_over(self) -> None:
         started = time.thread_time()
-        batch = [self._queue.popleft() for _ in range(len(self._queue))]
+        batch = self._gathered()
         if batch:
             errors_before = self.errors
+            self._in_hand = len(batch)
             self._write(batch)
+            self._in_hand = 0
             if self.errors > errors_before:
                 self.dropped["error"] += len(batch)
         self.busy_seconds += time.thread_time() - started
+
+    def _gathered(self) -> list[Event]:
+        batch: list[Event] = []
+        with contextlib.suppress(IndexError):  # a publisher that finds the queue full takes from the same end
+            for _ in range(len(self._queue)):
+                batch.append(self._queue.popleft())
+        return batch
 
     def _counting_errors(self, call: Callable[..., None]) -> Callable[..., None]:
         def counted(*args: Sequence[Event]) -> None:

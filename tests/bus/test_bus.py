@@ -1,0 +1,216 @@
+import os
+import threading
+
+import pytest
+
+from trimtab import bus, guard
+from trimtab.bus import Bus
+from trimtab.guard import Guard
+from trimtab.testing import RecordingBackend, sample_step
+
+PATIENCE_S = 10.0
+NEVER_S = 3600.0
+
+
+class HangingBackend(RecordingBackend):
+    """Does not return from `write` until `release` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def write(self, events):
+        self.entered.set()
+        self.release.wait(PATIENCE_S)
+        super().write(events)
+
+
+class RaisingBackend(RecordingBackend):
+    """Raises at the first `failures` batches."""
+
+    def __init__(self, failures=1):
+        super().__init__()
+        self.failures = failures
+
+    def write(self, events):
+        if self.failures:
+            self.failures -= 1
+            raise OSError("disk full")
+        super().write(events)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the guard told; these tests want faults to be caught, as they are outside of tests."""
+    monkeypatch.setattr(guard, "reraise", False)
+    return []
+
+
+@pytest.fixture
+def make_bus(told):
+    """Makes a bus that hands over only when it is woken or closed, so that no test waits."""
+    made = []
+
+    def make(interval_s=NEVER_S, **backends):
+        made.append(Bus(backends, Guard(lambda place, text: told.append(text)), interval_s=interval_s))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close(deadline_s=0)
+
+
+def steps(backend):
+    return [event.step for event in backend.events]
+
+
+def test_every_backend_gets_every_event_in_order(make_bus):
+    one, other = RecordingBackend(), RecordingBackend()
+    lanes = make_bus(one=one, other=other)
+    for step in range(100):
+        lanes.publish(sample_step(step + 1))
+    lanes.close()
+    assert steps(one) == steps(other) == list(range(1, 101))
+    assert one.closed
+    assert other.closed
+
+
+def test_an_urgent_event_is_handed_over_at_once(make_bus):
+    backend = HangingBackend()
+    make_bus(backend=backend).publish(sample_step(), urgent=True)
+    assert backend.entered.wait(PATIENCE_S)
+    backend.release.set()
+
+
+def test_events_are_handed_over_without_being_asked_for(make_bus):
+    backend = HangingBackend()
+    make_bus(interval_s=0.01, backend=backend).publish(sample_step())
+    assert backend.entered.wait(PATIENCE_S)
+    backend.release.set()
+
+
+def test_publishing_does_not_wait_for_a_hanging_backend(make_bus, monkeypatch):
+    monkeypatch.setattr(bus, "QUEUE_EVENTS", 10)
+    backend = HangingBackend()
+    lanes = make_bus(backend=backend)
+    lanes.publish(sample_step(1), urgent=True)
+    assert backend.entered.wait(PATIENCE_S)
+    for step in range(2, 102):
+        lanes.publish(sample_step(step))  # would never return, were it to wait
+    assert lanes.dropped() == {"backend": {"queue_full": 90}}
+    backend.release.set()
+    lanes.close()
+    assert steps(backend) == [1, *range(92, 102)], "the oldest go first"
+
+
+def test_what_a_full_queue_loses_is_counted_exactly(make_bus, monkeypatch):
+    monkeypatch.setattr(bus, "QUEUE_EVENTS", 3)
+    backend = RecordingBackend()
+    lanes = make_bus(interval_s=0.0, backend=backend)
+    for step in range(20_000):
+        lanes.publish(sample_step(step + 1), urgent=True)
+    lanes.close()
+    assert len(backend.events) + lanes.dropped().get("backend", {}).get("queue_full", 0) == 20_000
+    assert steps(backend) == sorted(steps(backend))
+
+
+def test_a_hanging_backend_does_not_delay_the_others(make_bus):
+    hanging, other = HangingBackend(), RecordingBackend()
+    lanes = make_bus(hanging=hanging, other=other)
+    lanes.publish(sample_step(), urgent=True)
+    assert hanging.entered.wait(PATIENCE_S)
+    lanes.publish(sample_step(2))
+    lanes.close(deadline_s=0.2)
+    assert steps(other) == [1, 2]
+    assert other.closed
+
+
+def test_close_gives_up_at_the_deadline_and_counts_what_is_lost(make_bus):
+    hanging = HangingBackend()
+    lanes = make_bus(hanging=hanging)
+    lanes.publish(sample_step(), urgent=True)
+    assert hanging.entered.wait(PATIENCE_S)
+    lanes.publish(sample_step(2))
+    lanes.close(deadline_s=0.05)  # would take ten seconds, were it to wait for the backend
+    assert not hanging.events
+    assert lanes.dropped() == {"hanging": {"deadline": 2}}
+    hanging.release.set()
+
+
+def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told):
+    raising, other = RaisingBackend(failures=2), RecordingBackend()
+    lanes = make_bus(interval_s=0.001, raising=raising, other=other)
+    published = 0
+    while not raising.events:
+        published += 1
+        lanes.publish(sample_step(published))
+    lanes.close()
+    lost = lanes.dropped()["raising"]["error"]
+    assert len(raising.events) + lost == published == len(other.events)
+    assert lanes.errors() == {"raising": 2}
+    assert len(told) == 1
+    assert "backend raising: OSError: disk full" in told[0]
+
+
+def test_a_backend_that_fails_to_close_is_told_and_no_more(make_bus, told):
+    backend = RecordingBackend()
+    backend.close = lambda: 1 / 0
+    lanes = make_bus(backend=backend)
+    lanes.publish(sample_step())
+    lanes.close()
+    assert steps(backend) == [1]
+    assert lanes.dropped() == {}
+    assert lanes.errors() == {"backend": 1}
+    assert "ZeroDivisionError" in told[0]
+
+
+def test_closing_twice_writes_once(make_bus):
+    backend = RecordingBackend()
+    lanes = make_bus(backend=backend)
+    lanes.publish(sample_step())
+    lanes.close()
+    lanes.close()
+    assert steps(backend) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_nothing_is_written_or_closed_in_a_forked_child(make_bus, tmp_path):
+    class TellingBackend(RecordingBackend):
+        def write(self, events):
+            (tmp_path / f"write-{os.getpid()}").touch()
+
+        def close(self):
+            (tmp_path / f"close-{os.getpid()}").touch()
+
+    lanes = make_bus(backend=TellingBackend())
+    child = os.fork()
+    if child == 0:
+        lanes.publish(sample_step(), urgent=True)
+        lanes.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    lanes.publish(sample_step())
+    lanes.close()
+    assert {path.name for path in tmp_path.iterdir()} == {f"write-{os.getpid()}", f"close-{os.getpid()}"}
+
+
+def test_busy_time_is_that_of_the_lanes_alone(make_bus):
+    def spin():
+        for _ in range(200_000):
+            pass
+
+    backend = RecordingBackend()
+    backend.write = lambda events: spin()
+    lanes = make_bus(backend=backend)
+    lanes.publish(sample_step())
+    assert lanes.busy_seconds() == 0
+    lanes.close()
+    assert lanes.busy_seconds() > 0
+
+
+def test_lanes_are_daemons_with_a_name_and_end_with_the_run(make_bus):
+    lanes = make_bus(backend=RecordingBackend())
+    (lane,) = (thread for thread in threading.enumerate() if thread.name == "trimtab-backend")
+    assert lane.daemon
+    lanes.close()
+    assert not lane.is_alive()
