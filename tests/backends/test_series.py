@@ -1,0 +1,148 @@
+import math
+
+import pytest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from trimtab import catalog
+from trimtab.testing import SAMPLE_TIME, faulty_event, sample_events, sample_run, sample_step
+from trimtab.types import LayerStatistics, Metric, Totals
+from trimtab_backends.exposition import Exposition
+from trimtab_backends.series import SeriesTable
+
+TEXT = "text/plain;version=0.0.4"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+UTF8 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8"
+HOSTILE = 'a"b\\c\nd # {e="f"} 1.0 \r\u2028 \u00e9 \U0001f600 \x00'
+
+
+@pytest.fixture
+def series(tmp_path):
+    return SeriesTable(sample_run(tmp_path))
+
+
+@pytest.fixture
+def exposition(series):
+    return Exposition(series)
+
+
+def page(exposition, accept=TEXT):
+    return exposition.page(accept)[1].decode()
+
+
+def samples(exposition):
+    families = parse_text(page(exposition))
+    return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def value(exposition, metric, **labels):
+    return samples(exposition)[(metric, *sorted({"run": "sample", "rank": "0", **labels}.items()))]
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS, UTF8, ""])
+def test_the_page_is_what_prometheus_client_would_write(series, exposition, accept):
+    numbers = (0.0, -0.0, 1e-300, 123456789.0, 0.1 + 0.2, math.nan, math.inf, -math.inf, 7)
+    for number in numbers:
+        series.take([*sample_events(), sample_step(6, loss=number, optimizer=HOSTILE)])
+        encode, content_type = choose_encoder(accept)
+        assert exposition.page(accept) == (content_type, encode(exposition.registry))
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_the_page_of_a_run_that_said_nothing_is_empty(exposition, accept):
+    assert page(exposition, accept) == ("# EOF\n" if accept == OPENMETRICS else "")
+
+
+def test_the_page_follows_new_series_and_new_values(series, exposition):
+    series.take([sample_step(1, loss=1.0)])
+    assert value(exposition, "trimtab_loss", phase="train", optimizer="") == 1.0
+    series.take([sample_step(2, loss=2.0), sample_step(2, loss=3.0, optimizer="critic")])
+    assert value(exposition, "trimtab_loss", phase="train", optimizer="") == 2.0
+    assert value(exposition, "trimtab_loss", phase="train", optimizer="critic") == 3.0
+
+
+def test_ever_new_formats_do_not_fill_the_memory(series, exposition):
+    series.take(sample_events())
+    for minor in range(50):
+        assert page(exposition, f"application/openmetrics-text;version=1.0.{minor}")
+    assert len(exposition._templates) <= 4
+
+
+def test_every_metric_of_the_catalog_is_served(series, exposition):
+    series.take(sample_events())
+    text = page(exposition)
+    missing = [spec.name for spec in catalog.METRICS if f"# TYPE {spec.name} {spec.kind}\n" not in text]
+    assert missing == []
+
+
+def test_every_series_has_run_and_rank(tmp_path):
+    series = SeriesTable(sample_run(tmp_path, rank=3, world_size=4))
+    series.take(sample_events())
+    labels = [sample.labels for family in series.collect() for sample in family.samples]
+    assert all((each["run"], each["rank"]) == ("sample", "3") for each in labels)
+
+
+@pytest.mark.parametrize(("accept", "parse"), [(TEXT, parse_text), (OPENMETRICS, parse_openmetrics)])
+def test_no_series_tells_when_it_was_created(series, exposition, accept, parse):
+    series.take(sample_events())
+    names = {sample.name for family in parse(page(exposition, accept)) for sample in family.samples}
+    assert "trimtab_steps_total" in names
+    assert not {name for name in names if name.endswith("_created")}
+
+
+@pytest.mark.parametrize(("number", "shown"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_a_gauge_shows_what_is_not_finite(series, exposition, number, shown):
+    series.take([sample_step(1), sample_step(2, loss=number)])
+    assert f'trimtab_loss{{optimizer="",phase="train",rank="0",run="sample"}} {shown}\n' in page(exposition)
+
+
+def test_a_counter_never_falls_and_is_never_nan(series, exposition):
+    for waited in (2.0, 1.0, math.nan, -1.0):
+        series.take([sample_step(1, totals=Totals(steps=int(waited == 2.0) * 5, data_wait_seconds=waited))])
+        assert value(exposition, "trimtab_data_wait_seconds_total") == 2.0
+        assert value(exposition, "trimtab_steps_total", optimizer="") == 5
+
+
+def test_the_histogram_counts_each_step_once_and_only_finite_ones(series, exposition):
+    durations = (1e-5, 1e-4, 0.15, 700.0, math.nan, math.inf, -1.0)
+    series.take([sample_step(1, step_durations=durations[:3]), sample_step(2, step_durations=durations[3:])])
+    name = "trimtab_step_duration_seconds"
+    expected = {"0.0001": 2, "0.1": 2, "0.2": 3, "600.0": 3, "+Inf": 4}
+    assert {bound: value(exposition, f"{name}_bucket", le=bound) for bound in expected} == expected
+    assert value(exposition, f"{name}_count") == 4
+    assert value(exposition, f"{name}_sum") == pytest.approx(700.15011)
+
+
+@pytest.mark.parametrize(("accept", "parse"), [(TEXT, parse_text), (OPENMETRICS, parse_openmetrics)])
+def test_label_values_come_through_whatever_they_hold(series, exposition, accept, parse):
+    series.take([Metric(ts=SAMPLE_TIME, step=1, values={HOSTILE: 1.0, "plain": 2.0})])
+    names = {
+        sample.labels["name"]: sample.value
+        for family in parse(page(exposition, accept))
+        for sample in family.samples
+        if family.name == "trimtab_logged_value"
+    }
+    assert names == {HOSTILE: 1.0, "plain": 2.0}
+
+
+def test_a_label_that_cannot_be_encoded_does_not_spoil_the_page(series, exposition):
+    series.take([Metric(ts=SAMPLE_TIME, step=1, values={"caf\udce9": 1.0})])
+    assert value(exposition, "trimtab_logged_value", name="caf?", phase="") == 1.0
+
+
+def test_of_many_steps_the_last_layers_count(series, exposition):
+    def layers(mean):
+        return {"head.weight": LayerStatistics(depth=4, mean=mean, variance=0.0, norm=0.0, max_abs=0.0)}
+
+    first, last, other = sample_step(1, layers=layers(1.0)), sample_step(2, layers=layers(2.0)), sample_step(3)
+    series.take([first, last, other])
+    assert value(exposition, "trimtab_layer_gradient_mean", layer="head.weight", depth="4") == 2.0
+
+
+def test_a_faulty_event_changes_nothing(series, exposition):
+    series.take([sample_step(1, loss=1.0)])
+    before = samples(exposition)
+    with pytest.raises(ValueError, match="faulty on purpose"):
+        series.take([sample_step(2, loss=2.0), faulty_event()])
+    assert samples(exposition) == before

@@ -1,0 +1,198 @@
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+
+import pytest
+
+from trimtab.errors import BackendError
+from trimtab.testing import sample_events, sample_run
+from trimtab_backends import server
+from trimtab_backends.access import tls_context
+from trimtab_backends.prometheus import PrometheusBackend
+
+PATIENCE_S = 10.0
+
+
+def address_of(backend):
+    host, port = backend.address.split("/")[2].split(":")
+    return host, int(port)
+
+
+@pytest.fixture
+def connect():
+    """Open connections that stay open until the test is over."""
+    opened = []
+
+    def connect(backend, first_bytes=b""):
+        opened.append(socket.create_connection(address_of(backend), timeout=PATIENCE_S))
+        opened[-1].sendall(first_bytes)
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def answer_to(connection, request):
+    connection.sendall(request)
+    answer = b""
+    while chunk := connection.recv(65536):
+        answer += chunk
+    return answer
+
+
+def test_idle_clients_do_not_stop_a_scrape(serve, get, connect):
+    backend = serve()
+    for _ in range(3 * server.WORKERS):
+        connect(backend)
+    assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
+
+
+def test_more_idle_clients_than_are_kept_do_not_stop_a_scrape(serve, get, connect, monkeypatch):
+    monkeypatch.setattr(server, "REQUEST_S", 0.2)
+    monkeypatch.setattr(server._Cheroot, "keep_alive_conn_limit", 4)
+    backend = serve()
+    for _ in range(4 + 2 * server.WORKERS):
+        connect(backend)
+    assert get(backend.address).status == 200
+
+
+def test_slow_clients_are_cut_off(serve, get, connect, monkeypatch):
+    monkeypatch.setattr(server, "REQUEST_S", 0.2)
+    backend = serve()
+    slow = [connect(backend, b"GET /metrics HTTP/1.1\r\nHost: a") for _ in range(2 * server.WORKERS)]
+    assert get(backend.address).status == 200
+    assert all(each.recv(1) == b"" for each in slow)
+
+
+def test_a_silent_client_does_not_stop_a_tls_scrape(serve, get, connect, certificate, trusting):
+    backend = serve(tls_certificate_file=certificate[0], tls_key_file=certificate[1])
+    for _ in range(3 * server.WORKERS):
+        connect(backend)
+    assert get(backend.address, context=trusting, timeout=server.REQUEST_S / 2).status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /%s HTTP/1.1\r\n" % (b"a" * server.HEADER_BYTES), b"414"),
+        (b"GET /metrics HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * server.HEADER_BYTES), b"413"),
+        (b"GET /metrics HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (server.BODY_BYTES + 1), b"413"),
+        (b"\x16\x03\x01\r\n\r\n", b"400"),
+    ],
+    ids=["line", "headers", "body", "nonsense"],
+)
+def test_requests_have_limits(serve, connect, request_, status):
+    assert answer_to(connect(serve()), request_).split()[1] == status
+
+
+def test_nothing_is_written_to_stderr(serve, connect, get, capfd, certificate):
+    backend = serve(tls_certificate_file=certificate[0], tls_key_file=certificate[1])
+    assert b"200 OK" not in answer_to(connect(backend), b"GET /metrics HTTP/1.1\r\n\r\n")
+    answer_to(connect(serve()), b"nonsense\r\n\r\n")
+    plain = connect(serve(), b"GET /metrics HTTP/1.1\r\n\r\n")
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    plain.close()  # by a reset, in the middle of the answer
+    backend.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_closed_server_is_not_kept_by_cheroot(serve):
+    backend = serve()
+    before = len(logging.statistics)
+    backend.close()
+    assert len(logging.statistics) == before - 1
+
+
+def test_threads_are_daemons(serve):
+    before = set(threading.enumerate())
+    serve()
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_lets_go_of_the_port(serve, get, free_port):
+    backend = serve(port=free_port, port_requested=True)
+    backend.write(sample_events())
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(1)
+    try:
+        assert get(backend.address).status == 200
+        backend.close()
+        assert get(serve(port=free_port, port_requested=True).address).status == 200
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_bearer_token_is_needed_where_one_is_configured(serve, get, tmp_path):
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text("s3cret-\u00e9\n", encoding="latin-1")
+    backend = serve(metrics_token_file=token)
+    assert get(backend.address, {"Authorization": "Bearer s3cret-\u00e9"}).status == 200
+    assert get(backend.address, {"Authorization": "bearer  s3cret-\u00e9 "}).status == 200
+    for wrong in ("Bearer s3cret", "Bearer", "Bearer ", "Basic s3cret-\u00e9", "s3cret-\u00e9", ""):
+        answer = get(backend.address, {"Authorization": wrong})
+        assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="trimtab"')
+        assert "trimtab_" not in answer.body
+    assert get(backend.address).status == 401
+    assert get(backend.address.replace("metrics", "healthz")).body == "ok"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [("s", 0o640, "chmod 600"), ("s", 0o604, "chmod 600"), (" \n", 0o600, "empty"), (None, 0, "No such file")],
+)
+def test_a_token_file_that_protects_nothing_is_refused(serve, tmp_path, content, mode, problem):
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_text(content)
+        token.chmod(mode)
+    with pytest.raises(BackendError, match=f"metrics_token_file='{token}': .*{problem}"):
+        serve(metrics_token_file=token)
+
+
+def test_tls_is_served_where_a_certificate_is_configured(serve, get, certificate, trusting):
+    backend = serve(tls_certificate_file=certificate[0], tls_key_file=certificate[1])
+    assert backend.address.startswith("https://127.0.0.1:")
+    for _ in range(3):
+        assert get(backend.address, context=trusting).status == 200
+
+
+def test_tls_below_1_2_is_refused(tmp_path, certificate):
+    config = sample_run(tmp_path, tls_certificate_file=certificate[0], tls_key_file=certificate[1]).config
+    assert tls_context(config).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_certificate_without_a_key_is_an_error_and_not_plain_text(serve, certificate):
+    with pytest.raises(BackendError, match="tls_certificate_file is given without tls_key_file"):
+        serve(tls_certificate_file=certificate[0])
+    with pytest.raises(BackendError, match="tls_key_file is given without tls_certificate_file"):
+        serve(tls_key_file=certificate[1])
+
+
+def test_a_certificate_that_cannot_be_used_is_an_error(serve, certificate, make_certificate, tmp_path):
+    other_key = make_certificate()[1]
+    encrypted = make_certificate("-passout", "pass:secret")[1]
+    for key in (other_key, encrypted, tmp_path / "missing.pem", certificate[0]):
+        with pytest.raises(BackendError, match=r"cannot be used .* Give a certificate and its own key"):
+            serve(tls_certificate_file=certificate[0], tls_key_file=key)
+
+
+def test_a_backend_that_could_not_start_holds_no_port(serve, tmp_path, free_port):
+    with pytest.raises(BackendError):
+        serve(PrometheusBackend(port=free_port), metrics_token_file=tmp_path / "missing")
+    with socket.create_server(("127.0.0.1", free_port)):
+        pass
