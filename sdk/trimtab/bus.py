@@ -41,6 +41,14 @@ class Bus:
             if urgent:
                 lane.wake()
 
+    def flush(self, deadline_s: float) -> None:
+        """Wait until the backends have what was published so far, `deadline_s` at most."""
+        until = time.monotonic() + deadline_s
+        for lane in self._lanes:
+            lane.wake()
+        while any(lane.busy() for lane in self._lanes) and time.monotonic() < until:
+            time.sleep(0.01)
+
     def close(self, deadline_s: float = 5.0) -> None:
         """Flush and close every backend, waiting `deadline_s` in all. In a forked child it does nothing."""
         if os.getpid() != self._pid:
@@ -89,6 +97,9 @@ class _Lane:
 
     def wake(self) -> None:
         self._awake.set()
+
+    def busy(self) -> bool:
+        return bool(self._queue or self._in_hand)
 
     def stop(self) -> None:
         self._stopping = True

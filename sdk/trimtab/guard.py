@@ -37,13 +37,21 @@ class Guard:
                 return function(*args, **kwargs)
             except Exception as error:
                 if faults[place] < GIVE_UP_AFTER:
-                    self.caught(place, error)
+                    self._caught(place, error)
                 return None
 
         return guarded
 
-    def caught(self, place: str, error: Exception) -> None:
-        """Count a fault that a caller's own `except` clause handed over."""
+    @staticmethod
+    def attempt(function: Callable[[], object]) -> Exception | None:
+        """Call `function`, and return what it raised instead of raising it. For a caller that decides."""
+        try:
+            function()
+        except Exception as error:
+            return error
+        return None
+
+    def _caught(self, place: str, error: Exception) -> None:
         self.faults[place] += 1
         if reraise:
             raise error

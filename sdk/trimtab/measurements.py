@@ -31,7 +31,8 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
         yield Measurement(catalog.EPOCHS, (), event.epoch)
     elif isinstance(event, Metric):
         for name, value in event.values.items():
-            yield Measurement(catalog.LOGGED_VALUE, (name, event.phase or ""), value)
+            if name not in event.unexported:
+                yield Measurement(catalog.LOGGED_VALUE, (name, event.phase or ""), value)
     elif isinstance(event, Health):
         yield from _health(event)
     elif isinstance(event, RunStart):

@@ -112,7 +112,7 @@ class Step(Event):
 
     name: ClassVar[str] = "step"
     steps: int = 1
-    micro_steps: int | None = None
+    micro_steps: float | None = None
     optimizer: str = ""
     epoch: int | None = None
     phase: Phase = "train"
@@ -170,6 +170,7 @@ class Metric(Event):
     name: ClassVar[str] = "metric"
     values: Mapping[str, float]
     phase: str | None = None
+    unexported: frozenset[str] = field(default=frozenset(), metadata=_UNLOGGED)  # names beyond those that metrics may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

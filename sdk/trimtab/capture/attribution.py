@@ -1,0 +1,203 @@
+"""Which optimizer a loss belongs to, and since when.
+
+"The optimizer that steps next" is wrong for `G.backward, D.backward, G.step, D.step` and for a loss under two
+optimizers. What decides is whose gradients a backward changes. One parameter of each optimizer is its probe: the
+version counter of its gradient tells, for 0.2 us, whether a backward reached it and whether the gradients were
+cleared in between. Only where the probes cannot tell (an optimizer not met yet, a loss that reaches no probe) the
+graph is walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trimtab.capture.autograd import leaves_of
+from trimtab.sample.scalars import Held
+
+WARM_UP_WALKS = 16
+STRAY_WALKS = 64
+UNCLAIMED_LOSSES = 64
+UNCLEARED_LOSSES = 1024
+
+
+class Share:
+    """What backward has given to the gradients that one optimizer will apply."""
+
+    __slots__ = ("_applied", "_changed_by_clip", "_version", "ids", "losses", "probe")
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.ids = {id(p) for p in parameters}
+        self.probe = next((p for p in parameters if p.grad is not None), parameters[0])
+        self.losses: list[Held] = []  # since the gradients were last cleared
+        self._version: int | None = None
+        self._applied = False
+        self._changed_by_clip = False
+        self.note_version()
+
+    def look(self) -> None:
+        """Before a backward: notice that the gradients were cleared since the last look."""
+        gradient = self.probe.grad
+        if gradient is None:
+            if self._version is not None:
+                self._clear()
+            self._version = None
+            return
+        version = gradient._version
+        if version != self._version:
+            if self._version is not None and not self._changed_by_clip:
+                self._clear()
+            self._version = version
+        elif self._applied and not _holds_something(gradient):  # `p.grad.data.zero_()` moves no version
+            self._clear()
+        self._changed_by_clip = False
+
+    def reached(self) -> bool:
+        """After a backward: whether it changed the probe's gradient."""
+        gradient = self.probe.grad
+        if gradient is None:
+            return False
+        version = gradient._version
+        changed = version != self._version
+        self._version = version
+        return changed
+
+    def note_version(self) -> None:
+        """After somebody who does not clear (clipping, unscaling, a step) may have written to the gradients."""
+        gradient = self.probe.grad
+        self._version = None if gradient is None else gradient._version
+
+    def applied(self) -> None:
+        """After a step."""
+        self._applied = True
+        self._changed_by_clip = False
+        self.note_version()
+        if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
+            self.losses = [sum(self.losses[1:], self.losses[0])]
+
+    def skipped(self) -> None:
+        """After a step that was not taken."""
+        self._changed_by_clip = False
+        self.note_version()
+
+    def clipped(self) -> None:
+        """Clipping or unscaling is about to write."""
+        self._changed_by_clip = True
+
+    def _clear(self) -> None:
+        self.losses = []
+        self._applied = False
+
+
+@dataclass(slots=True, eq=False)
+class _Unclaimed:
+    """A loss whose optimizer is not known yet. `leaves`: id to (leaf, version of its gradient)."""
+
+    loss: Held
+    leaves: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
+    hidden: bool = False  # the walk found no leaf at all, as under reentrant checkpointing
+
+
+class Attribution:
+    """Gives every loss to the shares it belongs to."""
+
+    def __init__(self) -> None:
+        self.shares: list[Share] = []
+        self.unclaimed: list[_Unclaimed] = []
+        self.newest_leaves: list[Tensor] = []  # that a loss without an owner reached
+        self._walks_left = WARM_UP_WALKS
+        self._stray_walks_left = STRAY_WALKS
+
+    def before_backward(self) -> list[Held]:
+        """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
+        for share in self.shares:
+            share.look()
+        if not self.unclaimed:
+            return []
+        gone = []
+        for entry in self.unclaimed:
+            entry.leaves = {k: v for k, v in entry.leaves.items() if not _was_cleared(*v)}
+            if not entry.leaves and not entry.hidden:
+                gone.append(entry)
+        self.unclaimed = [entry for entry in self.unclaimed if entry not in gone]
+        return [entry.loss for entry in gone if not self.unclaimed]
+
+    def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
+        """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
+        reached = False
+        for share in self.shares:
+            if share.reached():
+                share.losses.append(loss)
+                reached = True
+        if self._walks_left > 0:
+            self._walks_left -= 1
+        elif reached:
+            self.unclaimed.clear()
+            self.newest_leaves = []
+            return
+        elif self.shares and self._stray_walks_left <= 0:
+            return
+        else:
+            self._stray_walks_left -= 1
+        self._learn(loss, leaves_of(roots) if inputs is None else inputs)
+
+    def add(self, parameters: Sequence[Tensor]) -> Share:
+        """A share for an optimizer that was just met, with the losses that wait for it."""
+        share = Share(parameters)
+        for entry in self.unclaimed:
+            if entry.hidden or not share.ids.isdisjoint(entry.leaves):
+                share.losses.append(entry.loss)
+                entry.hidden = False
+                entry.leaves = {k: v for k, v in entry.leaves.items() if k not in share.ids}
+        self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]
+        if not share.losses:  # it took over from another one
+            for other in self.shares:
+                if not share.ids.isdisjoint(other.ids):
+                    share.losses = list(other.losses)
+        self.shares.append(share)
+        self._walks_left = WARM_UP_WALKS
+        return share
+
+    def drop(self, share: Share) -> None:
+        """Its optimizer is gone."""
+        if share in self.shares:
+            self.shares.remove(share)
+
+    def _learn(self, loss: Held, reached: Sequence[Tensor]) -> None:
+        leaves = {id(leaf): leaf for leaf in reached}
+        rest = dict(leaves)
+        for share in self.shares:
+            own = leaves.keys() & share.ids
+            for key in own:
+                rest.pop(key, None)
+            if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
+                share.probe = leaves[min(own)]
+                share.note_version()
+                share.losses.append(loss)
+        if rest or not leaves:
+            held = {key: (leaf, _version(leaf)) for key, leaf in rest.items()}
+            self.newest_leaves = list(rest.values())
+            self.unclaimed.append(_Unclaimed(loss, held, hidden=not leaves))
+            del self.unclaimed[:-UNCLAIMED_LOSSES]
+
+
+def _version(leaf: Tensor) -> int | None:
+    return None if leaf.grad is None else leaf.grad._version
+
+
+def _was_cleared(leaf: Tensor, version: int | None) -> bool:
+    gradient = leaf.grad
+    if gradient is None:
+        return version is not None
+    return version is not None and gradient._version != version and not _holds_something(gradient)
+
+
+def _holds_something(gradient: Tensor) -> bool:
+    """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
+    if not gradient.is_cpu or gradient.is_sparse:
+        return False
+    with torch.no_grad():
+        return bool(gradient.any())

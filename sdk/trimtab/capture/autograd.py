@@ -1,0 +1,81 @@
+"""The wrapped `torch.autograd.backward`, which sees every training loss, and the walk that tells what a loss reaches.
+
+`Tensor.backward` looks the function up by name, so one wrapper sees both spellings. A `backward` inside another one
+(reentrant checkpointing) is part of the outer one and not a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.capture.dynamo import keep_out
+from trimtab.capture.patches import Patches
+
+WALK_LIMIT_NODES = 100_000
+
+in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside of backward, on any thread
+
+
+def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: Callable[[Any, Any], object]) -> None:
+    """Call `before(tensors, grad_tensors)` and, when backward has returned, `after` with what `before` gave.
+
+    The second argument of `after` is what backward was restricted to (`inputs=`), or None.
+    """
+    original = torch.autograd.backward
+
+    def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+        if in_backward() != -1:
+            return original(tensors, grad_tensors, *args, **kwargs)
+        token = before(tensors, grad_tensors)
+        original(tensors, grad_tensors, *args, **kwargs)
+        after(token, kwargs.get("inputs"))
+
+    patches.replace(torch.autograd, "backward", keep_out(backward, calls_user_code=True))
+
+
+def leaves_of(roots: Iterable[Tensor]) -> list[Tensor]:
+    """Every leaf whose gradient a backward from `roots` writes. Cost: about 1 us a graph node."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    stack: list[Any] = []
+    for root in roots:
+        if root.grad_fn is not None:
+            stack.append(root.grad_fn)
+        elif root.requires_grad:
+            found[id(root)] = root
+    while stack and len(seen) < WALK_LIMIT_NODES:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found[id(leaf)] = leaf
+        stack.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return list(found.values())
+
+
+def objective(tensors: Any, grad_tensors: Any) -> tuple[Sequence[Tensor], Tensor | None]:
+    """The tensors given to backward, and the scalar whose gradient they ask for: sum(tensor * grad_tensor).
+
+    None where there is no such scalar to be seen (gradient edges instead of tensors).
+    """
+    roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    if not all(isinstance(root, Tensor) for root in roots):
+        return [], None
+    if grad_tensors is None:
+        weights: list[Tensor | None] = [None] * len(roots)
+    else:
+        weights = [grad_tensors] if isinstance(grad_tensors, Tensor) else list(grad_tensors)
+    if len(roots) == 1 and weights[0] is None:
+        return roots, roots[0] if roots[0].numel() == 1 else None
+    with torch.no_grad():
+        terms = [
+            root.detach().sum() if weight is None else (root.detach() * weight.detach()).sum()
+            for root, weight in zip(roots, weights, strict=True)
+        ]
+        return roots, terms[0] if len(terms) == 1 else torch.stack(terms).sum()

@@ -1,0 +1,127 @@
+"""What loss functions say while they are called: validation losses, the criterion of training, predictions."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.capture.losses import BuiltinLoss, ModuleLoss
+from trimtab.capture.models import Models
+from trimtab.capture.passes import Passes
+from trimtab.sample.criteria import Criterion, criterion, predictions
+from trimtab.sample.scalars import Held
+from trimtab.sample.spacing import Spacing
+
+EVAL_MODE_TRAINS_AFTER = 3
+
+
+class Criteria:
+    """Sorts calls of loss functions into training and validation.
+
+    Without grad, or on a model in eval mode, it is validation. A loss with grad on a model in eval mode is held until
+    it is known whether backward is called on it: some people train that way.
+    """
+
+    def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
+        self.samples = 0  # of the training calls since the last step
+        self.predictions: list[tuple[Held, Held]] = []  # of training, since the last step
+        self.validated_at = 0.0
+        self._models = models
+        self._passes = passes
+        self._spacing = spacing
+        self._clock = clock
+        self._primary: str | None = None  # the loss function that training uses
+        self._output: weakref.ref[Tensor] | None = None  # of the newest training call
+        self._output_is_mean = False
+        self._is_objective = False  # backward is called on the very mean that the loss function returned
+        self._is_sum = False  # ... or on the very sum over samples
+        self._values: list[Criterion] = []  # of training, since the last step, where they had to be computed
+        self._undecided: tuple[Criterion, tuple[Held, Held] | None] | None = None
+        self._eval_mode_backwards = 0
+        self._calls = 0
+
+    def called(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+        """A loss function has returned."""
+        self.decide()
+        if not torch.is_grad_enabled():
+            self._validate(loss, output, args)
+        elif self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER and self._models.any_in_eval_mode():
+            if output.requires_grad:
+                call = loss.call(output, args)
+                self._undecided = criterion(call), predictions(call)
+                self._remember(loss, output, args)
+            else:
+                self._validate(loss, output, args)
+        elif output.requires_grad:
+            self._train(loss, output, args)
+
+    def decide(self) -> None:
+        """A held loss that no backward was called on is validation."""
+        if self._undecided is not None:
+            undecided, self._undecided = self._undecided, None
+            self._passes.validated(*undecided)
+            self.validated_at = self._clock()
+
+    def backward(self, tensor: Any) -> None:
+        """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
+        if self._undecided is not None:
+            self._undecided = None
+            self._eval_mode_backwards += 1
+        output = self._output
+        if output is not None:
+            given = output() is tensor
+            self._is_objective = given and self._output_is_mean
+            self._is_sum = given and not self._output_is_mean
+
+    def take(self) -> tuple[Held | None, Held | None, int]:
+        """What the calls since the last step said, then forget them.
+
+        Returns the objective as a mean over samples where it is a sum over them, the criterion's own mean where it is
+        not the objective, and the samples where no loader tells them.
+        """
+        values, samples = self._values, self.samples
+        self.samples = 0
+        if not values:
+            return None, None, samples
+        self._values = []
+        if self._is_objective:
+            return None, None, samples
+        value = values[0].value
+        if len(values) > 1:
+            weight = sum((v.weight for v in values[1:]), values[0].weight)
+            value = sum((v.value * v.weight for v in values[1:]), value * values[0].weight) / weight
+        return (value if self._is_sum else None), value, samples
+
+    def _train(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+        self._remember(loss, output, args)
+        if not self._passes.batch_samples:
+            self.samples += loss.samples(args)
+        due = loss.classes is not None and loss.name == self._primary and self._spacing.due(self._calls)
+        self._calls += 1
+        if self._is_objective and not due:
+            return
+        call = loss.call(output, args)
+        if not self._is_objective and loss.name == self._primary:
+            self._values.append(criterion(call))
+        if due:
+            started = self._clock()
+            found = predictions(call)
+            self._spacing.cost(self._clock() - started)
+            if found is not None:
+                self.predictions.append(found)
+
+    def _remember(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+        if self._primary is None:
+            self._primary = loss.name
+        self._output = weakref.ref(output)
+        self._output_is_mean = output.ndim == 0 and loss.is_mean(args)
+
+    def _validate(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+        if self._primary is None or loss.name == self._primary:
+            call = loss.call(output, args)
+            self._passes.validated(criterion(call), predictions(call))
+            self.validated_at = self._clock()

@@ -1,0 +1,37 @@
+"""Keeps torch.compile out of our functions, without importing `torch._dynamo` (1.7 s).
+
+A hook that Dynamo traces records nothing, adds a graph break, and is recompiled whenever a counter in it moves. The
+flag makes Dynamo call the function instead of inlining it; the frame strategy makes the interpreter run its frame as
+it is when it is reached from a compiled region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any, TypeVar, cast
+
+import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def keep_out(function: F, *, calls_user_code: bool = False) -> F:
+    """Mark `function` as one that Dynamo neither inlines nor compiles. Returns it.
+
+    With `calls_user_code` only the frame itself is skipped, and what it calls is compiled as it would be without us;
+    otherwise everything below it is skipped as well.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    _skip(cast(FunctionType, function).__code__, below=not calls_user_code)
+    return function
+
+
+def _skip(code: CodeType, *, below: bool) -> None:
+    eval_frame = torch._C._dynamo.eval_frame
+    if not hasattr(eval_frame, "set_code_exec_strategy"):  # torch before 2.7
+        eval_frame.skip_code(code)
+        return
+    action = eval_frame._FrameAction
+    strategy = eval_frame._FrameExecStrategy(action.SKIP, action.SKIP if below else action.DEFAULT)
+    eval_frame.set_code_exec_strategy(code, strategy)

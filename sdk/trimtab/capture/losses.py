@@ -1,0 +1,150 @@
+"""The loss functions of torch, seen one level below `torch.nn.functional`.
+
+Loss modules, functional losses and names imported before the run all end in the same built-in function, so one
+wrapper there sees them all, pickles (models hold the function above it), and costs 0.5 us. Three losses are written
+in Python and have no such level: of those the module is seen, the bare function is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit import _builtins as jit_builtins
+
+from trimtab.capture.dynamo import keep_out
+from trimtab.capture.patches import Patches
+from trimtab.sample.criteria import MEAN, NONE, SUM, Classes, LossCall
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinLoss:
+    """How one built-in takes its arguments. Positions count from 0; None where it has no such argument."""
+
+    name: str
+    owner: Any
+    reduction: int
+    classes: Classes | None = None
+    weight: int | None = None
+    ignore_index: int | None = None
+    target: int = 1
+
+    def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
+        """What was called, from the positional arguments that `torch.nn.functional` passes down."""
+
+        def at(position: int | None, default: Any = None) -> Any:
+            return args[position] if position is not None and position < len(args) else default
+
+        return LossCall(
+            self.name, output, args[0], at(self.target), at(self.reduction, MEAN), self.classes, at(self.weight),
+            at(self.ignore_index),
+        )  # fmt: skip
+
+    def is_mean(self, args: tuple[Any, ...]) -> bool:
+        """Whether the output is already the mean."""
+        return len(args) <= self.reduction or args[self.reduction] == MEAN
+
+    def samples(self, args: tuple[Any, ...]) -> int:
+        """The batch size."""
+        shape = args[self.target].shape
+        return shape[0] if shape else 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleLoss:
+    """A loss module whose arithmetic is Python. Its arguments are (module, input, target)."""
+
+    name: str
+    classes: Classes | None = None
+
+    def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
+        """What was called."""
+        module, input, target = args
+        return LossCall(self.name, output, input, target, {"none": NONE, "sum": SUM}.get(module.reduction, MEAN))
+
+    def is_mean(self, args: tuple[Any, ...]) -> bool:
+        """Whether the output is already the mean."""
+        return bool(args[0].reduction == "mean")
+
+    def samples(self, args: tuple[Any, ...]) -> int:
+        """The batch size."""
+        return args[1].shape[0] if args[1].ndim else 1
+
+
+BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
+    BuiltinLoss("cross_entropy_loss", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
+    BuiltinLoss("nll_loss_nd", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
+    BuiltinLoss("multi_margin_loss", torch._C._nn, 5, "multiclass"),
+    BuiltinLoss("binary_cross_entropy", torch._C._nn, 3, "binary_probabilities"),
+    BuiltinLoss("binary_cross_entropy_with_logits", torch, 4, "binary_logits"),
+    BuiltinLoss("mse_loss", torch._C._nn, 2),
+    BuiltinLoss("l1_loss", torch._C._nn, 2),
+    BuiltinLoss("smooth_l1_loss", torch._C._nn, 2),
+    BuiltinLoss("huber_loss", torch._C._nn, 2),
+    BuiltinLoss("soft_margin_loss", torch._C._nn, 2),
+    BuiltinLoss("multilabel_margin_loss", torch._C._nn, 2),
+    BuiltinLoss("poisson_nll_loss", torch, 5),
+    BuiltinLoss("kl_div", torch, 2),
+    BuiltinLoss("ctc_loss", torch, 5),
+    BuiltinLoss("hinge_embedding_loss", torch, 3),
+    BuiltinLoss("margin_ranking_loss", torch, 4, target=2),
+    BuiltinLoss("cosine_embedding_loss", torch, 4, target=2),
+    BuiltinLoss("triplet_margin_loss", torch, 7, target=0),
+)
+
+PYTHON_LOSSES = (nn.GaussianNLLLoss, nn.MultiLabelSoftMarginLoss, nn.TripletMarginWithDistanceLoss)
+
+OnLoss = Callable[[BuiltinLoss | ModuleLoss, Tensor, tuple[Any, ...]], object]
+Guarding = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+
+
+def watch_losses(patches: Patches, on_loss: OnLoss, guard: Guarding) -> Callable[[], None]:
+    """Call `on_loss(loss, output, args)` after every loss function. Returns what undoes what `patches` does not."""
+    report = guard("loss", on_loss)
+    table = jit_builtins._get_builtin_table()
+    registered = []
+    for loss in BUILTIN_LOSSES:
+        original = getattr(loss.owner, loss.name)
+        wrapper = _wrap_builtin(loss, original, report)
+        patches.replace(loss.owner, loss.name, wrapper)
+        if id(original) in table:  # torch.jit.script finds the operator behind our wrapper
+            table[id(wrapper)] = table[id(original)]
+            registered.append(id(wrapper))
+    for module in PYTHON_LOSSES:
+        patches.replace(module, "forward", _wrap_forward(module, report))
+
+    def undo() -> None:
+        for key in registered:
+            table.pop(key, None)
+
+    return undo
+
+
+def _wrap_builtin(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
+    tracing, transform = torch._C._get_tracing_state, torch._C._functorch.peek_interpreter_stack
+
+    def loss_function(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        # Not the fake tensors of a compiler, and not under torch.jit.trace or torch.func: nothing may be read there.
+        if type(output) is Tensor and tracing() is None and transform() is None:
+            report(loss, output, args)
+        return output
+
+    loss_function.__name__ = loss_function.__qualname__ = loss.name
+    loss_function.__doc__ = original.__doc__
+    return keep_out(loss_function, calls_user_code=True)
+
+
+def _wrap_forward(module: type[nn.Module], report: Callable[..., Any]) -> Any:
+    original, loss = module.forward, ModuleLoss(module.__name__)
+
+    def forward(self: nn.Module, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = original(self, input, target, *args, **kwargs)
+        if type(output) is Tensor and torch._C._get_tracing_state() is None:
+            report(loss, output, (self, input, target))
+        return output
+
+    return keep_out(forward, calls_user_code=True)

@@ -1,0 +1,141 @@
+"""Step hooks on every optimizer of the process: the outermost pair of a thread is one step.
+
+Three things make a step more than a pair of hooks. An optimizer that wraps or subclasses another fires twice: only
+the outermost pair counts. Under a closure the gradients exist only after the closure has run: it is replaced by one
+that reports when it first returns. Optimizers that step inside `backward`, one a parameter, are one optimizer.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from trimtab.capture.dynamo import keep_out
+
+
+_FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wrapper of `step`
+
+
+class StepListener(Protocol):
+    """What a step tells. Every call is made by the thread that steps."""
+
+    def before_step(self, optimizer: Optimizer, *, gradients_ready: bool) -> None:
+        """The step begins. Under a closure the gradients are not ready, and `closure_returned` follows."""
+        ...
+
+    def closure_returned(self, optimizer: Optimizer) -> None:
+        """The closure has returned for the first time in this step."""
+        ...
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The parameters are updated."""
+        ...
+
+
+class _Thread(threading.local):
+    """The step that a thread is in. `frame` is the running `step` call of the outermost optimizer."""
+
+    frame: FrameType | None = None
+    depth: int = 0
+
+
+class OptimizerHooks:
+    """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
+
+    def __init__(self, listener: StepListener) -> None:
+        self._listener = listener
+        self._thread = _Thread()
+        self._handles: list[RemovableHandle] = []
+        self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
+
+    def attach(self, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Register the pair. `guard` wraps each hook so that it cannot raise."""
+        before = keep_out(guard("step pre-hook", self._before))
+        after = keep_out(guard("step post-hook", self._after))
+        self._last = keep_out(guard("step pre-hook", self._before_last))
+        self._closure_returned = guard("step closure", self._listener.closure_returned)
+        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+
+    def detach(self) -> None:
+        """Remove every hook, also those on instances."""
+        for handle in [*self._handles, *self._own_hooks.values()]:
+            handle.remove()
+        self._handles, self._own_hooks = [], {}
+
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        thread = self._thread
+        if thread.depth and self._still_running(thread.frame):
+            thread.depth += 1
+            return None
+        thread.depth = 1
+        thread.frame = sys._getframe(_FRAMES_TO_STEP)
+        if optimizer._optimizer_step_pre_hooks and self._be_last(optimizer):
+            return None
+        return self._begin(optimizer, args, kwargs)
+
+    def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            self._listener.before_step(optimizer, gradients_ready=True)
+            return None
+        self._listener.before_step(optimizer, gradients_ready=False)
+        reporting = self._reporting(optimizer, closure)
+        if len(args) > 1:
+            return (args[0], reporting, *args[2:]), kwargs
+        return args, {**kwargs, "closure": reporting}
+
+    def _before_last(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._begin(optimizer, args, kwargs) if self._thread.depth == 1 else None
+
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        thread = self._thread
+        if thread.depth > 1:
+            thread.depth -= 1
+            return
+        thread.depth = 0
+        thread.frame = None
+        self._listener.after_step(optimizer)
+
+    def _be_last(self, optimizer: Optimizer) -> bool:
+        """Put a hook of ours behind the optimizer's own pre-hooks, which may clip. True when it will be called."""
+        hooks = optimizer._optimizer_step_pre_hooks
+        own = next((key for key in hooks if key in self._own_hooks), None)
+        if own is not None and len(hooks) == 1:  # the user's are gone
+            self._own_hooks.pop(own).remove()
+            return False
+        if own is None:
+            handle = optimizer.register_step_pre_hook(self._last)
+            self._own_hooks[handle.id] = handle
+        elif next(reversed(hooks)) != own:
+            hooks.move_to_end(own)
+        return True
+
+    def _reporting(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        report, first = self._closure_returned, True
+
+        def reporting_closure() -> Any:
+            nonlocal first
+            value = closure()
+            if first:
+                first = False
+                report(optimizer)
+            return value
+
+        return keep_out(reporting_closure, calls_user_code=True)
+
+    @staticmethod
+    def _still_running(frame: FrameType | None) -> bool:
+        """Whether `frame` is on this thread's stack. It is not after a step that raised, which skips post-hooks."""
+        caller: FrameType | None = sys._getframe(_FRAMES_TO_STEP + 1).f_back
+        while caller is not None:
+            if caller is frame:
+                return True
+            caller = caller.f_back
+        return False

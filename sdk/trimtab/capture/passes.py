@@ -1,0 +1,166 @@
+"""Which batches are training and which validation, and where an epoch ends.
+
+An epoch ends when the loader that feeds training is exhausted, or started anew; where no such loader is in use, when
+validation stood between two training steps. It is closed at the next training backward, so that validation belongs
+to the epoch before it. Loaders that fetch ahead are exhausted before their last batch is trained on: the end counts
+only when the loop has moved on to another loader or to validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trimtab.capture.loaders import LoaderPass
+from trimtab.sample.criteria import Criterion
+from trimtab.sample.passes import PassSums
+from trimtab.sample.scalars import Held
+
+NO_LOADER = 0
+
+
+@dataclass(slots=True)
+class _Gap:
+    """What was validated since the last training backward, by the loader it came from, in order."""
+
+    groups: dict[int, PassSums] = field(default_factory=dict)
+    training_data: set[int] = field(default_factory=set)
+
+    def chosen(self) -> PassSums | None:
+        """The validation pass: the first over data that training does not use, or else the first."""
+        fresh = [sums for loader, sums in self.groups.items() if loader not in self.training_data]
+        return next(iter(fresh or self.groups.values()), None)
+
+
+class Passes:
+    """A small machine fed by loaders, losses and backwards. It reads no tensor and no clock."""
+
+    def __init__(
+        self, on_validation: Callable[[PassSums], object], on_epoch: Callable[[int, PassSums | None], object]
+    ) -> None:
+        self.epoch = 1
+        self.samples = 0  # trained on since `take`
+        self.wait_s = 0.0  # waited for those
+        self.batch_samples = 0  # of the newest training batch
+        self.resumed_at = 0.0  # when the first batch after validation was asked for
+        self._on_validation = on_validation
+        self._on_epoch = on_epoch
+        self._followed: LoaderPass | None = None  # whose end is the epoch's
+        self._fresh: list[LoaderPass] = []  # fetched from since the last training backward
+        self._source: LoaderPass | None = None  # the newest of those
+        self._trained_loaders: set[int] = set()
+        self._trained_data: set[int] = set()
+        self._trained = False  # a training backward in this epoch
+        self._ends_seen = False
+        self._over = False  # the followed pass has no more batches
+        self._left = False  # ... and the loop has moved on
+        self._gap: _Gap | None = None
+
+    @property
+    def known_epoch(self) -> int | None:
+        """The epoch's number, where there is reason to believe in epochs."""
+        sized = self._followed is not None and self._followed.sized is not None
+        return self.epoch if sized or self._ends_seen else None
+
+    def progress(self) -> tuple[int | None, int | None]:
+        """Batches of this epoch so far, and in all."""
+        return (self._followed.batches, self._followed.sized) if self._followed is not None else (None, None)
+
+    def take(self) -> tuple[int, float]:
+        """Samples trained on, and seconds waited for them, since the last call."""
+        taken = self.samples, self.wait_s
+        self.samples, self.wait_s = 0, 0.0
+        return taken
+
+    def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
+        """A batch came."""
+        if self._over:
+            if loader is self._followed:
+                self._over = loader.complete  # the length it told was too short
+            else:
+                self._left = True
+        elif loader.batches == 1 and self._restarts(loader):
+            self._left = True
+        if loader is not self._source:
+            self._source = loader
+            if loader not in self._fresh:
+                self._fresh.append(loader)
+        if self._gap is not None:
+            self.resumed_at = asked
+        loader.samples += samples or 0
+        loader.wait_s += got - asked
+
+    def exhausted(self, loader: LoaderPass) -> None:
+        """A loader has no more batches."""
+        if loader is self._followed:
+            self._over = True
+
+    def validated(self, criterion: Criterion, predictions: tuple[Held, Held] | None) -> None:
+        """A loss was computed for validation."""
+        if self._gap is None:
+            self._gap = _Gap()
+        self._left = self._left or self._over
+        source, samples, key = self._source, criterion.samples, NO_LOADER
+        if source is not None:
+            key = source.loader
+            samples, _ = source.spend()
+            if key in self._trained_loaders or source.data in self._trained_data:
+                self._gap.training_data.add(key)
+        self._gap.groups.setdefault(key, PassSums()).add(criterion, predictions, samples)
+
+    def training(self) -> None:
+        """A training backward is about to run."""
+        if self._gap is not None or self._left:
+            self._resume()
+        self._trained = True
+        if self._fresh:
+            self._follow()
+
+    def finish(self) -> None:
+        """The run ends: close what is open."""
+        self._left = self._left or self._over
+        self._resume()
+
+    def _resume(self) -> None:
+        gap, self._gap = self._gap, None
+        sums = gap.chosen() if gap is not None else None
+        if sums is not None:
+            self._on_validation(sums)
+        following = self._followed is not None and self._followed.running
+        if self._trained and (self._left or (sums is not None and not following)):
+            self._ends_seen = True
+            self._on_epoch(self.epoch, sums)
+            self.epoch += 1
+            self._trained = False
+        if self._left:
+            self._over = self._left = False
+            self._followed = None
+
+    def _follow(self) -> None:
+        """Count what was fetched for this backward, and follow the longest loader behind it."""
+        feeding = [loader for loader in self._fresh if loader.running] or self._fresh[-1:]
+        self.batch_samples = 0
+        for loader in feeding:
+            self._trained_loaders.add(loader.loader)
+            self._trained_data.add(loader.data)
+            samples, wait_s = loader.spend()
+            self.batch_samples += samples
+            self.wait_s += wait_s
+        self.samples += self.batch_samples
+        longest = max(feeding, key=lambda loader: loader.sized or 0)
+        if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0):
+            self._followed = longest
+        if self._followed.complete:
+            self._over = True
+        self._fresh.clear()
+        self._source = None
+
+    def _restarts(self, loader: LoaderPass) -> bool:
+        """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end."""
+        followed = self._followed
+        return (
+            followed is not None
+            and loader is not followed
+            and loader.loader == followed.loader
+            and (followed.batches > 1)
+        )

@@ -1,0 +1,70 @@
+"""Writes what is known at the end of a step into a ledger's row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from trimtab.capture.criteria import Criteria
+from trimtab.capture.passes import Passes
+from trimtab.sample.ledger import Ledger, Row
+from trimtab.sample.meter import Meter
+from trimtab.sample.sampler import Sampler
+from trimtab.sample.scalars import Held
+
+
+class Recorder:
+    """Rows, samples of gradients, ends of blocks: the same for every kind of step."""
+
+    def __init__(self, sampler: Sampler, passes: Passes, criteria: Criteria, meter: Meter) -> None:
+        self.sampler = sampler
+        self.meter = meter
+        self.clock = time.perf_counter
+        self._passes = passes
+        self._criteria = criteria
+
+    def record(
+        self, ledger: Ledger, losses: Sequence[Held], ended_at: float | None, now: float, found_inf: Held | None = None
+    ) -> None:
+        """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
+        passes, criteria = self._passes, self._criteria
+        samples, wait_s = passes.take()
+        mean_loss, criterion, loss_samples = criteria.take()
+        if criteria.predictions:
+            ledger.predictions += criteria.predictions
+            criteria.predictions = []
+        seconds = None
+        if ended_at is not None:
+            seconds = now - max(ended_at, passes.resumed_at, criteria.validated_at)
+            if not self.sampler.settled:
+                self.sampler.settle(seconds)
+        samples = samples or loss_samples
+        loss = losses[0] if len(losses) == 1 else total(losses)
+        weight = samples or passes.batch_samples or 1
+        ledger.rows.append(
+            Row(loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
+        )
+        if now >= ledger.close_at:
+            self.close(ledger)
+        self.meter.step()
+
+    def close(self, ledger: Ledger) -> None:
+        """End the ledger's block."""
+        started = self.clock()
+        self.sampler.close(ledger, started, self._passes.known_epoch, self._passes.progress())
+        self.meter.add(self.clock() - started)
+
+    def sample(self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:
+        """Take gradient statistics for the step that is under way. `scale`: what the gradients are multiplied by."""
+        started = self.clock()
+        self.sampler.sample_gradients(ledger, parameters, scale)
+        cost = self.clock() - started
+        self.sampler.gradient_spacing.cost(cost)
+        self.meter.add(cost)
+
+
+def total(losses: Sequence[Held]) -> Held | None:
+    """The sum, or None of nothing."""
+    return sum(losses[1:], losses[0]) if losses else None

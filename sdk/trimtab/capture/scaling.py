@@ -1,0 +1,129 @@
+"""GradScaler and gradient clipping: what was scaled, what was skipped, what the norm was before it was clipped."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.utils.clip_grad as clip_grad
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from trimtab.capture.dynamo import keep_out
+from trimtab.capture.patches import Patches
+from trimtab.sample.scalars import Held, hold
+
+ANCESTORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    source: weakref.ref[Tensor]
+    output: weakref.ref[Tensor]
+    grad_fn: Any
+    loss: Held
+    scale: Tensor
+
+
+class ScaledLosses:
+    """Tells what a tensor given to backward was before `GradScaler.scale` multiplied it."""
+
+    def __init__(self) -> None:
+        self._recent: list[_Scaled] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._recent)
+
+    def attach(self, patches: Patches, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Wrap `GradScaler.scale`."""
+        original = GradScaler.scale
+        remember = guard("GradScaler.scale", self._remember)
+
+        def scale(self: GradScaler, outputs: Any) -> Any:
+            scaled = original(self, outputs)
+            if scaled is not outputs:
+                remember(self, outputs, scaled)
+            return scaled
+
+        patches.replace(GradScaler, "scale", keep_out(scale, calls_user_code=True))
+
+    def unscaled(self, tensor: Tensor) -> tuple[Held, Tensor | None] | None:
+        """The loss behind `tensor` and the tensor that held it, or None when nothing was scaled.
+
+        The memory is one backward long.
+        """
+        recent, self._recent = self._recent, []
+        for scaled in recent:
+            if scaled.output() is tensor:
+                self._recent = [other for other in recent if other is not scaled]
+                return scaled.loss, scaled.source()
+        for scaled in recent:  # what was given to backward was computed from a scaled loss
+            if _descends(tensor, scaled.grad_fn):
+                return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), None
+        return None
+
+    def _remember(self, scaler: GradScaler, outputs: Any, scaled: Any) -> None:
+        pairs = [(outputs, scaled)] if isinstance(outputs, Tensor) else []
+        if isinstance(outputs, list | tuple):
+            pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
+        for loss, output in pairs:
+            if loss.numel() == 1 and scaler._scale is not None:
+                self._recent.append(
+                    _Scaled(weakref.ref(loss), weakref.ref(output), output.grad_fn, hold(loss), scaler._scale)
+                )
+        del self._recent[:-ANCESTORS]
+
+
+def _descends(tensor: Tensor, ancestor: Any) -> bool:
+    nodes = [tensor.grad_fn]
+    for _ in range(ANCESTORS):
+        if ancestor in nodes:
+            return True
+        nodes = [parent for node in nodes if node is not None for parent, _ in node.next_functions]
+    return False
+
+
+def watch_scaler_steps(
+    patches: Patches, before: Callable[[Optimizer], object], after: Callable[[Optimizer, bool], object]
+) -> None:
+    """Call `before(optimizer)` and `after(optimizer, enabled)` around every `GradScaler.step`."""
+    original = GradScaler.step
+
+    def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before(optimizer)
+        result = original(self, optimizer, *args, **kwargs)
+        after(optimizer, self.is_enabled())
+        return result
+
+    patches.replace(GradScaler, "step", keep_out(step, calls_user_code=True))
+
+
+def watch_unscale(patches: Patches, before: Callable[[], object]) -> None:
+    """Call before every `GradScaler.unscale_`, which writes to gradients without clearing them."""
+    original = GradScaler.unscale_
+
+    def unscale_(self: GradScaler, optimizer: Optimizer) -> None:
+        before()
+        original(self, optimizer)
+
+    patches.replace(GradScaler, "unscale_", keep_out(unscale_, calls_user_code=True))
+
+
+def watch_clipping(patches: Patches, on_norm: Callable[[Any, float, Tensor], object]) -> None:
+    """Call `on_norm(gradients, norm_type, norm)` whenever `clip_grad_norm_` has found the total norm.
+
+    One level below `torch.nn.utils`, so that it is seen however the function was imported.
+    """
+    original = clip_grad._get_total_norm
+
+    def _get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
+        if not isinstance(tensors, Tensor):
+            tensors = list(tensors)
+        norm = original(tensors, norm_type, *args, **kwargs)
+        on_norm(tensors, norm_type, norm)
+        return norm
+
+    patches.replace(clip_grad, "_get_total_norm", keep_out(_get_total_norm, calls_user_code=True))

@@ -1,0 +1,195 @@
+"""Optimizer steps: whose they are, what they applied, and which were skipped."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.capture.attribution import Attribution, Share
+from trimtab.capture.autograd import in_backward
+from trimtab.capture.models import Models
+from trimtab.capture.recorder import Recorder, total
+from trimtab.capture.unannounced import StepsInBackward, UnseenOptimizer
+from trimtab.sample.ledger import Ledger
+from trimtab.sample.scalars import Held, hold
+
+
+class Tracked:
+    """An optimizer that was seen to step, and what is known of its next step."""
+
+    __slots__ = (
+        "calls", "ended_at", "evaluated", "found_inf", "group_count", "ledger", "optimizer", "parameters", "share",
+    )  # fmt: skip
+
+    def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
+        self.optimizer = weakref.ref(optimizer)
+        self.ledger = ledger
+        self.parameters = parameters
+        self.share = share
+        self.group_count = len(optimizer.param_groups)
+        self.calls = 0  # steps, taken or skipped
+        self.ended_at: float | None = None
+        self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
+        self.found_inf: Held | None = None
+
+    def refresh(self, optimizer: Optimizer) -> None:
+        """Look again at the parameters after `add_param_group`."""
+        if len(optimizer.param_groups) != self.group_count:
+            self.group_count = len(optimizer.param_groups)
+            self.parameters = parameters_of(optimizer)
+            self.share.ids = {id(p) for p in self.parameters}
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Every parameter of every group, in order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+class Steps:
+    """Every optimizer of the process. A `StepListener`; also told of clipping and of GradScaler."""
+
+    def __init__(self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]):
+        self.unseen = UnseenOptimizer(recorder, attribution, models, say)
+        self.in_backward = StepsInBackward(recorder, models)
+        self._recorder = recorder
+        self._attribution = attribution
+        self._models = models
+        self._tracked: dict[int, Tracked] = {}
+        self._names: dict[int, str] = {}  # that the user gave, by optimizer id
+        self._norms: list[tuple[Tensor | None, Held]] = []  # a gradient that was clipped, and the norm before
+        self._scaler_seen = False
+        self._calls_before_scaler = 0
+
+    @property
+    def any_seen(self) -> bool:
+        """Whether any optimizer has stepped."""
+        return bool(self._tracked)
+
+    def name(self, optimizer: Optimizer, name: str) -> None:
+        """Label `optimizer` with a name instead of its index."""
+        self._names[id(optimizer)] = name
+
+    def before_step(self, optimizer: Optimizer, *, gradients_ready: bool) -> None:
+        """An optimizer is about to step; see `StepListener`."""
+        recorder = self._recorder
+        started = recorder.clock() if recorder.meter.timing else 0.0
+        if in_backward() != -1:
+            self.in_backward.stepping(optimizer, parameters_of(optimizer))
+            return
+        tracked = self._find(optimizer) or self._meet(optimizer)
+        tracked.evaluated = None
+        tracked.ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
+        if self._scaler_seen:
+            found_inf = getattr(optimizer, "found_inf", None)
+            tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
+        if gradients_ready and recorder.sampler.gradient_spacing.due(tracked.calls):
+            self._sample(tracked, optimizer)
+        if started:
+            recorder.meter.hook(started)
+
+    def closure_returned(self, optimizer: Optimizer) -> None:
+        """The first evaluation of the closure is the step's loss and gradient."""
+        tracked = self._find(optimizer)
+        if tracked is not None:
+            tracked.evaluated = list(tracked.share.losses)
+            if self._recorder.sampler.gradient_spacing.due(tracked.calls):
+                self._sample(tracked, optimizer)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """An optimizer has stepped; see `StepListener`."""
+        recorder = self._recorder
+        now = recorder.clock()
+        tracked = self._find(optimizer)
+        if tracked is None:
+            return
+        losses = tracked.share.losses if tracked.evaluated is None else tracked.evaluated
+        tracked.share.applied()
+        tracked.calls += 1
+        if self._norms:
+            self._take_norms(tracked)
+        found_inf = tracked.found_inf
+        if isinstance(found_inf, float) and found_inf > 0:
+            self._skip(tracked, losses, now)
+            return
+        tracked.ledger.groups = optimizer.param_groups
+        ended_at, tracked.ended_at = tracked.ended_at, now
+        if recorder.meter.timing:
+            recorder.meter.hook(now)
+        recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
+
+    def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
+        """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
+        if float(norm_type) == 2.0 and type(norm) is Tensor:
+            first = gradients if isinstance(gradients, Tensor) else gradients[0] if gradients else None
+            self._norms.append((first, hold(norm)))
+            del self._norms[:-64]
+        self.unscaling()
+
+    def unscaling(self) -> None:
+        """Gradients are about to be written to, not cleared."""
+        for share in self._attribution.shares:
+            share.clipped()
+
+    def scaler_steps(self, optimizer: Optimizer) -> None:
+        """`GradScaler.step` begins."""
+        self._scaler_seen = True
+        self._calls_before_scaler = (self._find(optimizer) or self._meet(optimizer)).calls
+
+    def scaler_stepped(self, optimizer: Optimizer, enabled: bool) -> None:
+        """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
+        tracked = self._find(optimizer)
+        if tracked is not None and enabled and tracked.calls == self._calls_before_scaler:
+            tracked.calls += 1
+            self._norms = []
+            self._skip(tracked, tracked.share.losses, self._recorder.clock())
+
+    def _find(self, optimizer: Optimizer) -> Tracked | None:
+        tracked = self._tracked.get(id(optimizer))
+        return tracked if tracked is not None and tracked.optimizer() is optimizer else None
+
+    def _meet(self, optimizer: Optimizer) -> Tracked:
+        """An optimizer steps for the first time. It takes the lowest index that no living optimizer has."""
+        started = self._recorder.clock()
+        for key, known in list(self._tracked.items()):
+            if known.optimizer() is None:
+                self._attribution.drop(known.share)
+                del self._tracked[key]
+        self.unseen.stop()
+        taken = {known.ledger.label for known in self._tracked.values()}
+        index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
+        ledger = self._recorder.sampler.ledger(self._names.get(id(optimizer), str(index)))
+        parameters = parameters_of(optimizer)
+        self._models.search(parameters)
+        tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
+        self._tracked[id(optimizer)] = tracked
+        self._recorder.meter.add(self._recorder.clock() - started)
+        return tracked
+
+    def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        tracked.refresh(optimizer)
+        scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
+        self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
+
+    def _skip(self, tracked: Tracked, losses: Sequence[Held], now: float) -> None:
+        """GradScaler found Inf or NaN: the parameters stay as they are, and the step is not one."""
+        tracked.share.skipped()
+        tracked.ended_at = now
+        self._recorder.sampler.skip(tracked.ledger, "scaler", total(losses))
+        if now >= tracked.ledger.close_at:
+            self._recorder.close(tracked.ledger)
+
+    def _take_norms(self, tracked: Tracked) -> None:
+        """The norms found when this optimizer's gradients were clipped; those of several parts add up as squares."""
+        own = self._norms
+        if len(self._tracked) > 1:
+            own = [n for n in self._norms if any(p.grad is n[0] for p in tracked.parameters)]
+        self._norms = [n for n in self._norms if all(n is not o for o in own)]
+        if len(own) == 1:
+            tracked.ledger.preclip_norms.append(own[0][1])
+        elif own:
+            squares = [norm * norm for _, norm in own]
+            tracked.ledger.preclip_norms.append(sum(squares[1:], squares[0]) ** 0.5)

@@ -1,0 +1,131 @@
+"""Steps that no hook announces in the usual way.
+
+Optimizers that step inside `backward`, one a parameter, are one optimizer whose step ends when backward returns.
+Parameters that are updated by hand, or by an optimizer whose hooks never fire, are seen by their gradients: where
+these are cleared between two backwards, a step was taken. Its learning rate cannot be known, and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.capture.attribution import Attribution, Share
+from trimtab.capture.models import Models
+from trimtab.capture.recorder import Recorder
+from trimtab.sample.gradients import Taken
+from trimtab.sample.ledger import Ledger
+from trimtab.sample.scalars import Held
+
+ROUNDS_WITHOUT_STEP = 3
+
+UNSEEN = (
+    "Gradients are computed and cleared, but no optimizer step is seen: parameters are updated by hand, or the "
+    "optimizer's step has no hooks (its class does not call super().__init__()). Steps are counted by cleared "
+    "gradients, gradient statistics are those that backward left, and the learning rate is not known."
+)
+
+
+class StepsInBackward:
+    """A set of optimizers that step as soon as a gradient is there."""
+
+    def __init__(self, recorder: Recorder, models: Models) -> None:
+        self.stepped = False  # in the backward that is under way
+        self._recorder = recorder
+        self._models = models
+        self._ledger: Ledger | None = None
+        self._calls = 0
+        self._ended_at: float | None = None
+        self._parameters: list[Tensor] = []  # sampled in this backward
+        self._taken: list[Taken] = []
+
+    def stepping(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
+        """One of the optimizers is about to step."""
+        recorder = self._recorder
+        if self._ledger is None:
+            self._ledger = recorder.sampler.ledger(str(len(recorder.sampler.ledgers)))
+        if not self.stepped:
+            self.stepped = True
+            self._ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
+        if recorder.sampler.gradient_spacing.due(self._calls):
+            started = recorder.clock()
+            present, taken = recorder.sampler.take(parameters)
+            self._parameters += present
+            self._taken.append(taken)
+            recorder.meter.add(recorder.clock() - started)
+
+    def backward_returned(self, loss: Held | None) -> None:
+        """All have stepped."""
+        recorder, ledger, now = self._recorder, self._ledger, self._recorder.clock()
+        if ledger is None:
+            return
+        if self._taken:
+            self._models.search(self._parameters)
+            recorder.sampler.add(ledger, self._parameters, self._taken)
+        self._parameters, self._taken, self.stepped = [], [], False
+        self._calls += 1
+        ended_at, self._ended_at = self._ended_at, now
+        recorder.record(ledger, [] if loss is None else [loss], ended_at, now)
+
+
+class UnseenOptimizer:
+    """Steps told by cleared gradients. Watches only while no optimizer is known."""
+
+    def __init__(
+        self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]
+    ) -> None:
+        self._recorder = recorder
+        self._attribution = attribution
+        self._models = models
+        self._say = say
+        self._rounds: list[tuple[list[Held], float]] = []
+        self._share: Share | None = None
+        self._losses: list[Held] = []
+        self._ledger: Ledger | None = None
+        self._parameters: list[Tensor] = []
+        self._calls = 0
+        self._ended_at: float | None = None
+
+    def before_backward(self, gone: list[Held]) -> None:
+        """A backward is about to run; `gone` are losses whose gradients were cleared and that no optimizer claimed."""
+        if self._share is not None:
+            if self._share.losses is not self._losses:
+                self._step(self._losses, self._recorder.clock())
+                self._losses = self._share.losses
+        elif gone:
+            self._rounds.append((gone, self._recorder.clock()))
+            if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
+                self._start()
+
+    def after_backward(self) -> None:
+        """Gradients are there; nobody knows when they will be used, so this is when they are sampled."""
+        if self._ledger is not None and self._recorder.sampler.gradient_spacing.due(self._calls):
+            self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
+            self._recorder.sample(self._ledger, self._parameters)
+
+    def stop(self) -> None:
+        """An optimizer was seen after all, or the run ends: the last gradients were used too."""
+        if self._share is not None:
+            if self._share.losses:
+                self._step(self._share.losses, self._recorder.clock())
+            self._attribution.drop(self._share)
+        self._share, self._ledger, self._rounds = None, None, []
+
+    def _start(self) -> None:
+        self._say("unseen_optimizer", UNSEEN)
+        self._parameters = self._attribution.newest_leaves
+        self._models.search(self._parameters)
+        self._ledger = self._recorder.sampler.ledger("0")
+        for losses, at in self._rounds:
+            self._step(losses, at)
+        self._share = self._attribution.add(self._parameters)
+        self._losses = self._share.losses
+
+    def _step(self, losses: list[Held], now: float) -> None:
+        if self._ledger is not None:
+            self._calls += 1
+            ended_at, self._ended_at = self._ended_at, now
+            self._recorder.record(self._ledger, losses, ended_at, now)

@@ -1,0 +1,117 @@
+"""What a run is: versions, machine, owner, commit, command line. Read once, when the run starts."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "fastai", "ignite", "composer")
+JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
+
+_SECRET = re.compile(r"(pass|secret|token|api[-_]?key|credential|auth)", re.IGNORECASE)
+REMOVED = "<removed>"
+
+
+def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The facts of this process. About 1 ms; starts no other process."""
+    return {
+        "trimtab": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": without_secrets([sys.executable, *(sys.argv if argv is None else argv)]),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "owner": _owner(),
+        "job": next((environ[v] for v in JOB_VARIABLES if environ.get(v)), ""),
+        "commit": commit(Path.cwd()),
+        "framework": next((name for name in FRAMEWORKS if name in sys.modules), "torch"),
+        "device": "cuda" if torch.cuda.is_initialized() else "cpu",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "directory": str(Path.cwd()),
+    }
+
+
+def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
+    """Rank, local rank and world size, as torchrun, Slurm or Open MPI tell them; 0, 0, 1 otherwise."""
+    names = (
+        ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"),
+        ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"),
+    )
+    if "RANK" not in environ and "SLURM_STEP_ID" not in environ and "OMPI_COMM_WORLD_RANK" not in environ:
+        return 0, 0, 1
+    found = [next((environ[n] for n in group if environ.get(n, "").isdigit()), None) for group in names]
+    rank, local_rank, world_size = (int(value) if value is not None else None for value in found)
+    return rank or 0, local_rank or 0, world_size or 1
+
+
+def without_secrets(command: Sequence[str]) -> list[str]:
+    """The command line, with the values of arguments that are named like secrets removed."""
+    kept: list[str] = []
+    hide = False
+    for argument in command:
+        name, equals, _ = argument.partition("=")
+        if hide and not argument.startswith("-"):
+            kept.append(REMOVED)
+            hide = False
+        elif equals and _SECRET.search(name):
+            kept.append(f"{name}={REMOVED}")
+        else:
+            kept.append(argument)
+            hide = argument.startswith("-") and not equals and _SECRET.search(argument) is not None
+    return kept
+
+
+def commit(directory: Path) -> str:
+    """The git commit that is checked out in `directory` or above, or an empty string."""
+    for place in (directory, *directory.parents):
+        git = place / ".git"
+        if git.exists():
+            try:
+                return _head(git)
+            except (OSError, UnicodeDecodeError):
+                return ""
+    return ""
+
+
+def version() -> str:
+    """Trimtab's own."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("trimtab")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _head(git: Path) -> str:
+    if git.is_file():  # a worktree or a submodule
+        git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
+    head = (git / "HEAD").read_text().strip()
+    if not head.startswith("ref:"):
+        return head[:40]
+    reference = head.removeprefix("ref:").strip()
+    common = git / "commondir"
+    shared = (git / common.read_text().strip()).resolve() if common.exists() else git
+    for place in (git, shared):
+        if (place / reference).exists():
+            return (place / reference).read_text().strip()[:40]
+    packed = shared / "packed-refs"
+    lines = packed.read_text().splitlines() if packed.exists() else []
+    return next((line.split()[0] for line in lines if line.endswith(f" {reference}")), "")
+
+
+def _owner() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container without a user entry
+        return ""

@@ -1,0 +1,70 @@
+"""How a run meets the end of its process: signals, exit, fork."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class Sigterm:
+    """Lets a run say goodbye on SIGTERM, and keeps the signal's meaning.
+
+    Where the signal would end the process, `on_end` is called first and the process then ends by the same signal.
+    Where the program has a handler of its own, `on_passing` is called and then that handler: training may go on.
+    Signals can be handled in the main thread only; a run in another thread leaves them alone.
+    """
+
+    def __init__(self, on_end: Callable[[], None], on_passing: Callable[[], None]) -> None:
+        self._on_end = on_end
+        self._on_passing = on_passing
+        self._previous: Any = None
+        self._installed = False
+
+    def install(self) -> None:
+        """Take the signal over, where that is possible and somebody would notice."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        previous = signal.getsignal(signal.SIGTERM)
+        if previous in (signal.SIG_IGN, None):
+            return
+        self._previous = previous
+        signal.signal(signal.SIGTERM, self._handle)
+        self._installed = True
+
+    def remove(self) -> None:
+        """Give it back, unless the program has put a handler of its own over ours."""
+        if self._installed and signal.getsignal(signal.SIGTERM) == self._handle:
+            with contextlib.suppress(ValueError):  # not in the main thread any more
+                signal.signal(signal.SIGTERM, self._previous)
+        self._installed = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if callable(self._previous):
+            self._on_passing()
+            self._previous(number, frame)
+            return
+        self._on_end()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+_in_child: list[Callable[[], None]] = []
+
+
+def after_fork_in_child(call: Callable[[], None]) -> None:
+    """Call `call` in every forked child. There is one registration for the process; the last call wins."""
+    if not _in_child and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _in_child[-1]())
+    _in_child[:] = [call]
+
+
+def at_exit(call: Callable[[], None]) -> Callable[[], None]:
+    """Call `call` when the interpreter exits. Returns what takes that back."""
+    atexit.register(call)
+    return lambda: atexit.unregister(call)

@@ -1,0 +1,262 @@
+"""One run: starts the rooms in order, hands values in, and closes them in the opposite order."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trimtab import facts, lifecycle, plugins
+from trimtab.bus import Bus
+from trimtab.capture.capture import Capture
+from trimtab.capture.models import Models
+from trimtab.errors import ConfigError
+from trimtab.guard import Guard
+from trimtab.logged import Logged
+from trimtab.sample.layers import LayerChoice
+from trimtab.sample.meter import Meter
+from trimtab.sample.sampler import Sampler
+from trimtab.types import Backend, Config, Event, Health, Notice, RunEnd, RunInfo, RunStart, Status
+
+HEALTH_INTERVAL_S = 5.0
+CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
+
+
+class Run:
+    """A watched run. Made by `watch`; public are `id`, `directory`, `log`, `attach`, `should_stop` and `close`."""
+
+    def __init__(self, config: Config) -> None:
+        rank, local_rank, world_size = facts.rank_of()
+        self.id = secrets.token_hex(8)
+        self.directory: Path = config.directory / config.run
+        self.info = RunInfo(
+            run=config.run,
+            run_id=self.id,
+            rank=rank,
+            local_rank=local_rank,
+            world_size=world_size,
+            directory=self.directory,
+            config=config,
+            facts=facts.collect(),
+        )
+        self._guard = Guard(lambda place, text: self._say(f"fault in {place}", text))
+        self._meter = Meter()
+        self._models = Models()
+        layers = LayerChoice(config.layers, self._models.names, self._say)
+        self._sampler = Sampler(
+            self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every
+        )
+        self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
+        self._logged = Logged(self._emit, self._say, lambda: self._sampler.global_step)
+        self._early: list[Event] = []  # said before the bus was there
+        self._bus: Bus | None = None
+        self._told: set[str] = set()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._sigterm = lifecycle.Sigterm(
+            on_end=lambda: self.close("interrupted"), on_passing=lambda: self._flush_backends()
+        )
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its directory's too."""
+        return self.info.run
+
+    def start(self) -> None:
+        """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
+        self._started = self._health_at = time.perf_counter()
+        self._overhead_at_health = 0.0
+        self._make_directory()
+        backends, notices = plugins.load(self.info.config)
+        started, more = self._start_backends(backends)
+        self._write_status("running")
+        self._bus = Bus(started, self._guard)
+        self._publish_start(started)
+        for text in (*self.info.config.notices, *notices, *more):
+            self._say(text, text)
+        for event in self._early:
+            self._emit(event)
+        self._capture.attach()
+        self._sigterm.install()
+        self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
+        self._meter.add(time.perf_counter() - self._started)
+
+    def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
+        """Record numbers of your own, under the current global step.
+
+        Values are numbers or one-element tensors (on a device this waits for the value). What is neither is told
+        once, by name, and left out; nothing is raised.
+        """
+        if not self._closed:
+            self._logged.log({**(values or {}), **more}, phase)
+
+    def attach(
+        self,
+        *,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | Mapping[str, Optimizer] | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        """Name what Trimtab cannot find by itself: a model, optimizers by name, a loss module of your own.
+
+        A criterion is a module whose output is the mean loss of a batch; it is called on (input, target).
+        """
+        if model is not None:
+            self._models.add(model)
+        for name, named in optimizer.items() if isinstance(optimizer, Mapping) else ():
+            self._capture.name(named, name)
+        if criterion is not None:
+            self._capture.watch_criterion(criterion)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the loop is asked to stop."""
+        return False
+
+    def close(self, status: Status = "completed", error: str | None = None) -> None:
+        """Detach, publish what is left, flush every backend. May be called twice."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._guard.wrap("detach", self._capture.detach)()
+        self._guard.wrap("finish", self._capture.finish)()
+        self._sigterm.remove()
+        self._forget_exit()
+        self._publish_health()
+        self._emit(self._end(status, error))
+        if self._bus is not None:
+            self._bus.close(CLOSE_DEADLINE_S)
+        self._guard.wrap("run.json", self._write_status)(status)
+
+    def abandon(self) -> None:
+        """In a forked child: watch nothing, write nothing."""
+        self._closed = True
+        self._capture.detach()
+        self._sigterm.remove()
+
+    def _emit(self, event: Event) -> None:
+        if self._bus is None:
+            self._early.append(event)
+            return
+        self._bus.publish(event)
+        if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
+            self._publish_health()
+
+    def _say(self, kind: str, text: str) -> None:
+        """Tell the user something, once."""
+        if kind not in self._told:
+            self._told.add(kind)
+            self._emit(Notice(ts=time.time(), step=self._sampler.global_step, kind=kind, text=text))
+
+    def _publish_health(self) -> None:
+        if self._bus is None:
+            return
+        now = time.perf_counter()
+        overhead = self._meter.seconds + self._bus.busy_seconds()
+        window, spent = now - self._health_at, overhead - self._overhead_at_health
+        self._health_at, self._overhead_at_health = now, overhead
+        if window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
+            self._sampler.gradient_spacing.widen()
+        self._bus.publish(
+            Health(
+                ts=time.time(),
+                step=self._sampler.global_step,
+                overhead_seconds=overhead,
+                overhead_ratio=overhead / max(now - self._started, 1e-9),
+                gradient_interval_steps=self._sampler.gradient_spacing.interval,
+                dropped=self._bus.dropped(),
+                backend_errors=self._bus.errors(),
+            )
+        )
+
+    def _publish_start(self, backends: Mapping[str, Backend]) -> None:
+        addresses = {name: getattr(backend, "address", None) for name, backend in backends.items()}
+        config = self.info.config
+        described = {
+            "backends": list(backends),
+            "overhead": config.overhead,
+            "gradients_every": config.gradients_every,
+            "layers": list(config.layers) if config.layers is not None else None,
+            "resume": config.resume,
+        }
+        self._emit(
+            RunStart(
+                ts=time.time(),
+                step=self._sampler.global_step,
+                facts={**self.info.facts, "world_size": self.info.world_size, "config": described},
+                addresses={name: address for name, address in addresses.items() if address},
+            )
+        )
+
+    def _end(self, status: Status, error: str | None) -> RunEnd:
+        sampler = self._sampler
+        totals: dict[str, Any] = {
+            "steps": {ledger.label: ledger.steps for ledger in sampler.ledgers},
+            "skipped": {ledger.label: dict(ledger.skipped) for ledger in sampler.ledgers if ledger.skipped},
+            "samples": sampler.samples,
+            "epochs": sampler.epochs,
+            "nonfinite": dict(sampler.nonfinite),
+            "faults": dict(self._guard.faults),
+            "dropped": self._bus.dropped() if self._bus else {},
+        }
+        seconds = time.perf_counter() - self._started
+        return RunEnd(
+            ts=time.time(), step=sampler.global_step, status=status, seconds=seconds, error=error, totals=totals
+        )
+
+    def _start_backends(self, backends: Mapping[str, Backend]) -> tuple[dict[str, Backend], list[str]]:
+        started: dict[str, Backend] = {}
+        notices: list[str] = []
+        for name, backend in backends.items():
+            problem = self._guard.attempt(lambda backend=backend: backend.start(self.info))
+            if problem is None:
+                started[name] = backend
+                continue
+            error = plugins.explain(name, problem)
+            if self.info.config.backends_requested:
+                for other in started.values():
+                    self._guard.attempt(other.close)
+                raise error from problem
+            notices.append(f"{error} Going on without it.")
+        return started, notices
+
+    def _flush_backends(self) -> None:
+        if self._bus is not None:
+            self._bus.flush(CLOSE_DEADLINE_S)
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{self.id}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"directory={str(self.info.config.directory)!r}: cannot write {self.directory}: {error.strerror}. "
+                "Give a directory that you can write to: directory=..., or TRIMTAB_DIR."
+            ) from error
+
+    def _write_status(self, status: Status) -> None:
+        if self.info.rank != 0:
+            return
+        content = {
+            "run": self.info.run,
+            "run_id": self.id,
+            "status": status,
+            "step": self._sampler.global_step,
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "facts": dict(self.info.facts),
+        }
+        path = self.directory / "run.json"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        temporary.replace(path)

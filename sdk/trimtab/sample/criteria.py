@@ -1,0 +1,116 @@
+"""What a call of a loss function says, on one scale: as `reduction="mean"` would have said it.
+
+`reduction="sum"` and `"none"` are divided by what "mean" divides by: the number of elements; with classes, the number
+of targets that are not `ignore_index`, weighted by class where the loss is. `kl_div` alone is divided by the batch,
+since its "sum" is what "batchmean" calls. The accuracy is the share of counted targets that the prediction meets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from trimtab.sample.scalars import Held, hold
+
+NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
+
+Classes: TypeAlias = Literal["multiclass", "binary_logits", "binary_probabilities"]
+Count: TypeAlias = "int | Tensor"
+
+
+@dataclass(slots=True)
+class LossCall:
+    """One call of a loss function, with its tensors. Lives no longer than the call that reports it."""
+
+    name: str
+    output: Tensor
+    input: Tensor
+    target: Tensor | None
+    reduction: int
+    classes: Classes | None = None
+    weight: Tensor | None = None
+    ignore_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """The mean loss of one batch. `weight` is how many targets are behind it, `samples` how many samples."""
+
+    value: Held
+    weight: Held
+    samples: int
+
+
+def samples_in(call: LossCall) -> int:
+    """The batch size: the first dimension of the target, or of the input where there is no target."""
+    tensor = call.target if isinstance(call.target, Tensor) else call.input
+    return tensor.shape[0] if tensor.ndim else 1
+
+
+@torch.no_grad()
+def criterion(call: LossCall) -> Criterion:
+    """The normalised value of a call. Three small kernels at most, no synchronisation on a device."""
+    samples = samples_in(call)
+    counted = _counted(call)
+    weight: Held = float(samples) if counted is None else hold(counted)
+    if call.reduction == MEAN and call.output.numel() == 1:
+        return Criterion(hold(call.output), weight, samples)
+    total = call.output.detach().sum()
+    return Criterion(hold(total / _divisor(call, counted, samples)), weight, samples)
+
+
+@torch.no_grad()
+def predictions(call: LossCall) -> tuple[Held, Held] | None:
+    """How many targets were met, and how many were counted; None where the loss knows no classes.
+
+    Binary targets that are not 0 or 1 (a reconstruction) have no classes either: their count is 0.
+    """
+    if not isinstance(call.target, Tensor) or call.input.numel() == 0:
+        return None
+    if call.classes == "multiclass":
+        return _multiclass(call, call.target)
+    if call.classes is not None and call.input.shape == call.target.shape:
+        threshold = 0.0 if call.classes == "binary_logits" else 0.5
+        hard = ((call.target == 0) | (call.target == 1)).all()
+        met = ((call.input > threshold) == (call.target > 0.5)).sum()
+        return hold(met * hard), hold(hard * call.target.numel())
+    return None
+
+
+def _multiclass(call: LossCall, target: Tensor) -> tuple[Held, Held]:
+    classes = 0 if call.input.ndim == 1 else 1
+    predicted = call.input.argmax(classes)
+    if target.is_floating_point():  # a probability for each class
+        met = predicted == target.argmax(classes)
+        return hold(met.sum()), float(met.numel())
+    met = predicted == target
+    if call.ignore_index is None:
+        return hold(met.sum()), float(met.numel())
+    valid = target != call.ignore_index
+    return hold((met & valid).sum()), hold(valid.sum())
+
+
+def _counted(call: LossCall) -> Tensor | None:
+    """The number of targets that count, where it can differ from the batch size."""
+    target = call.target
+    if call.ignore_index is None or not isinstance(target, Tensor) or target.is_floating_point():
+        return None
+    return (target != call.ignore_index).sum()
+
+
+def _divisor(call: LossCall, counted: Tensor | None, samples: int) -> Count:
+    if counted is not None:
+        if call.weight is None or not isinstance(call.target, Tensor):
+            return counted
+        valid = call.target != call.ignore_index
+        return (call.weight[call.target.clamp(min=0)] * valid).sum()
+    if call.name in ("kl_div", "ctc_loss"):
+        return samples
+    if call.reduction == NONE:
+        return max(call.output.numel(), 1)
+    if call.classes == "multiclass":  # class probabilities: one target a row
+        return max(call.input.numel() // call.input.shape[1 if call.input.ndim > 1 else 0], 1)
+    return max(call.input.numel(), 1)

@@ -1,0 +1,105 @@
+"""Sums over an epoch's training and over a validation pass: means weighted by samples."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.sample.criteria import Criterion
+from trimtab.sample.scalars import Held, Transfer
+from trimtab.types import PhaseSummary
+
+
+class PassSums:
+    """The losses of one validation pass. On a device the sums stay there until the pass is read."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self._samples = 0
+        self._loss: Held = 0.0
+        self._weight: Held = 0.0
+        self._met: Held = 0.0
+        self._counted: Held = 0.0
+        self._has_classes = False
+
+    def add(self, criterion: Criterion, predictions: tuple[Held, Held] | None, samples: int) -> None:
+        """Take one call of the loss function. A batch in which nothing counts adds nothing."""
+        self.batches += 1
+        self._samples += samples
+        if not isinstance(criterion.weight, float) or criterion.weight > 0:
+            self._loss = self._loss + criterion.value * criterion.weight
+            self._weight = self._weight + criterion.weight
+        if predictions is not None:
+            self._has_classes = True
+            self._met = self._met + predictions[0]
+            self._counted = self._counted + predictions[1]
+
+    def add_pass(self, other: PassSums) -> None:
+        """Fold another pass into this one."""
+        self.batches += other.batches
+        self._samples += other._samples
+        self._loss = self._loss + other._loss
+        self._weight = self._weight + other._weight
+        self._met = self._met + other._met
+        self._counted = self._counted + other._counted
+        self._has_classes = self._has_classes or other._has_classes
+
+    def summary(self) -> PhaseSummary:
+        """Loss and accuracy of the pass. On a device this waits for the pass to be computed."""
+        loss, weight, met, counted = Transfer([self._loss, self._weight, self._met, self._counted]).read()
+        mean = loss / weight if weight else None
+        classes = self._has_classes and counted > 0
+        return PhaseSummary(
+            loss=mean, criterion=mean, accuracy=met / counted if classes else None, samples=self._samples or None
+        )
+
+
+class EpochSums:
+    """The training half of one epoch, fed with steps that are read already."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.samples = 0
+        self._loss = _Mean()
+        self._criterion = _Mean()
+        self._accuracy = _Mean()
+
+    def add(self, loss: float | None, criterion: float | None, weight: float, samples: int) -> None:
+        """Take one step."""
+        self.steps += 1
+        self.samples += samples
+        self._loss.add(loss, weight)
+        self._criterion.add(criterion, weight)
+
+    def add_predictions(self, met: float, counted: float) -> None:
+        """Take the predictions of one batch on which the accuracy was looked at."""
+        if counted > 0:
+            self._accuracy.add(met / counted, counted)
+
+    def summary(self) -> PhaseSummary | None:
+        """None where no step was seen."""
+        if not self.steps:
+            return None
+        counted = self._accuracy.weight
+        return PhaseSummary(
+            loss=self._loss.value(),
+            criterion=self._criterion.value(),
+            accuracy=self._accuracy.value(),
+            samples=self.samples or None,
+            accuracy_samples=int(counted) if counted and counted != self.samples else None,
+        )
+
+
+class _Mean:
+    """A weighted mean. NaN in, NaN out: nothing is filtered."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sum = 0.0
+
+    def add(self, value: float | None, weight: float) -> None:
+        if value is not None and weight > 0:
+            self._sum += value * weight
+            self.weight += weight
+
+    def value(self) -> float | None:
+        return self._sum / self.weight if self.weight or math.isnan(self._sum) else None

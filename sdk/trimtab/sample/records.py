@@ -1,0 +1,122 @@
+"""From numbers to `Step` events: what a record says about the steps it stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from trimtab.sample.gradients import Moments, combine
+from trimtab.sample.ledger import Block, Ledger, Numbers, Row, mean, split_at_first_nonfinite
+from trimtab.types import LayerStatistics, Step, Totals
+
+
+class Context(NamedTuple):
+    """What a record says beyond its own steps."""
+
+    step: int  # the global step of the block's last row
+    totals: Totals
+    depths: Mapping[str, int]
+
+
+def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context) -> Iterator[Step]:
+    """One event for the block, or three when its first non-finite loss is the run's first of this optimizer."""
+    whole = slice(0, len(numbers.rows))
+    parts = [whole]
+    if not ledger.nonfinite_seen:
+        parts = list(split_at_first_nonfinite([_number(row.loss) for row in numbers.rows])) or [whole]
+        ledger.nonfinite_seen = any(_is_nonfinite(_number(row.loss)) for row in numbers.rows)
+    for part in parts:
+        rows = numbers.rows[part]
+        ledger.average([loss for row in rows if (loss := _number(row.loss)) is not None])
+        last = part.stop == whole.stop
+        yield Step(
+            ts=block.ts,
+            step=context.step - (whole.stop - part.stop),
+            optimizer=ledger.label,
+            epoch=block.epoch,
+            loss_ema=ledger.loss_ema,
+            totals=context.totals,
+            batch=block.batch,
+            batches=block.batches,
+            learning_rate=numbers.learning_rate or None,
+            weight_decay=numbers.weight_decay or None,
+            skipped=dict(block.skipped) or None if last else None,
+            accuracy=_accuracy(numbers) if last else None,
+            gradient_preclip_norm=mean(numbers.preclip_norms) if last else None,
+            **_of_rows(rows),
+            **_of_gradients([s for s in numbers.gradients if part.start <= s[0] < part.stop], context.depths),
+        )
+
+
+def _of_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    losses = [loss for row in rows if (loss := _number(row.loss)) is not None]
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    micro_steps = mean([row.micro_steps for row in rows])
+    bad = [loss for loss in losses if math.isnan(loss)]
+    return {
+        "steps": len(rows),
+        "micro_steps": int(micro_steps) if micro_steps is not None and micro_steps.is_integer() else micro_steps,
+        "loss": mean(losses),
+        "loss_min": (bad or [min(losses)])[0] if len(rows) > 1 and losses else None,
+        "loss_max": (bad or [max(losses)])[0] if len(rows) > 1 and losses else None,
+        "samples": sum(row.samples for row in rows) or None,
+        "step_seconds": mean(seconds),
+        "step_durations": tuple(seconds),
+        "data_wait_seconds": mean([row.wait_seconds for row in rows]),
+    }
+
+
+def _of_gradients(
+    sampled: Sequence[tuple[int, list[Moments], Sequence[str | None]]], depths: Mapping[str, int]
+) -> dict[str, Any]:
+    if not sampled:
+        return {}
+    totals = [combine(layers) for _, layers, _ in sampled]
+    return {
+        "gradient_steps": len(totals),
+        "gradient_mean": mean([t.mean for t in totals]),
+        "gradient_variance": mean([t.variance for t in totals]),
+        "gradient_norm": mean([t.norm for t in totals]),
+        "gradient_max_abs": _max([t.max_abs for t in totals]),
+        "gradient_nonfinite": sum(not t.finite for t in totals) or None,
+        "layers": _layers(sampled, depths) or None,
+    }
+
+
+def _layers(
+    sampled: Sequence[tuple[int, list[Moments], Sequence[str | None]]], depths: Mapping[str, int]
+) -> dict[str, LayerStatistics]:
+    by_name: dict[str, list[Moments]] = {}
+    for _, layers, names in sampled:
+        for name, moments in zip(names, layers, strict=True):
+            if name is not None:
+                by_name.setdefault(name, []).append(moments)
+    return {
+        name: LayerStatistics(
+            depth=depths[name],
+            mean=sum(m.mean for m in moments) / len(moments),
+            variance=sum(m.variance for m in moments) / len(moments),
+            norm=sum(m.norm for m in moments) / len(moments),
+            max_abs=_max([m.max_abs for m in moments]),
+        )
+        for name, moments in sorted(by_name.items(), key=lambda item: depths[item[0]])
+    }
+
+
+def _max(values: Sequence[float]) -> float:
+    return next((v for v in values if math.isnan(v)), None) or max(values)
+
+
+def _accuracy(numbers: Numbers) -> float | None:
+    counted = sum(c for _, c in numbers.predictions)
+    return sum(m for m, _ in numbers.predictions) / counted if counted else None
+
+
+def _number(value: Any) -> float | None:
+    """A held value, once its block has been read."""
+    return value if value is None else float(value)
+
+
+def _is_nonfinite(loss: float | None) -> bool:
+    return loss is not None and not math.isfinite(loss)

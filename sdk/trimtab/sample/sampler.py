@@ -1,0 +1,240 @@
+"""Takes what capture says, and publishes events.
+
+Everything here runs on the training thread. What is on a device is read one block later, so that nobody waits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from trimtab.sample.gradients import Taken, take
+from trimtab.sample.layers import LayerChoice
+from trimtab.sample.ledger import Block, GradientSample, Ledger, Numbers
+from trimtab.sample.passes import EpochSums, PassSums
+from trimtab.sample.records import Context, step_events
+from trimtab.sample.scalars import Held
+from trimtab.sample.spacing import Spacing
+from trimtab.types import Epoch, Event, Step, Totals
+
+RECORD_INTERVAL_S = 0.125  # at most eight records a second, over all optimizers
+GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
+ACCURACY_SHARE = 0.1
+
+Progress = tuple[int | None, int | None]  # batches of this epoch so far, and in all
+
+
+class _EndedEpoch(NamedTuple):
+    epoch: int
+    validation: PassSums | None
+    seconds: float
+
+
+class Sampler:
+    """One run's numbers. `emit` takes events; `clock` is in seconds and only differences matter."""
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        layers: LayerChoice,
+        *,
+        overhead: float,
+        gradients_every: int | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.ledgers: list[Ledger] = []
+        self.gradient_spacing = Spacing(GRADIENT_SHARE * overhead, gradients_every)
+        self.accuracy_spacing = Spacing(ACCURACY_SHARE * overhead, 1 if gradients_every == 1 else None)
+        self.samples = 0
+        self.epochs = 0
+        self.wait_s = 0.0
+        self.nonfinite: Counter[str] = Counter()
+        self.steps_before = 0  # of the run that this one resumes
+        self._emit = emit
+        self._layers = layers
+        self._clock = clock
+        self._waiting: deque[tuple[Ledger, Block]] = deque()
+        self._ended: deque[_EndedEpoch] = deque()
+        self._epoch_sums: dict[int, EpochSums] = {}
+        self._epoch_started = clock()
+        self._validation: PassSums | None = None
+        self._validated_at = -math.inf
+
+    @property
+    def global_step(self) -> int:
+        """Steps of the optimizer that stepped most often."""
+        return self.steps_before + max((ledger.steps for ledger in self.ledgers), default=0)
+
+    def ledger(self, label: str) -> Ledger:
+        """The ledger of this label, a new one the first time."""
+        for ledger in self.ledgers:
+            if ledger.label == label:
+                return ledger
+        self.ledgers.append(Ledger(label))
+        return self.ledgers[-1]
+
+    def take(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Taken]:
+        """The statistics of every gradient there is, and the parameters that have one."""
+        present = [p for p in parameters if p.grad is not None]
+        return present, take([p.grad for p in present])  # type: ignore[misc]
+
+    def sample_gradients(self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:
+        """Take the statistics of every gradient there is, for the step that follows."""
+        present = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
+        if present:
+            names = self._layers.names(ledger.label, parameters)
+            taken = take([gradient for _, gradient in present], scale)
+            ledger.gradients.append(GradientSample(len(ledger.rows), [taken], [names[i] for i, _ in present]))
+
+    def add(self, ledger: Ledger, parameters: Sequence[Tensor], taken: Sequence[Taken]) -> None:
+        """Add statistics that were taken in parts, for the step that follows. One parameter for each gradient."""
+        names = self._layers.names(ledger.label, parameters)
+        ledger.gradients.append(GradientSample(len(ledger.rows), taken, names))
+
+    def skip(self, ledger: Ledger, reason: str, loss: Held | None) -> None:
+        """A step was not taken. Its loss is in no record, but a value that is not finite is counted."""
+        ledger.newly_skipped[reason] += 1
+        if isinstance(loss, float) and not math.isfinite(loss):
+            self.nonfinite["loss"] += 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether both spacings have been chosen."""
+        return self.gradient_spacing.settled and self.accuracy_spacing.settled
+
+    def settle(self, step_seconds: float) -> None:
+        """A step of the warm-up took this long."""
+        self.gradient_spacing.step(step_seconds)
+        self.accuracy_spacing.step(step_seconds)
+
+    def close(self, ledger: Ledger, now: float, epoch: int | None, progress: Progress) -> None:
+        """End the ledger's block, and publish every block that can be read without waiting."""
+        ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
+        self._waiting.append((ledger, ledger.cut(time.time(), epoch, progress)))
+        while self._waiting and (self._waiting[0][1].immediate or len(self._waiting) > len(self.ledgers)):
+            self._publish_block(*self._waiting.popleft())
+        self._publish_ended()
+
+    def validation(self, sums: PassSums, epoch: int | None) -> None:
+        """A validation pass is over. Passes in quick succession are folded into one record."""
+        folded = PassSums()
+        folded.add_pass(sums)
+        if self._validation is not None:
+            folded.add_pass(self._validation)
+        self._validation = folded
+        now = self._clock()
+        if now - self._validated_at >= RECORD_INTERVAL_S:
+            self._validated_at = now
+            self._publish_validation(epoch)
+
+    def end_epoch(self, epoch: int, validation: PassSums | None) -> None:
+        """An epoch is over. Its record follows the steps that belong to it."""
+        now = self._clock()
+        self.epochs += 1
+        self._ended.append(_EndedEpoch(epoch, validation, now - self._epoch_started))
+        self._epoch_started = now
+        self._publish_ended()
+
+    def flush(self, epoch: int | None) -> None:
+        """Publish everything, waiting for devices where need be."""
+        for ledger in self.ledgers:
+            if ledger.rows or ledger.newly_skipped:
+                self._waiting.append((ledger, ledger.cut(time.time(), epoch, (None, None))))
+        while self._waiting:
+            self._publish_block(*self._waiting.popleft())
+        self._publish_ended()
+        if self._validation is not None:
+            self._publish_validation(epoch)
+
+    def _publish_block(self, ledger: Ledger, block: Block) -> None:
+        numbers = block.read()
+        self._leave_out_skipped(ledger, block, numbers)
+        ledger.steps += len(numbers.rows)
+        ledger.skipped += block.skipped
+        self._count(ledger, numbers)
+        context = Context(self.global_step, self._totals(ledger), self._layers.depths)
+        for event in step_events(ledger, block, numbers, context):
+            self._emit(event)
+
+    def _leave_out_skipped(self, ledger: Ledger, block: Block, numbers: Numbers) -> None:
+        """Steps of a fused optimizer that GradScaler told to do nothing, as is known only now."""
+        skipped = {i for i, row in enumerate(numbers.rows) if row.found_inf}
+        if skipped:
+            block.skipped["scaler"] += len(skipped)
+            shift = [i - sum(s < i for s in skipped) for i in range(len(numbers.rows) + 1)]
+            numbers.gradients = [(shift[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
+            numbers.rows = [row for i, row in enumerate(numbers.rows) if i not in skipped]
+
+    def _count(self, ledger: Ledger, numbers: Numbers) -> None:
+        first = ledger is self.ledgers[0]
+        for row in numbers.rows:
+            self.samples += row.samples
+            self.wait_s += row.wait_seconds
+            loss = row.mean_loss if row.mean_loss is not None else row.loss
+            if loss is not None and not math.isfinite(loss):
+                self.nonfinite["loss"] += 1
+            if first:
+                criterion = row.criterion if row.criterion is not None else loss
+                self._sums_of(row.epoch).add(loss, criterion, row.weight, row.samples)  # type: ignore[arg-type]
+        for _, moments, _ in numbers.gradients:
+            self.nonfinite["gradient"] += any(not m.finite for m in moments)
+        if first and numbers.rows:
+            for met, counted in numbers.predictions:
+                self._sums_of(numbers.rows[-1].epoch).add_predictions(met, counted)
+
+    def _sums_of(self, epoch: int) -> EpochSums:
+        return self._epoch_sums.setdefault(epoch, EpochSums())
+
+    def _totals(self, ledger: Ledger) -> Totals:
+        return Totals(
+            steps=self.steps_before + ledger.steps,
+            samples=self.samples,
+            epochs=self.epochs,
+            data_wait_seconds=self.wait_s,
+            skipped=dict(ledger.skipped),
+            nonfinite=dict(self.nonfinite),
+        )
+
+    def _publish_ended(self) -> None:
+        while self._ended and not self._has_open_rows(self._ended[0].epoch):
+            ended = self._ended.popleft()
+            train = self._epoch_sums.pop(ended.epoch, None)
+            self._emit(
+                Epoch(
+                    ts=time.time(),
+                    step=self.global_step,
+                    epoch=ended.epoch,
+                    train=train.summary() if train is not None else None,
+                    validation=ended.validation.summary() if ended.validation is not None else None,
+                    seconds=ended.seconds,
+                )
+            )
+
+    def _has_open_rows(self, epoch: int) -> bool:
+        open_rows = [ledger.rows for ledger in self.ledgers] + [block.rows for _, block in self._waiting]
+        return any(rows and rows[0].epoch <= epoch for rows in open_rows)
+
+    def _publish_validation(self, epoch: int | None) -> None:
+        sums, self._validation = self._validation, None
+        if sums is None:
+            return
+        summary = sums.summary()
+        if summary.loss is not None and not math.isfinite(summary.loss):
+            self.nonfinite["loss"] += 1
+        self._emit(
+            Step(
+                ts=time.time(),
+                step=self.global_step,
+                steps=sums.batches,
+                epoch=epoch,
+                phase="validation",
+                loss=summary.loss,
+                accuracy=summary.accuracy,
+                samples=summary.samples,
+            )
+        )

@@ -1,0 +1,63 @@
+"""Single values: a loss, a norm, a learning rate in a tensor.
+
+On the CPU a value is read at once (0.25 us). On a device it is copied at once, since the user may change the tensor
+in place later, and read with all others in one transfer that nobody waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Held: TypeAlias = "float | Tensor"
+
+
+def hold(value: Tensor) -> Held:
+    """The value of a one-element tensor, now. Complex values give their real part."""
+    if value.is_cpu:
+        number = value.item()
+        return number.real if isinstance(number, complex) else number
+    held = value.detach()
+    if held.is_complex():
+        held = held.real
+    wide = torch.float32 if held.device.type == "mps" else torch.float64
+    return held.reshape(()).to(wide, copy=True)
+
+
+class Transfer:
+    """Held values on their way to the host. Starting it never waits; reading it waits only for this copy."""
+
+    def __init__(self, values: Sequence[Held]) -> None:
+        self._values = list(values)
+        self._tensors = [v for v in self._values if not isinstance(v, float | int)]
+        self._copy: Tensor | None = None
+        self._event: torch.cuda.Event | None = None
+        if self._tensors:
+            self._start()
+
+    def _start(self) -> None:
+        stacked = torch.stack([t.double() if t.is_cuda else t for t in self._tensors])
+        if stacked.is_cuda:
+            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+            self._copy.copy_(stacked, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._copy = stacked
+
+    @property
+    def immediate(self) -> bool:
+        """Whether reading costs no wait at all."""
+        return not self._tensors
+
+    def read(self) -> list[float]:
+        """All values as floats, in the order given."""
+        if self._copy is None:
+            return [float(v) for v in self._values]
+        if self._event is not None:
+            self._event.synchronize()
+        read = iter(self._copy.tolist())
+        return [float(v) if isinstance(v, float | int) else next(read) for v in self._values]

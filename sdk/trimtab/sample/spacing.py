@@ -1,0 +1,56 @@
+"""How often something costly is done, so that its cost stays within a share of the step time.
+
+The interval is a power of two. In warm-up the cost is measured at steps 0, 1, 2, 4, 8, ...; then the interval
+settles and stays, but for doublings when the run's own overhead is found above its budget.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+WARM_UP_STEPS = 16
+LONGEST = 65_536
+
+
+class Spacing:
+    """Decides on which steps to act. `share` is the fraction of the step time that acting may cost."""
+
+    def __init__(self, share: float, fixed: int | None = None) -> None:
+        self.interval = fixed or 1
+        self.settled = fixed is not None
+        self._fixed = fixed
+        self._share = share
+        self._costs_s: list[float] = []
+        self._steps_s: list[float] = []
+
+    def due(self, step: int) -> bool:
+        """Whether to act on this step, counted from 0."""
+        if self.settled:
+            return step % self.interval == 0
+        return step & (step - 1) == 0
+
+    def cost(self, seconds: float) -> None:
+        """What acting cost this time."""
+        if not self.settled:
+            self._costs_s.append(seconds)
+
+    def step(self, seconds: float) -> bool:
+        """How long a step took. True when the interval settled with this one."""
+        if self.settled:
+            return False
+        self._steps_s.append(seconds)
+        if len(self._steps_s) < WARM_UP_STEPS or len(self._costs_s) < 3:
+            return False
+        cost_s = statistics.median(self._costs_s[1:])  # the first one also pays for what is done once
+        allowed_s = self._share * statistics.median(self._steps_s)
+        while self.interval < LONGEST and cost_s > allowed_s * self.interval:
+            self.interval *= 2
+        self.settled = True
+        return True
+
+    def widen(self) -> bool:
+        """Twice the interval, unless it is fixed. True when it changed."""
+        if self._fixed is not None or not self.settled or self.interval >= LONGEST:
+            return False
+        self.interval *= 2
+        return True

@@ -1,0 +1,183 @@
+"""`watch`: decorator and context manager, and the one run that is active in a process."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from trimtab import config as configuration
+from trimtab import lifecycle
+from trimtab.errors import ConfigError, RunActiveError
+from trimtab.run import Run
+from trimtab.types import Backend, Status
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_lock = threading.Lock()
+_active: Run | None = None
+
+
+class Watch:
+    """What `watch` returns when it is called with options: use it as a decorator or with `with`."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+        self._runs: list[Run | None] = []
+
+    def __call__(self, function: F) -> F:
+        return _decorated(function, self._options)
+
+    def __enter__(self) -> Run:
+        run = _start(self._options, default_name=None)
+        self._runs.append(run)
+        return run
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run = self._runs.pop()
+        if run is not None:
+            _end(run, error)
+
+
+@overload
+def watch(fn: F) -> F: ...
+
+
+@overload
+def watch(
+    fn: None = None,
+    *,
+    run: str | None = None,
+    backends: Sequence[str | Backend] | str | None = None,
+    overhead: float | None = None,
+    gradients_every: int | None = None,
+    layers: Sequence[str] | str | None = None,
+    directory: str | PathLike[str] | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    resume: bool | None = None,
+    config: str | PathLike[str] | None = None,
+) -> Watch: ...
+
+
+def watch(fn: Any = None, **options: Any) -> Any:
+    """Watch the training inside a function or a `with` block.
+
+    Use it bare (`@watch`), with options (`@watch(run="resnet")`), or as a context manager (`with watch() as run:`).
+    The function's arguments, return value, name and exceptions pass through.
+
+    Args:
+        run: name of the run, `[A-Za-z0-9._-]`, at most 128. Default: script or function name, UTC time, four hex digits.
+        backends: names or instances. Default: console, jsonl, prometheus.
+        overhead: the share of the run's time that watching may cost, 0 to 0.5. Default: 0.01.
+        gradients_every: take gradient statistics every so many steps. Default: chosen within `overhead`.
+        layers: patterns of the parameters shown one by one. Default: all, up to 200.
+        directory: where runs are written. Default: `runs`.
+        host, port: where /metrics is served. Default: 127.0.0.1, 9464 or the next free port.
+        resume: go on with the run of the same name: its step count goes on.
+        config: a TOML file with any of these.
+
+    Raises:
+        ConfigError: an option that cannot be used, or a coroutine or generator function.
+        BackendError: a backend that was asked for cannot start.
+        RunActiveError: another run is active in this process.
+    """
+    if fn is None:
+        configuration.check(**options)
+        return Watch(options)
+    if options or not callable(fn):
+        raise ConfigError(f"watch({fn!r}): expected a function. Pass options by name, as in @watch(run='resnet').")
+    return _decorated(fn, {})
+
+
+def log(values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
+    """Log to the active run; see `Run.log`. Does nothing outside of a run."""
+    run = _active
+    if run is not None:
+        run.log(values, phase=phase, **more)
+
+
+def should_stop() -> bool:
+    """Whether the active run is asked to stop. False outside of a run."""
+    run = _active
+    return run is not None and run.should_stop
+
+
+def active_run() -> Run | None:
+    """The run that is active in this process."""
+    return _active
+
+
+def _decorated(function: F, options: Mapping[str, Any]) -> F:
+    name = getattr(function, "__name__", type(function).__name__)
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function) or (
+        inspect.isasyncgenfunction(function)
+    ):
+        raise ConfigError(
+            f"watch({name}): coroutine and generator functions cannot be watched, since their body does not run when "
+            "they are called. Use `with trimtab.watch():` inside of it."
+        )
+
+    @functools.wraps(function)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if configuration.disabled():
+            return function(*args, **kwargs)
+        run = _start(options, default_name=name)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            _end(run, error)
+            raise
+        _end(run, None)
+        return result
+
+    return watched  # type: ignore[return-value]
+
+
+def _start(options: Mapping[str, Any], *, default_name: str | None) -> Run:
+    global _active
+    with _lock:
+        if _active is not None:
+            raise RunActiveError(
+                f"run {_active.name!r} is active in this process, and one at a time can be. Close it first, or log to "
+                "it with trimtab.log()."
+            )
+        run = Run(configuration.resolve(default_name=default_name, **options))
+        run.start()
+        _active = run
+    lifecycle.after_fork_in_child(_forget_in_child)
+    return run
+
+
+def _end(run: Run, error: BaseException | None) -> None:
+    global _active
+    status, text = _status_of(error)
+    try:
+        run.close(status, text)
+    finally:
+        if _active is run:
+            _active = None
+
+
+def _status_of(error: BaseException | None) -> tuple[Status, str | None]:
+    if error is None:
+        return "completed", None
+    if isinstance(error, SystemExit):
+        return ("completed", None) if error.code in (None, 0) else ("failed", f"SystemExit: {error.code}")
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "KeyboardInterrupt"
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def _forget_in_child() -> None:
+    """A forked child neither serves nor writes."""
+    global _active, _lock
+    run, _active, _lock = _active, None, threading.Lock()
+    if run is not None:
+        run.abandon()
