@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward, objective, watch_backward
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.loaders import LoaderPass, watch_loaders
-from trimtab.capture.losses import BuiltinLoss, ModuleLoss, watch_losses
+from trimtab.capture.losses import Loss, OwnLoss, watch_losses
 from trimtab.capture.models import Models
 from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.capture.passes import Passes
@@ -52,6 +53,7 @@ class Capture:
         self._steps = Steps(recorder, self._attribution, models, say)
         self._hooks = OptimizerHooks(self._steps)
         self._undo_losses: Callable[[], None] | None = None
+        self._criterion_hooks: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Hook and wrap. Undone by `detach`."""
@@ -72,6 +74,8 @@ class Capture:
         """Put everything back as it was."""
         self._hooks.detach()
         self._patches.restore()
+        for handle in self._criterion_hooks:
+            handle.remove()
         if self._undo_losses is not None:
             self._undo_losses()
             self._undo_losses = None
@@ -87,11 +91,22 @@ class Capture:
         """Label `optimizer` with a name instead of its index."""
         self._steps.name(optimizer, name)
 
+    def watch_criterion(self, criterion: nn.Module) -> None:
+        """Take the output of a loss module of the user's own as the mean loss of its batch."""
+        loss = OwnLoss(type(criterion).__name__)
+        report = self._guard.wrap("criterion", self._loss_called)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if type(output) is Tensor and output.numel() == 1 and args and isinstance(args[0], Tensor):
+                report(loss, output, args)
+
+        self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
+
     def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
         started = self._clock() if self._meter.timing else 0.0
         loss: Held | None = None
         source = tensors
-        if self._scaled:
+        if self._scaled.recent:
             found = self._scaled.unscaled(tensors)
             if found is not None:
                 loss, source = found
@@ -125,7 +140,7 @@ class Capture:
         if started:
             self._meter.hook(started)
 
-    def _loss_called(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def _loss_called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if in_backward() != -1:  # computed again under checkpointing
             return
         started = self._clock() if self._meter.timing else 0.0

@@ -6,10 +6,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
-from trimtab.capture.losses import BuiltinLoss, ModuleLoss
+from trimtab.capture.losses import Loss
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.sample.criteria import Criterion, criterion, predictions
@@ -39,17 +38,19 @@ class Criteria:
         self._output_is_mean = False
         self._is_objective = False  # backward is called on the very mean that the loss function returned
         self._is_sum = False  # ... or on the very sum over samples
-        self._values: list[Criterion] = []  # of training, since the last step, where they had to be computed
+        self.values: list[Criterion] = []  # of training, since the last step, where they had to be computed
         self._undecided: tuple[Criterion, tuple[Held, Held] | None] | None = None
         self._eval_mode_backwards = 0
         self._calls = 0
+        self._look_at = 0  # the call on which predictions are looked at next
 
-    def called(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
-        self.decide()
-        if not torch.is_grad_enabled():
+        if self._undecided is not None:
+            self.decide()
+        if not is_grad_enabled():
             self._validate(loss, output, args)
-        elif self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER and self._models.any_in_eval_mode():
+        elif self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER:
             if output.requires_grad:
                 call = loss.call(output, args)
                 self._undecided = criterion(call), predictions(call)
@@ -77,50 +78,47 @@ class Criteria:
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
 
-    def take(self) -> tuple[Held | None, Held | None, int]:
+    def take(self) -> tuple[Held | None, Held | None]:
         """What the calls since the last step said, then forget them.
 
-        Returns the objective as a mean over samples where it is a sum over them, the criterion's own mean where it is
-        not the objective, and the samples where no loader tells them.
+        Returns the objective as a mean over samples where it is a sum over them, and the criterion's own mean where it
+        is not the objective.
         """
-        values, samples = self._values, self.samples
-        self.samples = 0
-        if not values:
-            return None, None, samples
-        self._values = []
+        values, self.values = self.values, []
         if self._is_objective:
-            return None, None, samples
+            return None, None
         value = values[0].value
         if len(values) > 1:
             weight = sum((v.weight for v in values[1:]), values[0].weight)
             value = sum((v.value * v.weight for v in values[1:]), value * values[0].weight) / weight
-        return (value if self._is_sum else None), value, samples
+        return (value if self._is_sum else None), value
 
-    def _train(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)
         if not self._passes.batch_samples:
             self.samples += loss.samples(args)
-        due = loss.classes is not None and loss.name == self._primary and self._spacing.due(self._calls)
         self._calls += 1
+        due = self._calls > self._look_at and loss.classes is not None and loss.name == self._primary
         if self._is_objective and not due:
             return
         call = loss.call(output, args)
         if not self._is_objective and loss.name == self._primary:
-            self._values.append(criterion(call))
+            self.values.append(criterion(call))
         if due:
+            self._look_at = self._spacing.after(self._calls - 1)
             started = self._clock()
             found = predictions(call)
             self._spacing.cost(self._clock() - started)
             if found is not None:
                 self.predictions.append(found)
 
-    def _remember(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None:
             self._primary = loss.name
         self._output = weakref.ref(output)
-        self._output_is_mean = output.ndim == 0 and loss.is_mean(args)
+        self._output_is_mean = loss.is_mean(args)
 
-    def _validate(self, loss: BuiltinLoss | ModuleLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None or loss.name == self._primary:
             call = loss.call(output, args)
             self._passes.validated(criterion(call), predictions(call))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,29 @@ class ModuleLoss:
         return args[1].shape[0] if args[1].ndim else 1
 
 
+@dataclass(frozen=True, slots=True)
+class OwnLoss:
+    """A loss module of the user's own, whose output is the mean. Its arguments are (input, target, ...)."""
+
+    name: str
+    classes: Classes | None = None
+
+    def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
+        """What was called."""
+        target = args[1] if len(args) > 1 and isinstance(args[1], Tensor) else None
+        return LossCall(self.name, output, args[0], target, MEAN)
+
+    def is_mean(self, args: tuple[Any, ...]) -> bool:
+        """Its output is the mean."""
+        return True
+
+    def samples(self, args: tuple[Any, ...]) -> int:
+        """The batch size."""
+        return args[0].shape[0] if args[0].ndim else 1
+
+
+Loss: TypeAlias = BuiltinLoss | ModuleLoss | OwnLoss
+
 BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
     BuiltinLoss("cross_entropy_loss", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
     BuiltinLoss("nll_loss_nd", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
@@ -97,8 +120,8 @@ BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
 
 PYTHON_LOSSES = (nn.GaussianNLLLoss, nn.MultiLabelSoftMarginLoss, nn.TripletMarginWithDistanceLoss)
 
-OnLoss = Callable[[BuiltinLoss | ModuleLoss, Tensor, tuple[Any, ...]], object]
-Guarding = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
+Guarding: TypeAlias = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
 
 def watch_losses(patches: Patches, on_loss: OnLoss, guard: Guarding) -> Callable[[], None]:

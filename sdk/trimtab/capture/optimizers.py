@@ -8,8 +8,8 @@ that reports when it first returns. Optimizers that step inside `backward`, one 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ _FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wr
 class StepListener(Protocol):
     """What a step tells. Every call is made by the thread that steps."""
 
-    def before_step(self, optimizer: Optimizer, *, gradients_ready: bool) -> None:
+    def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """The step begins. Under a closure the gradients are not ready, and `closure_returned` follows."""
         ...
 
@@ -39,19 +39,12 @@ class StepListener(Protocol):
         ...
 
 
-class _Thread(threading.local):
-    """The step that a thread is in. `frame` is the running `step` call of the outermost optimizer."""
-
-    frame: FrameType | None = None
-    depth: int = 0
-
-
 class OptimizerHooks:
     """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
 
     def __init__(self, listener: StepListener) -> None:
         self._listener = listener
-        self._thread = _Thread()
+        self._running: dict[int, FrameType] = {}  # thread to the running `step` call of its outermost optimizer
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
 
@@ -70,12 +63,11 @@ class OptimizerHooks:
         self._handles, self._own_hooks = [], {}
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        thread = self._thread
-        if thread.depth and self._still_running(thread.frame):
-            thread.depth += 1
+        thread = get_ident()
+        outer = self._running.get(thread)
+        if outer is not None and _is_on_stack(outer):
             return None
-        thread.depth = 1
-        thread.frame = sys._getframe(_FRAMES_TO_STEP)
+        self._running[thread] = sys._getframe(_FRAMES_TO_STEP)
         if optimizer._optimizer_step_pre_hooks and self._be_last(optimizer):
             return None
         return self._begin(optimizer, args, kwargs)
@@ -83,25 +75,23 @@ class OptimizerHooks:
     def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._listener.before_step(optimizer, gradients_ready=True)
+            self._listener.before_step(optimizer, True)
             return None
-        self._listener.before_step(optimizer, gradients_ready=False)
+        self._listener.before_step(optimizer, False)
         reporting = self._reporting(optimizer, closure)
         if len(args) > 1:
             return (args[0], reporting, *args[2:]), kwargs
         return args, {**kwargs, "closure": reporting}
 
     def _before_last(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._begin(optimizer, args, kwargs) if self._thread.depth == 1 else None
+        is_outermost = self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP)
+        return self._begin(optimizer, args, kwargs) if is_outermost else None
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        thread = self._thread
-        if thread.depth > 1:
-            thread.depth -= 1
-            return
-        thread.depth = 0
-        thread.frame = None
-        self._listener.after_step(optimizer)
+        thread = get_ident()
+        if self._running.get(thread) is sys._getframe(_FRAMES_TO_STEP):
+            del self._running[thread]
+            self._listener.after_step(optimizer)
 
     def _be_last(self, optimizer: Optimizer) -> bool:
         """Put a hook of ours behind the optimizer's own pre-hooks, which may clip. True when it will be called."""
@@ -130,12 +120,12 @@ class OptimizerHooks:
 
         return keep_out(reporting_closure, calls_user_code=True)
 
-    @staticmethod
-    def _still_running(frame: FrameType | None) -> bool:
-        """Whether `frame` is on this thread's stack. It is not after a step that raised, which skips post-hooks."""
-        caller: FrameType | None = sys._getframe(_FRAMES_TO_STEP + 1).f_back
-        while caller is not None:
-            if caller is frame:
-                return True
-            caller = caller.f_back
-        return False
+
+def _is_on_stack(frame: FrameType) -> bool:
+    """Whether `frame` is still running on this thread. It is not after a step that raised, which skips post-hooks."""
+    caller: FrameType | None = sys._getframe(_FRAMES_TO_STEP + 1).f_back
+    while caller is not None:
+        if caller is frame:
+            return True
+        caller = caller.f_back
+    return False

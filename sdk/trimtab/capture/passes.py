@@ -39,8 +39,8 @@ class Passes:
         self, on_validation: Callable[[PassSums], object], on_epoch: Callable[[int, PassSums | None], object]
     ) -> None:
         self.epoch = 1
-        self.samples = 0  # trained on since `take`
-        self.wait_s = 0.0  # waited for those
+        self.samples = 0  # trained on since the last step, which the recorder clears
+        self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
         self._on_validation = on_validation
@@ -65,12 +65,6 @@ class Passes:
     def progress(self) -> tuple[int | None, int | None]:
         """Batches of this epoch so far, and in all."""
         return (self._followed.batches, self._followed.sized) if self._followed is not None else (None, None)
-
-    def take(self) -> tuple[int, float]:
-        """Samples trained on, and seconds waited for them, since the last call."""
-        taken = self.samples, self.wait_s
-        self.samples, self.wait_s = 0, 0.0
-        return taken
 
     def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
         """A batch came."""

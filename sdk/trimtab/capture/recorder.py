@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.passes import Passes
-from trimtab.sample.ledger import Ledger, Row
+from trimtab.sample.ledger import Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
@@ -30,21 +30,25 @@ class Recorder:
     ) -> None:
         """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
         passes, criteria = self._passes, self._criteria
-        samples, wait_s = passes.take()
-        mean_loss, criterion, loss_samples = criteria.take()
+        samples, wait_s = passes.samples or criteria.samples, passes.wait_s
+        passes.samples = criteria.samples = 0
+        passes.wait_s = 0.0
+        mean_loss, criterion = criteria.take() if criteria.values else (None, None)
         if criteria.predictions:
             ledger.predictions += criteria.predictions
             criteria.predictions = []
         seconds = None
         if ended_at is not None:
-            seconds = now - max(ended_at, passes.resumed_at, criteria.validated_at)
+            started_at = ended_at
+            if passes.resumed_at > started_at or criteria.validated_at > started_at:
+                started_at = max(passes.resumed_at, criteria.validated_at)
+            seconds = now - started_at
             if not self.sampler.settled:
                 self.sampler.settle(seconds)
-        samples = samples or loss_samples
         loss = losses[0] if len(losses) == 1 else total(losses)
         weight = samples or passes.batch_samples or 1
         ledger.rows.append(
-            Row(loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
+            (loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
         )
         if now >= ledger.close_at:
             self.close(ledger)

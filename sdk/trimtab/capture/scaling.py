@@ -32,10 +32,7 @@ class ScaledLosses:
     """Tells what a tensor given to backward was before `GradScaler.scale` multiplied it."""
 
     def __init__(self) -> None:
-        self._recent: list[_Scaled] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._recent)
+        self.recent: list[_Scaled] = []  # since the last backward
 
     def attach(self, patches: Patches, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
         """Wrap `GradScaler.scale`."""
@@ -55,10 +52,10 @@ class ScaledLosses:
 
         The memory is one backward long.
         """
-        recent, self._recent = self._recent, []
+        recent, self.recent = self.recent, []
         for scaled in recent:
             if scaled.output() is tensor:
-                self._recent = [other for other in recent if other is not scaled]
+                self.recent = [other for other in recent if other is not scaled]
                 return scaled.loss, scaled.source()
         for scaled in recent:  # what was given to backward was computed from a scaled loss
             if _descends(tensor, scaled.grad_fn):
@@ -71,10 +68,10 @@ class ScaledLosses:
             pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
         for loss, output in pairs:
             if loss.numel() == 1 and scaler._scale is not None:
-                self._recent.append(
+                self.recent.append(
                     _Scaled(weakref.ref(loss), weakref.ref(output), output.grad_fn, hold(loss), scaler._scale)
                 )
-        del self._recent[:-ANCESTORS]
+        del self.recent[:-ANCESTORS]
 
 
 def _descends(tensor: Tensor, ancestor: Any) -> bool:

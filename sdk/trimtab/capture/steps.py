@@ -22,7 +22,8 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "found_inf", "group_count", "ledger", "optimizer", "parameters", "share",
+        "calls", "ended_at", "evaluated", "found_inf", "group_count", "ledger", "optimizer", "parameters", "sample_at",
+        "share",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -32,6 +33,7 @@ class Tracked:
         self.share = share
         self.group_count = len(optimizer.param_groups)
         self.calls = 0  # steps, taken or skipped
+        self.sample_at = 0  # the call on which gradients are sampled next
         self.ended_at: float | None = None
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.found_inf: Held | None = None
@@ -55,6 +57,7 @@ class Steps:
     def __init__(self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]):
         self.unseen = UnseenOptimizer(recorder, attribution, models, say)
         self.in_backward = StepsInBackward(recorder, models)
+        self.any_seen = False  # whether any optimizer has stepped
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
@@ -64,29 +67,26 @@ class Steps:
         self._scaler_seen = False
         self._calls_before_scaler = 0
 
-    @property
-    def any_seen(self) -> bool:
-        """Whether any optimizer has stepped."""
-        return bool(self._tracked)
-
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
         self._names[id(optimizer)] = name
 
-    def before_step(self, optimizer: Optimizer, *, gradients_ready: bool) -> None:
+    def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""
         recorder = self._recorder
         started = recorder.clock() if recorder.meter.timing else 0.0
         if in_backward() != -1:
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
-        tracked = self._find(optimizer) or self._meet(optimizer)
+        tracked = self._tracked.get(id(optimizer))
+        if tracked is None or tracked.optimizer() is not optimizer:
+            tracked = self._meet(optimizer)
         tracked.evaluated = None
         tracked.ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
-        if gradients_ready and recorder.sampler.gradient_spacing.due(tracked.calls):
+        if gradients_ready and tracked.calls >= tracked.sample_at:
             self._sample(tracked, optimizer)
         if started:
             recorder.meter.hook(started)
@@ -96,14 +96,14 @@ class Steps:
         tracked = self._find(optimizer)
         if tracked is not None:
             tracked.evaluated = list(tracked.share.losses)
-            if self._recorder.sampler.gradient_spacing.due(tracked.calls):
+            if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped; see `StepListener`."""
         recorder = self._recorder
         now = recorder.clock()
-        tracked = self._find(optimizer)
+        tracked = self._tracked.get(id(optimizer))
         if tracked is None:
             return
         losses = tracked.share.losses if tracked.evaluated is None else tracked.evaluated
@@ -166,10 +166,12 @@ class Steps:
         self._models.search(parameters)
         tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
         self._tracked[id(optimizer)] = tracked
+        self.any_seen = True
         self._recorder.meter.add(self._recorder.clock() - started)
         return tracked
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        tracked.sample_at = self._recorder.sampler.gradient_spacing.after(tracked.calls)
         tracked.refresh(optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)

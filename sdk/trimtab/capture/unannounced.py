@@ -38,6 +38,7 @@ class StepsInBackward:
         self._models = models
         self._ledger: Ledger | None = None
         self._calls = 0
+        self._sample_at = 0
         self._ended_at: float | None = None
         self._parameters: list[Tensor] = []  # sampled in this backward
         self._taken: list[Taken] = []
@@ -50,7 +51,7 @@ class StepsInBackward:
         if not self.stepped:
             self.stepped = True
             self._ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
-        if recorder.sampler.gradient_spacing.due(self._calls):
+        if self._calls >= self._sample_at:
             started = recorder.clock()
             present, taken = recorder.sampler.take(parameters)
             self._parameters += present
@@ -65,6 +66,7 @@ class StepsInBackward:
         if self._taken:
             self._models.search(self._parameters)
             recorder.sampler.add(ledger, self._parameters, self._taken)
+            self._sample_at = recorder.sampler.gradient_spacing.after(self._calls)
         self._parameters, self._taken, self.stepped = [], [], False
         self._calls += 1
         ended_at, self._ended_at = self._ended_at, now
@@ -87,6 +89,7 @@ class UnseenOptimizer:
         self._ledger: Ledger | None = None
         self._parameters: list[Tensor] = []
         self._calls = 0
+        self._sample_at = 0
         self._ended_at: float | None = None
 
     def before_backward(self, gone: list[Held]) -> None:
@@ -102,7 +105,7 @@ class UnseenOptimizer:
 
     def after_backward(self) -> None:
         """Gradients are there; nobody knows when they will be used, so this is when they are sampled."""
-        if self._ledger is not None and self._recorder.sampler.gradient_spacing.due(self._calls):
+        if self._ledger is not None and self._calls >= self._sample_at:
             self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
             self._recorder.sample(self._ledger, self._parameters)
 
@@ -126,6 +129,8 @@ class UnseenOptimizer:
 
     def _step(self, losses: list[Held], now: float) -> None:
         if self._ledger is not None:
+            if self._calls >= self._sample_at:
+                self._sample_at = self._recorder.sampler.gradient_spacing.after(self._calls)
             self._calls += 1
             ended_at, self._ended_at = self._ended_at, now
             self._recorder.record(self._ledger, losses, ended_at, now)

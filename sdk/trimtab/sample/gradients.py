@@ -14,18 +14,22 @@ of a distributed one (DTensor) are the local shard's, to be combined over ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from trimtab.sample.moments import Moments, combine
+
+__all__ = ["Moments", "Taken", "combine", "take"]
 
 BLOCK = 1024 * 1024  # elements: 4 MiB, for caches of today; a smaller one pays for launches, a larger one for memory
 DEVICE_BLOCK = 16 * BLOCK  # on a device launches cost more, and there is memory
 ROW = 512  # elements whose squares are summed one after the other, with an error of at most ROW / 8 lanes * 2**-24
 SMALL = 8 * ROW  # elements up to which a launch costs more than its work
 STACKED = 4  # small gradients of one shape from which on it pays to copy them into one block
-FEW = 16  # elements up to which plain Python is faster than a launch
+FEW = 32  # elements up to which plain Python is faster than a launch
 
 # Largest magnitudes for which a block's sum of squares stays well inside float32, even if denormals are flushed to 0.
 SQUARABLE = 1e-12, 1e15
@@ -34,53 +38,6 @@ SQUARABLE = 1e-12, 1e15
 CANCELLED = 0.5
 
 _TINY = torch.finfo(torch.float32).tiny
-
-
-class Moments(NamedTuple):
-    """What is known of the elements of one gradient, or of several combined. All zero where there are none.
-
-    One NaN makes every figure NaN. An Inf without a NaN makes `max_abs` and `norm` Inf, mean and variance NaN. Finite
-    float64 elements beyond 1e150 make `m2`, `variance` and `norm` Inf: there float64 itself ends.
-    """
-
-    size: int  # number of elements
-    mean: float
-    m2: float  # sum of squared deviations from the mean
-    max_abs: float
-
-    @property
-    def variance(self) -> float:
-        """Of the whole population: `m2 / size`."""
-        return self.m2 / self.size if self.size else 0.0
-
-    @property
-    def norm(self) -> float:
-        """2-norm of the elements."""
-        return math.hypot(math.sqrt(self.m2), math.sqrt(self.size) * self.mean) if self.finite else self.max_abs
-
-    @property
-    def finite(self) -> bool:
-        """Whether every element is."""
-        return math.isfinite(self.max_abs)
-
-
-def combine(parts: Iterable[Moments]) -> Moments:
-    """The moments of all elements of `parts` together: blocks, layers, shards, ranks.
-
-    Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979), eq. 2.1.
-    """
-    size, mean, m2, max_abs = 0, 0.0, 0.0, 0.0
-    for part in parts:
-        if part.size == 0:
-            continue
-        total = size + part.size
-        delta = part.mean - mean
-        mean += delta * part.size / total
-        m2 += part.m2 + delta * delta * size * part.size / total
-        if part.max_abs > max_abs or math.isnan(part.max_abs):
-            max_abs = part.max_abs
-        size = total
-    return Moments(size, mean, m2, max_abs)
 
 
 class Taken:
@@ -104,7 +61,7 @@ class Taken:
         if not isinstance(self._scale, float):
             self._scale = self._scale.read()[0]
         moments = [self._moments[index] for index in range(len(self._moments))]
-        return moments if self._scale == 1.0 else [_divide(each, self._scale) for each in moments]
+        return moments if self._scale == 1.0 else [each.divided_by(self._scale) for each in moments]
 
 
 def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
@@ -169,7 +126,7 @@ def _pieces(values: Tensor, block: int) -> Iterator[Tensor]:
 def _on_cpu(group: dict[int, _Elements]) -> dict[int, Moments]:
     moments = {}
     for indices in _alike(group):
-        rows = torch.stack([group[index].values for index in indices]).view(len(indices), -1)
+        rows = torch.stack([group[index].values for index in indices]).reshape(len(indices), -1)
         for index, sums in zip(indices, _sums_of_rows(_wide(rows)), strict=True):
             moments[index] = _judge(group[index], *sums)
     for index, elements in group.items():
@@ -217,10 +174,10 @@ def _sum_of_squares(flat: Tensor) -> float:
     if size <= SMALL:
         return flat.dot(flat).item()
     rest = size % ROW
-    rows = flat[: size - rest] if rest else flat
-    norms = torch.linalg.vector_norm(rows.view(-1, ROW), dim=1)
-    squares = norms.dot(norms).item()
-    return squares + flat[-rest:].square().sum().item() if rest else squares
+    if rest:
+        return _sum_of_squares(flat[:-rest]) + _sum_of_squares(flat[-rest:])
+    norms: Tensor = torch.linalg.vector_norm(flat.view(-1, ROW), dim=1)
+    return norms.dot(norms).item()
 
 
 def _judge(elements: _Elements, total: float, squares: float, max_abs: float) -> Moments:
@@ -315,15 +272,9 @@ class _Transfer:
             self._event = torch.cuda.current_stream(numbers.device).record_event()
 
     def ready(self) -> bool:
-        return self._event is None or self._event.query()
+        return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
 
     def read(self) -> list[float]:
         if self._event is not None:
             self._event.synchronize()
         return self._numbers.tolist()
-
-
-def _divide(moments: Moments, scale: float) -> Moments:
-    size, mean, m2, max_abs = moments
-    inverse = 1.0 / scale if scale else math.inf
-    return Moments(size, mean * inverse, m2 * inverse * inverse, max_abs * inverse)

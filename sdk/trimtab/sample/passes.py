@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from trimtab.sample.criteria import Criterion
+from trimtab.sample.ledger import Columns, weighted_sum
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.types import PhaseSummary
 
@@ -63,17 +62,22 @@ class EpochSums:
         self._criterion = _Mean()
         self._accuracy = _Mean()
 
-    def add(self, loss: float | None, criterion: float | None, weight: float, samples: int) -> None:
-        """Take one step."""
-        self.steps += 1
-        self.samples += samples
-        self._loss.add(loss, weight)
-        self._criterion.add(criterion, weight)
+    def add(self, rows: Columns) -> None:
+        """Take steps of this epoch."""
+        self.steps += len(rows.loss)
+        self.samples += sum(rows.samples)
+        losses = rows.loss
+        if any(map(_is_known, rows.mean_loss)):
+            losses = [loss if mean is None else mean for loss, mean in zip(losses, rows.mean_loss, strict=True)]
+        self._loss.add(*weighted_sum(losses, rows.weight))
+        if any(map(_is_known, rows.criterion)):
+            losses = [loss if own is None else own for loss, own in zip(losses, rows.criterion, strict=True)]
+        self._criterion.add(*weighted_sum(losses, rows.weight))
 
     def add_predictions(self, met: float, counted: float) -> None:
         """Take the predictions of one batch on which the accuracy was looked at."""
         if counted > 0:
-            self._accuracy.add(met / counted, counted)
+            self._accuracy.add(met, counted)
 
     def summary(self) -> PhaseSummary | None:
         """None where no step was seen."""
@@ -96,10 +100,13 @@ class _Mean:
         self.weight = 0.0
         self._sum = 0.0
 
-    def add(self, value: float | None, weight: float) -> None:
-        if value is not None and weight > 0:
-            self._sum += value * weight
-            self.weight += weight
+    def add(self, weighted_sum: float, weight: float) -> None:
+        self._sum += weighted_sum
+        self.weight += weight
 
     def value(self) -> float | None:
-        return self._sum / self.weight if self.weight or math.isnan(self._sum) else None
+        return self._sum / self.weight if self.weight else None
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None

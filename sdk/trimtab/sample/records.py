@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trimtab.sample.gradients import Moments, combine
-from trimtab.sample.ledger import Block, Ledger, Numbers, Row, mean, split_at_first_nonfinite
+from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known, mean, split_at_first_nonfinite
 from trimtab.types import LayerStatistics, Step, Totals
 
 
@@ -21,14 +21,14 @@ class Context(NamedTuple):
 
 def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context) -> Iterator[Step]:
     """One event for the block, or three when its first non-finite loss is the run's first of this optimizer."""
-    whole = slice(0, len(numbers.rows))
+    whole = slice(0, len(numbers.rows.loss))
     parts = [whole]
     if not ledger.nonfinite_seen:
-        parts = list(split_at_first_nonfinite([_number(row.loss) for row in numbers.rows])) or [whole]
-        ledger.nonfinite_seen = any(_is_nonfinite(_number(row.loss)) for row in numbers.rows)
+        parts = split_at_first_nonfinite(numbers.rows.loss)
+        ledger.nonfinite_seen = not math.isfinite(sum(known(numbers.rows.loss)))
     for part in parts:
-        rows = numbers.rows[part]
-        ledger.average([loss for row in rows if (loss := _number(row.loss)) is not None])
+        rows = numbers.rows if len(parts) == 1 else numbers.rows.part(part)
+        ledger.average(known(rows.loss))
         last = part.stop == whole.stop
         yield Step(
             ts=block.ts,
@@ -49,21 +49,21 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
         )
 
 
-def _of_rows(rows: Sequence[Row]) -> dict[str, Any]:
-    losses = [loss for row in rows if (loss := _number(row.loss)) is not None]
-    seconds = [row.seconds for row in rows if row.seconds is not None]
-    micro_steps = mean([row.micro_steps for row in rows])
-    bad = [loss for loss in losses if math.isnan(loss)]
+def _of_rows(rows: Columns) -> dict[str, Any]:
+    losses, seconds = known(rows.loss), known(rows.seconds)
+    total, steps = sum(losses), len(rows.loss)
+    micro_steps = mean(rows.micro_steps)
+    several = steps > 1 and bool(losses)
     return {
-        "steps": len(rows),
+        "steps": steps,
         "micro_steps": int(micro_steps) if micro_steps is not None and micro_steps.is_integer() else micro_steps,
-        "loss": mean(losses),
-        "loss_min": (bad or [min(losses)])[0] if len(rows) > 1 and losses else None,
-        "loss_max": (bad or [max(losses)])[0] if len(rows) > 1 and losses else None,
-        "samples": sum(row.samples for row in rows) or None,
+        "loss": total / len(losses) if losses else None,
+        "loss_min": (total if math.isnan(total) else min(losses)) if several else None,
+        "loss_max": (total if math.isnan(total) else max(losses)) if several else None,
+        "samples": sum(rows.samples) or None,
         "step_seconds": mean(seconds),
-        "step_durations": tuple(seconds),
-        "data_wait_seconds": mean([row.wait_seconds for row in rows]),
+        "step_durations": seconds,
+        "data_wait_seconds": mean(rows.wait_seconds),
     }
 
 
@@ -111,12 +111,3 @@ def _max(values: Sequence[float]) -> float:
 def _accuracy(numbers: Numbers) -> float | None:
     counted = sum(c for _, c in numbers.predictions)
     return sum(m for m, _ in numbers.predictions) / counted if counted else None
-
-
-def _number(value: Any) -> float | None:
-    """A held value, once its block has been read."""
-    return value if value is None else float(value)
-
-
-def _is_nonfinite(loss: float | None) -> bool:
-    return loss is not None and not math.isfinite(loss)

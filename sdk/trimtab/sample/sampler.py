@@ -9,13 +9,14 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 from torch import Tensor
 
 from trimtab.sample.gradients import Taken, take
 from trimtab.sample.layers import LayerChoice
-from trimtab.sample.ledger import Block, GradientSample, Ledger, Numbers
+from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, known
 from trimtab.sample.passes import EpochSums, PassSums
 from trimtab.sample.records import Context, step_events
 from trimtab.sample.scalars import Held
@@ -25,6 +26,8 @@ from trimtab.types import Epoch, Event, Step, Totals
 RECORD_INTERVAL_S = 0.125  # at most eight records a second, over all optimizers
 GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
 ACCURACY_SHARE = 0.1
+
+EPOCH = Columns._fields.index("epoch")
 
 Progress = tuple[int | None, int | None]  # batches of this epoch so far, and in all
 
@@ -154,7 +157,7 @@ class Sampler:
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         numbers = block.read()
         self._leave_out_skipped(ledger, block, numbers)
-        ledger.steps += len(numbers.rows)
+        ledger.steps += len(numbers.rows.loss)
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
         context = Context(self.global_step, self._totals(ledger), self._layers.depths)
@@ -163,29 +166,30 @@ class Sampler:
 
     def _leave_out_skipped(self, ledger: Ledger, block: Block, numbers: Numbers) -> None:
         """Steps of a fused optimizer that GradScaler told to do nothing, as is known only now."""
-        skipped = {i for i, row in enumerate(numbers.rows) if row.found_inf}
+        rows = numbers.rows
+        skipped = {i for i, found in enumerate(rows.found_inf) if found}
         if skipped:
             block.skipped["scaler"] += len(skipped)
-            shift = [i - sum(s < i for s in skipped) for i in range(len(numbers.rows) + 1)]
-            numbers.gradients = [(shift[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
-            numbers.rows = [row for i, row in enumerate(numbers.rows) if i not in skipped]
+            kept = [i not in skipped for i in range(len(rows.loss))]
+            place = [0, *accumulate(kept)]
+            numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
+            numbers.rows = Columns(*(tuple(compress(column, kept)) for column in rows))
 
     def _count(self, ledger: Ledger, numbers: Numbers) -> None:
-        first = ledger is self.ledgers[0]
-        for row in numbers.rows:
-            self.samples += row.samples
-            self.wait_s += row.wait_seconds
-            loss = row.mean_loss if row.mean_loss is not None else row.loss
-            if loss is not None and not math.isfinite(loss):
-                self.nonfinite["loss"] += 1
-            if first:
-                criterion = row.criterion if row.criterion is not None else loss
-                self._sums_of(row.epoch).add(loss, criterion, row.weight, row.samples)  # type: ignore[arg-type]
-        for _, moments, _ in numbers.gradients:
-            self.nonfinite["gradient"] += any(not m.finite for m in moments)
-        if first and numbers.rows:
+        rows = numbers.rows
+        self.samples += sum(rows.samples)
+        self.wait_s += sum(rows.wait_seconds)
+        losses = known(rows.loss)
+        if not math.isfinite(sum(losses)):
+            self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
+        bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
+        if bad:
+            self.nonfinite["gradient"] += bad
+        if ledger is self.ledgers[0] and rows.epoch:
+            for epoch, part in rows.by_epoch():
+                self._sums_of(epoch).add(part)
             for met, counted in numbers.predictions:
-                self._sums_of(numbers.rows[-1].epoch).add_predictions(met, counted)
+                self._sums_of(rows.epoch[-1]).add_predictions(met, counted)
 
     def _sums_of(self, epoch: int) -> EpochSums:
         return self._epoch_sums.setdefault(epoch, EpochSums())
@@ -217,7 +221,7 @@ class Sampler:
 
     def _has_open_rows(self, epoch: int) -> bool:
         open_rows = [ledger.rows for ledger in self.ledgers] + [block.rows for _, block in self._waiting]
-        return any(rows and rows[0].epoch <= epoch for rows in open_rows)
+        return any(rows and rows[0][EPOCH] <= epoch for rows in open_rows)
 
     def _publish_validation(self, epoch: int | None) -> None:
         sums, self._validation = self._validation, None

@@ -13,7 +13,7 @@ LONGEST = 65_536
 
 
 class Spacing:
-    """Decides on which steps to act. `share` is the fraction of the step time that acting may cost."""
+    """Decides on which steps to act, the first one always. `share`: the fraction of the step time that it may cost."""
 
     def __init__(self, share: float, fixed: int | None = None) -> None:
         self.interval = fixed or 1
@@ -23,11 +23,11 @@ class Spacing:
         self._costs_s: list[float] = []
         self._steps_s: list[float] = []
 
-    def due(self, step: int) -> bool:
-        """Whether to act on this step, counted from 0."""
+    def after(self, step: int) -> int:
+        """The step on which to act next, having acted on `step`. Steps count from 0."""
         if self.settled:
-            return step % self.interval == 0
-        return step & (step - 1) == 0
+            return (step // self.interval + 1) * self.interval
+        return 1 << step.bit_length()
 
     def cost(self, seconds: float) -> None:
         """What acting cost this time."""
