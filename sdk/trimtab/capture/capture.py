@@ -7,6 +7,7 @@ steps.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,17 +17,17 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
-from trimtab.capture.autograd import in_backward, objective, watch_backward
+from trimtab.capture.autograd import objective, watch_backward
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.loaders import LoaderPass, watch_loaders
-from trimtab.capture.losses import Loss, OwnLoss, watch_losses
+from trimtab.capture.loaders import batch_size, pass_of, watch_loaders
+from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
 from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.capture.passes import Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
-from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_unscale
+from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
 from trimtab.capture.steps import Steps
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
@@ -43,12 +44,11 @@ class Capture:
         self._sampler = sampler
         self._meter = meter
         self._guard = guard
-        self._clock = time.perf_counter
         self._patches = Patches()
         self._attribution = Attribution()
         self._scaled = ScaledLosses()
         self._passes = Passes(self._validation_over, sampler.end_epoch)
-        self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, self._clock)
+        self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
         self._hooks = OptimizerHooks(self._steps)
@@ -57,18 +57,19 @@ class Capture:
 
     def attach(self) -> None:
         """Hook and wrap. Undone by `detach`."""
-        guard, patches, steps = self._guard.wrap, self._patches, self._steps
-        before, after = guard("backward", self._before_backward), guard("backward", self._after_backward)
+        patches, steps = self._patches, self._steps
+        guard, hook = self._guard.wrap, functools.partial(self._guard.wrap_hook, meter=self._meter)
+        before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         watch_backward(patches, keep_out(before), keep_out(after))
-        self._undo_losses = watch_losses(patches, self._loss_called, guard)
-        watch_loaders(patches, self._batch_came, self._passes.exhausted, guard)
+        self._undo_losses = watch_losses(patches, keep_out(hook("loss", self._criteria.called)))
+        watch_loaders(patches, hook("loader", self._batch_came), guard("loader", self._pass_ended))
         watch_clipping(patches, guard("clipping", steps.clipped))
-        self._scaled.attach(patches, guard)
+        watch_scaling(patches, guard("GradScaler.scale", self._scaled.remember))
         watch_scaler_steps(
             patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
         )
         watch_unscale(patches, guard("GradScaler.unscale_", steps.unscaling))
-        self._hooks.attach(guard)
+        self._hooks.attach(hook, guard)
 
     def detach(self) -> None:
         """Put everything back as it was."""
@@ -94,7 +95,7 @@ class Capture:
     def watch_criterion(self, criterion: nn.Module) -> None:
         """Take the output of a loss module of the user's own as the mean loss of its batch."""
         loss = OwnLoss(type(criterion).__name__)
-        report = self._guard.wrap("criterion", self._loss_called)
+        report = self._guard.wrap("criterion", self._criteria.called)
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if type(output) is Tensor and output.numel() == 1 and args and isinstance(args[0], Tensor):
@@ -103,7 +104,6 @@ class Capture:
         self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
 
     def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
-        started = self._clock() if self._meter.timing else 0.0
         loss: Held | None = None
         source = tensors
         if self._scaled.recent:
@@ -111,7 +111,9 @@ class Capture:
             if found is not None:
                 loss, source = found
         self._criteria.backward(source)
-        self._passes.training()
+        passes = self._passes
+        if passes.has_news:
+            passes.training()
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
@@ -122,14 +124,11 @@ class Capture:
         gone = self._attribution.before_backward()
         if not self._steps.any_seen:
             self._steps.unseen.before_backward(gone)
-        if started:
-            self._meter.hook(started)
         return loss, roots
 
     def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]] | None, inputs: Any) -> None:
         if token is None:
             return
-        started = self._clock() if self._meter.timing else 0.0
         loss, roots = token
         if self._steps.in_backward.stepped:
             self._steps.in_backward.backward_returned(loss)
@@ -137,22 +136,14 @@ class Capture:
             self._attribution.after_backward(loss, roots, _as_tensors(inputs))
             if not self._steps.any_seen:
                 self._steps.unseen.after_backward()
-        if started:
-            self._meter.hook(started)
 
-    def _loss_called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        if in_backward() != -1:  # computed again under checkpointing
-            return
-        started = self._clock() if self._meter.timing else 0.0
-        self._criteria.called(loss, output, args)
-        if started:
-            self._meter.hook(started)
-
-    def _batch_came(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
+    def _batch_came(self, iterator: Any, batch: Any, asked: float) -> None:
+        got = time.perf_counter()
         self._criteria.decide()
-        self._passes.fetched(loader, samples, asked, got)
-        if self._meter.timing:
-            self._meter.hook(got)
+        self._passes.fetched(pass_of(iterator), batch_size(batch), asked, got)
+
+    def _pass_ended(self, iterator: Any) -> None:
+        self._passes.exhausted(pass_of(iterator))
 
     def _validation_over(self, sums: Any) -> None:
         self._sampler.validation(sums, self._passes.known_epoch)

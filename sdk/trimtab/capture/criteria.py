@@ -6,8 +6,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, is_grad_enabled
 
+from trimtab.capture.autograd import in_backward
 from trimtab.capture.losses import Loss
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
@@ -39,6 +41,8 @@ class Criteria:
         self._is_objective = False  # backward is called on the very mean that the loss function returned
         self._is_sum = False  # ... or on the very sum over samples
         self.values: list[Criterion] = []  # of training, since the last step, where they had to be computed
+        self._newest: Loss | None = None
+        self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
         self._undecided: tuple[Criterion, tuple[Held, Held] | None] | None = None
         self._eval_mode_backwards = 0
         self._calls = 0
@@ -46,17 +50,24 @@ class Criteria:
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
+        in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
         if self._undecided is not None:
             self.decide()
-        if not is_grad_enabled():
+        if loss is self._plain and output.requires_grad and not in_eval_mode and self._calls < self._look_at:
+            if loss.is_mean(args):
+                self._calls += 1
+                self._output = weakref.ref(output)
+                if not self._passes.batch_samples:
+                    self.samples += loss.samples(args)
+                return
+        if in_backward() != -1 or _is_being_traced():
+            return
+        if not is_grad_enabled() or (in_eval_mode and not output.requires_grad):
             self._validate(loss, output, args)
-        elif self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER:
-            if output.requires_grad:
-                call = loss.call(output, args)
-                self._undecided = criterion(call), predictions(call)
-                self._remember(loss, output, args)
-            else:
-                self._validate(loss, output, args)
+        elif in_eval_mode:
+            call = loss.call(output, args)
+            self._undecided = criterion(call), predictions(call)
+            self._remember(loss, output, args)
         elif output.requires_grad:
             self._train(loss, output, args)
 
@@ -77,6 +88,7 @@ class Criteria:
             given = output() is tensor
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
+            self._plain = self._newest if self._is_objective else None
 
     def take(self) -> tuple[Held | None, Held | None]:
         """What the calls since the last step said, then forget them.
@@ -115,6 +127,7 @@ class Criteria:
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None:
             self._primary = loss.name
+        self._newest = loss
         self._output = weakref.ref(output)
         self._output_is_mean = loss.is_mean(args)
 
@@ -123,3 +136,8 @@ class Criteria:
             call = loss.call(output, args)
             self._passes.validated(criterion(call), predictions(call))
             self.validated_at = self._clock()
+
+
+def _is_being_traced() -> bool:
+    """Under torch.jit.trace and torch.func nothing may be read."""
+    return torch._C._get_tracing_state() is not None or torch._C._functorch.peek_interpreter_stack() is not None

@@ -18,6 +18,9 @@ from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 
 
+_ATTRIBUTE = "_trimtab_pass"
+
+
 class LoaderPass:
     """One pass over a loader."""
 
@@ -46,60 +49,35 @@ class LoaderPass:
 
 
 def watch_loaders(
-    patches: Patches,
-    on_batch: Callable[[LoaderPass, int | None, float, float], object],
-    on_exhausted: Callable[[LoaderPass], object],
-    guard: Callable[[str, Callable[..., Any]], Callable[..., Any]],
+    patches: Patches, on_batch: Callable[[Any, Any, float], object], on_end: Callable[[Any], object]
 ) -> None:
-    """Call `on_batch(pass, samples, asked_at, got_at)` for every batch, and `on_exhausted(pass)` at the end of a pass.
+    """Call `on_batch(iterator, batch, asked_at)` for every batch, and `on_end(iterator)` when there are no more.
 
-    Times are those of `time.perf_counter`; `samples` is None where the batch does not tell.
+    `asked_at` is a time of `time.perf_counter`.
     """
     original = _BaseDataLoaderIter.__next__
-    passes = _Passes()
     clock = time.perf_counter
-
-    def got(iterator: Any, batch: Any, asked: float) -> None:
-        on_batch(passes.of(iterator), batch_size(batch), asked, clock())
-
-    def ended(iterator: Any) -> None:
-        passes.end(iterator, on_exhausted)
-
-    got_batch, pass_ended = guard("loader", got), guard("loader", ended)
 
     def __next__(self: Any) -> Any:  # noqa: N807
         asked = clock()
         try:
             batch = original(self)
         except StopIteration:
-            pass_ended(self)
+            on_end(self)
             raise
-        got_batch(self, batch, asked)
+        on_batch(self, batch, asked)
         return batch
 
     patches.replace(_BaseDataLoaderIter, "__next__", keep_out(__next__, calls_user_code=True))
 
 
-class _Passes:
-    """The pass that each iterator is in, kept on the iterator, so that it goes when the iterator goes."""
-
-    ATTRIBUTE = "_trimtab_pass"
-
-    def of(self, iterator: Any) -> LoaderPass:
-        current: LoaderPass | None = getattr(iterator, self.ATTRIBUTE, None)
-        if current is None or iterator._num_yielded == 1:  # persistent workers reuse the iterator
-            current = LoaderPass(iterator)
-            setattr(iterator, self.ATTRIBUTE, current)
-        current.batches += 1
-        if current.sized is not None:
-            current.complete = current.batches == current.sized
-        return current
-
-    def end(self, iterator: Any, on_exhausted: Callable[[LoaderPass], object]) -> None:
-        current: LoaderPass | None = getattr(iterator, self.ATTRIBUTE, None)
-        if current is not None:
-            current.complete = True
-            on_exhausted(current)
+def pass_of(iterator: Any) -> LoaderPass:
+    """The pass that an iterator is in. Kept on the iterator, so that it goes when the iterator goes."""
+    current: LoaderPass | None = getattr(iterator, _ATTRIBUTE, None)
+    if current is None or (iterator._num_yielded == 1 and current.batches):  # persistent workers reuse the iterator
+        current = LoaderPass(iterator)
+        setattr(iterator, _ATTRIBUTE, current)
+    return current
 
 
 def batch_size(batch: Any) -> int | None:

@@ -121,12 +121,10 @@ BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
 PYTHON_LOSSES = (nn.GaussianNLLLoss, nn.MultiLabelSoftMarginLoss, nn.TripletMarginWithDistanceLoss)
 
 OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
-Guarding: TypeAlias = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
 
-def watch_losses(patches: Patches, on_loss: OnLoss, guard: Guarding) -> Callable[[], None]:
-    """Call `on_loss(loss, output, args)` after every loss function. Returns what undoes what `patches` does not."""
-    report = guard("loss", on_loss)
+def watch_losses(patches: Patches, report: OnLoss) -> Callable[[], None]:
+    """Call `report(loss, output, args)` after every loss function. Returns what undoes what `patches` does not."""
     table = jit_builtins._get_builtin_table()
     registered = []
     for loss in BUILTIN_LOSSES:
@@ -147,12 +145,9 @@ def watch_losses(patches: Patches, on_loss: OnLoss, guard: Guarding) -> Callable
 
 
 def _wrap_builtin(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
-    tracing, transform = torch._C._get_tracing_state, torch._C._functorch.peek_interpreter_stack
-
     def loss_function(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        # Not the fake tensors of a compiler, and not under torch.jit.trace or torch.func: nothing may be read there.
-        if type(output) is Tensor and tracing() is None and transform() is None:
+        if type(output) is Tensor:  # not the fake one of a compiler
             report(loss, output, args)
         return output
 
@@ -166,7 +161,7 @@ def _wrap_forward(module: type[nn.Module], report: Callable[..., Any]) -> Any:
 
     def forward(self: nn.Module, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         output: Tensor = original(self, input, target, *args, **kwargs)
-        if type(output) is Tensor and torch._C._get_tracing_state() is None:
+        if type(output) is Tensor:
             report(loss, output, (self, input, target))
         return output
 

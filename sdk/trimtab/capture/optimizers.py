@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from threading import get_ident
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -19,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.dynamo import keep_out
 
+
+Wrapping: TypeAlias = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
 _FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wrapper of `step`
 
@@ -48,11 +50,11 @@ class OptimizerHooks:
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
 
-    def attach(self, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Register the pair. `guard` wraps each hook so that it cannot raise."""
-        before = keep_out(guard("step pre-hook", self._before))
-        after = keep_out(guard("step post-hook", self._after))
-        self._last = keep_out(guard("step pre-hook", self._before_last))
+    def attach(self, hook: Wrapping, guard: Wrapping) -> None:
+        """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
+        before = keep_out(hook("step pre-hook", self._before))
+        after = keep_out(hook("step post-hook", self._after))
+        self._last = keep_out(hook("step pre-hook", self._before_last))
         self._closure_returned = guard("step closure", self._listener.closure_returned)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 
@@ -69,6 +71,9 @@ class OptimizerHooks:
             return None
         self._running[thread] = sys._getframe(_FRAMES_TO_STEP)
         if optimizer._optimizer_step_pre_hooks and self._be_last(optimizer):
+            return None
+        if len(args) == 1 and not kwargs:
+            self._listener.before_step(optimizer, True)
             return None
         return self._begin(optimizer, args, kwargs)
 

@@ -39,6 +39,7 @@ class Passes:
         self, on_validation: Callable[[PassSums], object], on_epoch: Callable[[int, PassSums | None], object]
     ) -> None:
         self.epoch = 1
+        self.has_news = True  # whether `training` is to be called before the next training backward
         self.samples = 0  # trained on since the last step, which the recorder clears
         self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
@@ -68,6 +69,10 @@ class Passes:
 
     def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
         """A batch came."""
+        self.has_news = True
+        loader.batches += 1
+        if loader.sized is not None:
+            loader.complete = loader.batches == loader.sized
         if self._over:
             if loader is self._followed:
                 self._over = loader.complete  # the length it told was too short
@@ -86,11 +91,13 @@ class Passes:
 
     def exhausted(self, loader: LoaderPass) -> None:
         """A loader has no more batches."""
+        loader.complete = True
         if loader is self._followed:
             self._over = True
 
     def validated(self, criterion: Criterion, predictions: tuple[Held, Held] | None) -> None:
         """A loss was computed for validation."""
+        self.has_news = True
         if self._gap is None:
             self._gap = _Gap()
         self._left = self._left or self._over
@@ -103,7 +110,8 @@ class Passes:
         self._gap.groups.setdefault(key, PassSums()).add(criterion, predictions, samples)
 
     def training(self) -> None:
-        """A training backward is about to run."""
+        """A training backward is about to run, the first one since a batch came or a loss was validated."""
+        self.has_news = False
         if self._gap is not None or self._left:
             self._resume()
         self._trained = True

@@ -52,7 +52,10 @@ class Recorder:
         )
         if now >= ledger.close_at:
             self.close(ledger)
-        self.meter.step()
+        meter = self.meter
+        meter.steps += 1
+        if meter.steps >= meter.turn_at:
+            meter.turn()
 
     def close(self, ledger: Ledger) -> None:
         """End the ledger's block."""

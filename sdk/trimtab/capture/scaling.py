@@ -34,19 +34,6 @@ class ScaledLosses:
     def __init__(self) -> None:
         self.recent: list[_Scaled] = []  # since the last backward
 
-    def attach(self, patches: Patches, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Wrap `GradScaler.scale`."""
-        original = GradScaler.scale
-        remember = guard("GradScaler.scale", self._remember)
-
-        def scale(self: GradScaler, outputs: Any) -> Any:
-            scaled = original(self, outputs)
-            if scaled is not outputs:
-                remember(self, outputs, scaled)
-            return scaled
-
-        patches.replace(GradScaler, "scale", keep_out(scale, calls_user_code=True))
-
     def unscaled(self, tensor: Tensor) -> tuple[Held, Tensor | None] | None:
         """The loss behind `tensor` and the tensor that held it, or None when nothing was scaled.
 
@@ -62,7 +49,8 @@ class ScaledLosses:
                 return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), None
         return None
 
-    def _remember(self, scaler: GradScaler, outputs: Any, scaled: Any) -> None:
+    def remember(self, scaler: GradScaler, outputs: Any, scaled: Any) -> None:
+        """`scaler` has multiplied `outputs`."""
         pairs = [(outputs, scaled)] if isinstance(outputs, Tensor) else []
         if isinstance(outputs, list | tuple):
             pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
@@ -81,6 +69,19 @@ def _descends(tensor: Tensor, ancestor: Any) -> bool:
             return True
         nodes = [parent for node in nodes if node is not None for parent, _ in node.next_functions]
     return False
+
+
+def watch_scaling(patches: Patches, on_scaled: Callable[[GradScaler, Any, Any], object]) -> None:
+    """Call `on_scaled(scaler, outputs, scaled)` after every `GradScaler.scale` that did scale."""
+    original = GradScaler.scale
+
+    def scale(self: GradScaler, outputs: Any) -> Any:
+        scaled = original(self, outputs)
+        if scaled is not outputs:
+            on_scaled(self, outputs, scaled)
+        return scaled
+
+    patches.replace(GradScaler, "scale", keep_out(scale, calls_user_code=True))
 
 
 def watch_scaler_steps(

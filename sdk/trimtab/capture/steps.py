@@ -73,8 +73,6 @@ class Steps:
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""
-        recorder = self._recorder
-        started = recorder.clock() if recorder.meter.timing else 0.0
         if in_backward() != -1:
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
@@ -88,8 +86,6 @@ class Steps:
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
         if gradients_ready and tracked.calls >= tracked.sample_at:
             self._sample(tracked, optimizer)
-        if started:
-            recorder.meter.hook(started)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
@@ -117,8 +113,6 @@ class Steps:
             return
         tracked.ledger.groups = optimizer.param_groups
         ended_at, tracked.ended_at = tracked.ended_at, now
-        if recorder.meter.timing:
-            recorder.meter.hook(now)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:

@@ -5,7 +5,7 @@ block are float32, sums over blocks are Python floats. Where float32 cannot hold
 that outweighs the deviations) that gradient is read again in float64.
 
 On a device nothing may wait, so nothing can be judged and read again: there each block is first divided by its own
-largest magnitude, which always works and costs a block of memory. All figures come over in one copy.
+magnitude, which always works and costs a block of memory. All figures come over in one copy.
 
 The elements of a complex gradient are its real and its imaginary parts; those of a sparse one include its zeros; those
 of a distributed one (DTensor) are the local shard's, to be combined over ranks.
@@ -37,7 +37,7 @@ SQUARABLE = 1e-12, 1e15
 # this share is left, the error has grown too large.
 CANCELLED = 0.5
 
-_TINY = torch.finfo(torch.float32).tiny
+FIGURES = 4  # that a device computes for each block
 
 
 class Taken:
@@ -68,7 +68,7 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
     """Take the statistics of every gradient as it is now, divided by `scale` (one element, as GradScaler's).
 
     Any floating or complex dtype, any shape, layout and device; nothing given is changed. On the CPU the work is done
-    on return. On a device it has been launched, four kernels a gradient, without a wait, but for a sparse gradient
+    on return. On a device it has been launched, five kernels a gradient, without a wait, but for a sparse gradient
     that is not coalesced (its optimizer waits too). Memory: two blocks, and what coalescing needs.
     """
     # Modes and subclasses of the user's (a default device, say) have no business here, and cost microseconds a call.
@@ -215,15 +215,16 @@ def _in_float64(elements: _Elements) -> Moments:
 def _block_in_float64(piece: Tensor) -> Moments:
     size = piece.numel()
     lowest, highest = (extreme.item() for extreme in piece.aminmax())
-    unit = max(-lowest, highest)
-    if unit == 0.0 or not math.isfinite(unit):
-        return Moments(size, 0.0 * unit, 0.0 * unit, unit)
-    scaled = piece.double() / unit
+    max_abs = max(-lowest, highest)
+    if max_abs == 0.0 or not math.isfinite(max_abs):
+        return Moments(size, 0.0 * max_abs, 0.0 * max_abs, max_abs)
+    unit = math.ldexp(1.0, math.frexp(max_abs)[1])
+    scaled = piece.double() / unit  # exact, as the unit is a power of two
     mean = scaled.mean().item()
     scaled -= mean
     rest = scaled.mean().item()  # what rounding left in the mean
     m2 = scaled.square_().sum().item() - size * rest * rest
-    return Moments(size, (mean + rest) * unit, max(0.0, m2) * unit * unit, unit)
+    return Moments(size, (mean + rest) * unit, max(0.0, m2) * unit * unit, max_abs)
 
 
 class _OnDevice:
@@ -246,18 +247,20 @@ class _OnDevice:
         for index, zeros, sizes in self._sizes:
             parts = [Moments(zeros, 0.0, 0.0, 0.0)]
             for size in sizes:
-                max_abs, variance, mean = next(figures), next(figures), next(figures)
-                unit = max(max_abs, _TINY)
+                max_abs, unit, variance, mean = (next(figures) for _ in range(FIGURES))
                 parts.append(Moments(size, mean * unit, variance * size * unit * unit, max_abs))
             yield index, combine(parts)
 
 
-def _launch(piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest magnitude; variance and mean in units of it. One element each, in a dtype that holds them."""
+def _launch(piece: Tensor) -> tuple[Tensor, ...]:
+    """Largest magnitude, a unit near it, and variance and mean in that unit: one element each."""
     dtype = torch.promote_types(piece.dtype, torch.float32)
     max_abs = torch.linalg.vector_norm(piece, math.inf, dim=0, keepdim=True, dtype=dtype)
-    variance, mean = torch.var_mean(piece / max_abs.clamp_min(_TINY), dim=0, correction=0, keepdim=True)
-    return max_abs, variance, mean
+    # Its exponent bits alone are a power of two, which divides without rounding. Inf and NaN become Inf, and give NaN.
+    bits, exponent = (torch.int64, 0x7FF << 52) if dtype == torch.float64 else (torch.int32, 0xFF << 23)
+    unit = max_abs.view(bits).bitwise_and(exponent).view(dtype).clamp_min(torch.finfo(torch.float32).tiny)
+    variance, mean = torch.var_mean(piece / unit, dim=0, correction=0, keepdim=True)
+    return max_abs, unit, variance, mean
 
 
 class _Transfer:

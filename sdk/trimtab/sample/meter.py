@@ -9,33 +9,43 @@ from __future__ import annotations
 import time
 
 TIMED_EVERY = 64
+WARM_UP_STEPS = 4
 
 
 class Meter:
-    """Seconds spent on the training thread. `timing` says whether hooks should time themselves on this step."""
+    """Seconds spent on the training thread. `timing` says whether hooks are timed on this step."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
         self.timing = True
-        self._hooks_s = 0.0
-        self._step_s = 0.0
-        self._steps = 0
+        self.steps = 0  # the recorder counts, and calls `turn` when `turn_at` is reached
+        self.turn_at = 1
+        self._costly_s = 0.0
+        self._hooks_s = 0.0  # on the timed step that is under way
+        self._step_s = 0.0  # of the hooks of one step
+        self._settled_s = 0.0  # hooks of the steps before `_settled_steps`
+        self._settled_steps = 0
+
+    @property
+    def seconds(self) -> float:
+        """Everything so far."""
+        return self._costly_s + self._settled_s + (self.steps - self._settled_steps) * self._step_s
 
     def add(self, seconds: float) -> None:
-        """Something costly was done, inside a hook or outside. Hooks do not count it again."""
-        self.seconds += seconds
+        """Something costly was done, inside a hook or outside. The hook around it does not count it again."""
+        self._costly_s += seconds
         if self.timing:
             self._hooks_s -= seconds
 
     def hook(self, started: float) -> None:
-        """A hook that began at `started` returns, on a timed step."""
+        """A hook that began at `started`, by `time.perf_counter`, returns on a timed step."""
         self._hooks_s += time.perf_counter() - started
 
-    def step(self) -> None:
-        """A step is over."""
-        self._steps += 1
+    def turn(self) -> None:
+        """Begin or end a timed step."""
         if self.timing:
+            self._settled_s += (self.steps - self._settled_steps) * self._step_s
+            self._settled_steps = self.steps
             self._step_s = max(self._hooks_s, 0.0)
-            self._hooks_s = 0.0
-        self.seconds += self._step_s
-        self.timing = self._steps % TIMED_EVERY == 0 or self._steps < 4
+        self._hooks_s = 0.0
+        self.timing = not self.timing or self.steps < WARM_UP_STEPS
+        self.turn_at = self.steps + (1 if self.timing else TIMED_EVERY)
