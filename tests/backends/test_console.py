@@ -1,0 +1,200 @@
+import io
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from trimtab.errors import BackendError
+from trimtab.testing import SAMPLE_TIME, BackendContract, UnknownEvent, sample_events, sample_run, sample_step
+from trimtab.types import Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
+from trimtab_backends.console import ConsoleBackend
+
+
+class TestConsoleContract(BackendContract):
+    def make_backend(self, tmp_path):
+        return ConsoleBackend(stream=io.StringIO())
+
+
+class TestConsoleOnATerminalContract(BackendContract):
+    def make_backend(self, tmp_path):
+        class Screen(io.StringIO):
+            def isatty(self):
+                return True
+
+        return ConsoleBackend(stream=Screen())
+
+    @pytest.fixture(autouse=True)
+    def _terminal(self, monkeypatch):
+        monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.fixture
+def stream():
+    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+
+
+@pytest.fixture
+def console(tmp_path, stream):
+    backend = ConsoleBackend(stream=stream)
+    backend.start(sample_run(tmp_path))
+    yield backend
+    backend.close()
+
+
+def said(stream):
+    stream.flush()
+    return stream.buffer.getvalue().decode(stream.encoding).splitlines()
+
+
+def at(seconds=0.0, step=1):
+    return {"ts": SAMPLE_TIME + seconds, "step": step}
+
+
+def test_the_start_says_where_everything_is(console, stream):
+    addresses = {"jsonl": "runs/rank-0.jsonl", "prometheus": "http://127.0.0.1:9464/metrics", "statsd": "udp://h"}
+    console.write([RunStart(**at(), facts={}, addresses=addresses)])
+    assert said(stream) == [
+        "trimtab  run sample  log runs/rank-0.jsonl  metrics http://127.0.0.1:9464/metrics  statsd udp://h"
+    ]
+
+
+def test_an_epoch_is_one_line(console, stream):
+    steps = [sample_step(i, step_seconds=0.0070123, data_wait_seconds=0.0007) for i in range(1, 4)]
+    train = PhaseSummary(loss=0.21344, accuracy=0.93214)
+    console.write([*steps, Epoch(**at(), epoch=3, train=train, validation=PhaseSummary(loss=0.2, accuracy=0.94))])
+    assert said(stream) == [
+        "trimtab  epoch 3  train loss 0.2134 accuracy 93.21%  validation loss 0.2 accuracy 94%"
+        "  lr 0.001  |g| 1.5  step 7.012 ms  wait 9.982%"
+    ]
+
+
+def test_what_is_not_known_of_an_epoch_is_left_out(console, stream):
+    console.write([Epoch(**at(), epoch=1, train=PhaseSummary(loss=0.5))])
+    assert said(stream) == ["trimtab  epoch 1  train loss 0.5"]
+
+
+def test_times_of_an_epoch_are_means_over_its_own_steps(console, stream):
+    def epoch(number, seconds):
+        return [sample_step(number, step_seconds=seconds, steps=3), Epoch(**at(), epoch=number)]
+
+    console.write([*epoch(1, 0.5), sample_step(2, step_seconds=0.1), *epoch(2, 0.5)])
+    assert [re.search(r"step (\S+ \S+)", line)[1] for line in said(stream)] == ["500 ms", "400 ms"]
+
+
+def test_each_optimizer_has_its_numbers(console, stream):
+    console.write([sample_step(1, optimizer=name, loss=loss) for name, loss in (("G", 0.7), ("D", 1.4))])
+    console.write([Epoch(**at(), epoch=1)])
+    assert "|g| 1.5 / 1.5" in said(stream)[0]
+
+
+def test_a_notice_and_a_metric_are_a_line_each(console, stream):
+    console.write([Notice(**at(), kind="k", text="Look here."), Metric(**at(step=7), values={"bleu": 31.24567})])
+    console.write([Metric(**at(step=8), values={"f1": 0.5, "auc": math.nan}, phase="validation")])
+    assert said(stream) == [
+        "trimtab  Look here.",
+        "trimtab  step 7  bleu 31.25",
+        "trimtab  step 8  validation  f1 0.5  auc NaN",
+    ]
+
+
+def test_the_end_says_how_it_went_and_where_the_log_is(console, stream):
+    start = RunStart(**at(), facts={}, addresses={"jsonl": "runs/sample/rank-0.jsonl"})
+    health = Health(
+        **at(), overhead_seconds=1, overhead_ratio=0.00431, gradient_interval_steps=4, dropped={"jsonl": {"error": 12}}
+    )
+    console.write([start, health, RunEnd(**at(step=1234), status="failed", seconds=63.21, error="ValueError: x")])
+    assert said(stream)[1:] == [
+        "trimtab  failed after 1234 steps in 63.21 s  ValueError: x  overhead 0.431%  lost jsonl 12 error"
+        "  log runs/sample/rank-0.jsonl"
+    ]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_what_is_not_finite_is_said(console, stream, value, shown):
+    console.write([sample_step(1, gradient_norm=value), Epoch(**at(), epoch=1, train=PhaseSummary(loss=value))])
+    assert f"train loss {shown}  lr 0.001  |g| {shown}" in said(stream)[0]
+
+
+def test_a_minute_without_an_epoch_is_broken_by_a_step_line(console, stream):
+    console.write([RunStart(**at(), facts={})])
+    for second in range(1, 130):
+        console.write([sample_step(second, ts=SAMPLE_TIME + second, loss=0.5)])
+    lines = said(stream)[1:]
+    assert [line.split("  ")[1:3] for line in lines] == [["step 60", "loss 0.5"], ["step 120", "loss 0.5"]]
+
+
+def test_a_run_with_epochs_has_no_step_lines(console, stream):
+    console.write([RunStart(**at(), facts={})])
+    for second in range(1, 130):
+        console.write([sample_step(second, ts=SAMPLE_TIME + second)])
+        if second % 50 == 0:
+            console.write([Epoch(**at(second), epoch=second // 50)])
+    assert [line.split("  ")[1] for line in said(stream)] == ["run sample", "epoch 1", "epoch 2"]
+
+
+def test_values_logged_at_every_step_do_not_flood_the_screen(console, stream):
+    for step in range(1, 26):
+        console.write([Metric(**at(step, step=step), values={"x": step})])
+        console.write([Metric(**at(step, step=step), values={"y": step})])
+    console.write([RunEnd(**at(26), status="completed", seconds=26)])
+    assert [line for line in said(stream) if " x " in line] == [
+        "trimtab  step 1  x 1",
+        "trimtab  step 11  x 11  (and 9 before it)",
+        "trimtab  step 21  x 21  (and 9 before it)",
+        "trimtab  step 25  x 25  (and 3 before it)",
+    ]
+
+
+def test_a_flood_of_epochs_is_one_line_that_counts_them(console, stream):
+    console.write([Epoch(**at(), epoch=number) for number in range(1, 11)])
+    console.write([Epoch(**at(), epoch=number) for number in range(11, 1011)])
+    lines = said(stream)
+    assert len(lines) == 11
+    assert lines[-1] == "trimtab  epoch 1010  (and 999 epochs before it)"
+
+
+def test_only_the_first_rank_speaks(tmp_path, stream):
+    backend = ConsoleBackend(stream=stream)
+    backend.start(sample_run(tmp_path, rank=1, world_size=2))
+    backend.write(sample_events())
+    backend.close()
+    assert said(stream) == []
+
+
+def test_lines_that_are_no_terminals_have_no_escapes_whatever_text_comes(console, stream, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.write([*sample_events(), Notice(**at(), kind="k", text="a\x1b[31mb\r\nc\td\x07")])
+    assert all(line.isprintable() for line in said(stream))
+    assert said(stream)[-1] == "trimtab  a [31mb  c d "
+
+
+def test_a_stream_that_speaks_no_unicode_is_no_error(tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    backend = ConsoleBackend(stream=stream)
+    backend.start(sample_run(tmp_path))
+    backend.write([Notice(**at(), kind="k", text="caf\u00e9 \udce9")])
+    assert said(stream) == ["trimtab  caf? ?"] or said(stream) == ["trimtab  caf?  "]
+
+
+def test_an_unknown_kind_says_nothing(console, stream):
+    console.write([UnknownEvent(**at())])
+    assert said(stream) == []
+
+
+def test_a_process_without_stderr_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(BackendError, match="no stderr"):
+        ConsoleBackend().start(sample_run(tmp_path))
+
+
+def test_plain_lines_do_not_import_rich(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from trimtab.testing import *;"
+        "from trimtab_backends.console import ConsoleBackend;"
+        "b = ConsoleBackend(); b.start(sample_run(Path('x'))); b.write(sample_events()); print('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert "trimtab  run sample" in done.stderr

@@ -1,0 +1,154 @@
+"""The console on a real terminal: tmux draws it, and tells what stands on it."""
+
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+PATIENCE_S = 30.0
+COLUMNS, ROWS = 80, 12
+
+FEED = """
+import sys, threading, time
+from pathlib import Path
+from trimtab.bus import Bus
+from trimtab.guard import Guard
+from trimtab.testing import sample_run, sample_step
+from trimtab.types import Notice
+from trimtab_backends.console import ConsoleBackend
+
+class Console(ConsoleBackend):
+    seen = threading.Semaphore(0)
+
+    def write(self, events):
+        super().write(events)
+        for _ in events:
+            self.seen.release()
+
+def say(event):
+    bus.publish(event, urgent=True)
+    console.seen.acquire()
+
+def step(number, **fields):
+    say(sample_step(number, batch=number, batches=100, **fields))
+
+console = Console()
+console.start(sample_run(Path("runs")))
+bus = Bus({"console": console}, Guard(print))
+"""
+
+
+@pytest.fixture
+def screen(tmp_path):
+    """Run a program that feeds a console, in a terminal of its own. Returns a function that reads the terminal."""
+    if shutil.which("tmux") is None:
+        pytest.skip("needs tmux: apt-get install tmux")
+    tmux = ["tmux", "-S", str(tmp_path / "socket")]
+
+    def start(program):
+        (tmp_path / "feed.py").write_text(FEED + program)
+        shell = f"export LC_ALL=C.UTF-8; {sys.executable} {tmp_path / 'feed.py'}; echo exit=$?; sleep {PATIENCE_S}"
+        size = ["-x", str(COLUMNS), "-y", str(ROWS)]
+        subprocess.run([*tmux, "-f", "/dev/null", "new-session", "-d", *size, shell], check=True)
+        return read
+
+    def read(until, *options):
+        """The lines on the screen and above it, as soon as one of them holds `until`."""
+        lines, end = [], time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            capture = [*tmux, "capture-pane", "-p", "-S", "-1000", *options]
+            done = subprocess.run(capture, capture_output=True, text=True, check=False)
+            lines = [line.rstrip() for line in done.stdout.splitlines()]
+            if any(until in line for line in lines):
+                return lines
+            time.sleep(0.05)
+        pytest.fail(f"{until!r} never came: {lines}")
+
+    yield start
+    subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
+
+
+def test_the_live_line_is_the_bottom_row_and_is_gone_in_the_end(screen):
+    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close()\nprint('over')")
+    lines = read("half")
+    assert lines[0] == "half"
+    assert lines[ROWS - 1].startswith("epoch 1  ━━━━━━━━━━━━━━━━ 50/100")
+    assert [line for line in read("exit=0") if line] == ["half", "over", "exit=0"]
+
+
+def test_what_the_program_prints_stays_whole(screen):
+    read = screen(
+        "for number in range(1, 100):\n"
+        "    print('user', number, 'x' * (number % 3 * 40))\n"
+        "    step(number)\n"
+        "    print('error', number, file=sys.stderr)\n"
+        "bus.close()\n"
+    )
+    expected = [line for n in range(1, 100) for line in (f"user {n} {'x' * (n % 3 * 40)}".rstrip(), f"error {n}")]
+    lines = "\n".join(read("exit=0", "-J")).rstrip().splitlines()
+    assert lines == [*expected, "exit=0"]
+
+
+def test_what_is_printed_while_the_live_line_is_drawn_stays_whole(screen):
+    read = screen(
+        "for number in range(1, 1000):\n"
+        "    bus.publish(sample_step(number, batch=number, batches=1000), urgent=True)\n"
+        "    print('user', number)\n"
+        "bus.close()\n"
+    )
+    lines = "\n".join(read("exit=0")).rstrip().splitlines()
+    assert lines == [*(f"user {number}" for number in range(1, 1000)), "exit=0"]
+
+
+def test_an_unfinished_line_is_left_as_it_is(screen):
+    read = screen(
+        "step(1)\n"
+        "print('loading...', end='', flush=True)\n"
+        "say(Notice(ts=0.0, step=1, kind='k', text='Look here.'))\n"
+        "print('done')\n"
+        "bus.close()\n"
+    )
+    lines = read("exit=0")
+    assert [line for line in lines if line] == ["loading...", "trimtab  Look here.", "done", "exit=0"]
+
+
+def test_a_progress_bar_of_tqdm_goes_on_above(screen):
+    pytest.importorskip("tqdm", reason="needs tqdm: pip install tqdm")
+    read = screen(
+        "from tqdm import tqdm\n"
+        "for number in tqdm(range(1, 51), mininterval=0, ncols=60):\n"
+        "    step(number)\n"
+        "bus.close()\n"
+    )
+    lines = [line for line in read("exit=0") if line]
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("100%|")
+    assert "50/50" in lines[0]
+
+
+def test_the_live_line_follows_the_size_of_the_terminal(screen, tmp_path):
+    read = screen("step(1)\nprint('ready')\ninput()\nstep(2)\nprint('again')\ninput()\nbus.close()")
+    read("ready")
+    tmux = ["tmux", "-S", str(tmp_path / "socket")]
+    subprocess.run([*tmux, "resize-window", "-x", "60", "-y", "8"], check=True)
+    subprocess.run([*tmux, "send-keys", "Enter"], check=True)
+    assert read("again")[-1].startswith("epoch 1  ━━━━━━━━━━━━━━━━ 2/100")
+    subprocess.run([*tmux, "send-keys", "Enter"], check=True)
+    assert "epoch 1" not in "".join(read("exit=0"))
+
+
+def test_what_is_not_finite_is_red_and_bold(screen):
+    read = screen("step(1, loss=float('nan'))\nprint('seen')\ntime.sleep(1)\nbus.close()")
+    line = read("seen", "-e")[ROWS - 1]
+    before = line[: line.rindex("NaN")]
+    assert "\x1b[31m" in before[before.rindex("loss") :]
+    assert "1m" in before[before.rindex("loss") :]
+
+
+def test_a_failing_program_gives_the_screen_back(screen):
+    read = screen("step(1)\ntry:\n    1 / 0\nfinally:\n    bus.close()\n    print('\\n' * 20)")
+    lines = [line for line in read("exit=1") if line]
+    assert not [line for line in lines if line.startswith("epoch")]
+    assert lines[-2:] == ["ZeroDivisionError: division by zero", "exit=1"]
