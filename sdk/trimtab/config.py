@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab import names
+from trimtab import names, plugins
 from trimtab.errors import ConfigError, did_you_mean
 from trimtab.types import Backend, Config
 
@@ -78,11 +78,12 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     """Every setting of a run.
 
     `arguments` are those of `watch`; None means not given. A run without a name is called after `default_name`, or
-    else the script. Whether the backends that are named exist is for `plugins.load` to say. What the user should be
-    told but need not stop for, such as a `TRIMTAB_` variable that nothing reads, is in `Config.notices`.
+    else the script. What the user should be told but need not stop for, such as a `TRIMTAB_` variable that nothing
+    reads, is in `Config.notices`.
 
     Raises:
-        ConfigError: a value, a key or a file that cannot be used, in one sentence.
+        ConfigError: a value, a key, a file or the name of a backend that cannot be used, in one sentence.
+        BackendError: two distributions offer a backend that is named.
     """
     settings = check(environ=environ, **arguments)
     notices = list(_unread(environ))
@@ -167,7 +168,7 @@ def _read(name: str, given: _Given) -> Any:
     if not setting.allows(value):
         raise ConfigError(f"{given.said}: expected {setting.expected}.")
     if name == "backends":
-        _refuse_non_backends(given.said, value)
+        _refuse_unusable(given.said, value)
     if name in _PATHS:
         return Path(value)
     return tuple(value) if name in _LISTS else value
@@ -180,9 +181,11 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _refuse_non_backends(said: str, backends: list[Any]) -> None:
+def _refuse_unusable(said: str, backends: list[Any]) -> None:
     for backend in backends:
-        if isinstance(backend, type) or not isinstance(backend, (str, Backend)):
+        if isinstance(backend, str):
+            plugins.find(backend)
+        elif isinstance(backend, type) or not isinstance(backend, Backend):
             raise ConfigError(
                 f"{said}: {backend!r} is neither a name nor an instance with start(), write() and close(). "
                 "Give a name that `trimtab backends` lists, or an instance."

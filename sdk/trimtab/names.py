@@ -52,18 +52,23 @@ def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str 
     Under torchrun the first rank to ask the launcher's store names the run. That needs no process group, so a rank
     that is not watched is never waited for; a store that does not answer is given up after ten seconds.
     """
-    if environ.get("WORLD_SIZE", "1") in ("", "1"):
+    if all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ)):
         return name, None
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         try:
             return _first(name, environ), None
-        except (RuntimeError, OSError, KeyError, ValueError):
+        except (RuntimeError, OSError, KeyError, ValueError, ImportError):
             pass
     return name, "Each rank writes a run of its own. Set TRIMTAB_RUN to the same name on every rank to make them one."
 
 
+def _world_sizes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    slurm = ("SLURM_NTASKS",) if "SLURM_STEP_ID" in environ else ()  # without a step it is the batch script itself
+    return ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", *slurm)
+
+
 def _first(name: str, environ: Mapping[str, str]) -> str:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
     store: Any = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=_STORE_TIMEOUT)
     attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -47,7 +47,7 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
             backends[_unique(_class_name(item), backends)] = item
             continue
         try:
-            backends.setdefault(item, _make(_find(item)))
+            backends.setdefault(item, _make(find(item)))
         except (BackendError, ConfigError) as error:
             if config.backends_requested:
                 raise
@@ -63,17 +63,8 @@ def installed() -> list[Installed]:
     ]
 
 
-def explain(name: str, error: BaseException) -> BackendError:
-    """What to raise or tell when backend `name` failed with `error`: with the install command where that helps."""
-    if isinstance(error, BackendError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        command = _install_command(name)
-        return BackendUnavailable(f"backend {name!r} needs the package {error.name!r}, which is missing. {command}")
-    return BackendError(f"backend {name!r} cannot start: {type(error).__name__}: {error}")
-
-
-def _find(name: str) -> EntryPoint:
+def find(name: str) -> EntryPoint:
+    """The entry point behind a backend's name; imports nothing. Raises as `load` does. Costs about 4 ms."""
     offers = [entry for entry in entry_points(group=GROUP, name=name) if not _usurps(entry)]
     if not offers:
         if name in BUILT_IN:
@@ -84,6 +75,16 @@ def _find(name: str) -> EntryPoint:
         both = " and ".join(sorted(map(_distribution, offers)))
         raise BackendError(f"backend {name!r} is offered by {both}. Uninstall one of them.")
     return offers[0]
+
+
+def explain(name: str, error: BaseException) -> BackendError:
+    """What to raise or tell when backend `name` failed with `error`: with the install command where that helps."""
+    if isinstance(error, BackendError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        command = _install_command(name)
+        return BackendUnavailable(f"backend {name!r} needs the package {error.name!r}, which is missing. {command}")
+    return BackendError(f"backend {name!r} cannot start: {type(error).__name__}: {error}")
 
 
 def _make(entry: EntryPoint) -> Backend:
@@ -103,7 +104,7 @@ def _problem(entry: EntryPoint) -> str:
     if _usurps(entry):
         return f"the name {entry.name!r} belongs to {_OURS}"
     try:
-        _make(_find(entry.name))
+        _make(find(entry.name))
     except BackendError as error:
         return str(error)
     return ""

@@ -68,7 +68,14 @@ def test_second_run_of_a_job_gets_a_name_of_its_own():
     assert names.agree("second", under_torchrun(agent.port)) == ("second", None)
 
 
-def test_ranks_without_a_store_are_told_to_set_the_name():
-    name, notice = names.agree("mine", {"WORLD_SIZE": "2"})
+@pytest.mark.parametrize(
+    "environ", [{"WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_SIZE": "4"}, {"SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}]
+)
+def test_ranks_without_a_store_are_told_to_set_the_name(environ):
+    name, notice = names.agree("mine", environ)
     assert name == "mine"
     assert "TRIMTAB_RUN" in notice
+
+
+def test_single_process_needs_no_agreement():
+    assert names.agree("mine", {"WORLD_SIZE": "1", "SLURM_NTASKS": "8"}) == ("mine", None)
