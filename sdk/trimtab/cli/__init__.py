@@ -1,0 +1,40 @@
+"""The command line. One module for each command; this one puts them together and speaks of errors."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from trimtab.cli.backends import backends
+from trimtab.cli.demo import demo
+from trimtab.cli.report import report
+from trimtab.cli.run import run
+from trimtab.errors import TrimtabError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="trimtab", message="%(prog)s %(version)s")
+def trimtab() -> None:
+    """Watches PyTorch training from inside: loss, accuracy, learning rate, gradients, on the terminal, in a log and
+    in Prometheus."""
+
+
+for command in (run, report, backends, demo):
+    trimtab.add_command(command)
+
+
+def main() -> None:
+    """The program `trimtab`. Exits with 2 and one sentence when what was asked for cannot be done."""
+    try:
+        outcome = trimtab.main(prog_name="trimtab", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except TrimtabError as error:
+        print(f"trimtab: {error}", file=sys.stderr)
+        sys.exit(2)
+    # A watched program runs here, out of reach of click, which would take Ctrl-C and EOFError for its own.
+    sys.exit(outcome() if callable(outcome) else outcome)

@@ -1,0 +1,54 @@
+"""`trimtab demo`: a real training to look at, of some ten seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from pathlib import Path
+
+import click
+
+from trimtab import config, names
+from trimtab.errors import TrimtabError
+
+
+@click.command(short_help="Train on real images for some seconds, watched.")
+@click.option("--serve", is_flag=True, help="Keep /metrics up after the training, until Ctrl-C.")
+def demo(serve: bool) -> None:
+    """Train a small convolutional network on scikit-learn's handwritten digits, watched, and draw a report.
+
+    Settings come from the environment, as for any run: TRIMTAB_DIR, TRIMTAB_PORT and so on.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise TrimtabError("the demo needs scikit-learn, which is not installed. Run: pip install 'trimtab[demo]'")
+    name = os.environ.setdefault("TRIMTAB_RUN", names.fresh("demo"))
+    directory: Path = config.check().get("directory", Path("runs")) / name
+
+    from trimtab.demo import train
+
+    train(at_the_end=_serve if serve else None)
+    _say_what_to_look_at(directory)
+
+
+def _serve() -> None:
+    click.echo("The training is over; its metrics stay up until you press Ctrl-C.", err=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+def _say_what_to_look_at(directory: Path) -> None:
+    from trimtab import logs, report
+
+    log = logs.locate(directory, directory.parent)
+    click.echo(f"log       {log}")
+    if importlib.util.find_spec("matplotlib") is None:
+        click.echo(f"picture   pip install 'trimtab[report]', then trimtab report {directory}")
+    else:
+        picture = directory / "report.png"
+        report.save([logs.read(log)], picture)
+        click.echo(f"picture   {picture}")
+        click.echo(f"again     trimtab report {directory}")
+    click.echo("metrics   trimtab demo --serve, then curl the address that it prints")

@@ -1,0 +1,45 @@
+"""`trimtab run`: watches a script that knows nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from trimtab import config, script
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False},
+    short_help="Watch a script, or a module with -m, with no edit.",
+    options_metavar="[OPTIONS]",
+)
+@click.option("-m", "is_module", is_flag=True, help="TARGET is a module, as for python -m.")
+@click.option("--run", "run_", metavar="NAME", help="Name of the run. [default: after the script and the time]")
+@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go; can be given again.")
+@click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
+@click.option("--host", metavar="HOST", help="Address of /metrics. [default: 127.0.0.1]")
+@click.option("--port", metavar="PORT", type=int, help="Port of /metrics. [default: 9464 or the next free one]")
+@click.option("--overhead", metavar="SHARE", type=float, help="Share of a step that watching may cost. [default: 0.01]")
+@click.option("--gradients-every", metavar="STEPS", type=int, help="Spacing of gradient statistics. [default: chosen]")
+@click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, such as 'encoder.*'; again.")
+@click.option("--config", "config_", metavar="FILE", help="TOML file with settings.")
+@click.option("--resume", is_flag=True, default=None, help="Go on with the run of that name.")
+@click.argument("target", metavar="SCRIPT|-m MODULE")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) -> Callable[[], None]:
+    """Run SCRIPT, or MODULE with -m, and watch it. What follows SCRIPT belongs to the script; its output, its exit
+    code and its signals are its own. What Trimtab has to say goes to stderr."""
+    options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
+    config.check(**options)
+    load = functools.partial(script.load_module if is_module else script.load_file, target)
+    return functools.partial(script.run, load, arguments, functools.partial(_watch, options), once_imported="torch")
+
+
+def _watch(options: dict[str, Any]) -> contextlib.AbstractContextManager[object]:
+    from trimtab.watch import watch
+
+    return contextlib.nullcontext() if config.disabled() else watch(**options)
