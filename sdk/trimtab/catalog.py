@@ -47,9 +47,7 @@ LAST_STEP = _gauge("last_step_timestamp_seconds", "seconds", "When an optimizer 
 LOSS = _gauge(
     "loss", "", "Mean loss: training over the last record, validation over the last pass.", "phase", "optimizer"
 )
-LOSS_EMA = _gauge(
-    "loss_ema", "", "Exponential moving average of the training loss, 0.98 a step.", "phase", "optimizer"
-)
+LOSS_EMA = _gauge("loss_ema", "", "Exponential moving average of the training loss, 0.98 a step.", "phase", "optimizer")
 ACCURACY = _gauge("accuracy_ratio", "ratio", "Share of right predictions, where the loss tells classes.", "phase")
 LOGGED_VALUE = _gauge("logged_value", "", "A value that the training code logged.", "name", "phase")
 

@@ -20,9 +20,7 @@ PHASES = ("train", "validation", "test")
 class Logged:
     """The values of one run."""
 
-    def __init__(
-        self, emit: Callable[[Event], None], say: Callable[[str, str], None], step: Callable[[], int]
-    ) -> None:
+    def __init__(self, emit: Callable[[Event], None], say: Callable[[str, str], None], step: Callable[[], int]) -> None:
         self._emit = emit
         self._say = say
         self._step = step

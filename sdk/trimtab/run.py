@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from trimtab import facts, lifecycle, plugins
@@ -51,9 +52,7 @@ class Run:
         self._meter = Meter()
         self._models = Models()
         layers = LayerChoice(config.layers, self._models.names, self._say)
-        self._sampler = Sampler(
-            self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every
-        )
+        self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
         self._logged = Logged(self._emit, self._say, lambda: self._sampler.global_step)
         self._early: list[Event] = []  # said before the bus was there
@@ -217,7 +216,7 @@ class Run:
         started: dict[str, Backend] = {}
         notices: list[str] = []
         for name, backend in backends.items():
-            problem = self._guard.attempt(lambda backend=backend: backend.start(self.info))
+            problem = self._guard.attempt(functools.partial(backend.start, self.info))
             if problem is None:
                 started[name] = backend
                 continue

@@ -73,7 +73,7 @@ def watch(fn: Any = None, **options: Any) -> Any:
     The function's arguments, return value, name and exceptions pass through.
 
     Args:
-        run: name of the run, `[A-Za-z0-9._-]`, at most 128. Default: script or function name, UTC time, four hex digits.
+        run: name of the run, `[A-Za-z0-9._-]`, at most 128. Default: script or function, UTC time, four hex digits.
         backends: names or instances. Default: console, jsonl, prometheus.
         overhead: the share of the run's time that watching may cost, 0 to 0.5. Default: 0.01.
         gradients_every: take gradient statistics every so many steps. Default: chosen within `overhead`.
@@ -116,8 +116,10 @@ def active_run() -> Run | None:
 
 def _decorated(function: F, options: Mapping[str, Any]) -> F:
     name = getattr(function, "__name__", type(function).__name__)
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function) or (
-        inspect.isasyncgenfunction(function)
+    if (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or (inspect.isasyncgenfunction(function))
     ):
         raise ConfigError(
             f"watch({name}): coroutine and generator functions cannot be watched, since their body does not run when "

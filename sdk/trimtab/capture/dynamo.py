@@ -28,7 +28,7 @@ def keep_out(function: F, *, calls_user_code: bool = False) -> F:
 
 
 def _skip(code: CodeType, *, below: bool) -> None:
-    eval_frame = torch._C._dynamo.eval_frame
+    eval_frame: Any = torch._C._dynamo.eval_frame
     if not hasattr(eval_frame, "set_code_exec_strategy"):  # torch before 2.7
         eval_frame.skip_code(code)
         return

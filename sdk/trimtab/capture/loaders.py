@@ -17,7 +17,6 @@ from torch.utils.data.sampler import RandomSampler, SequentialSampler
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 
-
 _ATTRIBUTE = "_trimtab_pass"
 
 

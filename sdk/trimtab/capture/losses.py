@@ -125,7 +125,7 @@ OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
 
 def watch_losses(patches: Patches, report: OnLoss) -> Callable[[], None]:
     """Call `report(loss, output, args)` after every loss function. Returns what undoes what `patches` does not."""
-    table = jit_builtins._get_builtin_table()
+    table: dict[int, str] = jit_builtins._get_builtin_table()  # type: ignore[no-untyped-call]
     registered = []
     for loss in BUILTIN_LOSSES:
         original = getattr(loss.owner, loss.name)

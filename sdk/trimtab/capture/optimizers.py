@@ -19,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.dynamo import keep_out
 
-
 Wrapping: TypeAlias = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
 _FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wrapper of `step`
@@ -109,7 +108,7 @@ class OptimizerHooks:
             handle = optimizer.register_step_pre_hook(self._last)
             self._own_hooks[handle.id] = handle
         elif next(reversed(hooks)) != own:
-            hooks.move_to_end(own)
+            hooks[own] = hooks.pop(own)
         return True
 
     def _reporting(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:

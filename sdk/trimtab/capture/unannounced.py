@@ -8,7 +8,6 @@ these are cleared between two backwards, a step was taken. Its learning rate can
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer

@@ -218,7 +218,7 @@ def _block_in_float64(piece: Tensor) -> Moments:
     max_abs = max(-lowest, highest)
     if max_abs == 0.0 or not math.isfinite(max_abs):
         return Moments(size, 0.0 * max_abs, 0.0 * max_abs, max_abs)
-    unit = math.ldexp(1.0, math.frexp(max_abs)[1])
+    unit = math.ldexp(1.0, math.frexp(max_abs)[1] - 1)
     scaled = piece.double() / unit  # exact, as the unit is a power of two
     mean = scaled.mean().item()
     scaled -= mean

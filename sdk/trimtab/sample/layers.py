@@ -11,7 +11,7 @@ LAYER_CAP = 200  # three series each, so that a rank stays under 1,000
 
 
 class LayerChoice:
-    """Chooses layers by pattern, up to a cap. `find_names` gives name and depth for each parameter; `say` tells the user."""
+    """Chooses by pattern, up to a cap. `find_names` gives name and depth of each parameter, `say` tells the user."""
 
     def __init__(
         self,

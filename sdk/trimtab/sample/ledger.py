@@ -44,7 +44,7 @@ class Columns(NamedTuple):
 
     def part(self, of: slice) -> Columns:
         """Some of the rows."""
-        return Columns(*(column[of] for column in self))
+        return Columns._make(column[of] for column in self)
 
     def by_epoch(self) -> Iterator[tuple[int, Columns]]:
         """The rows of each epoch, in order."""
@@ -56,6 +56,11 @@ class Columns(NamedTuple):
             stop = start + sum(1 for _ in rows)
             yield epoch, self.part(slice(start, stop))
             start = stop
+
+
+def epoch_of(row: Row) -> int:
+    """The epoch that a step belongs to."""
+    return row[-1]
 
 
 class GradientSample(NamedTuple):
@@ -189,7 +194,7 @@ def weighted_sum(values: Sequence[float | None], weights: Sequence[float]) -> tu
     if None in values:
         pairs = [(v, w) for v, w in zip(values, weights, strict=True) if v is not None]
         values, weights = [v for v, _ in pairs], [w for _, w in pairs]
-    return sum(map(operator.mul, values, weights)), sum(weights)  # type: ignore[arg-type]
+    return sum(map(operator.mul, values, weights)), sum(weights)
 
 
 def split_at_first_nonfinite(losses: Sequence[float | None]) -> list[slice]:

@@ -51,8 +51,9 @@ def combine(parts: Iterable[Moments]) -> Moments:
             continue
         total = size + part.size
         delta = part.mean - mean
-        mean += delta * part.size / total
-        m2 += part.m2 + delta * delta * size * part.size / total
+        shift = delta * (part.size / total)
+        mean += shift
+        m2 += part.m2 + shift * (delta * size)
         if part.max_abs > max_abs or math.isnan(part.max_abs):
             max_abs = part.max_abs
         size = total

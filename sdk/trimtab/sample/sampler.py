@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trimtab.sample.gradients import Taken, take
 from trimtab.sample.layers import LayerChoice
-from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, known
+from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, epoch_of, known
 from trimtab.sample.passes import EpochSums, PassSums
 from trimtab.sample.records import Context, step_events
 from trimtab.sample.scalars import Held
@@ -26,8 +26,6 @@ from trimtab.types import Epoch, Event, Step, Totals
 RECORD_INTERVAL_S = 0.125  # at most eight records a second, over all optimizers
 GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
 ACCURACY_SHARE = 0.1
-
-EPOCH = Columns._fields.index("epoch")
 
 Progress = tuple[int | None, int | None]  # batches of this epoch so far, and in all
 
@@ -173,7 +171,7 @@ class Sampler:
             kept = [i not in skipped for i in range(len(rows.loss))]
             place = [0, *accumulate(kept)]
             numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
-            numbers.rows = Columns(*(tuple(compress(column, kept)) for column in rows))
+            numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)
 
     def _count(self, ledger: Ledger, numbers: Numbers) -> None:
         rows = numbers.rows
@@ -221,7 +219,7 @@ class Sampler:
 
     def _has_open_rows(self, epoch: int) -> bool:
         open_rows = [ledger.rows for ledger in self.ledgers] + [block.rows for _, block in self._waiting]
-        return any(rows and rows[0][EPOCH] <= epoch for rows in open_rows)
+        return any(rows and epoch_of(rows[0]) <= epoch for rows in open_rows)
 
     def _publish_validation(self, epoch: int | None) -> None:
         sums, self._validation = self._validation, None

@@ -43,8 +43,7 @@ class Transfer:
         if stacked.is_cuda:
             self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
             self._copy.copy_(stacked, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+            self._event = torch.cuda.current_stream(stacked.device).record_event()
         else:
             self._copy = stacked
 

@@ -1,0 +1,38 @@
+# `make demo` and `make test` build the same .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test lint types bench clean
+
+demo: .venv/.demo
+	$(BIN)/trimtab demo
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+types: .venv/.test
+	$(BIN)/mypy
+
+bench: .venv/.bench
+	$(BIN)/python benchmarks/overhead.py
+
+.venv/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[demo]'
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(INSTALL) '.[test]'
+	touch $@
+
+.venv/.bench: .venv/.demo
+	$(INSTALL) '.[bench]'
+	touch $@
+
+clean:
+	rm -rf .venv
