@@ -1,0 +1,45 @@
+"""`trimtab run` in a process of its own, against `python`: whoever starts a script sees no difference."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from running import ENVIRONMENT, SCRIPTS
+
+
+def run(script, *arguments, cwd, before=()):
+    cwd.mkdir()
+    return subprocess.run(
+        [sys.executable, *before, str(SCRIPTS / script), *arguments],
+        cwd=cwd,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("exit_code.py", ()),
+        ("crash.py", ()),
+        ("interrupted.py", ()),
+        ("early_stopping.py", ()),
+        pytest.param("loader_workers.py", ("--context", "spawn"), marks=pytest.mark.slow),
+    ],
+)
+def test_output_and_exit_code_are_the_scripts_own(script, arguments, tmp_path):
+    bare = run(script, *arguments, cwd=tmp_path / "bare")
+    watched = run(script, *arguments, cwd=tmp_path / "watched", before=("-m", "trimtab", "run", "--port", "0"))
+    assert watched.returncode == bare.returncode
+    assert watched.stdout == bare.stdout
+    assert os.listdir(tmp_path / "watched" / "runs")
+
+
+def test_traceback_of_a_script_shows_the_script_alone(tmp_path):
+    bare = run("crash.py", cwd=tmp_path / "bare")
+    watched = run("crash.py", cwd=tmp_path / "watched", before=("-m", "trimtab", "run", "--backend", "jsonl"))
+    traceback = watched.stderr[watched.stderr.index("Traceback") :]
+    assert traceback == bare.stderr
