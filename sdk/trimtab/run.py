@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import secrets
 import threading
 import time
@@ -15,11 +13,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import facts, lifecycle, plugins
+from trimtab import facts, lifecycle, plugins, record
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
-from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
@@ -58,6 +55,8 @@ class Run:
         self._early: list[Event] = []  # said before the bus was there
         self._bus: Bus | None = None
         self._told: set[str] = set()
+        self._began = self._health_at = time.perf_counter()
+        self._overhead_at_health = 0.0
         self._closing = threading.Lock()
         self._closed = False
         self._sigterm = lifecycle.Sigterm(
@@ -71,12 +70,13 @@ class Run:
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
-        self._started = self._health_at = time.perf_counter()
-        self._overhead_at_health = 0.0
-        self._make_directory()
+        record.make_directory(self.info)
         backends, notices = plugins.load(self.info.config)
+        if self.info.config.resume:
+            self._sampler.steps_before, notice = record.last_step(self.info)
+            notices += [notice] if notice else []
         started, more = self._start_backends(backends)
-        self._write_status("running")
+        record.write_status(self.info, "running", self._sampler.global_step)
         self._bus = Bus(started, self._guard)
         self._publish_start(started)
         for text in (*self.info.config.notices, *notices, *more):
@@ -86,7 +86,7 @@ class Run:
         self._capture.attach()
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
-        self._meter.add(time.perf_counter() - self._started)
+        self._began = self._health_at = time.perf_counter()
 
     def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
         """Record numbers of your own, under the current global step.
@@ -134,7 +134,7 @@ class Run:
         self._emit(self._end(status, error))
         if self._bus is not None:
             self._bus.close(CLOSE_DEADLINE_S)
-        self._guard.wrap("run.json", self._write_status)(status)
+        self._guard.wrap("run.json", record.write_status)(self.info, status, self._sampler.global_step)
 
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""
@@ -170,7 +170,7 @@ class Run:
                 ts=time.time(),
                 step=self._sampler.global_step,
                 overhead_seconds=overhead,
-                overhead_ratio=overhead / max(now - self._started, 1e-9),
+                overhead_ratio=overhead / max(now - self._began, 1e-9),
                 gradient_interval_steps=self._sampler.gradient_spacing.interval,
                 dropped=self._bus.dropped(),
                 backend_errors=self._bus.errors(),
@@ -207,7 +207,7 @@ class Run:
             "faults": dict(self._guard.faults),
             "dropped": self._bus.dropped() if self._bus else {},
         }
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self._began
         return RunEnd(
             ts=time.time(), step=sampler.global_step, status=status, seconds=seconds, error=error, totals=totals
         )
@@ -231,31 +231,3 @@ class Run:
     def _flush_backends(self) -> None:
         if self._bus is not None:
             self._bus.flush(CLOSE_DEADLINE_S)
-
-    def _make_directory(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{self.id}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"directory={str(self.info.config.directory)!r}: cannot write {self.directory}: {error.strerror}. "
-                "Give a directory that you can write to: directory=..., or TRIMTAB_DIR."
-            ) from error
-
-    def _write_status(self, status: Status) -> None:
-        if self.info.rank != 0:
-            return
-        content = {
-            "run": self.info.run,
-            "run_id": self.id,
-            "status": status,
-            "step": self._sampler.global_step,
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "facts": dict(self.info.facts),
-        }
-        path = self.directory / "run.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        temporary.replace(path)
