@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 def call_once_imported(name: str, callback: Callable[[], object]) -> None:
@@ -58,6 +59,9 @@ class _Loader(Loader):
     def __init__(self, loader: Loader, arrived: Callable[[], None]) -> None:
         self._loader = loader
         self._arrived = arrived
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # get_source, path and what else a curious program may ask a spec's loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)

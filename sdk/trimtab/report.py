@@ -125,7 +125,7 @@ def _strokes(panel: _Panel, logs: Sequence[RunLog]) -> list[Stroke]:
             for place, curve in enumerate(siblings):
                 colour = COLOURS[(number if several else line.second + 2 * place) % len(COLOURS)]
                 # One line of several optimizers: their names are enough. Several runs: their names are at the top.
-                words = (curve.of, line.label if len(known) > 1 or not curve.of else "")
+                words = (curve.of.replace("$", r"\$"), line.label if len(known) > 1 or not curve.of else "")
                 label = "" if several else " ".join(filter(None, words))
                 strokes.append(
                     Stroke(
@@ -151,7 +151,7 @@ def _frame(figure: Figure, logs: Sequence[RunLog]) -> None:
     for row, log in enumerate(logs):
         top = 0.4 + _HEAD_ROW * row  # inches from the upper edge
         name = log.run if names.count(log.run) == 1 else f"{log.run} ({log.run_id})"
-        size = 11 if several or len(name) > 80 else 16
+        size = min(11 if several else 16, 1000 / len(name))  # the longest name fits
         colour = COLOURS[row % len(COLOURS)] if several else INK
         figure.text(_LEFT, 1 - top / height, name, fontsize=size, fontweight="bold", color=colour)
         figure.text(_LEFT, 1 - (top + 0.24) / height, _facts(log), fontsize=9.5, color=FAINT)

@@ -1,0 +1,119 @@
+"""The commands other than `run`, as programs."""
+
+import importlib.metadata
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+COMMANDS = ("backends", "demo", "report", "run")
+
+
+def test_help_lists_the_commands_that_there_are(desk):
+    listed = desk.trimtab("--help").stdout.partition("Commands:")[2]
+    assert (
+        tuple(line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " ") == COMMANDS
+    )
+
+
+def test_version_is_that_of_the_distribution(desk):
+    assert desk.trimtab("--version").stdout == f"trimtab {importlib.metadata.version('trimtab')}\n"
+
+
+def test_unknown_command_is_code_2(desk):
+    done = desk.trimtab("reprt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such command 'reprt'" in done.stderr
+
+
+def test_no_command_loads_torch_to_say_its_help(desk):
+    source = "import sys; sys.argv[1:] = ['run', '--help']\ntry:\n from trimtab.cli import main; main()\nfinally:\n"
+    loaded = "print({'torch', 'msgspec', 'rich', 'structlog', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    assert desk.python("-c", f"{source} {loaded}").stderr == "set()\n"
+
+
+def test_backends_lists_ours_as_usable(desk):
+    done = desk.trimtab("backends")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["BACKEND", "FROM", "USABLE"]
+    version = importlib.metadata.version("trimtab")
+    assert rows[1:4] == [[name, "trimtab", version, "yes"] for name in ("console", "jsonl", "prometheus")]
+
+
+def test_backends_says_why_one_is_not_usable(desk):
+    metadata = desk.directory / "evil-2.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 2.0\n")
+    (metadata / "entry_points.txt").write_text("[trimtab.backends]\njsonl = evil:Evil\nworse = evil:Evil\n")
+    desk.write("evil.py", "import no_such_package")
+    out = desk.trimtab("backends").stdout
+    assert "jsonl       evil 2.0       no: the name 'jsonl' belongs to trimtab\n" in out
+    assert "'no_such_package', which is missing. Run: pip install 'evil'\n" in out
+
+
+def test_report_draws_a_run_that_was_watched(desk, train):
+    desk.write("script.py", train, "for _ in range(20): step()")
+    for run in ("a", "b"):
+        assert desk.trimtab("run", "--run", run, "script.py").returncode == 0
+    assert desk.trimtab("report", "a").stdout == f"{desk.directory / 'runs' / 'a' / 'report.png'}\n"
+    assert desk.trimtab("report", "runs/a", "runs/b/rank-0.jsonl", "-o", "both.svg").stdout == "both.svg\n"
+    for picture in ("runs/a/report.png", "both.svg"):
+        assert (desk.directory / picture).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["nothing"], "trimtab: nothing: neither a log nor the directory of a run."),
+        (["empty.jsonl"], "trimtab: empty.jsonl: no record of a run is in it."),
+        ([], "Missing argument 'RUN...'"),
+    ],
+)
+def test_report_of_nothing_gets_one_sentence(desk, command, sentence):
+    desk.write("empty.jsonl")
+    done = desk.trimtab("report", *command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_demo_trains_and_says_what_to_look_at(desk):
+    done = desk.trimtab("demo")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert desk.status() == "completed"
+    assert said["log"].endswith("rank-0.jsonl")
+    assert said["picture"].endswith("report.png")
+    assert (desk.directory / said["picture"]).exists()
+    last = [record for record in desk.record() if record["event"] == "epoch"][-1]
+    assert last["epoch"] == 15
+    assert last["validation"]["accuracy"] > 0.95
+
+
+@pytest.mark.slow
+def test_demo_serves_until_it_is_interrupted(desk):
+    desk.environ |= {"TRIMTAB_BACKENDS": "prometheus,jsonl", "TRIMTAB_PORT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trimtab", "demo", "--serve"],
+        cwd=desk.directory, env=desk.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert "stay up until you press Ctrl-C" in process.stderr.readline()
+    address = json.loads((desk.runs()[0] / "rank-0.jsonl").read_text().splitlines()[0])["addresses"]["prometheus"]
+    with urllib.request.urlopen(address) as response:
+        assert "trimtab_epochs_total" in response.read().decode()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert (process.returncode, desk.status()) == (0, "completed")
+
+
+def test_example_is_a_script_like_any_other(desk, request):
+    example = request.config.rootpath / "examples" / "digits.py"
+    assert "import trimtab" not in example.read_text()
+    done = desk.trimtab("run", str(example), "--epochs", "1")
+    assert done.stdout.startswith("epoch 1: ")
+    (epoch,) = [record for record in desk.record() if record["event"] == "epoch"]
+    assert done.stdout.startswith(f"epoch 1: {epoch['validation']['accuracy']:.1%} of 359")

@@ -1,0 +1,102 @@
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from trimtab import logs
+from trimtab.errors import ConfigError
+from trimtab.testing import UnknownEvent, sample_events, sample_step
+from trimtab.types import RunEnd, RunStart
+
+
+def test_log_is_read_as_the_backend_wrote_it(write):
+    log = logs.read(write(*sample_events()))
+    assert (log.run, log.start.facts, log.end.status) == ("sample", {"torch": "2.13.0"}, "completed")
+    assert [(step.step, step.phase, step.steps) for step in log.steps] == [
+        (1, "train", 1),
+        (5, "train", 4),
+        (5, "validation", 1),
+    ]
+    assert (log.steps[1].loss_min, log.steps[1].loss_max, log.steps[1].learning_rate) == (0.4, 1.0, [0.001])
+    assert [epoch.epoch for epoch in log.epochs] == [1]
+
+
+def test_nan_and_inf_come_back_as_nan(write):
+    (step,) = logs.read(write(sample_step(loss=math.inf, gradient_norm=math.nan, learning_rate=[0.1, math.nan]))).steps
+    assert math.isnan(step.loss)
+    assert math.isnan(step.gradient_norm)
+    assert step.learning_rate[0] == 0.1
+    assert math.isnan(step.learning_rate[1])
+
+
+def test_what_was_not_known_stays_none(write):
+    (step,) = logs.read(write(sample_step(accuracy=None))).steps
+    assert step.accuracy is None
+
+
+def test_unknown_events_and_keys_are_ignored(write):
+    path = write(UnknownEvent(ts=0.0, step=1), sample_step(2))
+    path.write_text(path.read_text().replace('"step":2,', '"step":2,"from_the_future":{"a":[1]},'))
+    assert [step.step for step in logs.read(path).steps] == [2]
+
+
+@pytest.mark.parametrize("torn", [b'{"ts":"2026-01-01T0', b'{"ts":"2026-01-01T0\n', b"\xff\xfe\n", b"\n", b"[]\n"])
+def test_line_that_is_not_whole_is_ignored_wherever_it_is(write, torn):
+    path = write(sample_step(1), sample_step(2))
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + torn.rstrip(b"\n") + b"\n" + second + torn)
+    assert [step.step for step in logs.read(path).steps] == [1, 2]
+
+
+def test_last_run_of_a_file_is_read(write):
+    path = write(
+        RunStart(ts=0.0, step=0, facts={}), sample_step(7), RunEnd(ts=1.0, step=7, status="failed", seconds=1.0)
+    )
+    path.write_text(path.read_text().replace("0a1b", "ffff"))
+    write(RunStart(ts=0.0, step=7, facts={}), sample_step(8))
+    log = logs.read(path)
+    assert log.run_id.endswith("0a1b")
+    assert [step.step for step in log.steps] == [8]
+    assert log.end is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"not a log\n", b'{"event":"step"}\n'])
+def test_file_without_records_is_an_error(tmp_path, content):
+    path = tmp_path / "some.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="no record of a run is in it"):
+        logs.read(path)
+
+
+def test_log_is_located_by_file_directory_and_name(write):
+    path = write(sample_step(1))
+    runs = path.parent.parent
+    for given in (path, str(path.parent), "sample"):
+        assert logs.locate(given, runs) == path
+
+
+def test_lowest_rank_stands_for_the_run(write):
+    for rank in (10, 2):
+        path = write(sample_step(1), rank=rank)
+    assert logs.locate("sample", path.parent.parent).name == "rank-2.jsonl"
+
+
+def test_run_that_is_not_there_names_the_nearest(write):
+    runs = write(sample_step(1), run="resnet").parent.parent
+    with pytest.raises(ConfigError, match=r"resnte: neither a log nor the directory of a run. Did you mean 'resnet'\?"):
+        logs.locate("resnte", runs)
+
+
+def test_run_that_is_not_there_names_the_latest(write):
+    older, newer = write(sample_step(1), run="a"), write(sample_step(1), run="b")
+    os.utime(older, (1, 1))
+    with pytest.raises(ConfigError, match=r"The latest run in .* is 'b'\."):
+        logs.locate("something else", newer.parent.parent)
+    with pytest.raises(ConfigError, match=r"runs holds no log\. The latest run"):
+        logs.locate(newer.parent.parent, Path("elsewhere"))
+
+
+def test_directory_without_runs_says_what_to_give(tmp_path):
+    with pytest.raises(ConfigError, match="holds no runs; give a file, a directory, or --dir and a name"):
+        logs.locate("mine", tmp_path)
