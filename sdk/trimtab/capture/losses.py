@@ -39,8 +39,8 @@ class BuiltinLoss:
             return args[position] if position is not None and position < len(args) else default
 
         return LossCall(
-            self.name, output, args[0], at(self.target), at(self.reduction, MEAN), self.classes, at(self.weight),
-            at(self.ignore_index),
+            self.name, self.samples(args), output, args[0], at(self.target), at(self.reduction, MEAN), self.classes,
+            at(self.weight), at(self.ignore_index),
         )  # fmt: skip
 
     def is_mean(self, args: tuple[Any, ...]) -> bool:
@@ -54,6 +54,16 @@ class BuiltinLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class CtcLoss(BuiltinLoss):
+    """Its targets may lie one after the other, so the batch is that of the log probabilities (time, batch, class)."""
+
+    def samples(self, args: tuple[Any, ...]) -> int:
+        """The batch size."""
+        shape = args[0].shape
+        return shape[1] if len(shape) == 3 else 1
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleLoss:
     """A loss module whose arithmetic is Python. Its arguments are (module, input, target)."""
 
@@ -63,7 +73,8 @@ class ModuleLoss:
     def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
         """What was called."""
         module, input, target = args
-        return LossCall(self.name, output, input, target, {"none": NONE, "sum": SUM}.get(module.reduction, MEAN))
+        reduction = {"none": NONE, "sum": SUM}.get(module.reduction, MEAN)
+        return LossCall(self.name, self.samples(args), output, input, target, reduction)
 
     def is_mean(self, args: tuple[Any, ...]) -> bool:
         """Whether the output is already the mean."""
@@ -84,7 +95,7 @@ class OwnLoss:
     def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
         """What was called."""
         target = args[1] if len(args) > 1 and isinstance(args[1], Tensor) else None
-        return LossCall(self.name, output, args[0], target, MEAN)
+        return LossCall(self.name, self.samples(args), output, args[0], target, MEAN)
 
     def is_mean(self, args: tuple[Any, ...]) -> bool:
         """Its output is the mean."""
@@ -111,7 +122,7 @@ BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
     BuiltinLoss("multilabel_margin_loss", torch._C._nn, 2),
     BuiltinLoss("poisson_nll_loss", torch, 5),
     BuiltinLoss("kl_div", torch, 2),
-    BuiltinLoss("ctc_loss", torch, 5),
+    CtcLoss("ctc_loss", torch, 5),
     BuiltinLoss("hinge_embedding_loss", torch, 3),
     BuiltinLoss("margin_ranking_loss", torch, 4, target=2),
     BuiltinLoss("cosine_embedding_loss", torch, 4, target=2),

@@ -1,8 +1,9 @@
 """What a call of a loss function says, on one scale: as `reduction="mean"` would have said it.
 
 `reduction="sum"` and `"none"` are divided by what "mean" divides by: the number of elements; with classes, the number
-of targets that are not `ignore_index`, weighted by class where the loss is. `kl_div` alone is divided by the batch,
-since its "sum" is what "batchmean" calls. The accuracy is the share of counted targets that the prediction meets.
+of targets that are not `ignore_index`, weighted by class where the loss is. `kl_div` is divided by the batch, since its
+"sum" is what "batchmean" calls, and so is `ctc_loss`, whose target lengths a sum does not tell. The accuracy is the
+share of counted targets that the prediction meets.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 Classes: TypeAlias = Literal["multiclass", "binary_logits", "binary_probabilities"]
 Count: TypeAlias = "int | Tensor"
 
+OF_BATCH = ("kl_div", "ctc_loss")
+OF_ROWS = (  # whose loss is one value for each row of the input
+    "cosine_embedding_loss", "multilabel_margin_loss", "triplet_margin_loss", "MultiLabelSoftMarginLoss",
+    "TripletMarginWithDistanceLoss",
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class LossCall:
     """One call of a loss function, with its tensors. Lives no longer than the call that reports it."""
 
     name: str
+    samples: int  # the batch size
     output: Tensor
     input: Tensor
     target: Tensor | None
@@ -44,22 +52,15 @@ class Criterion:
     samples: int
 
 
-def samples_in(call: LossCall) -> int:
-    """The batch size: the first dimension of the target, or of the input where there is no target."""
-    tensor = call.target if isinstance(call.target, Tensor) else call.input
-    return tensor.shape[0] if tensor.ndim else 1
-
-
 @torch.no_grad()
 def criterion(call: LossCall) -> Criterion:
     """The normalised value of a call. Three small kernels at most, no synchronisation on a device."""
-    samples = samples_in(call)
     counted = _counted(call)
-    weight: Held = float(samples) if counted is None else hold(counted)
+    weight: Held = float(call.samples) if counted is None else hold(counted)
     if call.reduction == MEAN and call.output.numel() == 1:
-        return Criterion(hold(call.output), weight, samples)
+        return Criterion(hold(call.output), weight, call.samples)
     total = call.output.detach().sum()
-    return Criterion(hold(total / _divisor(call, counted, samples)), weight, samples)
+    return Criterion(hold(total / _divisor(call, counted)), weight, call.samples)
 
 
 @torch.no_grad()
@@ -101,16 +102,18 @@ def _counted(call: LossCall) -> Tensor | None:
     return (target != call.ignore_index).sum()
 
 
-def _divisor(call: LossCall, counted: Tensor | None, samples: int) -> Count:
+def _divisor(call: LossCall, counted: Tensor | None) -> Count:
     if counted is not None:
         if call.weight is None or not isinstance(call.target, Tensor):
             return counted
         valid = call.target != call.ignore_index
-        return (call.weight[call.target.clamp(min=0)] * valid).sum()
-    if call.name in ("kl_div", "ctc_loss"):
-        return samples
+        return (call.weight[torch.where(valid, call.target, 0)] * valid).sum()
+    if call.name in OF_BATCH:
+        return call.samples
     if call.reduction == NONE:
         return max(call.output.numel(), 1)
     if call.classes == "multiclass":  # class probabilities: one target a row
         return max(call.input.numel() // call.input.shape[1 if call.input.ndim > 1 else 0], 1)
+    if call.name in OF_ROWS:
+        return max(call.input.numel() // call.input.shape[-1], 1)
     return max(call.input.numel(), 1)

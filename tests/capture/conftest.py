@@ -1,0 +1,20 @@
+"""Small models and loops that tests of capture share."""
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(6, 4)
+
+
+@pytest.fixture
+def labels():
+    return torch.tensor([0, 1, 2, 2, 1, 0])

@@ -1,0 +1,106 @@
+"""What every test has: no fault hides behind the guard, no setting leaks in. And a run whose events can be read."""
+
+import contextlib
+import os
+
+import pytest
+import torch
+
+import trimtab
+from trimtab import guard
+from trimtab.sample import sampler
+from trimtab.testing import RecordingBackend
+from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
+
+
+class Seen:
+    """A run, and what it said. Everything is there once the run is over."""
+
+    def __init__(self, backend, run=None):
+        self.backend = backend
+        self.run = run
+
+    def steps(self, optimizer="0"):
+        """The steps of one optimizer, one record each."""
+        return [e for e in self.backend.of(Step) if e.phase == "train" and e.optimizer == optimizer]
+
+    def losses(self, optimizer="0"):
+        return [step.loss for step in self.steps(optimizer)]
+
+    @property
+    def optimizers(self):
+        return sorted({e.optimizer for e in self.backend.of(Step) if e.phase == "train"})
+
+    @property
+    def validations(self):
+        return [e for e in self.backend.of(Step) if e.phase == "validation"]
+
+    @property
+    def epochs(self):
+        return self.backend.of(Epoch)
+
+    @property
+    def metrics(self):
+        return self.backend.of(Metric)
+
+    @property
+    def notices(self):
+        return [notice.text for notice in self.backend.of(Notice)]
+
+    @property
+    def start(self):
+        (start,) = self.backend.of(RunStart)
+        return start
+
+    @property
+    def health(self):
+        return self.backend.of(Health)[-1]
+
+    @property
+    def end(self):
+        (end,) = self.backend.of(RunEnd)
+        return end
+
+
+@pytest.fixture(autouse=True)
+def nothing_hides(monkeypatch):
+    """A fault that the guard catches fails the test, where the test does not say otherwise."""
+    monkeypatch.setattr(guard, "reraise", True)
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    """Whoever runs the tests may have set `TRIMTAB_` variables of their own."""
+    for name in [name for name in os.environ if name.startswith("TRIMTAB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """Faults are caught, as they are outside of tests."""
+    monkeypatch.setattr(guard, "reraise", False)
+
+
+@pytest.fixture
+def one_record_a_step(monkeypatch):
+    """Nothing is folded, whatever the clock says."""
+    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 0.0)
+
+
+@pytest.fixture
+def watching(tmp_path, one_record_a_step):
+    """`with watching(**options) as seen:` is a run. Each step is a record of its own, with gradient statistics."""
+
+    @contextlib.contextmanager
+    def watching(**options):
+        seen = Seen(RecordingBackend())
+        settings = {"run": "test", "directory": tmp_path, "gradients_every": 1, **options}
+        with trimtab.watch(backends=[seen.backend], **settings) as seen.run:
+            yield seen
+
+    return watching
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
