@@ -44,6 +44,8 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _ON_FIRST_USE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # First torch alone: under `trimtab run` its arrival starts the run, which needs our modules whole.
+        importlib.import_module("torch")
         value = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
         setattr(self, name, value)
         return value

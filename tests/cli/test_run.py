@@ -170,6 +170,21 @@ def test_script_may_prepare_before_it_imports_torch(desk):
     assert desk.status() == "completed"
 
 
+def test_script_may_log_to_the_run_that_watches_it(desk, train):
+    desk.write(
+        "script.py", "from trimtab import log, should_stop", train, "step(); log(bleu=31.2); print(should_stop())"
+    )
+    assert desk.trimtab("run", "script.py").stdout == "False\n"
+    assert [record["values"] for record in desk.record() if record["event"] == "metric"] == [{"bleu": 31.2}]
+
+
+def test_script_that_watches_itself_is_told_of_the_run_there_is(desk):
+    desk.write("script.py", "import trimtab\n@trimtab.watch\ndef train(): print('begun')\ntrain()")
+    done = desk.trimtab("run", "--run", "outer", "script.py")
+    assert (done.returncode, done.stdout, desk.status()) == (1, "", "failed")
+    assert "RunActiveError: run 'outer' is active in this process" in done.stderr
+
+
 def test_script_without_torch_is_no_run(desk):
     desk.write("script.py", "import importlib.util; print(importlib.util.find_spec('torch').name)")
     done = desk.trimtab("run", "script.py")
