@@ -104,7 +104,7 @@ def _counted(call: LossCall) -> Tensor | None:
 
 def _divisor(call: LossCall, counted: Tensor | None) -> Count:
     if counted is not None:
-        if call.weight is None or not isinstance(call.target, Tensor):
+        if call.weight is None or call.target is None or call.ignore_index is None:
             return counted
         valid = call.target != call.ignore_index
         return (call.weight[torch.where(valid, call.target, 0)] * valid).sum()
