@@ -1,0 +1,88 @@
+"""What looks through Python functions, and what copies them, goes on working during a run."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Tuned(nn.Module):
+    """A model that holds its loss function."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.criterion = F.cross_entropy
+
+    def forward(self, inputs, labels):
+        return self.criterion(self.linear(inputs), labels)
+
+
+class Scriptable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.linear(inputs), labels) + F.mse_loss(inputs, inputs)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_model_with_a_loss_can_be_scripted(watching, inputs, labels, tmp_path):
+    model = Scriptable()
+    with watching():
+        scripted = torch.jit.script(model)
+        assert torch.equal(scripted(inputs, labels), model(inputs, labels))
+        scripted.save(tmp_path / "model.pt")
+    assert torch.equal(torch.jit.load(tmp_path / "model.pt")(inputs, labels), model(inputs, labels))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_model_with_a_loss_can_be_traced(watching, inputs, labels):
+    model = Scriptable()
+    with watching() as seen:
+        traced = torch.jit.trace(model, (inputs, labels), check_trace=False)
+        assert torch.equal(traced(inputs, labels), model(inputs, labels))
+    assert seen.end.totals["faults"] == {}
+
+
+def test_gradient_of_a_function_with_a_loss_is_not_read(watching, inputs, labels):
+    weight = torch.randn(4, 3)
+    with watching() as seen:
+        gradient = torch.func.grad(lambda w: F.cross_entropy(inputs @ w, labels))(weight)
+    assert gradient.shape == weight.shape
+    assert seen.validations == []
+
+
+def test_loss_under_vmap_is_not_read(watching, inputs, labels):
+    with watching() as seen, torch.no_grad():
+        losses = torch.func.vmap(F.cross_entropy)(inputs[:, :3], labels)
+    assert losses.shape == (6,)
+    assert seen.validations == []
+
+
+def test_model_that_holds_a_loss_function_is_pickled_and_copied(watching, inputs, labels):
+    model = Tuned()
+    with watching():
+        twins = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    for twin in twins:
+        assert twin.criterion is F.cross_entropy
+        assert torch.equal(twin(inputs, labels), model(inputs, labels))
+
+
+def test_state_of_a_watched_model_has_no_key_of_ours(watching, inputs, labels, tmp_path):
+    model = Tuned()
+    optimizer = torch.optim.AdamW(model.parameters())
+    keys = list(model.state_dict())
+    with watching():
+        model(inputs, labels).backward()
+        optimizer.step()
+        torch.save((model, optimizer.state_dict()), tmp_path / "both.pt")
+        copy.deepcopy(optimizer)
+    twin, state = torch.load(tmp_path / "both.pt", weights_only=False)
+    assert list(twin.state_dict()) == keys
+    assert state.keys() == torch.optim.AdamW(nn.Linear(1, 1).parameters()).state_dict().keys()
+    assert state["param_groups"][0].keys() == optimizer.param_groups[0].keys()

@@ -1,0 +1,136 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def train_step(model, optimizer, inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+
+
+@pytest.fixture
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("without_grad", [torch.no_grad, torch.inference_mode])
+def test_loss_without_grad_is_validation(watching, model, inputs, labels, without_grad):
+    with watching() as seen, without_grad():
+        loss = F.cross_entropy(model(inputs), labels).item()
+    (validation,) = seen.validations
+    assert validation.loss == pytest.approx(loss)
+    assert validation.samples == 6
+
+
+def test_loss_of_a_model_in_eval_mode_is_validation_though_grad_is_on(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        train_step(model, optimizer, inputs, labels)
+        model.eval()
+        loss = F.cross_entropy(model(inputs), labels).item()
+    (validation,) = seen.validations
+    assert validation.loss == pytest.approx(loss)
+    assert len(seen.steps()) == 1
+
+
+def test_training_in_eval_mode_is_training(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        model.eval()
+        for _ in range(6):
+            train_step(model, optimizer, inputs, labels)
+    assert seen.validations == []
+    assert len(seen.losses()) == 6
+
+
+def test_validation_loss_is_weighted_by_samples(watching, model, inputs, labels):
+    with watching() as seen, torch.no_grad():
+        whole = F.cross_entropy(model(inputs), labels).item()
+    with watching() as seen, torch.no_grad():
+        for part in (slice(0, 4), slice(4, 6)):
+            F.cross_entropy(model(inputs[part]), labels[part])
+    assert seen.validations[0].loss == pytest.approx(whole)
+    assert seen.validations[0].steps == 2
+
+
+def test_validation_with_reduction_sum_shows_the_mean(watching, model, inputs, labels):
+    with watching() as seen, torch.no_grad():
+        total = F.cross_entropy(model(inputs), labels, reduction="sum").item()
+    assert seen.validations[0].loss == pytest.approx(total / 6)
+
+
+def test_validation_accuracy_is_the_share_of_right_predictions(watching, inputs):
+    labels = inputs.argmax(1)
+    labels[0] = (labels[0] + 1) % 4
+    with watching() as seen, torch.no_grad():
+        nn.CrossEntropyLoss()(inputs, labels)
+    assert seen.validations[0].accuracy == pytest.approx(5 / 6)
+
+
+def test_loss_function_that_training_does_not_use_is_no_validation(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        train_step(model, optimizer, inputs, labels)
+        with torch.no_grad():
+            F.l1_loss(model(inputs), torch.zeros(6, 3))
+    assert seen.validations == []
+
+
+def test_nan_in_validation_is_shown_and_counted(watching, model, inputs, labels):
+    with watching() as seen, torch.no_grad():
+        F.cross_entropy(model(inputs) * torch.nan, labels)
+    assert seen.validations[0].loss != seen.validations[0].loss
+    assert seen.end.totals["nonfinite"] == {"loss": 1}
+
+
+def test_training_with_reduction_sum_compares_with_validation_as_means(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels, reduction="sum")
+            loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(inputs), labels, reduction="sum")
+    assert seen.losses() == [pytest.approx(loss.item())]
+    assert seen.epochs[0].train.criterion == pytest.approx(loss.item() / 6)
+
+
+def test_regularised_objective_keeps_the_criterion_comparable(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(3):
+            criterion = F.cross_entropy(model(inputs), labels)
+            objective = criterion + 0.1 * sum(p.square().sum() for p in model.parameters())
+            optimizer.zero_grad()
+            objective.backward()
+            optimizer.step()
+        with torch.no_grad():
+            validation = F.cross_entropy(model(inputs), labels).item()
+    (epoch,) = seen.epochs
+    assert seen.losses()[-1] == pytest.approx(objective.item())
+    assert epoch.train.criterion < epoch.train.loss
+    assert epoch.validation.criterion == pytest.approx(validation)
+
+
+def test_training_accuracy_is_taken_on_sampled_steps(watching, model, optimizer, inputs):
+    with watching() as seen:
+        optimizer.zero_grad()
+        logits = model(inputs)
+        labels = logits.argmax(1)
+        labels[:3] = (labels[:3] + 1) % 3
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+    assert seen.steps()[0].accuracy == 0.5
+
+
+def test_own_criterion_is_taken_when_it_is_named(watching, model, optimizer, inputs):
+    class Own(nn.Module):
+        def forward(self, output, target):
+            return (output - target).abs().pow(1.5).mean()
+
+    criterion = Own()
+    with watching() as seen:
+        seen.run.attach(criterion=criterion)
+        with torch.no_grad():
+            loss = criterion(model(inputs), torch.zeros(6, 3)).item()
+    assert seen.validations[0].loss == pytest.approx(loss)
+    assert not criterion._forward_hooks
