@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trimtab.capture.autograd import leaves_of
+from trimtab.capture.autograd import Reach, reach_of
 from trimtab.sample.scalars import Held
 
 WARM_UP_WALKS = 16
@@ -98,7 +98,7 @@ class _Unclaimed:
 
     loss: Held
     leaves: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
-    hidden: bool = False  # the walk found no leaf at all, as under reentrant checkpointing
+    hidden: bool = False  # it reaches somebody, but the walk could not tell whom
 
 
 class Attribution:
@@ -142,7 +142,7 @@ class Attribution:
             return
         else:
             self._stray_walks_left -= 1
-        self._learn(loss, leaves_of(roots) if inputs is None else inputs)
+        self._learn(loss, reach_of(roots) if inputs is None else Reach(inputs), reached)
 
     def add(self, parameters: Sequence[Tensor]) -> Share:
         """A share for an optimizer that was just met, with the losses that wait for it."""
@@ -166,8 +166,8 @@ class Attribution:
         if share in self.shares:
             self.shares.remove(share)
 
-    def _learn(self, loss: Held, reached: Sequence[Tensor]) -> None:
-        leaves = {id(leaf): leaf for leaf in reached}
+    def _learn(self, loss: Held, reach: Reach, reached: bool) -> None:
+        leaves = {id(leaf): leaf for leaf in reach.leaves}
         rest = dict(leaves)
         for share in self.shares:
             own = leaves.keys() & share.ids
@@ -177,10 +177,11 @@ class Attribution:
                 share.probe = leaves[min(own)]
                 share.note_version()
                 share.losses.append(loss)
-        if rest or not leaves:
+        hidden = (reach.hides_more or not leaves) and not reached
+        if rest or hidden:
             held = {key: (leaf, _version(leaf)) for key, leaf in rest.items()}
             self.newest_leaves = list(rest.values())
-            self.unclaimed.append(_Unclaimed(loss, held, hidden=not leaves))
+            self.unclaimed.append(_Unclaimed(loss, held, hidden))
             del self.unclaimed[:-UNCLAIMED_LOSSES]
 
 

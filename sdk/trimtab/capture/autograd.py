@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 
 WALK_LIMIT_NODES = 100_000
+CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied it
 
 in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside of backward, on any thread
 
@@ -37,8 +38,16 @@ def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: C
     patches.replace(torch.autograd, "backward", keep_out(backward, calls_user_code=True))
 
 
-def leaves_of(roots: Iterable[Tensor]) -> list[Tensor]:
+class Reach(NamedTuple):
+    """What a backward writes to."""
+
+    leaves: Sequence[Tensor]
+    hides_more: bool = False  # a reentrant checkpoint runs a backward of its own, of which the graph tells nothing
+
+
+def reach_of(roots: Iterable[Tensor]) -> Reach:
     """Every leaf whose gradient a backward from `roots` writes. Cost: about 1 us a graph node."""
+    hides_more = False
     found: dict[int, Tensor] = {}
     seen: set[Any] = set()
     stack: list[Any] = []
@@ -55,8 +64,10 @@ def leaves_of(roots: Iterable[Tensor]) -> list[Tensor]:
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             found[id(leaf)] = leaf
+        elif type(node).__name__ == CHECKPOINT:
+            hides_more = True
         stack.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return list(found.values())
+    return Reach(list(found.values()), hides_more)
 
 
 def objective(tensors: Any, grad_tensors: Any) -> tuple[Sequence[Tensor], Tensor | None]:

@@ -1,0 +1,218 @@
+"""The training loss of a step: the sum of what was given to `backward` since the gradients were last cleared."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+STEPS = 4
+
+
+@pytest.fixture
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def losses_of(model, inputs, labels, parts=1):
+    """One loss for each part of the batch."""
+    return [F.cross_entropy(model(x), y) for x, y in zip(inputs.chunk(parts), labels.chunk(parts), strict=True)]
+
+
+@pytest.fixture
+def loop(watching, model, optimizer, inputs, labels):
+    """Runs a few steps; `backwards(losses)` calls backward. Returns what was seen, and the sums of the losses."""
+
+    def loop(backwards, *, parts=1, clear=lambda: optimizer.zero_grad()):
+        expected = []
+        with watching() as seen:
+            for _ in range(STEPS):
+                clear()
+                losses = losses_of(model, inputs, labels, parts)
+                expected.append(sum(loss.item() for loss in losses))
+                backwards(losses)
+                optimizer.step()
+        return seen, pytest.approx(expected)
+
+    return loop
+
+
+def each(losses):
+    for loss in losses:
+        loss.backward()
+
+
+def test_hand_written_loss_is_what_backward_is_called_on(watching, model, optimizer, inputs):
+    with watching() as seen:
+        loss = (model(inputs) ** 2).mean().sqrt()
+        loss.backward()
+        optimizer.step()
+    assert seen.losses() == [pytest.approx(loss.item())]
+
+
+def test_several_backwards_add_up(loop):
+    seen, sums = loop(each, parts=3)
+    assert seen.losses() == sums
+    assert [step.micro_steps for step in seen.steps()] == [3] * STEPS
+
+
+def test_accumulation_shows_the_objective_whose_gradient_is_applied(loop):
+    seen, sums = loop(lambda losses: each([loss / 3 for loss in losses]), parts=3)
+    assert [3 * loss for loss in seen.losses()] == sums
+
+
+def test_list_given_to_autograd_backward_is_one_objective(loop):
+    seen, sums = loop(lambda losses: torch.autograd.backward(losses), parts=2)
+    assert seen.losses() == sums
+    assert [step.micro_steps for step in seen.steps()] == [1] * STEPS
+
+
+def test_retained_graph_counts_every_backward(loop):
+    def twice(losses):
+        losses[0].backward(retain_graph=True)
+        losses[0].backward()
+
+    seen, sums = loop(twice)
+    assert [loss / 2 for loss in seen.losses()] == sums
+
+
+def test_graph_of_the_gradient_does_not_matter(loop):
+    seen, sums = loop(lambda losses: losses[0].backward(create_graph=True))
+    assert seen.losses() == sums
+
+
+test_graph_of_the_gradient_does_not_matter = pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")(
+    test_graph_of_the_gradient_does_not_matter
+)
+
+
+def test_gradient_argument_weighs_the_loss(loop):
+    seen, sums = loop(lambda losses: losses[0].backward(gradient=torch.tensor(0.25)))
+    assert [4 * loss for loss in seen.losses()] == sums
+
+
+def test_vector_loss_is_weighed_by_its_gradient_argument(watching, model, optimizer, inputs, labels):
+    weights = torch.linspace(0, 1, 6)
+    with watching() as seen:
+        losses = F.cross_entropy(model(inputs), labels, reduction="none")
+        losses.backward(gradient=weights)
+        optimizer.step()
+    assert seen.losses() == [pytest.approx((losses * weights).sum().item())]
+
+
+def test_backward_restricted_to_the_parameters_is_a_loss_of_their_optimizer(loop, model):
+    seen, sums = loop(lambda losses: losses[0].backward(inputs=list(model.parameters())))
+    assert seen.losses() == sums
+
+
+def test_backward_restricted_to_something_else_is_no_loss(watching, model, optimizer, inputs, labels):
+    inputs.requires_grad_()
+    with watching() as seen:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            (loss,) = losses_of(model, inputs, labels)
+            loss.backward(inputs=[inputs], retain_graph=True)
+            loss.backward()
+            optimizer.step()
+    assert seen.losses()[-1] == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_zero_grad_clears_either_way(loop, optimizer, to_none):
+    seen, sums = loop(each, parts=2, clear=lambda: optimizer.zero_grad(set_to_none=to_none))
+    assert seen.losses() == sums
+
+
+@pytest.mark.parametrize("through_data", [True, False])
+def test_zeroing_gradients_by_hand_clears(loop, model, through_data):
+    def clear():
+        for p in model.parameters():
+            if p.grad is not None:
+                (p.grad.data if through_data else p.grad).zero_()
+
+    seen, sums = loop(each, parts=2, clear=clear)
+    assert seen.losses() == sums
+
+
+def test_gradients_that_are_not_cleared_carry_their_losses_on(loop):
+    seen, sums = loop(each, clear=lambda: None)
+    totals = seen.losses()
+    assert [b - a for a, b in zip([0, *totals], totals)] == sums  # noqa: B905
+
+
+def test_clearing_after_the_step_is_clearing(watching, model, optimizer, inputs, labels):
+    expected = []
+    with watching() as seen:
+        for _ in range(STEPS):
+            (loss,) = losses_of(model, inputs, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append(loss.item())
+    assert seen.losses() == pytest.approx(expected)
+
+
+def test_loss_changed_in_place_after_backward_is_shown_as_it_was(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        (loss,) = losses_of(model, inputs, labels)
+        expected = loss.item()
+        loss.backward()
+        loss.detach().zero_()
+        optimizer.step()
+    assert seen.losses() == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_backward_counts_once(watching, model, optimizer, inputs, labels, reentrant):
+    inputs.requires_grad_()
+    expected = []
+    with watching() as seen:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(checkpoint(model, inputs, use_reentrant=reentrant), labels)
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert seen.losses() == pytest.approx(expected)
+    assert [step.micro_steps for step in seen.steps()] == [1] * STEPS
+
+
+def test_backward_that_raises_is_no_loss(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(2):
+            optimizer.zero_grad()
+            (loss,) = losses_of(model, inputs, labels)
+            loss.backward()
+            with pytest.raises(RuntimeError, match="second time"):
+                loss.backward()
+            optimizer.step()
+    assert [step.micro_steps for step in seen.steps()] == [1, 1]
+
+
+def test_nan_is_shown_and_counted(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        (F.cross_entropy(model(inputs), labels) * torch.nan).backward()
+        optimizer.step()
+    (step,) = seen.steps()
+    assert step.loss != step.loss
+    assert step.gradient_norm != step.gradient_norm
+    assert seen.end.totals["nonfinite"] == {"loss": 1, "gradient": 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_loss_of_another_dtype_is_its_value(watching, dtype):
+    weight = torch.ones(3, dtype=dtype, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.125)
+    with watching() as seen:
+        weight.sum().backward()
+        optimizer.step()
+    assert seen.losses() == [3.0]
+
+
+def test_complex_parameters_have_a_loss_and_a_gradient(watching):
+    weight = torch.ones(2, dtype=torch.complex64, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with watching() as seen:
+        weight.abs().square().sum().backward()
+        optimizer.step()
+    assert seen.losses() == [2.0]
+    assert seen.steps()[0].gradient_max_abs == 2.0
