@@ -1,6 +1,6 @@
 """Trains a small convolutional network on scikit-learn's handwritten digits. It knows nothing of Trimtab.
 
-    trimtab run examples/digits.py --epochs 15
+trimtab run examples/digits.py --epochs 15
 """
 
 import argparse

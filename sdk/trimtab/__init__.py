@@ -1,9 +1,9 @@
 """Trimtab watches PyTorch training from inside.
 
-    import trimtab
+import trimtab
 
-    @trimtab.watch
-    def train(): ...
+@trimtab.watch
+def train(): ...
 """
 
 from __future__ import annotations
