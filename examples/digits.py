@@ -1,6 +1,8 @@
 """Trains a small convolutional network on scikit-learn's handwritten digits. It knows nothing of Trimtab.
 
-trimtab run examples/digits.py --epochs 15
+To watch it, put two words before it:
+
+    trimtab run examples/digits.py --epochs 15
 """
 
 import argparse

@@ -1,9 +1,11 @@
 """Trimtab watches PyTorch training from inside.
 
-import trimtab
+One decorator on a function that trains is all it takes:
 
-@trimtab.watch
-def train(): ...
+    import trimtab
+
+    @trimtab.watch
+    def train(): ...
 """
 
 from __future__ import annotations
