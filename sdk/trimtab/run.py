@@ -58,7 +58,7 @@ class Run:
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
         self._closing = threading.Lock()
-        self._closed = False
+        self._closed = True  # until it is started: a run that never is does nothing
         self._sigterm = lifecycle.Sigterm(
             on_end=lambda: self.close("interrupted"), on_passing=lambda: self._flush_backends()
         )
@@ -83,6 +83,7 @@ class Run:
             self._say(text, text)
         for event in self._early:
             self._emit(event)
+        self._closed = False
         self._capture.attach()
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))

@@ -27,22 +27,20 @@ class Watch:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
-        self._runs: list[Run | None] = []
+        self._runs: list[Run] = []
 
     def __call__(self, function: F) -> F:
         return _decorated(function, self._options)
 
     def __enter__(self) -> Run:
-        run = _start(self._options, default_name=None)
+        run = _idle(self._options) if configuration.disabled() else _start(self._options, default_name=None)
         self._runs.append(run)
         return run
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        run = self._runs.pop()
-        if run is not None:
-            _end(run, error)
+        _end(self._runs.pop(), error)
 
 
 @overload
@@ -155,6 +153,11 @@ def _start(options: Mapping[str, Any], *, default_name: str | None) -> Run:
         _active = run
     lifecycle.after_fork_in_child(_forget_in_child)
     return run
+
+
+def _idle(options: Mapping[str, Any]) -> Run:
+    """What `with watch() as run:` gives when TRIMTAB_DISABLED is set: a run that does nothing."""
+    return Run(configuration.resolve(**options))
 
 
 def _end(run: Run, error: BaseException | None) -> None:

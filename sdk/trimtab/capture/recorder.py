@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trimtab.capture.criteria import Criteria
+from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.sample.ledger import Ledger
 from trimtab.sample.meter import Meter
@@ -61,6 +62,12 @@ class Recorder:
         """End the ledger's block."""
         started = self.clock()
         self.sampler.close(ledger, started, self._passes.known_epoch, self._passes.progress())
+        self.meter.add(self.clock() - started)
+
+    def search(self, models: Models, parameters: Sequence[Tensor]) -> None:
+        """Find the models that hold `parameters`."""
+        started = self.clock()
+        models.search(parameters)
         self.meter.add(self.clock() - started)
 
     def sample(self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:

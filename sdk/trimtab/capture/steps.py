@@ -147,7 +147,6 @@ class Steps:
 
     def _meet(self, optimizer: Optimizer) -> Tracked:
         """An optimizer steps for the first time. It takes the lowest index that no living optimizer has."""
-        started = self._recorder.clock()
         for key, known in list(self._tracked.items()):
             if known.optimizer() is None:
                 self._attribution.drop(known.share)
@@ -157,11 +156,10 @@ class Steps:
         index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
         ledger = self._recorder.sampler.ledger(self._names.get(id(optimizer), str(index)))
         parameters = parameters_of(optimizer)
-        self._models.search(parameters)
+        self._recorder.search(self._models, parameters)
         tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
         self._tracked[id(optimizer)] = tracked
         self.any_seen = True
-        self._recorder.meter.add(self._recorder.clock() - started)
         return tracked
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:

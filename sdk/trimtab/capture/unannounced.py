@@ -63,7 +63,7 @@ class StepsInBackward:
         if ledger is None:
             return
         if self._taken:
-            self._models.search(self._parameters)
+            recorder.search(self._models, self._parameters)
             recorder.sampler.add(ledger, self._parameters, self._taken)
             self._sample_at = recorder.sampler.gradient_spacing.after(self._calls)
         self._parameters, self._taken, self.stepped = [], [], False
@@ -112,6 +112,7 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends: the last gradients were used too."""
         if self._share is not None:
             if self._share.losses:
+                self._ended_at = None  # when the last one ended, nobody saw
                 self._step(self._share.losses, self._recorder.clock())
             self._attribution.drop(self._share)
         self._share, self._ledger, self._rounds = None, None, []
@@ -119,7 +120,7 @@ class UnseenOptimizer:
     def _start(self) -> None:
         self._say("unseen_optimizer", UNSEEN)
         self._parameters = self._attribution.newest_leaves
-        self._models.search(self._parameters)
+        self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.sampler.ledger("0")
         for losses, at in self._rounds:
             self._step(losses, at)

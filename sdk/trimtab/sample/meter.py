@@ -6,7 +6,9 @@ in 64, and the others are taken to cost the same.
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 
 TIMED_EVERY = 64
 WARM_UP_STEPS = 4
@@ -21,7 +23,8 @@ class Meter:
         self.turn_at = 1
         self._costly_s = 0.0
         self._hooks_s = 0.0  # on the timed step that is under way
-        self._step_s = 0.0  # of the hooks of one step
+        self._recent_s: deque[float] = deque(maxlen=9)  # on the timed steps before it
+        self._step_s = 0.0  # what the hooks of one step are taken to cost
         self._settled_s = 0.0  # hooks of the steps before `_settled_steps`
         self._settled_steps = 0
 
@@ -45,7 +48,8 @@ class Meter:
         if self.timing:
             self._settled_s += (self.steps - self._settled_steps) * self._step_s
             self._settled_steps = self.steps
-            self._step_s = max(self._hooks_s, 0.0)
+            self._recent_s.append(max(self._hooks_s, 0.0))
+            self._step_s = statistics.median(self._recent_s)  # one step may have met something that is done once
         self._hooks_s = 0.0
         self.timing = not self.timing or self.steps < WARM_UP_STEPS
         self.turn_at = self.steps + (1 if self.timing else TIMED_EVERY)
