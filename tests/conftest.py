@@ -1,6 +1,7 @@
 """What every test has: no fault hides behind the guard, no setting leaks in. And a run whose events can be read."""
 
 import contextlib
+import gc
 import os
 
 import pytest
@@ -60,6 +61,14 @@ class Seen:
     def end(self):
         (end,) = self.backend.of(RunEnd)
         return end
+
+
+@pytest.fixture(scope="session", autouse=True)
+def light_process():
+    """Small tensors need no second thread, and a run that scans the objects of the process need not see pytest's."""
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any
 
 from torch import Tensor
@@ -64,6 +65,7 @@ class Steps:
         self._tracked: dict[int, Tracked] = {}
         self._names: dict[int, str] = {}  # that the user gave, by optimizer id
         self._norms: list[tuple[Tensor | None, Held]] = []  # a gradient that was clipped, and the norm before
+        self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
         self._calls_before_scaler = 0
 
@@ -147,20 +149,20 @@ class Steps:
 
     def _meet(self, optimizer: Optimizer) -> Tracked:
         """An optimizer steps for the first time. It takes the lowest index that no living optimizer has."""
-        for key, known in list(self._tracked.items()):
-            if known.optimizer() is None:
-                self._attribution.drop(known.share)
-                del self._tracked[key]
-        self.unseen.stop()
-        taken = {known.ledger.label for known in self._tracked.values()}
-        index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
-        ledger = self._recorder.sampler.ledger(self._names.get(id(optimizer), str(index)))
-        parameters = parameters_of(optimizer)
-        self._recorder.search(self._models, parameters)
-        tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
-        self._tracked[id(optimizer)] = tracked
-        self.any_seen = True
-        return tracked
+        with self._meeting:
+            gone = [key for key, known in self._tracked.items() if known.optimizer() is None]
+            self.unseen.stop()
+            taken = {known.ledger.label for key, known in self._tracked.items() if key not in gone}
+            index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
+            ledger = self._recorder.sampler.ledger(self._names.get(id(optimizer), str(index)))
+            parameters = parameters_of(optimizer)
+            self._recorder.search(self._models, parameters)
+            tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
+            for key in gone:  # only now, since the new one may take over from one of them
+                self._attribution.drop(self._tracked.pop(key).share)
+            self._tracked[id(optimizer)] = tracked
+            self.any_seen = True
+            return tracked
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
         tracked.sample_at = self._recorder.sampler.gradient_spacing.after(tracked.calls)

@@ -1,6 +1,7 @@
 """Takes what capture says, and publishes events.
 
-Everything here runs on the training thread. What is on a device is read one block later, so that nobody waits.
+Everything here runs on the thread that trains, or on several where several do. What is on a device is read one block
+later, so that nobody waits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, compress
+from threading import RLock
 from typing import NamedTuple
 
 from torch import Tensor
@@ -59,6 +61,7 @@ class Sampler:
         self._emit = emit
         self._layers = layers
         self._clock = clock
+        self._publishing = RLock()
         self._waiting: deque[tuple[Ledger, Block]] = deque()
         self._ended: deque[_EndedEpoch] = deque()
         self._epoch_sums: dict[int, EpochSums] = {}
@@ -115,42 +118,46 @@ class Sampler:
 
     def close(self, ledger: Ledger, now: float, epoch: int | None, progress: Progress) -> None:
         """End the ledger's block, and publish every block that can be read without waiting."""
-        ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
-        self._waiting.append((ledger, ledger.cut(time.time(), epoch, progress)))
-        while self._waiting and (self._waiting[0][1].immediate or len(self._waiting) > len(self.ledgers)):
-            self._publish_block(*self._waiting.popleft())
-        self._publish_ended()
+        with self._publishing:
+            ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
+            self._waiting.append((ledger, ledger.cut(time.time(), epoch, progress)))
+            while self._waiting and (self._waiting[0][1].immediate or len(self._waiting) > len(self.ledgers)):
+                self._publish_block(*self._waiting.popleft())
+            self._publish_ended()
 
     def validation(self, sums: PassSums, epoch: int | None) -> None:
         """A validation pass is over. Passes in quick succession are folded into one record."""
-        folded = PassSums()
-        folded.add_pass(sums)
-        if self._validation is not None:
-            folded.add_pass(self._validation)
-        self._validation = folded
-        now = self._clock()
-        if now - self._validated_at >= RECORD_INTERVAL_S:
-            self._validated_at = now
-            self._publish_validation(epoch)
+        with self._publishing:
+            folded = PassSums()
+            folded.add_pass(sums)
+            if self._validation is not None:
+                folded.add_pass(self._validation)
+            self._validation = folded
+            now = self._clock()
+            if now - self._validated_at >= RECORD_INTERVAL_S:
+                self._validated_at = now
+                self._publish_validation(epoch)
 
     def end_epoch(self, epoch: int, validation: PassSums | None) -> None:
         """An epoch is over. Its record follows the steps that belong to it."""
-        now = self._clock()
-        self.epochs += 1
-        self._ended.append(_EndedEpoch(epoch, validation, now - self._epoch_started))
-        self._epoch_started = now
-        self._publish_ended()
+        with self._publishing:
+            now = self._clock()
+            self.epochs += 1
+            self._ended.append(_EndedEpoch(epoch, validation, now - self._epoch_started))
+            self._epoch_started = now
+            self._publish_ended()
 
     def flush(self, epoch: int | None) -> None:
         """Publish everything, waiting for devices where need be."""
-        for ledger in self.ledgers:
-            if ledger.rows or ledger.newly_skipped:
-                self._waiting.append((ledger, ledger.cut(time.time(), epoch, (None, None))))
-        while self._waiting:
-            self._publish_block(*self._waiting.popleft())
-        self._publish_ended()
-        if self._validation is not None:
-            self._publish_validation(epoch)
+        with self._publishing:
+            for ledger in self.ledgers:
+                if ledger.rows or ledger.newly_skipped:
+                    self._waiting.append((ledger, ledger.cut(time.time(), epoch, (None, None))))
+            while self._waiting:
+                self._publish_block(*self._waiting.popleft())
+            self._publish_ended()
+            if self._validation is not None:
+                self._publish_validation(epoch)
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         numbers = block.read()

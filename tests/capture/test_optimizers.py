@@ -1,0 +1,352 @@
+"""One real step is one step, whatever the optimizer does with its hooks."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@pytest.fixture
+def fit(model, inputs, labels):
+    """Closes over model and data: `fit(optimizer)` clears, computes, goes backward, and returns the loss."""
+
+    def fit(optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), labels)
+        loss.backward()
+        return loss
+
+    return fit
+
+
+def norm_of(model):
+    return nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+
+
+class Twice(torch.optim.SGD):
+    """Calls its parent's step, whose hooks fire as well once the parent was built by itself."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Wraps another optimizer, as Lookahead and many others do."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+class Sam(torch.optim.Optimizer):
+    """Sharpness-aware minimisation: climbs, evaluates again, descends by its base optimizer."""
+
+    def __init__(self, parameters, base):
+        super().__init__(parameters, {"rho": 0.05})
+        self.base = base
+
+    @torch.no_grad()
+    def step(self, closure):
+        parameters = self.param_groups[0]["params"]
+        closure = torch.enable_grad()(closure)
+        closure()
+        climbs = [0.05 * p.grad / norm_like(parameters) for p in parameters]
+        for p, climb in zip(parameters, climbs, strict=True):
+            p.add_(climb)
+        closure()
+        for p, climb in zip(parameters, climbs, strict=True):
+            p.sub_(climb)
+        self.base.step()
+
+
+def norm_like(parameters):
+    return nn.utils.get_total_norm([p.grad for p in parameters])
+
+
+class Unhooked:
+    """Looks like an optimizer, and is none of torch's."""
+
+    def __init__(self, parameters, lr):
+        self.parameters, self.lr = list(parameters), lr
+
+    def zero_grad(self):
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        for p in self.parameters:
+            p.sub_(self.lr * p.grad)
+
+
+def test_subclass_that_calls_its_parent_steps_once(watching, model, fit):
+    torch.optim.SGD(model.parameters(), lr=1.0)  # from now on the parent's step has hooks
+    optimizer = Twice(model.parameters(), lr=0.1)
+    with watching() as seen:
+        losses = [fit_and_step(fit, optimizer) for _ in range(3)]
+    assert seen.losses() == pytest.approx(losses)
+
+
+def fit_and_step(fit, optimizer):
+    loss = fit(optimizer).item()
+    optimizer.step()
+    return loss
+
+
+def test_wrapping_optimizer_steps_once(watching, model, fit):
+    optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
+    with watching() as seen:
+        losses = [fit_and_step(fit, optimizer) for _ in range(3)]
+    assert seen.optimizers == ["0"]
+    assert seen.losses() == pytest.approx(losses)
+
+
+def test_sam_shows_the_first_evaluation(watching, model, fit):
+    optimizer = Sam(model.parameters(), torch.optim.SGD(model.parameters(), lr=0.1))
+    first = []
+
+    def closure():
+        loss = fit(optimizer)
+        first.append((loss.item(), norm_of(model)))
+        return loss
+
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.step(closure)
+    assert seen.losses() == pytest.approx([loss for loss, _ in first[::2]])
+    assert [step.gradient_norm for step in seen.steps()] == pytest.approx([norm for _, norm in first[::2]])
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_lbfgs_shows_loss_and_gradient_of_its_first_evaluation(watching, model, fit, by_name):
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    evaluations = []
+
+    def closure():
+        loss = fit(optimizer)
+        evaluations.append((loss.item(), norm_of(model)))
+        return loss
+
+    with watching() as seen:
+        firsts = []
+        for _ in range(2):
+            firsts.append(len(evaluations))
+            optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    assert len(evaluations) > 4
+    assert seen.losses() == pytest.approx([evaluations[i][0] for i in firsts])
+    assert [step.gradient_norm for step in seen.steps()] == pytest.approx([evaluations[i][1] for i in firsts])
+
+
+def test_closure_returns_what_the_users_returns(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching():
+        returned = optimizer.step(lambda: fit(optimizer))
+    assert isinstance(returned, torch.Tensor)
+
+
+def test_steps_go_on_after_one_that_raised(watching, model, fit):
+    class Moody(torch.optim.SGD):
+        fails = True
+
+        def step(self, closure=None):
+            if self.fails:
+                raise RuntimeError("not today")
+            return super().step(closure)
+
+    optimizer = Moody(model.parameters(), lr=0.1)
+    with watching() as seen:
+        fit(optimizer)
+        with pytest.raises(RuntimeError, match="not today"):
+            optimizer.step()
+        optimizer.fails = False
+        losses = [fit_and_step(fit, optimizer) for _ in range(3)]
+    assert seen.losses() == pytest.approx(losses)
+
+
+def test_gradient_is_the_one_that_the_users_own_hook_leaves(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 0.01) and None)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+    assert seen.steps()[0].gradient_norm == pytest.approx(0.01, rel=1e-4)
+    assert seen.steps()[0].gradient_preclip_norm > 0.01
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+
+
+def test_users_hook_may_be_removed_in_the_middle(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = optimizer.register_step_pre_hook(lambda *_: None)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+        handle.remove()
+        fit_and_step(fit, optimizer)
+        fit_and_step(fit, optimizer)
+        assert not optimizer._optimizer_step_pre_hooks
+    assert len(seen.steps()) == 3
+
+
+def test_rate_is_the_one_that_was_used_though_a_hook_steps_the_scheduler(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    with watching() as seen:
+        for _ in range(3):
+            fit_and_step(fit, optimizer)
+    assert [step.learning_rate for step in seen.steps()] == [[0.1], [0.05], [0.025]]
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}, {"differentiable": False}])
+def test_every_implementation_of_an_optimizer_is_seen(watching, model, fit, options):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
+    with watching() as seen:
+        losses = [fit_and_step(fit, optimizer) for _ in range(3)]
+    assert seen.losses() == pytest.approx(losses)
+    assert seen.steps()[-1].weight_decay == [0.01]
+
+
+def test_rate_in_a_tensor_is_its_value(watching, model, fit):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.25), foreach=False)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+        optimizer.param_groups[0]["lr"].mul_(0.5)
+        fit_and_step(fit, optimizer)
+    assert [step.learning_rate for step in seen.steps()] == [[0.25], [0.125]]
+    assert all(type(rate) is float for step in seen.steps() for rate in step.learning_rate)
+
+
+def test_rate_that_is_none_stays_none(watching, model, fit):
+    class Relative(torch.optim.SGD):
+        def step(self, closure=None):
+            self.param_groups[0]["lr"] = 0.1
+            super().step(closure)
+            self.param_groups[0]["lr"] = None
+
+    optimizer = Relative(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = None
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+    assert seen.steps()[0].learning_rate == [None]
+
+
+def test_every_group_has_its_rate(watching, model, fit):
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups, weight_decay=0.01)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+    assert seen.steps()[0].learning_rate == [0.1, 0.2]
+    assert seen.steps()[0].weight_decay == [0.01, 0.01]
+
+
+def test_group_added_midway_is_measured(watching, model, fit):
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+        optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.3})
+        fit(optimizer)
+        norm = norm_of(model)
+        optimizer.step()
+    assert list(seen.steps()[0].layers) == ["2.weight", "2.bias"]
+    assert list(seen.steps()[1].layers) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert seen.steps()[1].gradient_norm == pytest.approx(norm)
+    assert seen.steps()[1].learning_rate == [0.1, 0.3]
+
+
+def test_layer_frozen_and_unfrozen_goes_and_comes(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    shown = []
+    with watching() as seen:
+        for trained in (False, True, False):
+            model[0].requires_grad_(trained)
+            fit_and_step(fit, optimizer)
+    shown = [len(step.layers) for step in seen.steps()]
+    assert shown == [2, 4, 2]
+
+
+@pytest.fixture
+def in_backward(model):
+    """Every parameter has an optimizer of its own, which steps as soon as its gradient is there."""
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    handles = [p.register_post_accumulate_grad_hook(step) for p in model.parameters()]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def test_optimizers_inside_backward_are_one(watching, model, inputs, labels, in_backward):
+    losses = []
+    with watching() as seen:
+        for _ in range(4):
+            loss = F.cross_entropy(model(inputs), labels)
+            losses.append(loss.item())
+            loss.backward()
+    assert seen.optimizers == ["0"]
+    assert seen.losses() == pytest.approx(losses)
+    assert list(seen.steps()[0].layers) == [name for name, _ in model.named_parameters()]
+    assert seen.steps()[0].learning_rate == [0.1]
+
+
+def test_optimizers_inside_backward_have_the_norm_of_all_of_them(watching, model, inputs, labels, in_backward):
+    gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(model.parameters()))
+    with watching() as seen:
+        F.cross_entropy(model(inputs), labels).backward()
+    assert seen.steps()[0].gradient_norm == pytest.approx(nn.utils.get_total_norm(gradients).item())
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit, by_hand):
+    optimizer = Unhooked(model.parameters(), lr=0.1)
+    losses = []
+    with watching() as seen:
+        for _ in range(6):
+            losses.append(fit(optimizer).item())
+            if by_hand:
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p -= 0.1 * p.grad
+            else:
+                optimizer.step()
+    assert seen.end.totals["steps"] == {"0": 6}
+    assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
+    assert {step.learning_rate for step in seen.steps()} == {None}
+    assert len([notice for notice in seen.notices if "no optimizer step is seen" in notice]) == 1
+
+
+def test_training_in_a_thread_is_seen(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        thread = threading.Thread(target=lambda: [fit_and_step(fit, optimizer) for _ in range(5)])
+        thread.start()
+        thread.join()
+    assert len(seen.losses()) == 5
+
+
+def test_two_threads_that_step_two_models_do_not_mix(watching):
+    models = [nn.Linear(3, 1) for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=rate) for model, rate in zip(models, (0.1, 0.2), strict=True)]
+    turns = threading.Barrier(2)
+
+    def train(model, optimizer):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).square().mean().backward()
+            turns.wait()
+            optimizer.step()
+
+    with watching() as seen:
+        threads = [threading.Thread(target=train, args=pair) for pair in zip(models, optimizers, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen.end.totals["steps"] == {"0": 5, "1": 5}
+    assert sorted(step.learning_rate[0] for step in [*seen.steps("0"), *seen.steps("1")]) == [0.1] * 5 + [0.2] * 5

@@ -1,0 +1,201 @@
+"""A loss belongs to the optimizers whose parameters its graph reaches."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+STEPS = 5
+
+
+class Gan:
+    """A generator and a discriminator, and the two losses of one round."""
+
+    def __init__(self):
+        self.generator, self.discriminator = nn.Linear(2, 4), nn.Linear(4, 1)
+        self.of_generator = torch.optim.SGD(self.generator.parameters(), lr=0.01)
+        self.of_discriminator = torch.optim.SGD(self.discriminator.parameters(), lr=0.02)
+        self.noise, self.real = torch.randn(8, 2), torch.randn(8, 4)
+
+    def generator_loss(self):
+        return (self.discriminator(self.generator(self.noise)) - 1).square().mean()
+
+    def discriminator_loss(self):
+        fake = self.discriminator(self.generator(self.noise).detach())
+        return fake.square().mean() + (self.discriminator(self.real) - 1).square().mean()
+
+
+@pytest.fixture
+def gan():
+    return Gan()
+
+
+def test_gan_with_backward_and_step_in_turn(watching, gan):
+    expected = {"0": [], "1": []}
+    with watching() as seen:
+        for _ in range(STEPS):
+            gan.of_discriminator.zero_grad()
+            loss = gan.discriminator_loss()
+            loss.backward()
+            gan.of_discriminator.step()
+            expected["0"].append(loss.item())
+            gan.of_generator.zero_grad()
+            loss = gan.generator_loss()
+            loss.backward()
+            gan.of_generator.step()
+            expected["1"].append(loss.item())
+    assert seen.losses("0") == pytest.approx(expected["0"])
+    assert seen.losses("1") == pytest.approx(expected["1"])
+
+
+def test_gan_with_both_backwards_before_both_steps(watching, gan):
+    with watching() as seen:
+        for _ in range(STEPS):
+            generator_loss, discriminator_loss = gan.generator_loss(), gan.discriminator_loss()
+            gan.of_generator.zero_grad()
+            generator_loss.backward(inputs=list(gan.generator.parameters()))
+            gan.of_discriminator.zero_grad()
+            discriminator_loss.backward()
+            gan.of_generator.step()
+            gan.of_discriminator.step()
+    assert seen.losses("0")[-1] == pytest.approx(generator_loss.item())
+    assert seen.losses("1")[-1] == pytest.approx(discriminator_loss.item())
+
+
+def test_loss_that_reaches_parameters_of_another_optimizer_counts_there_too(watching, gan):
+    """`G.backward, D.backward, G.step, D.step` without clearing in between: D applies both gradients."""
+    with watching() as seen:
+        for _ in range(STEPS):
+            gan.of_generator.zero_grad()
+            gan.of_discriminator.zero_grad()
+            generator_loss, discriminator_loss = gan.generator_loss(), gan.discriminator_loss()
+            generator_loss.backward()
+            discriminator_loss.backward()
+            gan.of_generator.step()
+            gan.of_discriminator.step()
+    assert seen.losses("0")[-1] == pytest.approx(generator_loss.item())
+    assert seen.losses("1")[-1] == pytest.approx(generator_loss.item() + discriminator_loss.item())
+
+
+def test_gradients_cleared_between_two_backwards_take_their_loss_with_them(watching, gan):
+    """The generator's loss also reaches the discriminator, which then clears it and never applies it."""
+    with watching() as seen:
+        for _ in range(STEPS):
+            gan.of_generator.zero_grad()
+            gan.generator_loss().backward()
+            gan.of_generator.step()
+            gan.of_discriminator.zero_grad()
+            loss = gan.discriminator_loss()
+            loss.backward()
+            gan.of_discriminator.step()
+    assert seen.losses("1")[-1] == pytest.approx(loss.item())
+    assert all(step.micro_steps == 1 for step in seen.steps("1"))
+
+
+def test_joint_loss_belongs_to_both(watching, gan):
+    expected = []
+    with watching() as seen:
+        for _ in range(STEPS):
+            gan.of_generator.zero_grad()
+            gan.of_discriminator.zero_grad()
+            loss = gan.generator_loss()
+            loss.backward()
+            gan.of_generator.step()
+            gan.of_discriminator.step()
+            expected.append(loss.item())
+    assert seen.losses("0") == seen.losses("1") == pytest.approx(expected)
+
+
+def test_each_optimizer_has_its_own_rate_and_gradient(watching, gan):
+    with watching() as seen:
+        gan.generator_loss().backward()
+        norms = [
+            nn.utils.get_total_norm([p.grad for p in module.parameters()]).item()
+            for module in (gan.generator, gan.discriminator)
+        ]
+        gan.of_generator.step()
+        gan.of_discriminator.step()
+    both = [*seen.steps("0"), *seen.steps("1")]
+    assert [step.learning_rate for step in both] == [[0.01], [0.02]]
+    assert [step.gradient_norm for step in both] == pytest.approx(norms)
+
+
+def test_global_step_is_that_of_the_busiest_optimizer(watching, gan):
+    with watching() as seen:
+        for index in range(6):
+            gan.discriminator_loss().backward()
+            gan.of_discriminator.step()
+            if index % 3 == 2:
+                gan.generator_loss().backward()
+                gan.of_generator.step()
+    assert seen.end.step == 6
+    assert seen.end.totals["steps"] == {"0": 6, "1": 2}
+
+
+def test_optimizers_are_named_where_a_name_was_given(watching, gan):
+    with watching() as seen:
+        seen.run.attach(optimizer={"generator": gan.of_generator})
+        gan.generator_loss().backward()
+        gan.of_discriminator.step()
+        gan.of_generator.step()
+    assert seen.optimizers == ["0", "generator"]
+
+
+def test_third_optimizer_that_appears_later_has_its_loss(watching, gan):
+    late = nn.Parameter(torch.ones(3))
+    with watching() as seen:
+        for _ in range(30):
+            gan.of_discriminator.zero_grad()
+            gan.discriminator_loss().backward()
+            gan.of_discriminator.step()
+        optimizer, expected = torch.optim.SGD([late], lr=0.1), []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = late.square().sum()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    assert seen.losses("1") == pytest.approx(expected)
+
+
+def test_optimizer_replaced_in_the_middle_takes_over_its_loss(watching, model, inputs):
+    first = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        model(inputs).square().mean().backward()
+        first.step()
+        second = torch.optim.Adam(model.parameters())
+        for _ in range(2):
+            second.zero_grad()
+            loss = model(inputs).square().mean()
+            loss.backward()
+            second.step()
+    assert len(seen.steps("0")) == 1
+    assert seen.losses("1")[-1] == pytest.approx(loss.item())
+
+
+def test_index_of_an_optimizer_that_is_gone_is_used_again(watching, model, inputs):
+    with watching() as seen:
+        for _ in range(3):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model.zero_grad()
+            loss = model(inputs).square().mean()
+            loss.backward()
+            optimizer.step()
+            del optimizer
+            gc.collect()
+    assert seen.optimizers == ["0"]
+    assert len(seen.steps("0")) == 3
+    assert seen.losses("0")[-1] == pytest.approx(loss.item())
+
+
+def test_layers_of_two_models_of_one_kind_have_names_of_their_own(watching):
+    actor, critic = nn.Linear(2, 1), nn.Linear(2, 1)
+    with watching() as seen:
+        for module in (actor, critic):
+            module(torch.ones(1, 2)).sum().backward()
+        optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (actor, critic)]
+        for optimizer in optimizers:
+            optimizer.step()
+    assert list(seen.steps("0")[0].layers) == ["weight", "bias"]
+    assert list(seen.steps("1")[0].layers) == ["Linear.weight", "Linear.bias"]
