@@ -55,13 +55,15 @@ class Log:
         """The train records of each optimizer, in the order of first steps; not those of skipped steps alone."""
         by_label = {}
         for line in self.events("step"):
-            if line.get("phase", "train") == "train" and line["steps"]:
+            if line["phase"] == "train" and line["steps"]:
                 by_label.setdefault(line.get("optimizer", ""), []).append(line)
         return list(by_label.values())
 
     def validations(self):
-        """The validation passes once training began."""
-        return [e for e in self.events("step") if e.get("phase") == "validation" and e["step"] > 0]
+        """The records of validation passes. One before the first step is a sanity check, as in Lightning: not this."""
+        steps = self.events("step")
+        began = min((e["ts"] for e in steps if e["phase"] == "train"), default="")
+        return [e for e in steps if e["phase"] == "validation" and e["ts"] > began]
 
 
 def steps_in(records):

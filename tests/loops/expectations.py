@@ -434,7 +434,9 @@ LOOPS = (
     ),
     Loop(
         script="distillation.py",
-        optimizers=(Optimizer(loss="teacher_losses"), Optimizer(loss="student_losses")),
+        optimizers=(
+            Optimizer(loss="teacher_losses + student_losses"),
+        ),  # the student's takes the index of the dead one
         epochs=6,
         samples=8400,
         absent=("validation",),

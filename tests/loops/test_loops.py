@@ -1,6 +1,7 @@
-"""Every script under `scripts/`, run as it is: nothing is disturbed, and what is logged is what the script itself saw."""
+"""Every script under `scripts/`, as it is: nothing is disturbed, and what is logged is what the script itself saw."""
 
 import pytest
+
 from comparing import Log, assert_folds, assert_last, assert_passes, assert_same, evaluate, number
 from expectations import EXACT, LOOPS, NORM
 
@@ -181,7 +182,7 @@ def test_what_cannot_be_known_is_left_out(loop, watched):
         "validation": log.validations(),
         "accuracy": [e for e in log.events("step") if "accuracy" in e],
     }
-    assert {name: held[name] for name in loop.absent} == dict.fromkeys(loop.absent, [])
+    assert [(name, held[name][:1]) for name in loop.absent if held[name]] == []
 
 
 @over([loop for loop in LOOPS if loop.notice is not None])

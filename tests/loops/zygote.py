@@ -14,11 +14,12 @@ import sys
 import types
 
 import numpy
-import recording
-import sklearn.datasets  # noqa: F401
+import sklearn.datasets
 import sklearn.model_selection  # noqa: F401
 import torch
 import torch._dynamo  # which the first optimizer would import
+
+import recording
 
 LONGEST_RUN_S = 300
 
@@ -41,11 +42,11 @@ def settle(job):
     """Become the process that the job asked for."""
     signal.alarm(LONGEST_RUN_S)
     os.chdir(job["directory"])
-    sys.stdin = open(os.devnull)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        file = os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number, path in enumerate((os.devnull, job["stdout"], job["stderr"])):
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
+    sys.stdin = os.fdopen(0, closefd=False)
     random.seed(0)
     numpy.random.seed(0)
     atexit.register(recording.write, job["record"], before=recording.fingerprint())
