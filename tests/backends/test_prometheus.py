@@ -2,12 +2,11 @@ import http.client
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from trimtab.errors import BackendError
-from trimtab.testing import BackendContract, sample_events, sample_run, sample_step
+from trimtab.testing import BackendContract, sample_events, sample_run
 from trimtab_backends.prometheus import PrometheusBackend
 
 TEXT = "text/plain;version=0.0.4"
@@ -135,28 +134,6 @@ def test_close_frees_the_port(serve):
     backend.close()
     with socket.create_server(("127.0.0.1", port_of(backend))):
         pass
-
-
-def test_scrapes_and_writes_at_once_see_whole_histograms(serve, get):
-    backend = serve()
-    done = threading.Event()
-
-    def write():
-        while not done.is_set():
-            backend.write([sample_step(1, step_durations=(0.5,) * 3), sample_step(2, step_durations=())])
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for _ in range(20):
-            lines = dict(line.rsplit(" ", 1) for line in get(backend.address).body.splitlines())
-            name, labels = "trimtab_step_duration_seconds", 'rank="0",run="sample"}'
-            count = float(lines.get(f"{name}_count{{{labels}", 0))
-            assert float(lines.get(f'{name}_bucket{{le="0.5",{labels}', 0)) == count
-            assert float(lines.get(f"{name}_sum{{{labels}", 0)) == 0.5 * count
-    finally:
-        done.set()
-        writer.join()
 
 
 def test_importing_the_backend_imports_no_server():

@@ -1,4 +1,6 @@
 import math
+import sys
+import threading
 
 import pytest
 from prometheus_client.exposition import choose_encoder
@@ -112,6 +114,30 @@ def test_the_histogram_counts_each_step_once_and_only_finite_ones(series, exposi
     assert {bound: value(exposition, f"{name}_bucket", le=bound) for bound in expected} == expected
     assert value(exposition, f"{name}_count") == 4
     assert value(exposition, f"{name}_sum") == pytest.approx(700.15011)
+
+
+@pytest.fixture
+def restless():
+    """Threads take turns as often as they can, which is what brings races out."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_a_reader_never_sees_a_histogram_half_written(series, restless):
+    done = threading.Event()
+
+    def write():
+        while not done.is_set():
+            series.take([sample_step(1, step_durations=(0.0,))])  # counts in every bucket
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = [{s.value for f in series.collect() for s in f.samples if "_bucket" in s.name} for _ in range(500)]
+    done.set()
+    writer.join()
+    assert max(map(len, seen)) == 1
 
 
 @pytest.mark.parametrize(("accept", "parse"), [(TEXT, parse_text), (OPENMETRICS, parse_openmetrics)])

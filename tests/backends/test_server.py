@@ -59,11 +59,12 @@ def test_idle_clients_do_not_stop_a_scrape(serve, get, connect):
 
 def test_more_idle_clients_than_are_kept_do_not_stop_a_scrape(serve, get, connect, monkeypatch):
     monkeypatch.setattr(server, "REQUEST_S", 0.2)
+    monkeypatch.setattr(server, "IDLE_S", 10 * PATIENCE_S)
     monkeypatch.setattr(server._Cheroot, "keep_alive_conn_limit", 4)
     backend = serve()
-    for _ in range(4 + 2 * server.WORKERS):
-        connect(backend)
+    idle = [connect(backend) for _ in range(4 + 2 * server.WORKERS)]
     assert get(backend.address).status == 200
+    assert all(each.recv(1) == b"" for each in idle[4:]), "a descriptor each, for as long as the client likes"
 
 
 def test_slow_clients_are_cut_off(serve, get, connect, monkeypatch):
@@ -184,11 +185,11 @@ def test_a_certificate_without_a_key_is_an_error_and_not_plain_text(serve, certi
 
 
 def test_a_certificate_that_cannot_be_used_is_an_error(serve, certificate, make_certificate, tmp_path):
-    other_key = make_certificate()[1]
-    encrypted = make_certificate("-passout", "pass:secret")[1]
-    for key in (other_key, encrypted, tmp_path / "missing.pem", certificate[0]):
+    own, other_key = certificate[0], make_certificate()[1]
+    encrypted = make_certificate("-passout", "pass:secret")
+    for pair in ((own, other_key), (own, tmp_path / "missing.pem"), (own, own), encrypted):
         with pytest.raises(BackendError, match=r"cannot be used .* Give a certificate and its own key"):
-            serve(tls_certificate_file=certificate[0], tls_key_file=key)
+            serve(tls_certificate_file=pair[0], tls_key_file=pair[1])
 
 
 def test_a_backend_that_could_not_start_holds_no_port(serve, tmp_path, free_port):

@@ -70,6 +70,11 @@ def screen(tmp_path):
     subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
 
 
+def until_the_last(lines):
+    """Without the empty rows below."""
+    return "\n".join(lines).rstrip().splitlines()
+
+
 def test_the_live_line_is_the_bottom_row_and_is_gone_in_the_end(screen):
     read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close()\nprint('over')")
     lines = read("half")
@@ -87,8 +92,7 @@ def test_what_the_program_prints_stays_whole(screen):
         "bus.close()\n"
     )
     expected = [line for n in range(1, 100) for line in (f"user {n} {'x' * (n % 3 * 40)}".rstrip(), f"error {n}")]
-    lines = "\n".join(read("exit=0", "-J")).rstrip().splitlines()
-    assert lines == [*expected, "exit=0"]
+    assert until_the_last(read("exit=0", "-J")) == [*expected, "exit=0"]
 
 
 def test_what_is_printed_while_the_live_line_is_drawn_stays_whole(screen):
@@ -98,20 +102,21 @@ def test_what_is_printed_while_the_live_line_is_drawn_stays_whole(screen):
         "    print('user', number)\n"
         "bus.close()\n"
     )
-    lines = "\n".join(read("exit=0")).rstrip().splitlines()
-    assert lines == [*(f"user {number}" for number in range(1, 1000)), "exit=0"]
+    assert until_the_last(read("exit=0")) == [*(f"user {number}" for number in range(1, 1000)), "exit=0"]
 
 
 def test_an_unfinished_line_is_left_as_it_is(screen):
     read = screen(
+        "def tell(text):\n"
+        "    say(Notice(ts=0.0, step=1, kind='k', text=text))\n"
         "step(1)\n"
-        "print('loading...', end='', flush=True)\n"
-        "say(Notice(ts=0.0, step=1, kind='k', text='Look here.'))\n"
+        "print('ready'); tell('One.')\n"
+        "print('loading...', end='', flush=True); tell('Two.'); tell('Three.')\n"
         "print('done')\n"
         "bus.close()\n"
     )
-    lines = read("exit=0")
-    assert [line for line in lines if line] == ["loading...", "trimtab  Look here.", "done", "exit=0"]
+    told = [f"trimtab  {text}" for text in ("One.", "Two.", "Three.")]
+    assert until_the_last(read("exit=0")) == ["ready", told[0], "loading...", *told[1:], "done", "exit=0"]
 
 
 def test_a_progress_bar_of_tqdm_goes_on_above(screen):
@@ -129,14 +134,21 @@ def test_a_progress_bar_of_tqdm_goes_on_above(screen):
 
 
 def test_the_live_line_follows_the_size_of_the_terminal(screen, tmp_path):
-    read = screen("step(1)\nprint('ready')\ninput()\nstep(2)\nprint('again')\ninput()\nbus.close()")
+    read = screen(
+        "step(1); print('ready'); input()\n"
+        "step(2)\n"
+        "for number in range(30): print('user', number)\n"
+        "input(); bus.close()\n"
+    )
     read("ready")
     tmux = ["tmux", "-S", str(tmp_path / "socket")]
     subprocess.run([*tmux, "resize-window", "-x", "60", "-y", "8"], check=True)
     subprocess.run([*tmux, "send-keys", "Enter"], check=True)
-    assert read("again")[-1].startswith("epoch 1  ━━━━━━━━━━━━━━━━ 2/100")
+    assert read("user 29")[-1].startswith("epoch 1  ━━━━━━━━━━━━━━━━ 2/100")
     subprocess.run([*tmux, "send-keys", "Enter"], check=True)
-    assert "epoch 1" not in "".join(read("exit=0"))
+    lines = read("exit=0")
+    assert [line for line in lines if line.startswith("user")] == [f"user {number}" for number in range(30)]
+    assert "epoch 1" not in "".join(lines)
 
 
 def test_what_is_not_finite_is_red_and_bold(screen):
