@@ -11,15 +11,13 @@ One decorator on a function that trains is all it takes:
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, RunActiveError, TrimtabError
 
 if TYPE_CHECKING:
     from trimtab.run import Run
-    from trimtab.watch import log, should_stop, watch
+    from trimtab.watching import log, should_stop, watch
 
 __all__ = [
     "BackendError",
@@ -35,25 +33,22 @@ __all__ = [
 
 # These import torch, so they wait for their first use: a script under `trimtab run` may have something to say to
 # torch before it is imported (OMP_NUM_THREADS), and what it says must count as it does without us.
-_ON_FIRST_USE = {"Run": "trimtab.run", "log": "trimtab.watch", "should_stop": "trimtab.watch", "watch": "trimtab.watch"}
+_ON_FIRST_USE = {
+    "Run": "trimtab.run",
+    "log": "trimtab.watching",
+    "should_stop": "trimtab.watching",
+    "watch": "trimtab.watching",
+}
 
 
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Importing the submodule `trimtab.watch` must not hide the function `trimtab.watch`."""
-        super().__setattr__(name, value.watch if name == "watch" and isinstance(value, ModuleType) else value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _ON_FIRST_USE:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # First torch alone: under `trimtab run` its arrival starts the run, which needs our modules whole.
-        importlib.import_module("torch")
-        value = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
-        setattr(self, name, value)
-        return value
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # First torch alone: under `trimtab run` its arrival starts the run, which needs our modules whole.
+    importlib.import_module("torch")
+    value = globals()[name] = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,6 @@ import datetime
 import itertools
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ def fresh(of: str) -> str:
     """`<of>-<UTC time>-<four hex digits>`, with what a name cannot hold replaced by `-`."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", of).strip("-.")[: LONGEST - _SUFFIX]
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"{stem or 'run'}-{moment}-{secrets.token_hex(2)}"
+    return f"{stem or 'run'}-{moment}-{os.urandom(2).hex()}"
 
 
 def of_script() -> str:

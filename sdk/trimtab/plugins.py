@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, did_you_mean
 from trimtab.types import Backend, Config
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "jsonl", "prometheus")
@@ -59,17 +61,24 @@ def installed() -> list[Installed]:
     """Every backend on offer, by name. Imports and makes each, which is what tells whether it can be used."""
     return [
         Installed(entry.name, _distribution(entry), entry.dist.version if entry.dist else "", _problem(entry))
-        for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _distribution(entry)))
+        for entry in sorted(entry_points(), key=lambda entry: (entry.name, _distribution(entry)))
     ]
+
+
+def entry_points(name: str | None = None) -> list[EntryPoint]:
+    """Those of our group. The import waits until here: it takes as long as the rest of ours together."""
+    from importlib.metadata import entry_points
+
+    return [entry for entry in entry_points(group=GROUP) if name is None or entry.name == name]
 
 
 def find(name: str) -> EntryPoint:
     """The entry point behind a backend's name; imports nothing. Raises as `load` does. Costs about 4 ms."""
-    offers = [entry for entry in entry_points(group=GROUP, name=name) if not _usurps(entry)]
+    offers = [entry for entry in entry_points(name=name) if not _usurps(entry)]
     if not offers:
         if name in BUILT_IN:
             raise BackendUnavailable(f"backend {name!r}: Trimtab itself is not installed. Run: pip install {_OURS}")
-        known = {entry.name for entry in entry_points(group=GROUP)} | set(BUILT_IN)
+        known = {entry.name for entry in entry_points()} | set(BUILT_IN)
         raise ConfigError(f"backend {name!r} is not installed. {did_you_mean(name, known)}")
     if len(offers) > 1:
         both = " and ".join(sorted(map(_distribution, offers)))
@@ -120,7 +129,7 @@ def _distribution(entry: EntryPoint) -> str:
 
 def _install_command(name: str) -> str:
     """Installing the distribution again brings the dependencies that it declares, and nothing else."""
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in entry_points(name=name):
         if entry.dist and not _usurps(entry):
             extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
             return f"Run: pip install '{entry.dist.name}{extras}'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import secrets
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         rank, local_rank, world_size = facts.rank_of()
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self.directory: Path = config.directory / config.run
         self.info = RunInfo(
             run=config.run,

@@ -170,7 +170,9 @@ class Metric(Event):
     name: ClassVar[str] = "metric"
     values: Mapping[str, float]
     phase: str | None = None
-    unexported: frozenset[str] = field(default=frozenset(), metadata=_UNLOGGED)  # names beyond those that metrics may have
+    unexported: frozenset[str] = field(
+        default=frozenset(), metadata=_UNLOGGED
+    )  # names beyond those that metrics may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ def test_package_waits_for_its_first_use_to_import_torch(desk):
 
 def test_function_watch_is_not_hidden_by_the_module_of_its_name(desk):
     source = (
-        "import trimtab; from trimtab.watch import active_run; print(callable(trimtab.watch), trimtab.watch.__name__)"
+        "import trimtab; from trimtab.watching import active_run; print(callable(trimtab.watch), trimtab.watch.__name__)"
     )
     assert desk.python("-c", source).stdout == "True watch\n"
 

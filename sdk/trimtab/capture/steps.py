@@ -18,6 +18,8 @@ from trimtab.capture.unannounced import StepsInBackward, UnseenOptimizer
 from trimtab.sample.ledger import Ledger
 from trimtab.sample.scalars import Held, hold
 
+CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
+
 
 class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
@@ -64,7 +66,7 @@ class Steps:
         self._models = models
         self._tracked: dict[int, Tracked] = {}
         self._names: dict[int, str] = {}  # that the user gave, by optimizer id
-        self._norms: list[tuple[Tensor | None, Held]] = []  # a gradient that was clipped, and the norm before
+        self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
         self._calls_before_scaler = 0
@@ -107,12 +109,13 @@ class Steps:
         losses = tracked.share.losses if tracked.evaluated is None else tracked.evaluated
         tracked.share.applied()
         tracked.calls += 1
-        if self._norms:
-            self._take_norms(tracked)
+        norms = self._norms_of(tracked) if self._norms else ()
         found_inf = tracked.found_inf
         if isinstance(found_inf, float) and found_inf > 0:
             self._skip(tracked, losses, now)
             return
+        if norms:
+            tracked.ledger.preclip_norms.append((len(tracked.ledger.rows), _norm_of_parts(norms)))
         tracked.ledger.groups = optimizer.param_groups
         ended_at, tracked.ended_at = tracked.ended_at, now
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
@@ -120,9 +123,10 @@ class Steps:
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
         if float(norm_type) == 2.0 and type(norm) is Tensor:
-            first = gradients if isinstance(gradients, Tensor) else gradients[0] if gradients else None
-            self._norms.append((first, hold(norm)))
-            del self._norms[:-64]
+            first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
+            if first is not None:
+                self._norms.append((weakref.ref(first), hold(norm)))
+                del self._norms[:-CLIPPED_PARTS]
         self.unscaling()
 
     def unscaling(self) -> None:
@@ -140,7 +144,7 @@ class Steps:
         tracked = self._find(optimizer)
         if tracked is not None and enabled and tracked.calls == self._calls_before_scaler:
             tracked.calls += 1
-            self._norms = []
+            self._norms_of(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
 
     def _find(self, optimizer: Optimizer) -> Tracked | None:
@@ -174,18 +178,23 @@ class Steps:
         """GradScaler found Inf or NaN: the parameters stay as they are, and the step is not one."""
         tracked.share.skipped()
         tracked.ended_at = now
+        ledger = tracked.ledger
+        ledger.gradients = [sample for sample in ledger.gradients if sample.row < len(ledger.rows)]
         self._recorder.sampler.skip(tracked.ledger, "scaler", total(losses))
         if now >= tracked.ledger.close_at:
             self._recorder.close(tracked.ledger)
 
-    def _take_norms(self, tracked: Tracked) -> None:
-        """The norms found when this optimizer's gradients were clipped; those of several parts add up as squares."""
+    def _norms_of(self, tracked: Tracked) -> list[Held]:
+        """Take the norms that were found when this optimizer's gradients were clipped, one for each part."""
         own = self._norms
-        if len(self._tracked) > 1:
-            own = [n for n in self._norms if any(p.grad is n[0] for p in tracked.parameters)]
+        if len(self._tracked) > 1 or tracked.calls <= 1:  # or else nobody else can be meant
+            own = [n for n in self._norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
         self._norms = [n for n in self._norms if all(n is not o for o in own)]
-        if len(own) == 1:
-            tracked.ledger.preclip_norms.append(own[0][1])
-        elif own:
-            squares = [norm * norm for _, norm in own]
-            tracked.ledger.preclip_norms.append(sum(squares[1:], squares[0]) ** 0.5)
+        return [norm for _, norm in own]
+
+
+def _norm_of_parts(norms: Sequence[Held]) -> Held:
+    if len(norms) == 1:
+        return norms[0]
+    squares = [norm * norm for norm in norms]
+    return sum(squares[1:], squares[0]) ** 0.5

@@ -40,6 +40,6 @@ def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) 
 
 
 def _watch(options: dict[str, Any]) -> contextlib.AbstractContextManager[object]:
-    from trimtab.watch import watch
+    from trimtab.watching import watch
 
     return contextlib.nullcontext() if config.disabled() else watch(**options)

@@ -80,7 +80,7 @@ class Block:
 
     rows: list[Row]
     gradients: list[GradientSample]
-    preclip_norms: list[Held]
+    preclip_norms: list[tuple[int, Held]]
     learning_rate: list[float | Tensor | None]
     weight_decay: list[float | Tensor | None]
     predictions: list[tuple[Held, Held]]
@@ -95,7 +95,7 @@ class Block:
         held: list[Held] = []
         if self.rows and isinstance(self.rows[-1][0], Tensor):
             held += [v for row in self.rows for v in row[:VALUES] if isinstance(v, Tensor)]
-        held += [v for v in self.preclip_norms if isinstance(v, Tensor)]
+        held += [v for _, v in self.preclip_norms if isinstance(v, Tensor)]
         held += [v for v in (*self.learning_rate, *self.weight_decay) if isinstance(v, Tensor)]
         held += [v for pair in self.predictions for v in pair if isinstance(v, Tensor)]
         self.transfer = Transfer(held)
@@ -117,7 +117,7 @@ class Block:
             rows = [(*map(number, row[:VALUES]), *row[VALUES:]) for row in rows]  # type: ignore[misc]
         return Numbers(
             rows=Columns(*zip(*rows, strict=True)),
-            preclip_norms=[float(v) for v in map(number, self.preclip_norms) if v is not None],
+            preclip_norms=[(row, float(number(v) or 0)) for row, v in self.preclip_norms],
             learning_rate=[number(v) for v in self.learning_rate],
             weight_decay=[number(v) for v in self.weight_decay],
             predictions=[(float(number(a) or 0), float(number(b) or 0)) for a, b in self.predictions],
@@ -130,7 +130,7 @@ class Numbers:
     """A block that has been read."""
 
     rows: Columns
-    preclip_norms: list[float]
+    preclip_norms: list[tuple[int, float]]
     learning_rate: list[float | None]
     weight_decay: list[float | None]
     predictions: list[tuple[float, float]]
@@ -147,7 +147,7 @@ class Ledger:
         self.loss_ema: float | None = None
         self.rows: list[Row] = []
         self.gradients: list[GradientSample] = []
-        self.preclip_norms: list[Held] = []
+        self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[Held, Held]] = []
         self.learning_rate: list[float | Tensor | None] = []
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells

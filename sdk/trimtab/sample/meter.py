@@ -6,9 +6,10 @@ in 64, and the others are taken to cost the same.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
+
+from trimtab.sample.spacing import median
 
 TIMED_EVERY = 64
 WARM_UP_STEPS = 4
@@ -49,7 +50,7 @@ class Meter:
             self._settled_s += (self.steps - self._settled_steps) * self._step_s
             self._settled_steps = self.steps
             self._recent_s.append(max(self._hooks_s, 0.0))
-            self._step_s = statistics.median(self._recent_s)  # one step may have met something that is done once
+            self._step_s = median(self._recent_s)  # one step may have met something that is done once
         self._hooks_s = 0.0
         self.timing = not self.timing or self.steps < WARM_UP_STEPS
         self.turn_at = self.steps + (1 if self.timing else TIMED_EVERY)

@@ -43,7 +43,7 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
             weight_decay=numbers.weight_decay or None,
             skipped=dict(block.skipped) or None if last else None,
             accuracy=_accuracy(numbers) if last else None,
-            gradient_preclip_norm=mean(numbers.preclip_norms) if last else None,
+            gradient_preclip_norm=mean([n for row, n in numbers.preclip_norms if part.start <= row < part.stop]),
             **_of_rows(rows),
             **_of_gradients([s for s in numbers.gradients if part.start <= s[0] < part.stop], context.depths),
         )

@@ -178,6 +178,8 @@ class Sampler:
             kept = [i not in skipped for i in range(len(rows.loss))]
             place = [0, *accumulate(kept)]
             numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
+            numbers.preclip_norms = [(place[i], norm) for i, norm in numbers.preclip_norms if i not in skipped]
+            self.nonfinite["loss"] += sum(not math.isfinite(rows.loss[i] or 0) for i in skipped)
             numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)
 
     def _count(self, ledger: Ledger, numbers: Numbers) -> None:

@@ -6,10 +6,15 @@ settles and stays, but for doublings when the run's own overhead is found above 
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Sequence
 
 WARM_UP_STEPS = 16
 LONGEST = 65_536
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value, the upper one of two. (`statistics` takes longer to import than we have.)"""
+    return sorted(values)[len(values) // 2]
 
 
 class Spacing:
@@ -41,8 +46,8 @@ class Spacing:
         self._steps_s.append(seconds)
         if len(self._steps_s) < WARM_UP_STEPS or len(self._costs_s) < 3:
             return False
-        cost_s = statistics.median(self._costs_s[1:])  # the first one also pays for what is done once
-        allowed_s = self._share * statistics.median(self._steps_s)
+        cost_s = median(self._costs_s[1:])  # the first one also pays for what is done once
+        allowed_s = self._share * median(self._steps_s)
         while self.interval < LONGEST and cost_s > allowed_s * self.interval:
             self.interval *= 2
         self.settled = True
