@@ -22,8 +22,8 @@ class Seen:
         self.run = run
 
     def steps(self, optimizer="0"):
-        """The steps of one optimizer, one record each."""
-        return [e for e in self.backend.of(Step) if e.phase == "train" and e.optimizer == optimizer]
+        """The steps that one optimizer took, one record each."""
+        return [e for e in self.backend.of(Step) if e.phase == "train" and e.optimizer == optimizer and e.steps]
 
     def losses(self, optimizer="0"):
         return [step.loss for step in self.steps(optimizer)]

@@ -1,0 +1,103 @@
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import clip_grad_norm_ as imported_before
+
+
+@pytest.fixture
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.fixture
+def step(watching, model, optimizer, inputs, labels):
+    """Two steps in which `clip` is called on the gradients. Returns the last step, and its norm before."""
+
+    def step(clip):
+        with watching() as seen:
+            for _ in range(2):
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), labels).backward()
+                norm = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+                clip()
+                optimizer.step()
+        return seen.steps()[-1], pytest.approx(norm)
+
+    return step
+
+
+@pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, imported_before, nn.utils.clip_grad.clip_grad_norm_])
+def test_norm_before_and_after_clipping(step, model, clip):
+    shown, norm = step(lambda: clip(model.parameters(), 0.01))
+    assert shown.gradient_preclip_norm == norm
+    assert shown.gradient_norm == pytest.approx(0.01, rel=1e-4)
+
+
+def test_norm_that_needs_no_clipping_is_shown_too(step, model):
+    shown, norm = step(lambda: nn.utils.clip_grad_norm_(model.parameters(), 1e6))
+    assert shown.gradient_preclip_norm == norm
+    assert shown.gradient_norm == norm
+
+
+def test_without_clipping_there_is_no_such_norm(step):
+    shown, _ = step(lambda: None)
+    assert shown.gradient_preclip_norm is None
+
+
+def test_clipping_in_parts_adds_up_to_the_whole(step, model):
+    shown, norm = step(lambda: [nn.utils.clip_grad_norm_(layer.parameters(), 0.01) for layer in (model[0], model[2])])
+    assert shown.gradient_preclip_norm == norm
+
+
+def test_norm_of_another_kind_is_left_out(step, model):
+    shown, _ = step(lambda: nn.utils.clip_grad_norm_(model.parameters(), 0.01, norm_type=torch.inf))
+    assert shown.gradient_preclip_norm is None
+
+
+def test_clipping_does_not_look_like_cleared_gradients(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            losses = []
+            for _ in range(2):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+                losses.append(loss.item())
+            optimizer.step()
+    assert seen.losses()[-1] == pytest.approx(sum(losses))
+
+
+def test_each_of_two_optimizers_has_its_own_norm_from_the_first_step_on(watching):
+    models = [nn.Linear(3, 1) for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    norms = []
+    with watching() as seen:
+        for _ in range(2):
+            for model in models:
+                model.zero_grad()
+                model(torch.ones(2, 3)).square().sum().backward()
+            norms += [nn.utils.clip_grad_norm_(model.parameters(), 0.1).item() for model in models]
+            for optimizer in optimizers:
+                optimizer.step()
+    shown = [step.gradient_preclip_norm for pair in zip(seen.steps("0"), seen.steps("1"), strict=True) for step in pair]
+    assert shown == pytest.approx(norms)
+
+
+def test_clipped_gradient_that_no_optimizer_applies_is_not_kept(watching, model, inputs, labels):
+    with watching():
+        F.cross_entropy(model(inputs), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        gradient = weakref.ref(model[0].weight.grad)
+        model.zero_grad()
+        assert gradient() is None
+
+
+def test_clipping_function_is_put_back(watching):
+    before = nn.utils.clip_grad._get_total_norm
+    with watching():
+        assert nn.utils.clip_grad._get_total_norm is not before
+    assert nn.utils.clip_grad._get_total_norm is before

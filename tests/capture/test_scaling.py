@@ -1,0 +1,157 @@
+"""Under GradScaler everything is shown as it would be without, and steps that it skips are no steps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.amp import GradScaler
+
+from trimtab.sample import sampler
+
+SCALE = 1024.0
+
+
+@pytest.fixture(params=["plain", "fused"])
+def optimizer(request, model):
+    """A fused optimizer is given scaled gradients, and told what to make of them."""
+    return torch.optim.AdamW(model.parameters(), lr=0.01, fused=request.param == "fused")
+
+
+@pytest.fixture
+def scaler():
+    return GradScaler("cpu", init_scale=SCALE)
+
+
+@pytest.fixture
+def scaled_step(model, optimizer, scaler, inputs, labels):
+    """One step. Returns the loss, and the norm of the gradient that is applied."""
+
+    def scaled_step(*, bad=False, unscale=False, clip=None, parts=1):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), labels) * (torch.inf if bad else 1.0)
+        norm = nn.utils.get_total_norm(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)).item()
+        for part in range(parts):
+            (scaler.scale(loss) / parts).backward(retain_graph=part < parts - 1)
+        if unscale or clip:
+            scaler.unscale_(optimizer)
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item(), norm
+
+    return scaled_step
+
+
+def norms(seen):
+    return [step.gradient_norm for step in seen.steps()]
+
+
+@pytest.mark.parametrize("unscale", [True, False])
+def test_loss_and_gradient_are_unscaled(watching, scaled_step, unscale):
+    with watching() as seen:
+        taken = [scaled_step(unscale=unscale) for _ in range(3)]
+    assert seen.losses() == pytest.approx([loss for loss, _ in taken])
+    assert norms(seen) == pytest.approx([norm for _, norm in taken])
+    assert all(step.gradient_max_abs < 10 for step in seen.steps())
+
+
+@pytest.mark.parametrize("unscale", [True, False])
+def test_skipped_steps_are_counted_and_are_no_steps(watching, scaled_step, unscale):
+    with watching() as seen:
+        taken = [scaled_step(bad=bad, unscale=unscale) for bad in (False, True, False, True, False)]
+    assert seen.losses() == pytest.approx([loss for loss, _ in taken[::2]])
+    assert norms(seen) == pytest.approx([norm for _, norm in taken[::2]])
+    assert seen.end.totals["steps"] == {"0": 3}
+    assert seen.end.totals["skipped"] == {"0": {"scaler": 2}}
+
+
+def test_first_step_that_is_skipped_is_counted(watching, scaled_step):
+    with watching() as seen:
+        scaled_step(bad=True)
+    assert seen.end.totals["skipped"] == {"0": {"scaler": 1}}
+    assert seen.end.totals["steps"] == {"0": 0}
+
+
+def test_infinite_loss_of_a_skipped_step_is_counted(watching, scaled_step):
+    with watching() as seen:
+        scaled_step()
+        scaled_step(bad=True)
+    assert seen.end.totals["nonfinite"] == {"loss": 1}
+
+
+def test_clipping_after_unscaling_shows_both_norms_unscaled(watching, scaled_step):
+    with watching() as seen:
+        taken = [scaled_step(clip=0.05) for _ in range(3)]
+    assert [step.gradient_preclip_norm for step in seen.steps()] == pytest.approx([norm for _, norm in taken])
+    assert norms(seen) == pytest.approx([0.05] * 3, rel=1e-4)
+    assert seen.losses() == pytest.approx([loss for loss, _ in taken])
+
+
+def test_skipped_step_leaves_no_norm_for_the_next(watching, scaled_step):
+    with watching() as seen:
+        scaled_step(bad=True, clip=0.05)
+        _, norm = scaled_step(clip=0.05)
+    assert [step.gradient_preclip_norm for step in seen.steps()] == [pytest.approx(norm)]
+
+
+def test_skipped_step_does_not_spoil_the_record_it_is_folded_into(watching, scaled_step, monkeypatch):
+    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    with watching() as seen:
+        taken = [scaled_step(bad=bad, clip=0.05) for bad in (False, False, True, False)]
+    applied = [norm for (loss, norm) in taken[1:] if norm < torch.inf]
+    assert seen.steps()[-1].skipped == {"scaler": 1}
+    assert seen.steps()[-1].gradient_steps == 2
+    assert norms(seen)[-1] == pytest.approx(0.05, rel=1e-4)
+    assert seen.steps()[-1].gradient_preclip_norm == pytest.approx(sum(applied) / 2)
+
+
+def test_part_of_a_scaled_loss_is_that_part_of_the_loss(watching, scaled_step):
+    with watching() as seen:
+        taken = [scaled_step(parts=2) for _ in range(3)]
+    assert seen.losses() == pytest.approx([loss for loss, _ in taken])
+    assert [step.micro_steps for step in seen.steps()] == [2, 2, 2]
+
+
+def test_losses_scaled_as_a_list_are_unscaled(watching, model, optimizer, scaler, inputs, labels):
+    with watching() as seen:
+        losses = [F.cross_entropy(model(inputs), labels), model(inputs).square().mean()]
+        for loss in scaler.scale(losses):
+            loss.backward()
+        scaler.step(optimizer)
+    assert seen.losses() == [pytest.approx(sum(loss.item() for loss in losses))]
+
+
+def test_scaler_that_is_not_enabled_changes_nothing(watching, model, optimizer, inputs, labels):
+    scaler = GradScaler("cpu", enabled=False)
+    with watching() as seen:
+        loss = F.cross_entropy(model(inputs), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+    assert seen.losses() == [pytest.approx(loss.item())]
+    assert seen.end.totals["skipped"] == {}
+
+
+def test_autocast_loss_is_its_value(watching, model, optimizer, scaler, inputs, labels):
+    with watching() as seen:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(inputs), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+    assert seen.losses() == [pytest.approx(loss.item())]
+
+
+def test_two_optimizers_under_one_scaler_are_skipped_each_on_its_own(watching, model, scaler, inputs, labels):
+    other = nn.Linear(4, 3)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other)]
+    with watching() as seen:
+        for bad in (False, True):
+            for m, optimizer in zip((model, other), optimizers, strict=True):
+                optimizer.zero_grad()
+                factor = torch.inf if bad and m is other else 1.0
+                scaler.scale(F.cross_entropy(m(inputs), labels) * factor).backward()
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+    assert seen.end.totals["steps"] == {"0": 2, "1": 1}
+    assert seen.end.totals["skipped"] == {"1": {"scaler": 1}}
