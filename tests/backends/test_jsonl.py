@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pytest
 
-from trimtab import guard, testing
+from trimtab import testing
 from trimtab.bus import Bus
 from trimtab.errors import BackendError
 from trimtab.guard import Guard
@@ -166,10 +166,9 @@ for batch in range(1_000_000):
     assert len(steps) >= (handed_over + 1) * 10
 
 
-def test_a_full_disk_costs_records_which_are_counted_and_told(tmp_path, file, monkeypatch):
+def test_a_full_disk_costs_records_which_are_counted_and_told(tmp_path, file, guarded):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full, which Linux has")
-    monkeypatch.setattr(guard, "reraise", False)
     file.parent.mkdir()
     file.symlink_to("/dev/full")
     told = []

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from trimtab import bus, guard
+from trimtab import bus
 from trimtab.bus import Bus
 from trimtab.guard import Guard
 from trimtab.testing import RecordingBackend, sample_step
@@ -44,9 +44,8 @@ class RaisingBackend(RecordingBackend):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What the guard told; these tests want faults to be caught, as they are outside of tests."""
-    monkeypatch.setattr(guard, "reraise", False)
+def told(guarded):
+    """What the guard told."""
     return []
 
 
