@@ -9,15 +9,15 @@ PAGE = Path(__file__).with_name("metrics.md")
 
 def page() -> str:
     """The whole page."""
-    rows = [
-        f"| `{spec.name}` | {spec.kind} | {', '.join(f'`{label}`' for label in spec.labels)} | {spec.unit} | {spec.help} |"
-        for spec in catalog.METRICS
-    ]
+    rows = []
+    for spec in catalog.METRICS:
+        labels = ", ".join(f"`{label}`" for label in spec.labels)
+        rows.append(f"| `{spec.name}` | {spec.kind} | {labels} | {spec.unit} | {spec.help} |")
     return "\n".join(
         [
             "# Metrics",
             "",
-            "Made from the catalog by `python docs/make_metrics.py`. Every series also has the labels `run` and `rank`.",
+            "Made from the catalog by `docs/make_metrics.py`. Every series also has the labels `run` and `rank`.",
             "",
             "| metric | kind | labels | unit | |",
             "| --- | --- | --- | --- | --- |",

@@ -1,7 +1,6 @@
 """The one place that catches `Exception`: no fault of ours reaches the training.
 
-A caught fault is counted by place and told once. A place that fails `GIVE_UP_AFTER` times goes quiet. Tests set
-`reraise` so that nothing hides behind the guard.
+A caught fault is counted by place and told once. Tests set `reraise` so that nothing hides behind the guard.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from trimtab.sample.meter import Meter
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-GIVE_UP_AFTER = 20
 
 reraise = False
 

@@ -29,7 +29,7 @@ CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some 
 
 
 class Run:
-    """A watched run. Made by `watch`; public are `id`, `directory`, `log`, `attach`, `should_stop` and `close`."""
+    """A watched run. Public are `id`, `directory`, `addresses`, `log`, `attach`, `should_stop`, `close`."""
 
     def __init__(self, config: Config) -> None:
         rank, local_rank, world_size = facts.rank_of()
@@ -45,6 +45,7 @@ class Run:
             config=config,
             facts=facts.collect(),
         )
+        self.addresses: dict[str, str] = {}  # backend name to where its output is found
         self._guard = Guard(lambda place, text: self._say(f"fault in {place}", text))
         self._meter = Meter()
         self._models = Models()
@@ -179,7 +180,8 @@ class Run:
         )
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
-        addresses = {name: getattr(backend, "address", None) for name, backend in backends.items()}
+        found = {name: getattr(backend, "address", None) for name, backend in backends.items()}
+        self.addresses = {name: address for name, address in found.items() if address}
         config = self.info.config
         described = {
             "backends": list(backends),
@@ -193,7 +195,7 @@ class Run:
                 ts=time.time(),
                 step=self._sampler.global_step,
                 facts={**self.info.facts, "world_size": self.info.world_size, "config": described},
-                addresses={name: address for name, address in addresses.items() if address},
+                addresses=self.addresses,
             )
         )
 
