@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError
@@ -28,6 +29,7 @@ class PrometheusBackend:
 
     def __init__(self, *, host: str | None = None, port: int | None = None) -> None:
         self.address: str | None = None
+        self.busy_seconds = 0.0  # of answering, in the server's threads
         self._host = host
         self._port = port
         self._server: Server | None = None
@@ -46,7 +48,7 @@ class PrometheusBackend:
 
         token, tls = read_token(run.config), tls_context(run.config)
         self._series = SeriesTable(run)
-        app = _application(Exposition(self._series), token)
+        app = self._timed(_application(Exposition(self._series), token))
         host = run.config.host if self._host is None else self._host
         self._server = Server(listen(host, self._port_of(run), exact=self._is_exact(run)), app, tls)
         self.address = _address(host, self._server.port, "https" if tls else "http")
@@ -58,6 +60,16 @@ class PrometheusBackend:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def _timed(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        def application(*args: Any) -> Iterable[bytes]:
+            started = time.thread_time()
+            try:
+                return app(*args)
+            finally:
+                self.busy_seconds += time.thread_time() - started
+
+        return application
 
     def _is_exact(self, run: RunInfo) -> bool:
         return self._port is not None or run.config.port_requested

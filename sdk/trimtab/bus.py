@@ -68,8 +68,8 @@ class Bus:
         return {lane.name: lane.errors for lane in self._lanes if lane.errors}
 
     def busy_seconds(self) -> float:
-        """Processor time that the lanes have used."""
-        return sum(lane.busy_seconds for lane in self._lanes)
+        """Processor time that the lanes have used, and the backends in threads of their own, as far as they tell."""
+        return sum(lane.busy_seconds + lane.backend_seconds() for lane in self._lanes)
 
 
 class _Lane:
@@ -78,6 +78,7 @@ class _Lane:
         self.dropped: Counter[str] = Counter()
         self.errors = 0
         self.busy_seconds = 0.0
+        self._backend = backend
         self._queue: deque[Event] = deque()
         self._in_hand = 0  # events that the backend is writing now
         self._interval_s = interval_s
@@ -97,6 +98,9 @@ class _Lane:
 
     def wake(self) -> None:
         self._awake.set()
+
+    def backend_seconds(self) -> float:
+        return float(getattr(self._backend, "busy_seconds", 0.0))
 
     def busy(self) -> bool:
         return bool(self._queue or self._in_hand)

@@ -211,7 +211,8 @@ class Backend(Protocol):
 
     An exception from `start` means that the backend cannot be used; one from `write` or `close` is counted, told
     once, and costs that batch only. After `fork` nothing is called in the child. A backend may have an attribute
-    `address`, a string that says where its output is found.
+    `address`, a string that says where its output is found, and `busy_seconds`, the processor time that threads of its
+    own have used, which counts as overhead.
     """
 
     def start(self, run: RunInfo) -> None:
