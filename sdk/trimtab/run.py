@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import facts, lifecycle, plugins, record
+from trimtab import directory, facts, lifecycle, plugins
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
@@ -71,13 +71,13 @@ class Run:
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
-        record.make_directory(self.info)
+        directory.make(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:
-            self._sampler.steps_before, notice = record.last_step(self.info)
+            self._sampler.steps_before, notice = directory.last_step(self.info)
             notices += [notice] if notice else []
         started, more = self._start_backends(backends)
-        record.write_status(self.info, "running", self._sampler.global_step)
+        directory.write_status(self.info, "running", self._sampler.global_step)
         self._bus = Bus(started, self._guard)
         self._publish_start(started)
         for text in (*self.info.config.notices, *notices, *more):
@@ -136,7 +136,7 @@ class Run:
         self._emit(self._end(status, error))
         if self._bus is not None:
             self._bus.close(CLOSE_DEADLINE_S)
-        self._guard.wrap("run.json", record.write_status)(self.info, status, self._sampler.global_step)
+        self._guard.wrap("run.json", directory.write_status)(self.info, status, self._sampler.global_step)
 
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""

@@ -13,7 +13,7 @@ from trimtab.types import RunInfo, Status
 FILE = "run.json"
 
 
-def make_directory(run: RunInfo) -> None:
+def make(run: RunInfo) -> None:
     """Make the run's directory. Raises ConfigError when it cannot be written, or another process is writing it."""
     probe = run.directory / f".probe-{run.run_id}"
     try:
