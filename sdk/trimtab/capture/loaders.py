@@ -42,9 +42,14 @@ class LoaderPass:
         return spent
 
     @property
+    def held(self) -> bool:
+        """Whether the loop has not dropped the iterator."""
+        return self._iterator() is not None
+
+    @property
     def running(self) -> bool:
-        """Whether more batches may come: not exhausted, and the loop has not dropped the iterator."""
-        return not self.complete and self._iterator() is not None
+        """Whether more batches may come: not exhausted, and not dropped."""
+        return not self.complete and self.held
 
 
 def watch_loaders(

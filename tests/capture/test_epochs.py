@@ -1,0 +1,310 @@
+"""Where an epoch ends, what belongs to it, and what cannot be known."""
+
+import itertools
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+SAMPLES, BATCH = 10, 4  # two whole batches, and one of two
+
+
+class Stream(IterableDataset):
+    """Samples without an end in sight."""
+
+    def __init__(self, samples=SAMPLES):
+        self.samples = samples
+
+    def __iter__(self):
+        return iter(list(data(self.samples)))
+
+
+def data(samples=SAMPLES, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(samples, 4, generator=generator), torch.arange(samples) % 3)
+
+
+class Loop:
+    """A model, its optimizer, and the parts that people make loops of."""
+
+    def __init__(self):
+        self.model = nn.Linear(4, 3)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.training = DataLoader(data(), batch_size=BATCH, shuffle=True)
+        self.validation = DataLoader(data(6, seed=2), batch_size=BATCH)
+
+    def step(self, batch):
+        inputs, labels = batch
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(inputs), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def validate(self, loader=None):
+        losses = [F.cross_entropy(self.model(x), y, reduction="sum").item() for x, y in loader or self.validation]
+        return sum(losses) / len((loader or self.validation).dataset)
+
+
+@pytest.fixture
+def loop():
+    return Loop()
+
+
+def numbers(seen):
+    return [epoch.epoch for epoch in seen.epochs]
+
+
+def test_exhausted_loader_ends_an_epoch(watching, loop):
+    with watching() as seen:
+        for _ in range(3):
+            for batch in loop.training:
+                loop.step(batch)
+    assert numbers(seen) == [1, 2, 3]
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_training_loss_of_an_epoch_is_weighted_by_samples(watching, loop):
+    with watching() as seen:
+        losses = [loop.step(batch) for batch in loop.training]
+    (epoch,) = seen.epochs
+    assert epoch.train.loss == pytest.approx((4 * losses[0] + 4 * losses[1] + 2 * losses[2]) / 10)
+    assert epoch.train.samples == SAMPLES
+
+
+def test_validation_belongs_to_the_epoch_before_it(watching, loop):
+    with watching() as seen:
+        validations = []
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            validations.append(loop.validate())
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(validations)
+    assert [epoch.validation.samples for epoch in seen.epochs] == [6, 6]
+
+
+def test_epoch_follows_its_steps(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+    kinds = [type(event).__name__ for event in seen.backend.events if type(event).__name__ in ("Step", "Epoch")]
+    assert kinds == ["Step", "Step", "Step", "Epoch"] * 2
+
+
+def test_first_batches_of_a_loader_are_an_epoch(watching, loop):
+    with watching() as seen:
+        for _ in range(3):
+            for batch in itertools.islice(loop.training, 2):
+                loop.step(batch)
+    assert [step.epoch for step in seen.steps()] == [1, 1, 2, 2, 3, 3]
+    assert numbers(seen) == [1, 2]  # nobody knows whether the third would have gone on
+
+
+def test_break_in_the_middle_is_an_epoch(watching, loop):
+    with watching() as seen:
+        for _ in range(3):
+            for index, batch in enumerate(loop.training):
+                if index == 2:
+                    break
+                loop.step(batch)
+    assert [step.epoch for step in seen.steps()] == [1, 1, 2, 2, 3, 3]
+
+
+def test_two_loaders_side_by_side_follow_the_longer(watching, loop):
+    unlabelled = DataLoader(data(24, seed=3), batch_size=BATCH)
+    with watching() as seen:
+        for _ in range(2):
+            for batch, _ in zip(itertools.cycle(loop.training), unlabelled):
+                loop.step(batch)
+    assert numbers(seen) == [1, 2]
+    assert [step.epoch for step in seen.steps()] == [1] * 6 + [2] * 6
+
+
+def test_loop_that_fetches_ahead_trains_its_last_batch_in_the_same_epoch(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            ahead = iter(loop.training)
+            batch = next(ahead)
+            while batch is not None:
+                following = next(ahead, None)
+                loop.step(batch)
+                batch = following
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2]
+    assert numbers(seen) == [1, 2]
+
+
+def test_stream_without_length_ends_its_epochs_too(watching, loop):
+    loader = DataLoader(Stream(), batch_size=BATCH)
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loader:
+                loop.step(batch)
+    assert numbers(seen) == [1, 2]
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES, SAMPLES]
+
+
+def test_endless_stream_has_no_epoch(watching, loop):
+    with watching() as seen:
+        for batch in itertools.islice(DataLoader(Stream(400), batch_size=BATCH), 5):
+            loop.step(batch)
+    assert {step.epoch for step in seen.steps()} == {None}
+
+
+def test_new_iterator_for_every_step_is_no_epoch(watching, loop):
+    with watching() as seen:
+        for _ in range(8):
+            loop.step(next(iter(loop.training)))
+    assert seen.epochs == []
+    assert len(seen.steps()) == 8
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_persistent_workers_start_a_new_pass(watching, loop):
+    loader = DataLoader(data(), batch_size=BATCH, num_workers=1, persistent_workers=True)
+    with watching() as seen:
+        for _ in range(3):
+            for batch in loader:
+                loop.step(batch)
+    assert numbers(seen) == [1, 2, 3]
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
+
+
+def test_loop_over_tensors_has_epochs_where_it_validates(watching, loop):
+    inputs, labels = data().tensors
+    with watching() as seen:
+        for _ in range(3):
+            for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
+                loop.step((inputs[part], labels[part]))
+            loop.validate()
+    assert numbers(seen) == [1, 2, 3]
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
+
+
+def test_loop_over_tensors_without_validation_has_no_epoch(watching, loop):
+    inputs, labels = data().tensors
+    with watching() as seen:
+        for _ in range(4):
+            loop.step((inputs, labels))
+    assert {step.epoch for step in seen.steps()} == {None}
+    assert seen.epochs == []
+
+
+@pytest.mark.parametrize("validated_after", [0, 1])
+def test_validation_in_the_middle_keeps_the_epoch(watching, loop, validated_after):
+    with watching() as seen:
+        for _ in range(2):
+            for index, batch in enumerate(loop.training):
+                loop.step(batch)
+                if index == validated_after:
+                    loop.validate()
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2]
+    assert len(seen.validations) == 2
+    assert numbers(seen) == [1, 2]
+
+
+def test_evaluation_on_training_data_does_not_spoil_validation(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            loop.validate(loop.training)
+            loss = loop.validate()
+    assert seen.epochs[-1].validation.loss == pytest.approx(loss)
+    assert seen.epochs[-1].validation.samples == 6
+
+
+def test_evaluation_by_another_loader_over_the_training_data_is_known_as_such(watching, loop):
+    again = DataLoader(loop.training.dataset, batch_size=5)
+    with watching() as seen:
+        for batch in loop.training:
+            loop.step(batch)
+        loop.validate(again)
+        loss = loop.validate()
+    assert seen.epochs[-1].validation.loss == pytest.approx(loss)
+
+
+def test_validation_before_training_ends_no_epoch(watching, loop):
+    with watching() as seen:
+        loss = loop.validate()
+        for batch in loop.training:
+            loop.step(batch)
+    assert numbers(seen) == [1]
+    assert seen.validations[0].loss == pytest.approx(loss)
+    assert seen.validations[0].step == 0
+    assert seen.epochs[0].validation is None
+
+
+def test_uneven_last_batch_weighs_what_it_holds_in_validation(watching, loop):
+    with watching() as seen:
+        loss = loop.validate()
+    assert seen.validations[0].loss == pytest.approx(loss)
+    assert seen.validations[0].samples == 6
+
+
+def test_samples_and_batches_are_counted(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+    assert [step.samples for step in seen.steps()] == [4, 4, 2, 4, 4, 2]
+    assert [(step.batch, step.batches) for step in seen.steps()] == [(1, 3), (2, 3), (3, 3)] * 2
+    assert seen.end.totals["samples"] == 2 * SAMPLES
+    assert seen.end.totals["epochs"] == 2
+
+
+def test_samples_of_accumulated_batches_add_up(watching, loop):
+    with watching() as seen:
+        for inputs, labels in loop.training:
+            F.cross_entropy(loop.model(inputs), labels).backward()
+        loop.optimizer.step()
+    assert seen.steps()[0].samples == SAMPLES
+
+
+def test_samples_of_a_batch_that_is_a_mapping(watching, loop):
+    samples = [{"inputs": inputs, "labels": label} for inputs, label in data()]
+    with watching() as seen:
+        for batch in DataLoader(samples, batch_size=BATCH):
+            loop.step(batch.values())
+    assert [step.samples for step in seen.steps()] == [4, 4, 2]
+
+
+def test_waiting_for_data_is_counted_and_is_part_of_the_step(watching, loop):
+    class Slow(TensorDataset):
+        def __getitem__(self, index):
+            spin(0.002)
+            return super().__getitem__(index)
+
+    with watching() as seen:
+        for batch in DataLoader(Slow(*data().tensors), batch_size=BATCH):
+            loop.step(batch)
+    assert all(step.data_wait_seconds > 0.002 for step in seen.steps())
+    assert all(step.step_seconds >= step.data_wait_seconds for step in seen.steps()[1:])
+    assert seen.steps()[-1].totals.data_wait_seconds == pytest.approx(sum(s.data_wait_seconds for s in seen.steps()))
+
+
+def test_time_of_validation_is_in_no_step(watching, loop):
+    with watching() as seen:
+        started = time.perf_counter()
+        for validated in (True, False):
+            for batch in loop.training:
+                loop.step(batch)
+            if validated:
+                loop.validate()
+                spin(0.3)
+                loop.validate()
+        elapsed = time.perf_counter() - started
+    first, *others = seen.steps()
+    assert first.step_seconds is None
+    assert sum(step.step_seconds for step in others) < elapsed - 0.3
+
+
+def spin(seconds):
+    """Work for so long, by the clock that the run reads."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
