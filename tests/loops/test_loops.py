@@ -51,8 +51,9 @@ def test_nothing_stays_patched(bare, watched):
     assert watched.record["changed"] == bare.record["changed"]
 
 
-@over(LOOPS)
-def test_watching_compiles_nothing(bare, watched):
+@over([loop for loop in LOOPS if loop.script.startswith("compiled")])
+def test_as_much_is_compiled_with_as_few_breaks(bare, watched):
+    assert bare.record["compiler"]["calls captured"] > 0
     assert watched.record["compiler"] == bare.record["compiler"]
 
 
