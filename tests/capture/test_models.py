@@ -1,0 +1,110 @@
+"""The names of layers: the user's own."""
+
+import torch
+from torch import nn
+
+from trimtab.capture.models import Models
+
+
+class Wrapper(nn.Module):
+    """Holds a model under the name that a wrapper of torch gives it."""
+
+    def __init__(self, name, model):
+        super().__init__()
+        self.add_module(name, model)
+
+
+def names_of(model, parameters=None):
+    models = Models()
+    parameters = list(model.parameters()) if parameters is None else parameters
+    models.search(parameters)
+    return models.names(parameters)
+
+
+def test_names_and_places_are_the_models_own(model):
+    assert names_of(model) == [("0.weight", 0), ("0.bias", 1), ("2.weight", 2), ("2.bias", 3)]
+
+
+def test_place_is_the_models_order_whatever_the_order_of_the_groups(model):
+    backwards = list(model.parameters())[::-1]
+    assert names_of(model, backwards) == [("2.bias", 3), ("2.weight", 2), ("0.bias", 1), ("0.weight", 0)]
+
+
+def test_names_do_not_tell_of_wrappers(model):
+    wrapped = Wrapper("module", Wrapper("_orig_mod", model))
+    assert [name for name, _ in names_of(wrapped)] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_names_do_not_tell_of_wrappers_inside(model):
+    inner = nn.Sequential(
+        Wrapper("_checkpoint_wrapped_module", nn.Linear(2, 2)), Wrapper("_fsdp_wrapped_module", model)
+    )
+    assert [name for name, _ in names_of(inner)][:3] == ["0.weight", "0.bias", "1.0.weight"]
+
+
+def test_compiled_model_has_the_names_of_the_bare_one(model):
+    compiled = torch.compile(model, backend="eager")
+    assert [name for name, _ in names_of(compiled)] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_two_models_whose_parameters_share_names_are_told_apart():
+    models = Models()
+    twins = [nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1)]
+    names = []
+    for twin in twins:
+        models.search(twin.parameters())
+        names += [name for name, _ in models.names(twin.parameters())]
+    assert len(set(names)) == 6
+    assert names[:4] == ["weight", "bias", "Linear.weight", "Linear.bias"]
+
+
+def test_outermost_model_gives_the_names():
+    whole = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 1)})
+    parameters = list(whole["encoder"].parameters())
+    assert [name for name, _ in names_of(whole, parameters)] == ["encoder.weight", "encoder.bias"]
+
+
+def test_parameters_without_a_model_are_numbered():
+    parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
+    assert names_of(None, parameters) == [("parameter.0", 0), ("parameter.1", 1)]
+
+
+def test_shared_parameter_has_one_name():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    assert names_of(model) == [("0.weight", 0)]
+
+
+def test_model_that_the_user_named_comes_first(model):
+    models = Models()
+    whole = nn.Sequential(model, nn.Linear(3, 1))
+    models.add(model)
+    models.search(whole.parameters())
+    assert [name for name, _ in models.names(model.parameters())][0] == "0.weight"
+
+
+def test_models_are_not_kept_alive(model):
+    models = Models()
+    local = nn.Linear(2, 1)
+    models.search(local.parameters())
+    local.eval()
+    assert models.any_in_eval_mode()
+    del local
+    assert not models.any_in_eval_mode()
+
+
+def test_search_runs_no_code_of_foreign_objects(model):
+    class Touchy:
+        @property
+        def __class__(self):
+            raise RuntimeError("do not touch")
+
+    touchy = [Touchy()]
+    assert len(names_of(model)) == 4
+    assert touchy
+
+
+def test_half_built_module_is_passed_over(model):
+    half_built = nn.Linear.__new__(nn.Linear)
+    assert len(names_of(model)) == 4
+    assert half_built is not None
