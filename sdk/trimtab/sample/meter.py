@@ -23,6 +23,7 @@ class Meter:
         self.steps = 0  # the recorder counts, and calls `turn` when `turn_at` is reached
         self.turn_at = 1
         self._costly_s = 0.0
+        self._ending = False  # the timed step, when the hook that is running returns
         self._hooks_s = 0.0  # on the timed step that is under way
         self._recent_s: deque[float] = deque(maxlen=9)  # on the timed steps before it
         self._step_s = 0.0  # what the hooks of one step are taken to cost
@@ -43,14 +44,25 @@ class Meter:
     def hook(self, started: float) -> None:
         """A hook that began at `started`, by `time.perf_counter`, returns on a timed step."""
         self._hooks_s += time.perf_counter() - started
+        if self._ending:
+            self._end()
 
     def turn(self) -> None:
-        """Begin or end a timed step."""
+        """A step is over, while its last hook is still running: begin a timed one, or end it when that hook returns."""
         if self.timing:
-            self._settled_s += (self.steps - self._settled_steps) * self._step_s
-            self._settled_steps = self.steps
-            self._recent_s.append(max(self._hooks_s, 0.0))
-            self._step_s = median(self._recent_s)  # one step may have met something that is done once
+            self._ending = True
+            self.turn_at = self.steps + TIMED_EVERY
+        else:
+            self.timing = True
+            self.turn_at = self.steps + 1
+
+    def _end(self) -> None:
+        self._settled_s += (self.steps - self._settled_steps) * self._step_s
+        self._settled_steps = self.steps
+        self._recent_s.append(max(self._hooks_s, 0.0))
+        self._step_s = median(self._recent_s)  # one step may have met something that is done once
         self._hooks_s = 0.0
-        self.timing = not self.timing or self.steps < WARM_UP_STEPS
-        self.turn_at = self.steps + (1 if self.timing else TIMED_EVERY)
+        self._ending = False
+        self.timing = self.steps < WARM_UP_STEPS
+        if self.timing:
+            self.turn_at = self.steps + 1
