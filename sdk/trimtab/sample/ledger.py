@@ -72,6 +72,7 @@ class GradientSample(NamedTuple):
 
 
 VALUES = 4  # the first so many columns of a row may be on a device
+PLAIN = {float, int, type(None)}
 
 
 @dataclass(slots=True)
@@ -89,12 +90,15 @@ class Block:
     ts: float
     batch: int | None = None
     batches: int | None = None
+    columns: Sequence[Sequence[Any]] = field(init=False)
     transfer: Transfer = field(init=False)
 
     def __post_init__(self) -> None:
+        self.columns = list(zip(*self.rows, strict=True))
         held: list[Held] = []
-        if self.rows and isinstance(self.rows[-1][0], Tensor):
-            held += [v for row in self.rows for v in row[:VALUES] if isinstance(v, Tensor)]
+        for column in self.columns[:VALUES]:
+            if column.count(None) < len(column) and not PLAIN.issuperset(map(type, column)):
+                held += [v for v in column if isinstance(v, Tensor)]
         held += [v for _, v in self.preclip_norms if isinstance(v, Tensor)]
         held += [v for v in (*self.learning_rate, *self.weight_decay) if isinstance(v, Tensor)]
         held += [v for pair in self.predictions for v in pair if isinstance(v, Tensor)]
@@ -112,11 +116,11 @@ class Block:
         def number(value: Held | None) -> float | None:
             return next(arrived) if isinstance(value, Tensor) else value
 
-        rows: Sequence[Row] = self.rows
+        columns = self.columns
         if not self.transfer.immediate:
-            rows = [(*map(number, row[:VALUES]), *row[VALUES:]) for row in rows]  # type: ignore[misc]
+            columns = [*(tuple(map(number, column)) for column in columns[:VALUES]), *columns[VALUES:]]
         return Numbers(
-            rows=Columns(*zip(*rows, strict=True)),
+            rows=Columns(*columns),
             preclip_norms=[(row, float(number(v) or 0)) for row, v in self.preclip_norms],
             learning_rate=[number(v) for v in self.learning_rate],
             weight_decay=[number(v) for v in self.weight_decay],
@@ -149,7 +153,7 @@ class Ledger:
         self.gradients: list[GradientSample] = []
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[Held, Held]] = []
-        self.learning_rate: list[float | Tensor | None] = []
+        self.learning_rate: list[Held | None] = []
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0
