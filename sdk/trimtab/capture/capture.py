@@ -47,7 +47,8 @@ class Capture:
         self._patches = Patches()
         self._attribution = Attribution()
         self._scaled = ScaledLosses()
-        self._passes = Passes(self._validation_over, sampler.end_epoch)
+        self._passes = Passes(sampler.validation, sampler.end_epoch)
+        sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
@@ -86,7 +87,7 @@ class Capture:
         self._criteria.decide()
         self._steps.unseen.stop()
         self._passes.finish()
-        self._sampler.flush(self._passes.known_epoch)
+        self._sampler.flush()
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
@@ -144,9 +145,6 @@ class Capture:
 
     def _pass_ended(self, iterator: Any) -> None:
         self._passes.exhausted(pass_of(iterator))
-
-    def _validation_over(self, sums: Any) -> None:
-        self._sampler.validation(sums, self._passes.known_epoch)
 
 
 def _as_tensors(inputs: Any) -> Sequence[Tensor] | None:

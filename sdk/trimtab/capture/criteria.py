@@ -43,7 +43,7 @@ class Criteria:
         self.values: list[Criterion] = []  # of training, since the last step, where they had to be computed
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
-        self._undecided: tuple[Criterion, tuple[Held, Held] | None] | None = None
+        self._undecided: dict[str, tuple[Criterion, tuple[Held, Held] | None]] = {}  # by loss function, of one batch
         self._eval_mode_backwards = 0
         self._calls = 0
         self._look_at = 0  # the call on which predictions are looked at next
@@ -51,7 +51,7 @@ class Criteria:
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
-        if self._undecided is not None:
+        if self._undecided and (not in_eval_mode or loss.name in self._undecided):
             self.decide()
         if loss is self._plain and output.requires_grad and not in_eval_mode and self._calls < self._look_at:
             if loss.is_mean(args):
@@ -66,22 +66,23 @@ class Criteria:
             self._validate(loss, output, args)
         elif in_eval_mode:
             call = loss.call(output, args)
-            self._undecided = criterion(call), predictions(call)
             self._remember(loss, output, args)
+            self._undecided[loss.name] = criterion(call), predictions(call)
         elif output.requires_grad:
             self._train(loss, output, args)
 
     def decide(self) -> None:
-        """A held loss that no backward was called on is validation."""
-        if self._undecided is not None:
-            undecided, self._undecided = self._undecided, None
-            self._passes.validated(*undecided)
-            self.validated_at = self._clock()
+        """Held losses that no backward was called on are validation."""
+        undecided, self._undecided = self._undecided, {}
+        for name, judged in undecided.items():
+            if name == self._primary:
+                self._passes.validated(*judged)
+                self.validated_at = self._clock()
 
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
-        if self._undecided is not None:
-            self._undecided = None
+        if self._undecided:
+            self._undecided.clear()
             self._eval_mode_backwards += 1
         output = self._output
         if output is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from trimtab.capture.loaders import LoaderPass
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
+from trimtab.sample.sampler import Place
 from trimtab.sample.scalars import Held
 
 NO_LOADER = 0
@@ -58,15 +59,13 @@ class Passes:
         self._left = False  # ... and the loop has moved on
         self._gap: _Gap | None = None
 
-    @property
-    def known_epoch(self) -> int | None:
-        """The epoch's number, where there is reason to believe in epochs."""
-        sized = self._followed is not None and self._followed.sized is not None
-        return self.epoch if sized or self._ends_seen else None
-
-    def progress(self) -> tuple[int | None, int | None]:
-        """Batches of this epoch so far, and in all."""
-        return (self._followed.batches, self._followed.sized) if self._followed is not None else (None, None)
+    def place(self) -> Place:
+        """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
+        followed = self._followed
+        if followed is None:
+            return Place(self.epoch if self._ends_seen else None)
+        is_known = followed.sized is not None or self._ends_seen
+        return Place(self.epoch if is_known else None, followed.batches, followed.sized)
 
     def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
         """A batch came."""

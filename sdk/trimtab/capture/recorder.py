@@ -36,7 +36,7 @@ class Recorder:
         passes.wait_s = 0.0
         mean_loss, criterion = criteria.take() if criteria.values else (None, None)
         if criteria.predictions:
-            ledger.predictions += criteria.predictions
+            ledger.predictions += [(len(ledger.rows), *pair) for pair in criteria.predictions]
             criteria.predictions = []
         seconds = None
         if ended_at is not None:
@@ -61,7 +61,7 @@ class Recorder:
     def close(self, ledger: Ledger) -> None:
         """End the ledger's block."""
         started = self.clock()
-        self.sampler.close(ledger, started, self._passes.known_epoch, self._passes.progress())
+        self.sampler.close(ledger, started)
         self.meter.add(self.clock() - started)
 
     def search(self, models: Models, parameters: Sequence[Tensor]) -> None:

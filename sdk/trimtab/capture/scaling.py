@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.utils.clip_grad as clip_grad
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
@@ -118,10 +119,12 @@ def watch_clipping(patches: Patches, on_norm: Callable[[Any, float, Tensor], obj
     original = clip_grad._get_total_norm
 
     def _get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
+        if is_compiling():  # Dynamo inlines this: clipping in a compiled region stays whole, and unseen
+            return original(tensors, norm_type, *args, **kwargs)
         if not isinstance(tensors, Tensor):
             tensors = list(tensors)
         norm = original(tensors, norm_type, *args, **kwargs)
         on_norm(tensors, norm_type, norm)
         return norm
 
-    patches.replace(clip_grad, "_get_total_norm", keep_out(_get_total_norm, calls_user_code=True))
+    patches.replace(clip_grad, "_get_total_norm", _get_total_norm)

@@ -54,6 +54,14 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+def rates_of(optimizer: Optimizer) -> list[Held | None]:
+    """The learning rate of every group, now: a scheduler may write to a rate that is a tensor."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if rates and isinstance(rates[0], Tensor):
+        return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+    return rates
+
+
 class Steps:
     """Every optimizer of the process. A `StepListener`; also told of clipping and of GradScaler."""
 
@@ -84,7 +92,7 @@ class Steps:
         if tracked is None or tracked.optimizer() is not optimizer:
             tracked = self._meet(optimizer)
         tracked.evaluated = None
-        tracked.ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
+        tracked.ledger.learning_rate = rates_of(optimizer)
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
@@ -127,6 +135,8 @@ class Steps:
             if first is not None:
                 self._norms.append((weakref.ref(first), hold(norm)))
                 del self._norms[:-CLIPPED_PARTS]
+        if not self.any_seen and norm_type == 2:
+            self.unseen.clipped(hold(norm))
         self.unscaling()
 
     def unscaling(self) -> None:

@@ -108,6 +108,11 @@ class UnseenOptimizer:
             self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
             self._recorder.sample(self._ledger, self._parameters)
 
+    def clipped(self, norm: Held) -> None:
+        """Gradients are clipped, whose norm was this."""
+        if self._ledger is not None:
+            self._ledger.preclip_norms.append((len(self._ledger.rows), norm))
+
     def stop(self) -> None:
         """An optimizer was seen after all, or the run ends: the last gradients were used too."""
         if self._share is not None:

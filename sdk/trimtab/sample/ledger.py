@@ -58,11 +58,6 @@ class Columns(NamedTuple):
             start = stop
 
 
-def epoch_of(row: Row) -> int:
-    """The epoch that a step belongs to."""
-    return row[-1]
-
-
 class GradientSample(NamedTuple):
     """Gradient statistics on their way. `row`: on which step of the block; `names`: of the layers, in order."""
 
@@ -84,10 +79,10 @@ class Block:
     preclip_norms: list[tuple[int, Held]]
     learning_rate: list[float | Tensor | None]
     weight_decay: list[float | Tensor | None]
-    predictions: list[tuple[Held, Held]]
+    predictions: list[tuple[int, Held, Held]]
     skipped: Counter[str]
-    epoch: int | None
     ts: float
+    epoch: int | None
     batch: int | None = None
     batches: int | None = None
     columns: Sequence[Sequence[Any]] = field(init=False)
@@ -101,7 +96,7 @@ class Block:
                 held += [v for v in column if isinstance(v, Tensor)]
         held += [v for _, v in self.preclip_norms if isinstance(v, Tensor)]
         held += [v for v in (*self.learning_rate, *self.weight_decay) if isinstance(v, Tensor)]
-        held += [v for pair in self.predictions for v in pair if isinstance(v, Tensor)]
+        held += [v for _, *pair in self.predictions for v in pair if isinstance(v, Tensor)]
         self.transfer = Transfer(held)
 
     @property
@@ -124,7 +119,7 @@ class Block:
             preclip_norms=[(row, float(number(v) or 0)) for row, v in self.preclip_norms],
             learning_rate=[number(v) for v in self.learning_rate],
             weight_decay=[number(v) for v in self.weight_decay],
-            predictions=[(float(number(a) or 0), float(number(b) or 0)) for a, b in self.predictions],
+            predictions=[(row, float(number(a) or 0), float(number(b) or 0)) for row, a, b in self.predictions],
             gradients=[(s.row, [m for taken in s.taken for m in taken.read()], s.names) for s in self.gradients],
         )
 
@@ -137,7 +132,7 @@ class Numbers:
     preclip_norms: list[tuple[int, float]]
     learning_rate: list[float | None]
     weight_decay: list[float | None]
-    predictions: list[tuple[float, float]]
+    predictions: list[tuple[int, float, float]]
     gradients: list[tuple[int, list[Moments], Sequence[str | None]]]
 
 
@@ -152,15 +147,18 @@ class Ledger:
         self.rows: list[Row] = []
         self.gradients: list[GradientSample] = []
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
-        self.predictions: list[tuple[Held, Held]] = []
+        self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.learning_rate: list[Held | None] = []
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0
         self.nonfinite_seen = False
 
-    def cut(self, ts: float, epoch: int | None, progress: tuple[int | None, int | None]) -> Block:
-        """Take everything since the last cut. Starts the transfer of what is on a device."""
+    def cut(self, ts: float, epoch: int | None, batch: int | None, batches: int | None) -> Block:
+        """Take everything since the last cut. Starts the transfer of what is on a device.
+
+        `epoch` is where the loop is now, or None; the block's is the one that its last step belongs to.
+        """
         block = Block(
             rows=self.rows,
             gradients=self.gradients,
@@ -169,10 +167,10 @@ class Ledger:
             weight_decay=[group.get("weight_decay") for group in self.groups],
             predictions=self.predictions,
             skipped=self.newly_skipped,
-            epoch=epoch,
             ts=ts,
-            batch=progress[0],
-            batches=progress[1],
+            epoch=self.rows[-1][-1] if epoch is not None and self.rows else epoch,
+            batch=batch,
+            batches=batches,
         )
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
         self.newly_skipped = Counter()

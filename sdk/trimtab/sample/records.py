@@ -109,5 +109,5 @@ def _max(values: Sequence[float]) -> float:
 
 
 def _accuracy(numbers: Numbers) -> float | None:
-    counted = sum(c for _, c in numbers.predictions)
-    return sum(m for m, _ in numbers.predictions) / counted if counted else None
+    counted = sum(c for _, _, c in numbers.predictions)
+    return sum(m for _, m, _ in numbers.predictions) / counted if counted else None

@@ -18,28 +18,51 @@ from torch import Tensor
 
 from trimtab.sample.gradients import Taken, take
 from trimtab.sample.layers import LayerChoice
-from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, epoch_of, known
+from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, known
 from trimtab.sample.passes import EpochSums, PassSums
 from trimtab.sample.records import Context, step_events
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 from trimtab.types import Epoch, Event, Step, Totals
 
-RECORD_INTERVAL_S = 0.125  # at most eight records a second, over all optimizers
+RECORD_INTERVAL_S = 0.25  # at most four records of steps and four of validation a second, over all optimizers
 GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
 ACCURACY_SHARE = 0.1
 
-Progress = tuple[int | None, int | None]  # batches of this epoch so far, and in all
+
+class Place(NamedTuple):
+    """Where the loop is."""
+
+    epoch: int | None = None  # None where there is no reason to believe in epochs
+    batch: int | None = None  # batches of this epoch so far
+    batches: int | None = None  # ... and in all
+
+
+class _Validation(NamedTuple):
+    sums: PassSums
+    step: int
+    epoch: int | None
 
 
 class _EndedEpoch(NamedTuple):
     epoch: int
+    step: int
     validation: PassSums | None
     seconds: float
 
 
+class _Marks(NamedTuple):
+    """What is published between two blocks of steps."""
+
+    validation: _Validation | None
+    ended: list[_EndedEpoch]
+
+
 class Sampler:
-    """One run's numbers. `emit` takes events; `clock` is in seconds and only differences matter."""
+    """One run's numbers. `emit` takes events; `clock` is in seconds and only differences matter.
+
+    What happened is published in order: the steps, then the validation pass and the epoch's end behind them.
+    """
 
     def __init__(
         self,
@@ -58,16 +81,17 @@ class Sampler:
         self.wait_s = 0.0
         self.nonfinite: Counter[str] = Counter()
         self.steps_before = 0  # of the run that this one resumes
+        self.place: Callable[[], Place] = Place  # asked when a record is made
         self._emit = emit
         self._layers = layers
         self._clock = clock
         self._publishing = RLock()
-        self._waiting: deque[tuple[Ledger, Block]] = deque()
-        self._ended: deque[_EndedEpoch] = deque()
+        self._waiting: deque[tuple[Ledger, Block] | _Marks] = deque()
+        self._ended: list[_EndedEpoch] = []
         self._epoch_sums: dict[int, EpochSums] = {}
         self._epoch_started = clock()
-        self._validation: PassSums | None = None
-        self._validated_at = -math.inf
+        self._validation: _Validation | None = None
+        self._marked_at = -math.inf
 
     @property
     def global_step(self) -> int:
@@ -116,48 +140,78 @@ class Sampler:
         self.gradient_spacing.step(step_seconds)
         self.accuracy_spacing.step(step_seconds)
 
-    def close(self, ledger: Ledger, now: float, epoch: int | None, progress: Progress) -> None:
-        """End the ledger's block, and publish every block that can be read without waiting."""
+    def close(self, ledger: Ledger, now: float) -> None:
+        """End the ledger's block, and publish what can be read without waiting."""
         with self._publishing:
-            ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
-            self._waiting.append((ledger, ledger.cut(time.time(), epoch, progress)))
-            while self._waiting and (self._waiting[0][1].immediate or len(self._waiting) > len(self.ledgers)):
-                self._publish_block(*self._waiting.popleft())
-            self._publish_ended()
+            if self._validation is not None or self._ended:
+                self._cut_all(now)
+            else:
+                self._cut(ledger, now)
+            self._publish(keep=len(self.ledgers))
 
-    def validation(self, sums: PassSums, epoch: int | None) -> None:
+    def validation(self, sums: PassSums) -> None:
         """A validation pass is over. Passes in quick succession are folded into one record."""
         with self._publishing:
             folded = PassSums()
             folded.add_pass(sums)
             if self._validation is not None:
-                folded.add_pass(self._validation)
-            self._validation = folded
-            now = self._clock()
-            if now - self._validated_at >= RECORD_INTERVAL_S:
-                self._validated_at = now
-                self._publish_validation(epoch)
+                folded.add_pass(self._validation.sums)
+            self._validation = _Validation(folded, self._steps_written(), self.place().epoch)
+            self._cut_all_in_time()
 
     def end_epoch(self, epoch: int, validation: PassSums | None) -> None:
-        """An epoch is over. Its record follows the steps that belong to it."""
+        """An epoch is over."""
         with self._publishing:
             now = self._clock()
             self.epochs += 1
-            self._ended.append(_EndedEpoch(epoch, validation, now - self._epoch_started))
+            self._ended.append(_EndedEpoch(epoch, self._steps_written(), validation, now - self._epoch_started))
             self._epoch_started = now
-            self._publish_ended()
+            self._cut_all_in_time()
 
-    def flush(self, epoch: int | None) -> None:
+    def flush(self) -> None:
         """Publish everything, waiting for devices where need be."""
         with self._publishing:
-            for ledger in self.ledgers:
-                if ledger.rows or ledger.newly_skipped:
-                    self._waiting.append((ledger, ledger.cut(time.time(), epoch, (None, None))))
-            while self._waiting:
-                self._publish_block(*self._waiting.popleft())
-            self._publish_ended()
-            if self._validation is not None:
-                self._publish_validation(epoch)
+            self._cut_all(self._clock())
+            self._publish(keep=0)
+
+    def _cut(self, ledger: Ledger, now: float) -> None:
+        ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
+        if ledger.rows or ledger.newly_skipped:
+            self._waiting.append((ledger, ledger.cut(time.time(), *self.place())))
+
+    def _cut_all(self, now: float) -> None:
+        """End every block, and put what stands behind them in line."""
+        for ledger in self.ledgers:
+            self._cut(ledger, now)
+        self._waiting.append(_Marks(self._validation, self._ended))
+        self._validation, self._ended = None, []
+        self._marked_at = now
+
+    def _cut_all_in_time(self) -> None:
+        now = self._clock()
+        if now - self._marked_at >= RECORD_INTERVAL_S:
+            self._cut_all(now)
+            self._publish(keep=len(self.ledgers))
+
+    def _publish(self, keep: int) -> None:
+        """Publish in order, up to a block that would have to be waited for; of those at most `keep` stay."""
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, _Marks):
+                self._publish_marks(item)
+            elif item[1].immediate or sum(not isinstance(i, _Marks) for i in self._waiting) > keep:
+                self._publish_block(*item)
+            else:
+                return
+            self._waiting.popleft()
+
+    def _steps_written(self) -> int:
+        """The global step, with those that are not published yet."""
+        written = Counter({ledger.label: ledger.steps + len(ledger.rows) for ledger in self.ledgers})
+        for item in self._waiting:
+            if not isinstance(item, _Marks):
+                written[item[0].label] += len(item[1].rows)
+        return self.steps_before + max(written.values(), default=0)
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         numbers = block.read()
@@ -195,8 +249,8 @@ class Sampler:
         if ledger is self.ledgers[0] and rows.epoch:
             for epoch, part in rows.by_epoch():
                 self._sums_of(epoch).add(part)
-            for met, counted in numbers.predictions:
-                self._sums_of(rows.epoch[-1]).add_predictions(met, counted)
+            for row, met, counted in numbers.predictions:
+                self._sums_of(rows.epoch[min(row, len(rows.epoch) - 1)]).add_predictions(met, counted)
 
     def _sums_of(self, epoch: int) -> EpochSums:
         return self._epoch_sums.setdefault(epoch, EpochSums())
@@ -211,14 +265,15 @@ class Sampler:
             nonfinite=dict(self.nonfinite),
         )
 
-    def _publish_ended(self) -> None:
-        while self._ended and not self._has_open_rows(self._ended[0].epoch):
-            ended = self._ended.popleft()
+    def _publish_marks(self, marks: _Marks) -> None:
+        if marks.validation is not None:
+            self._publish_validation(marks.validation)
+        for ended in marks.ended:
             train = self._epoch_sums.pop(ended.epoch, None)
             self._emit(
                 Epoch(
                     ts=time.time(),
-                    step=self.global_step,
+                    step=ended.step,
                     epoch=ended.epoch,
                     train=train.summary() if train is not None else None,
                     validation=ended.validation.summary() if ended.validation is not None else None,
@@ -226,23 +281,16 @@ class Sampler:
                 )
             )
 
-    def _has_open_rows(self, epoch: int) -> bool:
-        open_rows = [ledger.rows for ledger in self.ledgers] + [block.rows for _, block in self._waiting]
-        return any(rows and epoch_of(rows[0]) <= epoch for rows in open_rows)
-
-    def _publish_validation(self, epoch: int | None) -> None:
-        sums, self._validation = self._validation, None
-        if sums is None:
-            return
-        summary = sums.summary()
+    def _publish_validation(self, validation: _Validation) -> None:
+        summary = validation.sums.summary()
         if summary.loss is not None and not math.isfinite(summary.loss):
             self.nonfinite["loss"] += 1
         self._emit(
             Step(
                 ts=time.time(),
-                step=self.global_step,
-                steps=sums.batches,
-                epoch=epoch,
+                step=validation.step,
+                steps=validation.sums.batches,
+                epoch=validation.epoch,
                 phase="validation",
                 loss=summary.loss,
                 accuracy=summary.accuracy,
