@@ -134,3 +134,22 @@ def test_own_criterion_is_taken_when_it_is_named(watching, model, optimizer, inp
             loss = criterion(model(inputs), torch.zeros(6, 3)).item()
     assert seen.validations[0].loss == pytest.approx(loss)
     assert not criterion._forward_hooks
+
+
+def test_validation_batch_in_which_nothing_counts_adds_nothing(watching, model, inputs, labels):
+    with watching() as seen, torch.no_grad():
+        loss = F.cross_entropy(model(inputs), labels).item()
+        F.cross_entropy(model(inputs), torch.full((6,), -100))
+    assert seen.validations[0].loss == pytest.approx(loss)
+
+
+def test_training_batch_in_which_nothing_counts_does_not_spoil_the_epoch(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for targets in (labels, torch.full((6,), -100), labels):
+            for _ in range(2):
+                F.cross_entropy(model(inputs), targets, reduction="sum").backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            F.cross_entropy(model(inputs), labels)
+    assert seen.epochs[0].train.criterion > 0

@@ -13,7 +13,7 @@ from trimtab.capture.autograd import in_backward
 from trimtab.capture.losses import Loss
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
-from trimtab.sample.criteria import Criterion, criterion, predictions
+from trimtab.sample.criteria import Criterion, criterion, mean_of, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
@@ -100,10 +100,7 @@ class Criteria:
         values, self.values = self.values, []
         if self._is_objective:
             return None, None
-        value = values[0].value
-        if len(values) > 1:
-            weight = sum((v.weight for v in values[1:]), values[0].weight)
-            value = sum((v.value * v.weight for v in values[1:]), value * values[0].weight) / weight
+        value = mean_of(values)
         return (value if self._is_sum else None), value
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:

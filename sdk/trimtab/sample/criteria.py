@@ -8,6 +8,7 @@ share of counted targets that the prediction meets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -61,6 +62,24 @@ def criterion(call: LossCall) -> Criterion:
         return Criterion(hold(call.output), weight, call.samples)
     total = call.output.detach().sum()
     return Criterion(hold(total / _divisor(call, counted)), weight, call.samples)
+
+
+def weighted(criterion: Criterion) -> Held:
+    """The value times its weight: 0 where nothing counts, although the mean of nothing is NaN."""
+    weight, product = criterion.weight, criterion.value * criterion.weight
+    if isinstance(weight, Tensor):
+        return torch.where(weight > 0, product, 0.0)
+    return product if weight > 0 else 0.0
+
+
+def mean_of(criteria: Sequence[Criterion]) -> Held | None:
+    """The mean over several batches, None where nothing counts."""
+    weights = [criterion.weight for criterion in criteria]
+    weight = sum(weights[1:], weights[0])
+    if not isinstance(weight, Tensor) and weight == 0:
+        return None
+    products = [weighted(criterion) for criterion in criteria]
+    return criteria[0].value if len(criteria) == 1 else sum(products[1:], products[0]) / weight
 
 
 @torch.no_grad()

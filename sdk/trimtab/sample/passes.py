@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimtab.sample.criteria import Criterion
+from trimtab.sample.criteria import Criterion, weighted
 from trimtab.sample.ledger import Columns, weighted_sum
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.types import PhaseSummary
@@ -24,9 +24,8 @@ class PassSums:
         """Take one call of the loss function. A batch in which nothing counts adds nothing."""
         self.batches += 1
         self._samples += samples
-        if not isinstance(criterion.weight, float) or criterion.weight > 0:
-            self._loss = self._loss + criterion.value * criterion.weight
-            self._weight = self._weight + criterion.weight
+        self._loss = self._loss + weighted(criterion)
+        self._weight = self._weight + criterion.weight
         if predictions is not None:
             self._has_classes = True
             self._met = self._met + predictions[0]
