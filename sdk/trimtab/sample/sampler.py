@@ -131,6 +131,10 @@ class Sampler:
             self.nonfinite["loss"] += 1
 
     @property
+    def _interval_s(self) -> float:
+        return RECORD_INTERVAL_S * max(len(self.ledgers), 1)
+
+    @property
     def settled(self) -> bool:
         """Whether both spacings have been chosen."""
         return self.gradient_spacing.settled and self.accuracy_spacing.settled
@@ -175,7 +179,7 @@ class Sampler:
             self._publish(keep=0)
 
     def _cut(self, ledger: Ledger, now: float) -> None:
-        ledger.close_at = now + RECORD_INTERVAL_S * len(self.ledgers)
+        ledger.close_at = now + self._interval_s
         if ledger.rows or ledger.newly_skipped:
             self._waiting.append((ledger, ledger.cut(time.time(), *self.place())))
 
@@ -189,7 +193,7 @@ class Sampler:
 
     def _cut_all_in_time(self) -> None:
         now = self._clock()
-        if now - self._marked_at >= RECORD_INTERVAL_S:
+        if now - self._marked_at >= self._interval_s:
             self._cut_all(now)
             self._publish(keep=len(self.ledgers))
 
@@ -197,13 +201,14 @@ class Sampler:
         """Publish in order, up to a block that would have to be waited for; of those at most `keep` stay."""
         while self._waiting:
             item = self._waiting[0]
+            must_wait = not isinstance(item, _Marks) and not item[1].immediate
+            if must_wait and sum(not isinstance(i, _Marks) for i in self._waiting) <= keep:
+                return
+            self._waiting.popleft()  # before, so that a fault costs this item only
             if isinstance(item, _Marks):
                 self._publish_marks(item)
-            elif item[1].immediate or sum(not isinstance(i, _Marks) for i in self._waiting) > keep:
-                self._publish_block(*item)
             else:
-                return
-            self._waiting.popleft()
+                self._publish_block(*item)
 
     def _steps_written(self) -> int:
         """The global step, with those that are not published yet."""
@@ -233,16 +238,14 @@ class Sampler:
             place = [0, *accumulate(kept)]
             numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
             numbers.preclip_norms = [(place[i], norm) for i, norm in numbers.preclip_norms if i not in skipped]
-            self.nonfinite["loss"] += sum(not math.isfinite(rows.loss[i] or 0) for i in skipped)
+            self._count_losses([rows.loss[i] for i in skipped])
             numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)
 
     def _count(self, ledger: Ledger, numbers: Numbers) -> None:
         rows = numbers.rows
         self.samples += sum(rows.samples)
         self.wait_s += sum(rows.wait_seconds)
-        losses = known(rows.loss)
-        if not math.isfinite(sum(losses)):
-            self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
+        self._count_losses(rows.loss)
         bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
         if bad:
             self.nonfinite["gradient"] += bad
@@ -251,6 +254,11 @@ class Sampler:
                 self._sums_of(epoch).add(part)
             for row, met, counted in numbers.predictions:
                 self._sums_of(rows.epoch[min(row, len(rows.epoch) - 1)]).add_predictions(met, counted)
+
+    def _count_losses(self, values: Sequence[float | None]) -> None:
+        losses = known(values)
+        if not math.isfinite(sum(losses)):
+            self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
 
     def _sums_of(self, epoch: int) -> EpochSums:
         return self._epoch_sums.setdefault(epoch, EpochSums())
