@@ -6,9 +6,17 @@ from comparing import Log, assert_folds, assert_last, assert_passes, assert_same
 from expectations import EXACT, LOOPS, NORM
 
 
-def over(loops):
+# Torch's `step` wrapper calls its hooks in a loop. Dynamo cannot break a graph inside of a loop, so with any hook that
+# is to be called at run time it leaves that frame alone, and compiles what the frame calls piece by piece.
+HOOKS_IN_COMPILED_STEP = pytest.mark.xfail(strict=True, reason="hooks of a compiled optimizer.step() add graph breaks")
+
+
+def over(loops, missed=None):
     marks = {True: [pytest.mark.slow], False: []}
-    return pytest.mark.parametrize("loop", [pytest.param(x, id=x.name, marks=marks[x.slow]) for x in loops])
+    also = {loop.name: [missed] for loop in loops if missed and loop.script == "compiled_step.py"}
+    return pytest.mark.parametrize(
+        "loop", [pytest.param(x, id=x.name, marks=marks[x.slow] + also.get(x.name, [])) for x in loops]
+    )
 
 
 def optimizers_with(field):
@@ -51,7 +59,7 @@ def test_nothing_stays_patched(bare, watched):
     assert watched.record["changed"] == bare.record["changed"]
 
 
-@over([loop for loop in LOOPS if loop.script.startswith("compiled")])
+@over([loop for loop in LOOPS if loop.script.startswith("compiled")], missed=HOOKS_IN_COMPILED_STEP)
 def test_as_much_is_compiled_with_as_few_breaks(bare, watched):
     assert bare.record["compiler"]["calls captured"] > 0
     assert watched.record["compiler"] == bare.record["compiler"]
@@ -125,8 +133,10 @@ def test_every_epoch_is_seen(loop, watched):
 @over([loop for loop in LOOPS if loop.epochs])
 def test_epoch_is_logged_at_the_step_that_ended_it(loop, watched):
     epochs = Log(watched.log).events("epoch")
-    last = max(record["step"] for record in watched.log)
-    assert [e["step"] for e in epochs] == [last * e["epoch"] // len(epochs) for e in epochs]
+    steps = max(record["step"] for record in watched.log)
+    skipped = watched.record["own"]["skipped"] if loop.optimizers[0].skipped else [False] * steps
+    ends = [len(skipped) * e["epoch"] // len(epochs) for e in epochs]
+    assert [e["step"] for e in epochs] == [end - sum(skipped[:end]) for end in ends]
 
 
 @over([loop for loop in LOOPS if loop.epochs])

@@ -105,6 +105,9 @@ class Capture:
         self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
 
     def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
+        gone = self._attribution.before_backward()
+        if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
+            self._steps.unseen.before_backward(gone)
         loss: Held | None = None
         source = tensors
         if self._scaled.recent:
@@ -122,9 +125,6 @@ class Capture:
             roots, scalar = objective(tensors, grad_tensors)
         if loss is None and scalar is not None:
             loss = hold(scalar)
-        gone = self._attribution.before_backward()
-        if not self._steps.any_seen:
-            self._steps.unseen.before_backward(gone)
         return loss, roots
 
     def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]] | None, inputs: Any) -> None:

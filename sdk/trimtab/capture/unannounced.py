@@ -82,7 +82,8 @@ class UnseenOptimizer:
         self._attribution = attribution
         self._models = models
         self._say = say
-        self._rounds: list[tuple[list[Held], float]] = []
+        self._rounds: list[tuple[list[Held], Held | None, float]] = []  # losses, norm before clipping, when
+        self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
         self._losses: list[Held] = []
         self._ledger: Ledger | None = None
@@ -95,10 +96,11 @@ class UnseenOptimizer:
         """A backward is about to run; `gone` are losses whose gradients were cleared and that no optimizer claimed."""
         if self._share is not None:
             if self._share.losses is not self._losses:
-                self._step(self._losses, self._recorder.clock())
-                self._losses = self._share.losses
+                self._step(self._losses, self._norm, self._recorder.clock())
+                self._losses, self._norm = self._share.losses, None
         elif gone:
-            self._rounds.append((gone, self._recorder.clock()))
+            self._rounds.append((gone, self._norm, self._recorder.clock()))
+            self._norm = None
             if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
                 self._start()
 
@@ -110,15 +112,14 @@ class UnseenOptimizer:
 
     def clipped(self, norm: Held) -> None:
         """Gradients are clipped, whose norm was this."""
-        if self._ledger is not None:
-            self._ledger.preclip_norms.append((len(self._ledger.rows), norm))
+        self._norm = norm
 
     def stop(self) -> None:
         """An optimizer was seen after all, or the run ends: the last gradients were used too."""
         if self._share is not None:
             if self._share.losses:
                 self._ended_at = None  # when the last one ended, nobody saw
-                self._step(self._share.losses, self._recorder.clock())
+                self._step(self._share.losses, self._norm, self._recorder.clock())
             self._attribution.drop(self._share)
         self._share, self._ledger, self._rounds = None, None, []
 
@@ -127,13 +128,15 @@ class UnseenOptimizer:
         self._parameters = self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.sampler.ledger("0")
-        for losses, at in self._rounds:
-            self._step(losses, at)
+        for losses, norm, at in self._rounds:
+            self._step(losses, norm, at)
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
 
-    def _step(self, losses: list[Held], now: float) -> None:
+    def _step(self, losses: list[Held], norm: Held | None, now: float) -> None:
         if self._ledger is not None:
+            if norm is not None:
+                self._ledger.preclip_norms.append((len(self._ledger.rows), norm))
             if self._calls >= self._sample_at:
                 self._sample_at = self._recorder.sampler.gradient_spacing.after(self._calls)
             self._calls += 1
