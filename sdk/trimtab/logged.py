@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import numbers
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +20,17 @@ PHASES = ("train", "validation", "test")
 class Logged:
     """The values of one run."""
 
-    def __init__(self, emit: Callable[[Event], None], say: Callable[[str, str], None], step: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        say: Callable[[str, str], None],
+        step: Callable[[], int],
+        nonfinite: Counter[str],
+    ) -> None:
         self._emit = emit
         self._say = say
         self._step = step
+        self._nonfinite = nonfinite  # kind to count
         self._exported: set[tuple[str, str | None]] = set()
 
     def log(self, values: Mapping[str, Any], phase: str | None) -> None:
@@ -31,27 +38,22 @@ class Logged:
         if phase is not None and phase not in PHASES:
             self._say(f"log phase {phase}", f"log(phase={phase!r}): expected one of {', '.join(PHASES)}. Left out.")
             phase = None
-        good = {name: number for name, value in values.items() if (number := self._number(name, value)) is not None}
+        checked = {str(name): self._number(str(name), value) for name, value in values.items()}
+        good = {name: number for name, number in checked.items() if number is not None}
         if good:
             hidden = frozenset(name for name in good if not self._exports(name, phase))
             self._emit(Metric(ts=time.time(), step=self._step(), values=good, phase=phase, unexported=hidden))
 
     def _number(self, name: str, value: Any) -> float | None:
-        if isinstance(value, Tensor):
-            if value.numel() == 1 and not value.is_complex():
-                return Transfer([hold(value)]).read()[0]
-            given = f"a tensor of shape {tuple(value.shape)}"
-        elif isinstance(value, numbers.Real) or (hasattr(value, "__float__") and getattr(value, "size", 1) == 1):
-            try:
-                return float(value)
-            except (TypeError, ValueError, OverflowError):
-                return math.inf if isinstance(value, numbers.Real) else None
-        else:
-            given = f"{value!r:.80}, a {type(value).__name__}"
-        self._say(
-            f"log {name}", f"log({name}=...): expected a number, got {given}. Log a number, such as value.mean()."
-        )
-        return None
+        number = _as_number(value)
+        if number is None:
+            self._say(
+                f"log {name}",
+                f"log({name}=...): expected a number, got {_described(value)}. Log a number, such as value.mean().",
+            )
+        elif not math.isfinite(number):
+            self._nonfinite["logged"] += 1
+        return number
 
     def _exports(self, name: str, phase: str | None) -> bool:
         key = (name, phase)
@@ -64,3 +66,22 @@ class Logged:
             "not in /metrics: use a closed set of names.",
         )
         return False
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return Transfer([hold(value)]).read()[0] if value.numel() == 1 and not value.is_complex() else None
+    if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
+        return None
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except OverflowError:  # a whole number beyond every float
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError):
+        return None
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r:.80}, a {type(value).__name__}"

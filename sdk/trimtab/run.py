@@ -52,13 +52,14 @@ class Run:
         layers = LayerChoice(config.layers, self._models.names, self._say)
         self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
-        self._logged = Logged(self._emit, self._say, lambda: self._sampler.global_step)
+        logged = Logged(self._emit, self._say, self._sampler.steps_written, self._sampler.nonfinite)
+        self._log = self._guard.wrap("log", logged.log)
         self._early: list[Event] = []  # said before the bus was there
         self._bus: Bus | None = None
         self._told: set[str] = set()
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
         self._sigterm = lifecycle.Sigterm(
             on_end=lambda: self.close("interrupted"), on_passing=lambda: self._flush_backends()
@@ -68,6 +69,11 @@ class Run:
     def name(self) -> str:
         """The run's name, which is its directory's too."""
         return self.info.run
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run is over, or never began."""
+        return self._closed
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
@@ -97,7 +103,7 @@ class Run:
         once, by name, and left out; nothing is raised.
         """
         if not self._closed:
-            self._logged.log({**(values or {}), **more}, phase)
+            self._log({**(values or {}), **more}, phase)
 
     def attach(
         self,

@@ -143,7 +143,7 @@ def _decorated(function: F, options: Mapping[str, Any]) -> F:
 def _start(options: Mapping[str, Any], *, default_name: str | None) -> Run:
     global _active
     with _lock:
-        if _active is not None:
+        if _active is not None and not _active.closed:
             raise RunActiveError(
                 f"run {_active.name!r} is active in this process, and one at a time can be. Close it first, or log to "
                 "it with trimtab.log()."

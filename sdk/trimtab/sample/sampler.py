@@ -160,7 +160,7 @@ class Sampler:
             folded.add_pass(sums)
             if self._validation is not None:
                 folded.add_pass(self._validation.sums)
-            self._validation = _Validation(folded, self._steps_written(), self.place().epoch)
+            self._validation = _Validation(folded, self.steps_written(), self.place().epoch)
             self._cut_all_in_time()
 
     def end_epoch(self, epoch: int, validation: PassSums | None) -> None:
@@ -168,7 +168,7 @@ class Sampler:
         with self._publishing:
             now = self._clock()
             self.epochs += 1
-            self._ended.append(_EndedEpoch(epoch, self._steps_written(), validation, now - self._epoch_started))
+            self._ended.append(_EndedEpoch(epoch, self.steps_written(), validation, now - self._epoch_started))
             self._epoch_started = now
             self._cut_all_in_time()
 
@@ -210,7 +210,7 @@ class Sampler:
             else:
                 self._publish_block(*item)
 
-    def _steps_written(self) -> int:
+    def steps_written(self) -> int:
         """The global step, with those that are not published yet."""
         written = Counter({ledger.label: ledger.steps + len(ledger.rows) for ledger in self.ledgers})
         for item in self._waiting:

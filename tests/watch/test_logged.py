@@ -1,0 +1,123 @@
+import fractions
+import math
+
+import numpy
+import pytest
+import torch
+
+import trimtab
+from trimtab.logged import NAMES_EXPORTED
+from trimtab.sample import sampler
+
+
+def logged(seen):
+    return [(metric.values, metric.phase) for metric in seen.metrics]
+
+
+def test_values_are_logged_by_name_or_in_a_mapping_and_with_a_phase(watching):
+    with watching() as seen:
+        trimtab.log(bleu=31.2, loss=1)
+        seen.run.log({"perplexity": 12.3}, phase="validation", wer=0.5)
+    assert logged(seen) == [({"bleu": 31.2, "loss": 1.0}, None), ({"perplexity": 12.3, "wer": 0.5}, "validation")]
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [
+        (2, 2.0),
+        (True, 1.0),
+        pytest.param(10**400, math.inf, id="huge"),
+        pytest.param(-(10**400), -math.inf, id="huge and negative"),
+        (fractions.Fraction(1, 4), 0.25),
+        (numpy.float32(0.5), 0.5),
+        (numpy.int64(3), 3.0),
+        (numpy.array([[1.5]]), 1.5),
+        (torch.tensor(2.5, requires_grad=True), 2.5),
+        (torch.tensor([[3]]), 3.0),
+        (torch.tensor(0.5, dtype=torch.bfloat16), 0.5),
+    ],
+)
+def test_whatever_is_one_number_is_logged(watching, given, number):
+    with watching() as seen:
+        trimtab.log(value=given)
+    assert logged(seen) == [({"value": number}, None)]
+    assert all(type(value) is float for value in seen.metrics[0].values.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("12", "a str"),
+        (None, "a NoneType"),
+        ([1.0], "a list"),
+        (1j, "a complex"),
+        (torch.ones(2, 3), "a tensor of shape (2, 3)"),
+        (torch.ones(0), "a tensor of shape (0,)"),
+        (numpy.ones(3), "a ndarray"),
+        (numpy.str_("12"), "a str_"),
+    ],
+)
+def test_what_is_no_number_is_told_once_and_costs_nothing_else(watching, given, told):
+    with watching() as seen:
+        for _ in range(3):
+            trimtab.log(value=given, other=1.0)
+    assert logged(seen) == [({"other": 1.0}, None)] * 3
+    (notice,) = seen.notices
+    assert notice.startswith("log(value=...): expected a number")
+    assert told in notice
+
+
+def test_value_that_raises_when_it_is_read_never_reaches_the_training(watching, guarded):
+    class Touchy:
+        def __float__(self):
+            raise RuntimeError("do not touch")
+
+    with watching() as seen:
+        trimtab.log(value=Touchy())
+        trimtab.log(value=1)
+    assert logged(seen) == [({"value": 1.0}, None)]
+    assert seen.end.totals["faults"] == {"log": 1}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_logged_as_it_is_and_counted(watching, value):
+    with watching() as seen:
+        trimtab.log(value=value)
+    assert repr(seen.metrics[0].values["value"]) == repr(value)
+    assert seen.end.totals["nonfinite"] == {"logged": 1}
+
+
+def test_names_beyond_the_limit_are_logged_and_not_exported(watching):
+    names = [f"name{index}" for index in range(NAMES_EXPORTED + 3)]
+    with watching() as seen:
+        for _ in range(2):
+            for name in names:
+                trimtab.log({name: 1.0})
+    assert [name for metric in seen.metrics[: len(names)] for name in metric.values] == names
+    assert {name for metric in seen.metrics for name in metric.unexported} == set(names[NAMES_EXPORTED:])
+    assert sum("more than 50 names" in notice for notice in seen.notices) == 1
+
+
+def test_phase_that_is_not_known_is_told_and_left_out(watching):
+    with watching() as seen:
+        trimtab.log(value=1, phase="evaluation")
+    assert logged(seen) == [({"value": 1.0}, None)]
+    assert "expected one of train, validation, test" in seen.notices[0]
+
+
+def test_value_is_logged_under_the_step_that_the_loop_is_at(watching, model, monkeypatch):
+    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(5):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        trimtab.log(value=1)
+    assert seen.metrics[0].step == 5
+
+
+def test_logging_nothing_is_nothing(watching):
+    with watching() as seen:
+        trimtab.log()
+        trimtab.log({})
+    assert seen.metrics == []

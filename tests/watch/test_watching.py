@@ -1,0 +1,266 @@
+import inspect
+import json
+
+import pytest
+import torch
+
+import trimtab
+from trimtab.errors import BackendError, ConfigError, RunActiveError
+from trimtab.testing import RecordingBackend
+from trimtab.types import RunEnd
+
+
+@pytest.fixture
+def options(tmp_path):
+    """What `watch` is given here, and where the events are."""
+    return {"run": "test", "directory": tmp_path, "backends": [RecordingBackend()]}
+
+
+def end_of(options):
+    (end,) = options["backends"][0].of(RunEnd)
+    return end
+
+
+def status_on_disk(tmp_path):
+    return json.loads((tmp_path / "test" / "run.json").read_text())["status"]
+
+
+def test_decorated_function_keeps_its_face(options):
+    @trimtab.watch(**options)
+    def train(epochs: int, *, rate: float = 0.1) -> str:
+        """Trains."""
+        return f"{epochs} at {rate}"
+
+    assert train(3, rate=0.5) == "3 at 0.5"
+    assert (train.__name__, train.__doc__) == ("train", "Trains.")
+    assert str(inspect.signature(train)) == "(epochs: int, *, rate: float = 0.1) -> str"
+
+
+def test_bare_decorator_needs_no_call(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIMTAB_DIR", str(tmp_path))
+    monkeypatch.setenv("TRIMTAB_BACKENDS", "jsonl")
+
+    @trimtab.watch
+    def train(value):
+        return value
+
+    assert train(7) == 7
+    (run,) = tmp_path.iterdir()
+    assert run.name.startswith("train-")
+
+
+def test_decorated_function_can_run_again(options):
+    @trimtab.watch(**{**options, "run": None})
+    def train():
+        return trimtab.log(value=1)
+
+    train()
+    train()
+    assert len(options["backends"][0].of(RunEnd)) == 2
+    assert len(list(options["directory"].iterdir())) == 2
+
+
+def test_recursive_function_is_refused_as_a_second_run(options):
+    @trimtab.watch(**options)
+    def train(depth):
+        return train(depth - 1) if depth else 0
+
+    with pytest.raises(RunActiveError, match="'test' is active"):
+        train(1)
+
+
+def test_context_manager_gives_the_run(options, tmp_path):
+    with trimtab.watch(**options) as run:
+        assert run.directory == tmp_path / "test"
+        assert len(run.id) == 16
+        assert not run.should_stop
+    assert end_of(options).status == "completed"
+
+
+def test_exception_goes_through_and_the_run_failed(options, tmp_path):
+    with pytest.raises(ZeroDivisionError), trimtab.watch(**options):
+        assert 1 / 0
+    assert end_of(options).status == status_on_disk(tmp_path) == "failed"
+    assert end_of(options).error == "ZeroDivisionError: division by zero"
+
+
+def test_completed_run_says_so_on_disk(options, tmp_path):
+    with trimtab.watch(**options):
+        assert status_on_disk(tmp_path) == "running"
+    assert status_on_disk(tmp_path) == "completed"
+
+
+def test_interrupt_goes_through_and_the_run_was_interrupted(options, tmp_path):
+    @trimtab.watch(**options)
+    def train():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert end_of(options).status == status_on_disk(tmp_path) == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(None, "completed"), (0, "completed"), (3, "failed"), ("no data", "failed")]
+)
+def test_exit_goes_through_with_its_code(options, tmp_path, code, status):
+    with pytest.raises(SystemExit) as exit, trimtab.watch(**options):
+        raise SystemExit(code)
+    assert exit.value.code == code
+    assert end_of(options).status == status_on_disk(tmp_path) == status
+
+
+def test_second_run_is_an_error_that_names_the_first(options, tmp_path):
+    with trimtab.watch(**options) as run:
+        with pytest.raises(RunActiveError, match="'test' is active"), trimtab.watch(directory=tmp_path):
+            pass
+        trimtab.log(value=1)
+        assert not run.should_stop
+    assert end_of(options).status == "completed"
+
+
+def test_run_that_could_not_start_does_not_block_the_next(options, tmp_path):
+    class Broken(RecordingBackend):
+        def start(self, run):
+            raise OSError("no space left on device")
+
+    with pytest.raises(BackendError, match="no space left"), trimtab.watch(directory=tmp_path, backends=[Broken()]):
+        pass
+    with trimtab.watch(**options):
+        pass
+    assert end_of(options).status == "completed"
+
+
+def test_backends_started_before_one_that_fails_are_closed(tmp_path):
+    class Broken(RecordingBackend):
+        def start(self, run):
+            raise OSError("no space left on device")
+
+    first = RecordingBackend()
+    with pytest.raises(BackendError), trimtab.watch(directory=tmp_path, backends=[first, Broken()]):
+        pass
+    assert first.closed
+
+
+async def coroutine():
+    pass
+
+
+def generator():
+    yield
+
+
+async def async_generator():
+    yield
+
+
+@pytest.mark.parametrize("function", [coroutine, generator, async_generator])
+def test_function_whose_body_runs_later_is_refused(function):
+    with pytest.raises(ConfigError, match=r"with trimtab\.watch"):
+        trimtab.watch(function)
+    with pytest.raises(ConfigError, match=function.__name__):
+        trimtab.watch(run="test")(function)
+
+
+def test_something_that_is_no_function_is_refused():
+    with pytest.raises(ConfigError, match=r"expected a function.*@watch\(run='resnet'\)"):
+        trimtab.watch("resnet")
+
+
+def test_bad_option_is_told_where_it_is_written():
+    with pytest.raises(ConfigError, match=r"overhead=2: expected a fraction from 0 to 0\.5"):
+        trimtab.watch(overhead=2)
+    with pytest.raises(ConfigError, match="Did you mean 'overhead'"):
+        trimtab.watch(overheat=0.1)
+
+
+@pytest.mark.skipif("os.name != 'posix' or os.geteuid() == 0", reason="needs a user whom permissions bind: not root")
+def test_directory_that_cannot_be_written_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="cannot write"), trimtab.watch(directory=tmp_path / "runs"):
+        pass
+
+
+def test_directory_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ConfigError, match="cannot write"), trimtab.watch(directory=tmp_path / "runs"):
+        pass
+
+
+def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIMTAB_DISABLED", "1")
+    backward = torch.autograd.backward
+    with trimtab.watch(**options) as run:
+        assert torch.autograd.backward is backward
+        run.log(value=1)
+        trimtab.log(value=1)
+        run.attach(model=torch.nn.Linear(1, 1))
+        assert not run.should_stop
+    assert trimtab.watch(**options)(lambda: 5)() == 5
+    assert list(tmp_path.iterdir()) == []
+    assert options["backends"][0].run is None
+
+
+def test_outside_of_a_run_logging_does_nothing_and_nobody_asks_to_stop():
+    assert trimtab.log(value=1) is None
+    assert trimtab.should_stop() is False
+
+
+def test_closed_run_takes_no_more(options):
+    with trimtab.watch(**options) as run:
+        pass
+    events = len(options["backends"][0].events)
+    run.log(value=1)
+    run.close()
+    assert len(options["backends"][0].events) == events
+
+
+def test_run_closed_early_is_over_and_another_may_start(options, tmp_path):
+    with trimtab.watch(**options) as run:
+        run.close()
+        assert status_on_disk(tmp_path) == "completed"
+        with trimtab.watch(**{**options, "run": "other"}) as other:
+            assert other.name == "other"
+
+
+def test_what_a_run_is_stands_on_disk_from_the_start(watching, tmp_path):
+    with watching() as seen:
+        content = json.loads((tmp_path / "test" / "run.json").read_text())
+        assert content["run_id"] == seen.run.id
+        assert content["facts"]["torch"] == torch.__version__
+        assert content["facts"]["world_size"] == 1
+
+
+def test_status_on_disk_knows_the_last_step(watching, tmp_path, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching():
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert json.loads((tmp_path / "test" / "run.json").read_text())["step"] == 3
+
+
+def test_start_says_what_was_configured(watching):
+    with watching(gradients_every=4, layers=["0.*"]) as seen:
+        pass
+    assert seen.start.facts["config"]["gradients_every"] == 4
+    assert seen.start.facts["config"]["layers"] == ["0.*"]
+
+
+def test_layer_pattern_that_matches_nothing_is_told_once(watching, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching(layers=["encodr.*"]) as seen:
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert sum("'encodr.*' matches no parameter" in notice for notice in seen.notices) == 1
+
+
+def test_every_rank_says_which_it_is(watching, monkeypatch, tmp_path):
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with watching() as seen:
+        pass
+    info = seen.backend.run
+    assert (info.rank, info.local_rank, info.world_size) == (1, 1, 4)
+    assert not (tmp_path / "test" / "run.json").exists()  # rank 0 writes it for all
