@@ -6,20 +6,17 @@ that outweighs the deviations) that gradient is read again in float64.
 
 On a device nothing may wait, so nothing can be judged and read again: there each block is first divided by its own
 magnitude, which always works and costs a block of memory. All figures come over in one copy.
-
-The elements of a complex gradient are its real and its imaginary parts; those of a sparse one include its zeros; those
-of a distributed one (DTensor) are the local shard's, to be combined over ranks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
 
 __all__ = ["Moments", "Taken", "combine", "take"]
@@ -31,8 +28,8 @@ SMALL = 8 * ROW  # elements up to which a launch costs more than its work
 STACKED = 4  # small gradients of one shape from which on it pays to copy them into one block
 FEW = 32  # elements up to which plain Python is faster than a launch
 
-# Largest magnitudes for which a block's sum of squares stays well inside float32, even if denormals are flushed to 0.
-SQUARABLE = 1e-12, 1e15
+# Largest magnitude from which on squares that underflow do not count, even if denormals are flushed to 0.
+SQUARABLE = 1e-12
 # Float32 sums of squares are right to 4e-6. The variance is their difference from the mean's square: where less than
 # this share is left, the error has grown too large.
 CANCELLED = 0.5
@@ -67,16 +64,18 @@ class Taken:
 def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
     """Take the statistics of every gradient as it is now, divided by `scale` (one element, as GradScaler's).
 
-    Any floating or complex dtype, any shape, layout and device; nothing given is changed. On the CPU the work is done
-    on return. On a device it has been launched, five kernels a gradient, without a wait, but for a sparse gradient
-    that is not coalesced (its optimizer waits too). Memory: two blocks, and what coalescing needs.
+    Any floating or complex dtype, any shape, layout and device; nothing given is changed. Elements of a complex
+    gradient are its real and its imaginary parts, those of a sparse one include its zeros, those of a DTensor are the
+    local shard's, to be combined over ranks. On the CPU the work is done on return. On a device it has been launched,
+    five kernels a gradient, without a wait, but for a sparse gradient that is not coalesced (its optimizer waits too).
+    Memory: two blocks, and what coalescing needs.
     """
     # Modes and subclasses of the user's (a default device, say) have no business here, and cost microseconds a call.
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        here: dict[int, _Elements] = {}
-        elsewhere: dict[torch.device, dict[int, _Elements]] = {}
+        here: dict[int, Elements] = {}
+        elsewhere: dict[torch.device, dict[int, Elements]] = {}
         for index, gradient in enumerate(gradients):
-            elements = _elements(gradient)
+            elements = elements_of(gradient)
             values = elements.values
             group = here if values.is_cpu else elsewhere.setdefault(values.device, {})
             group[index] = elements
@@ -86,44 +85,7 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
         return Taken(_on_cpu(here), [_OnDevice(group) for group in elsewhere.values()], divisor)
 
 
-class _Elements(NamedTuple):
-    values: Tensor  # real and strided
-    size: int  # with the zeros that a sparse gradient does not store
-
-
-def _elements(gradient: Tensor) -> _Elements:
-    if type(gradient) is not Tensor and hasattr(gradient, "to_local"):
-        gradient = gradient.to_local()
-    values, size = gradient, gradient.numel()
-    if gradient.layout is not torch.strided:
-        values = _stored(gradient)
-    if values.is_complex():
-        values, size = torch.view_as_real(values.resolve_conj().resolve_neg()), 2 * size
-    return _Elements(values, size)
-
-
-def _stored(gradient: Tensor) -> Tensor:
-    if gradient.layout is torch.sparse_coo:
-        return gradient.coalesce().values()  # of a copy, unless the user has coalesced it
-    return gradient.to_dense() if gradient.is_mkldnn else gradient.values()
-
-
-def _pieces(values: Tensor, block: int) -> Iterator[Tensor]:
-    """Cut into flat pieces of at most `block` elements, without a copy where memory is dense: order does not matter."""
-    if not values.is_contiguous():
-        values = values.permute(sorted(range(values.dim()), key=values.stride, reverse=True))
-    size = values.numel()
-    if values.is_contiguous():
-        flat = values.view(-1)
-        yield from flat.chunk(-(-size // block)) if size > block else (flat,)
-    elif size <= block:
-        yield values.reshape(-1)
-    else:
-        for half in values.chunk(2, dim=max(range(values.dim()), key=values.size)):
-            yield from _pieces(half, block)
-
-
-def _on_cpu(group: dict[int, _Elements]) -> dict[int, Moments]:
+def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:
     moments = {}
     for indices in _alike(group):
         rows = torch.stack([group[index].values for index in indices]).reshape(len(indices), -1)
@@ -135,11 +97,11 @@ def _on_cpu(group: dict[int, _Elements]) -> dict[int, Moments]:
     return moments
 
 
-def _alike(group: dict[int, _Elements]) -> Iterator[list[int]]:
+def _alike(group: dict[int, Elements]) -> Iterator[list[int]]:
     """Small gradients that can be stacked: lists of at least STACKED, of at most a block together."""
     by_kind: dict[tuple[torch.dtype, torch.Size], list[int]] = {}
-    for index, (values, size) in group.items():
-        if FEW < size <= SMALL and values.numel() == size:
+    for index, (values, _) in group.items():
+        if FEW < values.numel() <= SMALL:
             by_kind.setdefault((values.dtype, values.shape), []).append(index)
     for indices in by_kind.values():
         for start in range(0, len(indices), BLOCK // SMALL):
@@ -159,7 +121,7 @@ def _sums(values: Tensor) -> tuple[float, float, float]:
     """Sum, sum of squares, largest magnitude. A NaN shows in the sums, if not in the maximum."""
     total, squares, largest = 0.0, 0.0, 0.0
     if values.numel():
-        for piece in _pieces(values, BLOCK):
+        for piece in pieces(values, BLOCK):
             wide = _wide(piece)
             lowest, highest = wide.aminmax()  # first, as its arithmetic hides the time that memory takes
             squares += _sum_of_squares(wide)
@@ -180,14 +142,12 @@ def _sum_of_squares(flat: Tensor) -> float:
     return norms.dot(norms).item()
 
 
-def _judge(elements: _Elements, total: float, squares: float, max_abs: float) -> Moments:
+def _judge(elements: Elements, total: float, squares: float, max_abs: float) -> Moments:
     """Moments from sums, or from a second reading where float32 sums cannot be trusted."""
-    size = elements.size
-    if SQUARABLE[0] < max_abs < SQUARABLE[1]:
-        mean = total / size
-        m2 = squares - total * mean
-        if m2 > CANCELLED * squares:
-            return Moments(size, mean, m2, max_abs)
+    mean = total / elements.size
+    m2 = squares - total * mean
+    if max_abs > SQUARABLE and m2 > CANCELLED * squares:  # false as well for NaN, and for Inf on both sides
+        return Moments(elements.size, mean, m2, max_abs)
     return _in_float64(elements)
 
 
@@ -195,7 +155,7 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _few(elements: _Elements) -> Moments:
+def _few(elements: Elements) -> Moments:
     numbers = elements.values.reshape(-1).tolist()
     numbers += [0.0] * (elements.size - len(numbers))
     mean = sum(numbers) / (len(numbers) or 1)
@@ -205,10 +165,10 @@ def _few(elements: _Elements) -> Moments:
     return Moments(len(numbers), mean, m2, max(map(abs, numbers), default=0.0))
 
 
-def _in_float64(elements: _Elements) -> Moments:
+def _in_float64(elements: Elements) -> Moments:
     """The sure way, ten times slower: scaled and centred in float64."""
     values, size = elements
-    parts = [_block_in_float64(piece) for piece in _pieces(values, BLOCK // 4) if piece.numel()]
+    parts = [_block_in_float64(piece) for piece in pieces(values, BLOCK // 4) if piece.numel()]
     return combine([*parts, Moments(size - values.numel(), 0.0, 0.0, 0.0)])
 
 
@@ -221,22 +181,20 @@ def _block_in_float64(piece: Tensor) -> Moments:
     unit = math.ldexp(1.0, math.frexp(max_abs)[1] - 1)
     scaled = piece.double() / unit  # exact, as the unit is a power of two
     mean = scaled.mean().item()
-    scaled -= mean
-    rest = scaled.mean().item()  # what rounding left in the mean
-    m2 = scaled.square_().sum().item() - size * rest * rest
-    return Moments(size, (mean + rest) * unit, max(0.0, m2) * unit * unit, max_abs)
+    m2 = scaled.sub_(mean).square_().sum().item()
+    return Moments(size, mean * unit, m2 * unit * unit, max_abs)
 
 
 class _OnDevice:
     """The figures of gradients that share a device: computed there, and on their way."""
 
-    def __init__(self, group: dict[int, _Elements]) -> None:
+    def __init__(self, group: dict[int, Elements]) -> None:
         self._sizes: list[tuple[int, int, list[int]]] = []  # index, zeros that are not stored, size of each block
         figures = []
         for index, (values, size) in group.items():
-            pieces = [piece for piece in _pieces(values, DEVICE_BLOCK) if piece.numel()]
-            self._sizes.append((index, size - values.numel(), [piece.numel() for piece in pieces]))
-            figures += [figure for piece in pieces for figure in _launch(piece)]
+            blocks = [piece for piece in pieces(values, DEVICE_BLOCK) if piece.numel()]
+            self._sizes.append((index, size - values.numel(), [block.numel() for block in blocks]))
+            figures += [figure for block in blocks for figure in _launch(block)]
         self._transfer = _Transfer(torch.cat(figures)) if figures else None
 
     def ready(self) -> bool:
@@ -252,14 +210,14 @@ class _OnDevice:
             yield index, combine(parts)
 
 
-def _launch(piece: Tensor) -> tuple[Tensor, ...]:
+def _launch(block: Tensor) -> tuple[Tensor, ...]:
     """Largest magnitude, a unit near it, and variance and mean in that unit: one element each."""
-    dtype = torch.promote_types(piece.dtype, torch.float32)
-    max_abs = torch.linalg.vector_norm(piece, math.inf, dim=0, keepdim=True, dtype=dtype)
+    dtype = torch.promote_types(block.dtype, torch.float32)
+    max_abs = torch.linalg.vector_norm(block, math.inf, dim=0, keepdim=True, dtype=dtype)
     # Its exponent bits alone are a power of two, which divides without rounding. Inf and NaN become Inf, and give NaN.
     bits, exponent = (torch.int64, 0x7FF << 52) if dtype == torch.float64 else (torch.int32, 0xFF << 23)
     unit = max_abs.view(bits).bitwise_and(exponent).view(dtype).clamp_min(torch.finfo(torch.float32).tiny)
-    variance, mean = torch.var_mean(piece / unit, dim=0, correction=0, keepdim=True)
+    variance, mean = torch.var_mean(block / unit, dim=0, correction=0, keepdim=True)
     return max_abs, unit, variance, mean
 
 
