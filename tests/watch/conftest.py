@@ -1,9 +1,11 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
-from subprocess import PIPE
+import time
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -12,10 +14,7 @@ PATIENCE_S = 60.0
 
 PRELUDE = """
     import os, signal, sys, threading, time
-    import torch
-    import trimtab
 
-    torch.set_num_threads(1)
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -24,8 +23,8 @@ PRELUDE = """
         model(torch.ones(4, 2)).square().mean().backward()
         optimizer.step()
 
-    def watch(**options):
-        return trimtab.watch(run="test", directory=sys.argv[1], backends=["jsonl"], gradients_every=1, **options)
+    def watch(run="test", **options):
+        return trimtab.watch(run=run, directory="runs", backends=["jsonl"], gradients_every=1, **options)
 """
 
 
@@ -34,42 +33,81 @@ def model():
     return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start a script of its own, whose runs are in `tmp_path`. It has `step()` and `watch()`."""
-    processes = []
+class Warm:
+    """The process that starts scripts; see `warm.py`."""
 
-    def start(script):
-        path = tmp_path / "script.py"
-        path.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(script))
+    def __init__(self):
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TRIMTAB_")}
-        command = [sys.executable, path, tmp_path / "runs"]
-        processes.append(subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True))
-        return processes[-1]
+        program = [sys.executable, "-W", "error", Path(__file__).with_name("warm.py")]
+        self._process = subprocess.Popen(program, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    def ask(self, **question):
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.communicate(timeout=PATIENCE_S)
+
+
+class Script:
+    """A script in a process of its own, whose runs are in `directory / "runs"`."""
+
+    def __init__(self, warm, directory, text):
+        self._warm = warm
+        self._directory = directory
+        path = directory / "script.py"
+        path.write_text(f"import os\nos.chdir({str(directory)!r})\n" + textwrap.dedent(PRELUDE) + textwrap.dedent(text))
+        files = {name: str(directory / name) for name in ("stdout", "stderr")}
+        self.pid = warm.ask(script=str(path), arguments=[], **files)
+
+    @property
+    def out(self):
+        return (self._directory / "stdout").read_text()
+
+    @property
+    def err(self):
+        return (self._directory / "stderr").read_text()
+
+    def when_ready(self):
+        """Wait until the script has printed something."""
+        until = time.monotonic() + PATIENCE_S
+        while not ((self._directory / "stdout").exists() and self.out):
+            assert time.monotonic() < until, self.err
+            time.sleep(0.005)
+        return self
+
+    def exit_code(self):
+        code = self._warm.ask(wait=self.pid, timeout_s=PATIENCE_S)
+        if code is None:
+            os.kill(self.pid, signal.SIGKILL)
+        return code
+
+    def log(self, run="test"):
+        path = self._directory / "runs" / run / "rank-0.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def warm():
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture
+def start(warm, tmp_path):
+    """Start a script. It has `step()`, one optimizer step, and `watch()`, with a log."""
+    return lambda text: Script(warm, tmp_path, text)
 
 
 @pytest.fixture
 def complete(start):
-    """Run a script to its end. Returns the process, with `out` and `err`."""
+    """Run a script to its end, which must be a good one."""
 
-    def complete(script):
-        process = start(script)
-        process.out, process.err = process.communicate(timeout=PATIENCE_S)
-        return process
+    def complete(text):
+        script = start(text)
+        assert script.exit_code() == 0, script.err
+        return script
 
     return complete
-
-
-@pytest.fixture
-def log(tmp_path):
-    """Read the log of the only run."""
-
-    def log():
-        return [json.loads(line) for line in (tmp_path / "runs" / "test" / "rank-0.jsonl").read_text().splitlines()]
-
-    return log

@@ -1,0 +1,210 @@
+"""How a run meets the end of its process, in processes of their own."""
+
+import os
+import signal
+
+
+def events(script):
+    return [event["event"] for event in script.log()]
+
+
+def test_sigterm_is_logged_and_still_ends_the_process_by_the_signal(start):
+    script = start("""
+        with watch():
+            step()
+            print("ready", flush=True)
+            while True:
+                step()
+    """).when_ready()
+    os.kill(script.pid, signal.SIGTERM)
+    assert script.exit_code() == -signal.SIGTERM
+    end = script.log()[-1]
+    assert (end["event"], end["status"]) == ("run_end", "interrupted")
+    assert end["totals"]["steps"]["0"] == end["step"] >= 1
+
+
+def test_sigterm_waits_for_no_backend_that_hangs(start):
+    script = start("""
+        class Hanging:
+            def start(self, run): pass
+            def write(self, events): time.sleep(3600)
+            def close(self): pass
+        with trimtab.watch(run="test", directory="runs", backends=[Hanging(), "jsonl"]):
+            step()
+            print("ready", flush=True)
+            time.sleep(60)
+    """).when_ready()
+    os.kill(script.pid, signal.SIGTERM)
+    assert script.exit_code() == -signal.SIGTERM
+    assert script.log()[-1]["status"] == "interrupted"
+
+
+def test_what_is_written_is_there_after_a_kill(start):
+    script = start("""
+        with watch():
+            while "step" not in open("runs/test/rank-0.jsonl").read():
+                step()
+            print("ready", flush=True)
+            time.sleep(60)
+    """).when_ready()
+    os.kill(script.pid, signal.SIGKILL)
+    assert script.exit_code() == -signal.SIGKILL
+    assert events(script)[:2] == ["run_start", "step"]
+
+
+def test_handler_of_the_user_is_called_and_kept_and_training_goes_on(complete):
+    script = complete("""
+        handled = []
+        signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
+        mine = signal.getsignal(signal.SIGTERM)
+        with watch():
+            step()
+            os.kill(os.getpid(), signal.SIGTERM)
+            step()
+        assert handled == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is mine
+    """)
+    assert script.log()[-1]["status"] == "completed"
+    assert script.log()[-1]["totals"]["steps"] == {"0": 2}
+
+
+def test_handler_that_the_user_sets_during_the_run_stays(complete):
+    complete("""
+        mine = lambda number, frame: None
+        with watch():
+            signal.signal(signal.SIGTERM, mine)
+            step()
+        assert signal.getsignal(signal.SIGTERM) is mine
+    """)
+
+
+def test_signal_that_was_ignored_stays_ignored(complete):
+    script = complete("""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with watch():
+            os.kill(os.getpid(), signal.SIGTERM)
+            step()
+    """)
+    assert script.log()[-1]["status"] == "completed"
+
+
+def test_signal_has_its_default_meaning_again_after_the_run(complete):
+    complete("""
+        with watch():
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    """)
+
+
+def test_run_that_nobody_closed_is_closed_at_exit(complete):
+    script = complete("""
+        watch().__enter__()
+        step()
+    """)
+    assert script.log()[-1]["status"] == "interrupted"
+    assert "step" in events(script)
+
+
+def test_exception_is_the_programs_own(start):
+    script = start("""
+        with watch():
+            step()
+            raise ValueError("no more data")
+    """)
+    assert script.exit_code() == 1
+    assert script.err.splitlines()[-1] == "ValueError: no more data"
+    assert script.log()[-1]["error"] == "ValueError: no more data"
+
+
+def test_run_in_a_thread_leaves_signals_alone(complete):
+    script = complete("""
+        seen = []
+        def train():
+            with watch():
+                step()
+                seen.append(signal.getsignal(signal.SIGTERM))
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+        assert seen == [signal.SIG_DFL]
+    """)
+    assert script.log()[-1]["status"] == "completed"
+
+
+def test_forked_child_neither_watches_nor_writes_and_the_parent_goes_on(complete):
+    script = complete("""
+        backward = torch.autograd.backward
+        with watch() as run:
+            step()
+            child = os.fork()
+            if child == 0:
+                unwatched = torch.autograd.backward is backward
+                step()
+                trimtab.log(value=1)
+                run.close()
+                os._exit(0 if unwatched else 1)
+            assert os.waitpid(child, 0)[1] == 0, "the child was watched, or crashed"
+            step()
+    """)
+    assert events(script).count("run_end") == 1
+    assert script.log()[-1]["totals"]["steps"] == {"0": 2}
+    assert "metric" not in events(script)
+
+
+def test_forked_child_that_exits_as_python_does_writes_nothing(complete):
+    script = complete("""
+        with watch():
+            step()
+            child = os.fork()
+            if child == 0:
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            step()
+    """)
+    assert events(script).count("run_end") == 1
+    assert script.log()[-1]["status"] == "completed"
+
+
+def test_forked_child_may_start_a_run_of_its_own(complete):
+    script = complete("""
+        with watch():
+            child = os.fork()
+            if child == 0:
+                with watch(run="child"):
+                    step()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    """)
+    assert script.log("child")[-1]["status"] == "completed"
+
+
+def test_sigterm_in_a_forked_child_ends_the_child_only(complete):
+    script = complete("""
+        with watch():
+            ready, tell = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(tell, b"!")
+                time.sleep(60)
+                os._exit(0)
+            os.read(ready, 1)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+            step()
+    """)
+    assert script.log()[-1]["status"] == "completed"
+
+
+def test_second_process_may_not_write_the_same_run(complete):
+    script = complete("""
+        with watch():
+            child = os.fork()
+            if child == 0:
+                try:
+                    watch().__enter__()
+                except trimtab.ConfigError as error:
+                    os._exit(0 if f"process {os.getppid()}" in str(error) else 1)
+                os._exit(2)
+            assert os.waitpid(child, 0)[1] == 0
+    """)
+    assert events(script).count("run_start") == 1
