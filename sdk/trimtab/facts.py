@@ -16,6 +16,7 @@ FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "f
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
 
 _SECRET = re.compile(r"(pass|secret|token|api[-_]?key|credential|auth)", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]+(?=@)")  # in a URL
 REMOVED = "<removed>"
 
 
@@ -54,7 +55,7 @@ def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
 
 
 def without_secrets(command: Sequence[str]) -> list[str]:
-    """The command line, with the values of arguments that are named like secrets removed."""
+    """The command line without the values of arguments that are named like secrets, and without credentials in URLs."""
     kept: list[str] = []
     hide = False
     for argument in command:
@@ -65,7 +66,7 @@ def without_secrets(command: Sequence[str]) -> list[str]:
         elif equals and _SECRET.search(name):
             kept.append(f"{name}={REMOVED}")
         else:
-            kept.append(argument)
+            kept.append(_CREDENTIALS.sub(REMOVED, argument))
             hide = argument.startswith("-") and not equals and _SECRET.search(argument) is not None
     return kept
 

@@ -1,0 +1,113 @@
+import os
+
+import pytest
+
+from trimtab.facts import REMOVED, collect, commit, rank_of, without_secrets
+
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        (["train.py", "--lr", "0.1"], ["train.py", "--lr", "0.1"]),
+        (["--api-key=abc", "x"], [f"--api-key={REMOVED}", "x"]),
+        (["--token", "abc", "x"], ["--token", REMOVED, "x"]),
+        (["--wandb_api_key", "abc"], ["--wandb_api_key", REMOVED]),
+        (["--password", "--lr", "0.1"], ["--password", "--lr", "0.1"]),
+        (["HF_TOKEN=abc"], [f"HF_TOKEN={REMOVED}"]),
+        (["hub.Secret=a=b"], [f"hub.Secret={REMOVED}"]),
+        (["https://sam:abc@host/data"], [f"https://{REMOVED}@host/data"]),
+        (["--data", "s3://key:abc@host/x?y=1"], ["--data", f"s3://{REMOVED}@host/x?y=1"]),
+        (["user@host:path"], ["user@host:path"]),
+    ],
+)
+def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
+    assert without_secrets(command) == kept
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks"),
+    [
+        ({}, (0, 0, 1)),
+        ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, (3, 1, 8)),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}, (5, 1, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 0, 1)),  # a batch script, of which no step is run by srun
+        ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 2, 4)),
+        ({"RANK": "", "WORLD_SIZE": "x"}, (0, 0, 1)),
+    ],
+)
+def test_ranks_are_those_of_the_launcher(environ, ranks):
+    assert rank_of(environ) == ranks
+
+
+@pytest.fixture
+def repository(tmp_path):
+    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    return tmp_path
+
+
+def test_commit_is_the_one_that_is_checked_out_here_or_above(repository):
+    (repository / ".git" / "refs" / "heads" / "main").write_text(f"{HASH}\n")
+    below = repository / "a" / "b"
+    below.mkdir(parents=True)
+    assert commit(below) == HASH
+
+
+def test_commit_of_a_detached_head(repository):
+    (repository / ".git" / "HEAD").write_text(f"{HASH}\n")
+    assert commit(repository) == HASH
+
+
+def test_commit_of_a_packed_reference(repository):
+    (repository / ".git" / "packed-refs").write_text(
+        f"# pack-refs\n{'f' * 40} refs/heads/other\n{HASH} refs/heads/main\n"
+    )
+    assert commit(repository) == HASH
+
+
+def test_commit_of_a_worktree(repository, tmp_path):
+    (repository / ".git" / "refs" / "heads" / "main").write_text(f"{HASH}\n")
+    own, tree = repository / ".git" / "worktrees" / "tree", tmp_path / "tree"
+    own.mkdir(parents=True)
+    tree.mkdir()
+    (own / "HEAD").write_text("ref: refs/heads/main\n")
+    (own / "commondir").write_text("../..\n")
+    (tree / ".git").write_text(f"gitdir: {own}\n")
+    assert commit(tree) == HASH
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"ref: refs/heads/unborn\n"])
+def test_commit_that_cannot_be_told_is_empty(tmp_path, content):
+    if content is not None:
+        (tmp_path / ".git").mkdir()
+        (tmp_path / ".git" / "HEAD").write_bytes(content)
+    assert commit(tmp_path) == ""
+
+
+def test_facts_hold_what_the_log_promises(monkeypatch):
+    found = collect({"SLURM_JOB_ID": "77"}, ["train.py", "--token", "abc"])
+    assert {
+        "trimtab",
+        "torch",
+        "python",
+        "command",
+        "host",
+        "pid",
+        "owner",
+        "job",
+        "commit",
+        "framework",
+    } <= found.keys()
+    assert found["job"] == "77"
+    assert found["pid"] == os.getpid()
+    assert found["command"][1:] == ["train.py", "--token", REMOVED]
+
+
+def test_machine_without_a_user_entry_has_no_owner(monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert collect({}, [])["owner"] == ""
