@@ -86,7 +86,7 @@ def test_commit_that_cannot_be_told_is_empty(tmp_path, content):
     assert commit(tmp_path) == ""
 
 
-def test_facts_hold_what_the_log_promises(monkeypatch):
+def test_facts_hold_what_the_log_promises():
     found = collect({"SLURM_JOB_ID": "77"}, ["train.py", "--token", "abc"])
     assert {
         "trimtab",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -27,18 +27,18 @@ class Models:
         """Find the outermost modules that hold `parameters`. One scan of the garbage collector's objects: 40 ms."""
         wanted = {id(p) for p in parameters}
         for root in self._alive():
-            wanted -= {id(p) for p in root.parameters()}
+            wanted -= set(map(id, _parameters(root)))
         if not wanted:
             return
         holders = []
         for thing in gc.get_objects():
             if issubclass(type(thing), nn.Module):  # isinstance would run properties of foreign objects
-                held = wanted & {id(p) for p in _parameters(thing)}
+                held = wanted.intersection(map(id, _parameters(thing)))
                 if held:
-                    holders.append((len(held), sum(1 for _ in thing.modules()), thing))
+                    holders.append((len(held), sum(1 for _ in _modules(thing)), thing))
         holders.sort(key=lambda holder: (-holder[0], -holder[1]))
         for _, _, module in holders:
-            held = wanted & {id(p) for p in module.parameters()}
+            held = wanted.intersection(map(id, _parameters(module)))
             if held:
                 self._roots.append(weakref.ref(module))
                 wanted -= held
@@ -79,10 +79,21 @@ class Models:
         return [model for root in self._roots if (model := root()) is not None]
 
 
-def _parameters(module: nn.Module) -> Iterable[Tensor]:
-    if "_modules" not in module.__dict__:  # half built, or a subclass that never called super().__init__()
-        return ()
-    return module.parameters()
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    """`module` and all below it, by its own dictionaries: foreign modules may be half built, or override `modules`."""
+    seen: set[int] = set()
+    stack = [module]
+    while stack:
+        current = stack.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            stack += [child for child in current.__dict__.get("_modules", {}).values() if child is not None]
+
+
+def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    for each in _modules(module):
+        yield from (p for p in each.__dict__.get("_parameters", {}).values() if p is not None)
 
 
 def _unwrapped(name: str) -> str:

@@ -1,0 +1,102 @@
+"""No fault of ours or of a backend's stops or slows the training."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import trimtab
+from trimtab.testing import RecordingBackend
+
+pytestmark = pytest.mark.usefixtures("guarded")
+
+STEPS = 5
+
+
+class Odd(nn.Linear):
+    """A model that breaks what names its layers, while gradients are sampled."""
+
+    def named_parameters(self, *args, **kwargs):
+        raise RuntimeError("a fault")
+
+
+def train(model):
+    optimizer = torch.optim.SGD([model.weight, model.bias], lr=0.1)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        F.mse_loss(model(torch.ones(4, 2)), torch.ones(4, 1)).backward()
+        optimizer.step()
+    return torch.cat([model.weight.flatten(), model.bias]).detach()
+
+
+@pytest.fixture
+def odd():
+    return Odd(2, 1)
+
+
+def test_fault_in_a_hook_does_not_reach_the_training(watching, odd):
+    bare = train(copy.deepcopy(odd))
+    with watching() as seen:
+        watched = train(odd)
+    assert torch.equal(bare, watched)
+    assert seen.end.totals["faults"]
+
+
+def test_fault_in_a_hook_is_counted_and_told_once_with_its_place(watching, odd):
+    with watching() as seen:
+        train(odd)
+    (notice,) = seen.notices
+    assert notice.startswith("step pre-hook: RuntimeError: a fault")
+    assert "test_faults.py" in notice
+    assert seen.end.totals["faults"] == {"step pre-hook": STEPS}
+
+
+def test_what_does_not_depend_on_the_fault_is_seen_all_the_same(watching, odd):
+    with watching() as seen:
+        train(odd)
+    assert len(seen.losses()) == STEPS
+    assert None not in seen.losses()
+
+
+def test_faulty_model_that_is_not_trained_does_not_matter(watching, odd):
+    with watching() as seen:
+        train(nn.Linear(2, 1))
+    assert seen.end.totals["faults"] == {}
+    assert list(seen.steps()[0].layers) == ["weight", "bias"]
+
+
+class Failing(RecordingBackend):
+    def write(self, events):
+        raise OSError("disk full")
+
+
+def test_backend_that_fails_costs_only_itself(tmp_path):
+    good = RecordingBackend()
+    with trimtab.watch(run="test", directory=tmp_path, backends=[good, Failing()]):
+        train(nn.Linear(2, 1))
+    assert good.closed
+    assert good.events[-1].status == "completed"
+    assert good.events[-1].totals["steps"] == {"0": STEPS}
+
+
+def test_backend_that_cannot_start_is_skipped_where_it_was_only_a_default(tmp_path, monkeypatch, capsys):
+    occupied = tmp_path / "certificate.pem"
+    occupied.mkdir()
+    for name in ("CERTIFICATE", "KEY"):
+        monkeypatch.setenv(f"TRIMTAB_TLS_{name}_FILE", str(occupied))
+    with trimtab.watch(run="test", directory=tmp_path):
+        train(nn.Linear(2, 1))
+    log = (tmp_path / "test" / "rank-0.jsonl").read_text()
+    assert "Going on without it." in log
+    assert '"completed"' in log
+
+
+def test_backend_that_was_asked_for_and_cannot_start_is_an_error(tmp_path, monkeypatch):
+    occupied = tmp_path / "certificate.pem"
+    occupied.mkdir()
+    for name in ("CERTIFICATE", "KEY"):
+        monkeypatch.setenv(f"TRIMTAB_TLS_{name}_FILE", str(occupied))
+    with pytest.raises(trimtab.BackendError), trimtab.watch(directory=tmp_path, backends=["prometheus"]):
+        pass
