@@ -1,0 +1,118 @@
+"""Imports point at the nouns, and faults are caught in one place. An exception needs a decision note."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trimtab
+import trimtab_backends
+
+ROOTS = {package.__name__: Path(package.__file__).parent for package in (trimtab, trimtab_backends)}
+NOUNS = {"types", "errors", "catalog", "measurements"}
+
+# Which rooms a room may import. Rooms that are not here may import what they like, but for `KNOWN_BY`.
+MAY_IMPORT = {
+    "types": set(),
+    "errors": set(),
+    "catalog": set(),
+    "measurements": {"types", "catalog"},
+    "sample": {"types"},
+    "guard": {"sample"},
+    "capture": {"sample", "guard"},
+    "bus": {"types", "guard"},
+    "logged": {"types", "sample"},
+    "facts": set(),
+    "lifecycle": set(),
+    "plugins": {"types", "errors"},
+    "trimtab_backends": NOUNS,
+    "testing": {"types"},
+}
+
+# Who may import a room at all, besides the room itself.
+KNOWN_BY = {
+    "capture": {"run"},
+    "bus": {"run"},
+    "run": {"watching", "trimtab"},
+    "watching": {"cli", "script", "trimtab"},
+    "trimtab_backends": set(),
+}
+
+
+def modules():
+    for package, root in ROOTS.items():
+        for path in sorted(root.rglob("*.py")):
+            yield ".".join((package, *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__"), path
+
+
+def room(module):
+    """`capture` for `trimtab.capture.losses`, `trimtab` for the package itself, `trimtab_backends` for all of those."""
+    package, *rest = module.split(".")
+    return rest[0] if package == "trimtab" and rest else package
+
+
+def imports(path):
+    """The full names of all that is imported of ours: modules, and names that may be modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = node.module == "trimtab"
+            names = [f"trimtab.{alias.name}" for alias in node.names] if whole else [node.module]
+        yield from (name for name in names if name.split(".")[0] in ROOTS)
+
+
+ARROWS = sorted({(module, name) for module, path in modules() for name in imports(path) if room(module) != room(name)})
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_room_imports_only_what_it_may(name):
+    found = {room(imported) for module, imported in ARROWS if room(module) == name}
+    assert found <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_BY))
+def test_room_is_known_only_by_those_who_wire_it(name):
+    found = {room(module) for module, imported in ARROWS if room(imported) == name}
+    assert found <= KNOWN_BY[name]
+
+
+def test_guard_knows_the_meter_alone():
+    assert {imported for module, imported in ARROWS if room(module) == "guard"} == {"trimtab.sample.meter"}
+
+
+def test_every_room_that_is_named_here_exists():
+    rooms = {room(module) for module, _ in modules()}
+    assert rooms >= MAY_IMPORT.keys() | KNOWN_BY.keys()
+
+
+def swallows(handler):
+    """Whether an `except` clause catches everything, and does not raise it again."""
+    caught = ast.unparse(handler.type) if handler.type else "BaseException"
+    broad = {"Exception", "BaseException"} & set(caught.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    return bool(broad) and not isinstance(handler.body[-1], ast.Raise)
+
+
+def test_only_the_guard_swallows_exceptions():
+    found = {
+        module
+        for module, path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and swallows(node)
+    }
+    assert found == {"trimtab.guard"}
+
+
+def test_capture_reads_no_value():
+    readers = {"item", "cpu", "tolist", "numpy"}
+    found = {
+        f"{module}:{node.lineno}"
+        for module, path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if room(module) == "capture"
+        and isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in readers
+    }
+    assert found == set()
