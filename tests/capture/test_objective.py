@@ -75,14 +75,10 @@ def test_retained_graph_counts_every_backward(loop):
     assert [loss / 2 for loss in seen.losses()] == sums
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_graph_of_the_gradient_does_not_matter(loop):
     seen, sums = loop(lambda losses: losses[0].backward(create_graph=True))
     assert seen.losses() == sums
-
-
-test_graph_of_the_gradient_does_not_matter = pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")(
-    test_graph_of_the_gradient_does_not_matter
-)
 
 
 def test_gradient_argument_weighs_the_loss(loop):
