@@ -45,15 +45,17 @@ class Guard:
         clock, caught = time.perf_counter, self._caught
 
         def hook(a: Any, b: Any, *c: Any) -> R | None:
-            started = clock() if meter.timing else 0.0
             try:
-                return function(a, b, *c)
+                if not meter.timing:
+                    return function(a, b, *c)
+                started = clock()
+                try:
+                    return function(a, b, *c)
+                finally:
+                    meter.hook(started)
             except Exception as error:
                 caught(place, error)
                 return None
-            finally:
-                if started:
-                    meter.hook(started)
 
         return hook
 

@@ -27,7 +27,7 @@ UNCLEARED_LOSSES = 1024
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
-    __slots__ = ("_applied", "_changed_by_clip", "_version", "ids", "losses", "probe")
+    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "ids", "losses", "probe")
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
@@ -36,7 +36,23 @@ class Share:
         self._version: int | None = None
         self._applied = False
         self._changed_by_clip = False
+        self._stays = True  # the gradient is there between a step and the next backward: cleared in place, or never
         self.note_version()
+
+    def begin(self, loss: Held) -> None:
+        """Before a backward that finds no gradient: `loss` is the first since they were cleared."""
+        self.losses = [loss]
+        self._version = None
+        self._applied = self._changed_by_clip = self._stays = False
+
+    def find_probe(self, parameters: Sequence[Tensor]) -> None:
+        """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
+        found = next((p for p in parameters if p.grad is not None), None)
+        if found is None:
+            self.losses = []
+        else:
+            self.probe = found
+            self.note_version()
 
     def look(self) -> None:
         """Before a backward: notice that the gradients were cleared since the last look."""
@@ -47,6 +63,9 @@ class Share:
             self._version = None
             return
         version = gradient._version
+        if self._applied and not self._stays:  # nobody noted the version
+            self._stays = True
+            self._version = version
         if version != self._version:
             if self._version is not None and not self._changed_by_clip:
                 self._clear()
@@ -73,8 +92,9 @@ class Share:
     def applied(self) -> None:
         """After a step."""
         self._applied = True
-        self._changed_by_clip = False
-        self.note_version()
+        if self._stays:
+            self._changed_by_clip = False
+            self.note_version()
         if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
             self.losses = [sum(self.losses[1:], self.losses[0])]
 
@@ -108,6 +128,8 @@ class Attribution:
         self.shares: list[Share] = []
         self.unclaimed: list[_Unclaimed] = []
         self.newest_leaves: list[Tensor] = []  # that a loss without an owner reached
+        self.by_hand = False  # the shares are of parameters that are updated by hand
+        self.only: Share | None = None  # the only share there is, when every loss reaches it
         self._walks_left = WARM_UP_WALKS
         self._stray_walks_left = STRAY_WALKS
 
@@ -137,6 +159,7 @@ class Attribution:
         elif reached:
             self.unclaimed.clear()
             self.newest_leaves = []
+            self.only = self.shares[0] if len(self.shares) == 1 and not self.by_hand else None
             return
         elif self.shares and self._stray_walks_left <= 0:
             return
@@ -146,6 +169,7 @@ class Attribution:
 
     def add(self, parameters: Sequence[Tensor]) -> Share:
         """A share for an optimizer that was just met, with the losses that wait for it."""
+        self.only = None
         share = Share(parameters)
         for entry in self.unclaimed:
             if entry.hidden or not share.ids.isdisjoint(entry.leaves):
@@ -163,6 +187,7 @@ class Attribution:
 
     def drop(self, share: Share) -> None:
         """Its optimizer is gone."""
+        self.only = None
         if share in self.shares:
             self.shares.remove(share)
 

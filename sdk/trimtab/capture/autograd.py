@@ -22,7 +22,7 @@ in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside o
 
 
 def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: Callable[[Any, Any], object]) -> None:
-    """Call `before(tensors, grad_tensors)` and, when backward has returned, `after` with what `before` gave.
+    """Call `before(tensors, grad_tensors)` and, when backward has returned, `after` with what `before` gave, if it did.
 
     The second argument of `after` is what backward was restricted to (`inputs=`), or None.
     """
@@ -33,7 +33,8 @@ def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: C
             return original(tensors, grad_tensors, *args, **kwargs)
         token = before(tensors, grad_tensors)
         original(tensors, grad_tensors, *args, **kwargs)
-        after(token, kwargs.get("inputs"))
+        if token is not None:
+            after(token, kwargs.get("inputs"))
 
     patches.replace(torch.autograd, "backward", keep_out(backward, calls_user_code=True))
 

@@ -104,7 +104,20 @@ class Capture:
 
         self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
 
-    def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
+    def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
+        """What `_after_backward` needs; None when nothing is left to do: one optimizer, whose gradients are cleared."""
+        if self._scaled.recent or type(tensors) is not Tensor or grad_tensors is not None or tensors.numel() != 1:
+            return self._before_any_backward(tensors, grad_tensors)
+        passes, only = self._passes, self._attribution.only
+        if only is None or only.probe.grad is not None:
+            return self._before_any_backward(tensors, grad_tensors)
+        self._criteria.backward(tensors)
+        if passes.has_news:
+            passes.training()
+        only.begin(hold(tensors))
+        return None
+
+    def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
         gone = self._attribution.before_backward()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
@@ -115,9 +128,8 @@ class Capture:
             if found is not None:
                 loss, source = found
         self._criteria.backward(source)
-        passes = self._passes
-        if passes.has_news:
-            passes.training()
+        if self._passes.has_news:
+            self._passes.training()
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
@@ -127,12 +139,11 @@ class Capture:
             loss = hold(scalar)
         return loss, roots
 
-    def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]] | None, inputs: Any) -> None:
-        if token is None:
-            return
+    def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]], inputs: Any) -> None:
         loss, roots = token
         if self._steps.in_backward.stepped:
             self._steps.in_backward.backward_returned(loss)
+            self._attribution.only = None
         elif loss is not None:
             self._attribution.after_backward(loss, roots, _as_tensors(inputs))
             if not self._steps.any_seen:
@@ -140,6 +151,8 @@ class Capture:
 
     def _batch_came(self, iterator: Any, batch: Any, asked: float) -> None:
         got = time.perf_counter()
+        if self._passes.fed(iterator, batch, asked, got):
+            return
         self._criteria.decide()
         self._passes.fetched(pass_of(iterator), batch_size(batch), asked, got)
 

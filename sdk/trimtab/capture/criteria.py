@@ -29,8 +29,8 @@ class Criteria:
 
     def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
         self.samples = 0  # of the training calls since the last step
-        self.predictions: list[tuple[Held, Held]] = []  # of training, since the last step
-        self.validated_at = 0.0
+        self.has_news = False  # whether there is something to take
+        self._predictions: list[tuple[Held, Held]] = []  # of training, since the last step
         self._models = models
         self._passes = passes
         self._spacing = spacing
@@ -40,7 +40,7 @@ class Criteria:
         self._output_is_mean = False
         self._is_objective = False  # backward is called on the very mean that the loss function returned
         self._is_sum = False  # ... or on the very sum over samples
-        self.values: list[Criterion] = []  # of training, since the last step, where they had to be computed
+        self._values: list[Criterion] = []  # of training, since the last step, where they had to be computed
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
         self._undecided: dict[str, tuple[Criterion, tuple[Held, Held] | None]] = {}  # by loss function, of one batch
@@ -50,16 +50,16 @@ class Criteria:
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
-        in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
-        if self._undecided and (not in_eval_mode or loss.name in self._undecided):
-            self.decide()
-        if loss is self._plain and output.requires_grad and not in_eval_mode and self._calls < self._look_at:
-            if loss.is_mean(args):
+        if loss is self._plain and self._calls < self._look_at and output.requires_grad and loss.is_mean(args):
+            if not self._models.any_in_eval_mode():
                 self._calls += 1
                 self._output = weakref.ref(output)
                 if not self._passes.batch_samples:
                     self.samples += loss.samples(args)
                 return
+        in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
+        if self._undecided and (not in_eval_mode or loss.name in self._undecided):
+            self.decide()
         if in_backward() != -1 or _is_being_traced():
             return
         if not is_grad_enabled() or (in_eval_mode and not output.requires_grad):
@@ -68,6 +68,7 @@ class Criteria:
             call = loss.call(output, args)
             self._remember(loss, output, args)
             self._undecided[loss.name] = criterion(call), predictions(call)
+            self._plain = None
         elif output.requires_grad:
             self._train(loss, output, args)
 
@@ -77,10 +78,12 @@ class Criteria:
         for name, judged in undecided.items():
             if name == self._primary:
                 self._passes.validated(*judged)
-                self.validated_at = self._clock()
+                self._passes.resumed_at = self._clock()
 
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
+        if self._plain is not None and self._output is not None and self._output() is tensor:
+            return
         if self._undecided:
             self._undecided.clear()
             self._eval_mode_backwards += 1
@@ -91,17 +94,18 @@ class Criteria:
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
 
-    def take(self) -> tuple[Held | None, Held | None]:
+    def take(self) -> tuple[Held | None, Held | None, list[tuple[Held, Held]]]:
         """What the calls since the last step said, then forget them.
 
-        Returns the objective as a mean over samples where it is a sum over them, and the criterion's own mean where it
-        is not the objective.
+        Returns the objective as a mean over samples where it is a sum over them, the criterion's own mean where it is
+        not the objective, and the predictions that were looked at.
         """
-        values, self.values = self.values, []
-        if self._is_objective:
-            return None, None
+        values, predictions = self._values, self._predictions
+        self._values, self._predictions, self.has_news = [], [], False
+        if self._is_objective or not values:
+            return None, None, predictions
         value = mean_of(values)
-        return (value if self._is_sum else None), value
+        return (value if self._is_sum else None), value, predictions
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)
@@ -113,18 +117,22 @@ class Criteria:
             return
         call = loss.call(output, args)
         if not self._is_objective and loss.name == self._primary:
-            self.values.append(criterion(call))
+            self._values.append(criterion(call))
+            self.has_news = True
         if due:
             self._look_at = self._spacing.after(self._calls - 1)
             started = self._clock()
             found = predictions(call)
             self._spacing.cost(self._clock() - started)
             if found is not None:
-                self.predictions.append(found)
+                self._predictions.append(found)
+                self.has_news = True
 
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None:
             self._primary = loss.name
+        if loss is not self._newest:
+            self._plain = None
         self._newest = loss
         self._output = weakref.ref(output)
         self._output_is_mean = loss.is_mean(args)
@@ -133,7 +141,7 @@ class Criteria:
         if self._primary is None or loss.name == self._primary:
             call = loss.call(output, args)
             self._passes.validated(criterion(call), predictions(call))
-            self.validated_at = self._clock()
+            self._passes.resumed_at = self._clock()
 
 
 def _is_being_traced() -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data.sampler import RandomSampler, SequentialSampler
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 
-_ATTRIBUTE = "_trimtab_pass"
+ATTRIBUTE = "_trimtab_pass"
 
 
 class LoaderPass:
@@ -77,15 +77,17 @@ def watch_loaders(
 
 def pass_of(iterator: Any) -> LoaderPass:
     """The pass that an iterator is in. Kept on the iterator, so that it goes when the iterator goes."""
-    current: LoaderPass | None = getattr(iterator, _ATTRIBUTE, None)
+    current: LoaderPass | None = getattr(iterator, ATTRIBUTE, None)
     if current is None or (iterator._num_yielded == 1 and current.batches):  # persistent workers reuse the iterator
         current = LoaderPass(iterator)
-        setattr(iterator, _ATTRIBUTE, current)
+        setattr(iterator, ATTRIBUTE, current)
     return current
 
 
 def batch_size(batch: Any) -> int | None:
     """The first dimension of the first tensor in a batch of tensors, tuples, lists and mappings."""
+    if type(batch) is list and batch and type(batch[0]) is Tensor and batch[0].ndim:  # what `default_collate` makes
+        return batch[0].shape[0]
     for _ in range(4):
         if isinstance(batch, Tensor):
             return batch.shape[0] if batch.ndim else 1

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from trimtab.capture.loaders import LoaderPass
+from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, batch_size
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Place
@@ -42,6 +43,7 @@ class Passes:
     ) -> None:
         self.epoch = 1
         self.has_news = True  # whether `training` is to be called before the next training backward
+        self.steady: LoaderPass | None = None  # the pass that feeds training, while nothing else goes on
         self.samples = 0  # trained on since the last step, which the recorder clears
         self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
@@ -67,9 +69,24 @@ class Passes:
         is_known = followed.sized is not None or self._ends_seen
         return Place(self.epoch if is_known else None, followed.batches, followed.sized)
 
+    def fed(self, iterator: Any, batch: Any, asked: float, got: float) -> bool:
+        """A batch came. True when it is one more of those that feed training, and that is all there is to it."""
+        steady = self.steady
+        if steady is None or iterator.__dict__.get(ATTRIBUTE) is not steady or iterator._num_yielded == 1:
+            return False
+        batches = steady.batches + 1
+        if batches == steady.sized:
+            return False
+        steady.batches = batches
+        steady.samples += batch_size(batch) or 0
+        steady.wait_s += got - asked
+        self.has_news = True
+        return True
+
     def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
         """A batch came."""
         self.has_news = True
+        self.steady = None
         loader.batches += 1
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
@@ -91,6 +108,7 @@ class Passes:
 
     def exhausted(self, loader: LoaderPass) -> None:
         """A loader has no more batches."""
+        self.steady = None
         loader.complete = True
         if loader is self._followed:
             self._over = True
@@ -98,6 +116,9 @@ class Passes:
     def validated(self, criterion: Criterion, predictions: tuple[Held, Held] | None) -> None:
         """A loss was computed for validation."""
         self.has_news = True
+        steady, self.steady = self.steady, None
+        if steady is not None and steady.samples:
+            self._source = steady
         if self._gap is None:
             self._gap = _Gap(midway=self._followed is not None and self._followed.running)
         self._left = self._left or self._over
@@ -112,11 +133,20 @@ class Passes:
     def training(self) -> None:
         """A training backward is about to run, the first one since a batch came or a loss was validated."""
         self.has_news = False
+        steady = self.steady
+        if steady is not None:
+            self.batch_samples = steady.samples
+            self.samples += steady.samples
+            self.wait_s += steady.wait_s
+            steady.samples, steady.wait_s = 0, 0.0
+            return
         if self._gap is not None or self._left:
             self._resume()
         self._trained = True
         if self._fresh:
             self._follow()
+        if not self._over:
+            self.steady = self._followed
 
     def finish(self) -> None:
         """The run ends: close what is open."""

@@ -34,17 +34,14 @@ class Recorder:
         samples, wait_s = passes.samples or criteria.samples, passes.wait_s
         passes.samples = criteria.samples = 0
         passes.wait_s = 0.0
-        mean_loss, criterion = criteria.take() if criteria.values else (None, None)
-        if criteria.predictions:
-            ledger.predictions += [(len(ledger.rows), *pair) for pair in criteria.predictions]
-            criteria.predictions = []
+        mean_loss = criterion = None
+        if criteria.has_news:
+            mean_loss, criterion, predictions = criteria.take()
+            ledger.predictions += [(len(ledger.rows), *pair) for pair in predictions]
         seconds = None
         if ended_at is not None:
-            started_at = ended_at
-            if passes.resumed_at > started_at or criteria.validated_at > started_at:
-                started_at = max(passes.resumed_at, criteria.validated_at)
-            seconds = now - started_at
-            if not self.sampler.settled:
+            seconds = now - (ended_at if ended_at > passes.resumed_at else passes.resumed_at)
+            if self.sampler.warming_up:
                 self.sampler.settle(seconds)
         loss = losses[0] if len(losses) == 1 else total(losses)
         weight = samples or passes.batch_samples or 1

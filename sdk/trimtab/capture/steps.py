@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -54,9 +54,9 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def rates_of(optimizer: Optimizer) -> list[Held | None]:
+def rates_of(groups: Sequence[Mapping[str, Any]]) -> list[Held | None]:
     """The learning rate of every group, now: a scheduler may write to a rate that is a tensor."""
-    rates = [group.get("lr") for group in optimizer.param_groups]
+    rates = [group.get("lr") for group in groups]
     if rates and isinstance(rates[0], Tensor):
         return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
     return rates
@@ -92,7 +92,13 @@ class Steps:
         if tracked is None or tracked.optimizer() is not optimizer:
             tracked = self._meet(optimizer)
         tracked.evaluated = None
-        tracked.ledger.learning_rate = rates_of(optimizer)
+        groups = optimizer.param_groups
+        if len(groups) == 1 and type(rate := groups[0].get("lr")) is float:
+            tracked.ledger.learning_rate = (rate,)
+        else:
+            tracked.ledger.learning_rate = rates_of(groups)
+        if gradients_ready and tracked.share.probe.grad is None:
+            tracked.share.find_probe(tracked.parameters)
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None

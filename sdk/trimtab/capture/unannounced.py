@@ -121,6 +121,7 @@ class UnseenOptimizer:
                 self._ended_at = None  # when the last one ended, nobody saw
                 self._step(self._share.losses, self._norm, self._recorder.clock())
             self._attribution.drop(self._share)
+            self._attribution.by_hand = False
         self._share, self._ledger, self._rounds = None, None, []
 
     def _start(self) -> None:
@@ -130,6 +131,7 @@ class UnseenOptimizer:
         self._ledger = self._recorder.sampler.ledger("0")
         for losses, norm, at in self._rounds:
             self._step(losses, norm, at)
+        self._attribution.by_hand = True
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
 

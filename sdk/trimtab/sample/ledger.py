@@ -148,7 +148,7 @@ class Ledger:
         self.gradients: list[GradientSample] = []
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
-        self.learning_rate: list[Held | None] = []
+        self.learning_rate: Sequence[Held | None] = ()
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0

@@ -76,6 +76,7 @@ class Sampler:
         self.ledgers: list[Ledger] = []
         self.gradient_spacing = Spacing(GRADIENT_SHARE * overhead, gradients_every)
         self.accuracy_spacing = Spacing(ACCURACY_SHARE * overhead, 1 if gradients_every == 1 else None)
+        self.warming_up = True  # until both spacings have settled
         self.samples = 0
         self.epochs = 0
         self.wait_s = 0.0
@@ -134,15 +135,11 @@ class Sampler:
     def _interval_s(self) -> float:
         return RECORD_INTERVAL_S * max(len(self.ledgers), 1)
 
-    @property
-    def settled(self) -> bool:
-        """Whether both spacings have been chosen."""
-        return self.gradient_spacing.settled and self.accuracy_spacing.settled
-
     def settle(self, step_seconds: float) -> None:
         """A step of the warm-up took this long."""
         self.gradient_spacing.step(step_seconds)
         self.accuracy_spacing.step(step_seconds)
+        self.warming_up = not (self.gradient_spacing.settled and self.accuracy_spacing.settled)
 
     def close(self, ledger: Ledger, now: float) -> None:
         """End the ledger's block, and publish what can be read without waiting."""
