@@ -212,3 +212,34 @@ def test_complex_parameters_have_a_loss_and_a_gradient(watching):
         optimizer.step()
     assert seen.losses() == [2.0]
     assert seen.steps()[0].gradient_max_abs == 2.0
+
+
+def test_samples_of_a_checkpointed_loss_count_once(watching, model, optimizer, inputs, labels):
+    with watching(gradients_every=100) as seen:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            checkpoint(lambda x: F.cross_entropy(model(x), labels), inputs, use_reentrant=False).backward()
+            optimizer.step()
+    assert [step.samples for step in seen.steps()] == [6] * STEPS
+
+
+def test_steps_after_which_gradients_are_set_to_none_have_their_loss_each(watching, model, optimizer, inputs, labels):
+    expected = []
+    with watching() as seen:
+        for step in range(40):
+            losses = losses_of(model, inputs, labels, 1 + step % 2)
+            each(losses)
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append(sum(loss.item() for loss in losses))
+    assert seen.losses() == pytest.approx(expected)
+
+
+def test_step_without_a_backward_has_no_loss(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for step in range(40):
+            if step % 4 != 3:
+                losses_of(model, inputs, labels)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [loss is None for loss in seen.losses()] == [step % 4 == 3 for step in range(40)]

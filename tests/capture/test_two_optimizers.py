@@ -142,13 +142,17 @@ def test_optimizers_are_named_where_a_name_was_given(watching, gan):
     assert seen.optimizers == ["0", "generator"]
 
 
-def test_third_optimizer_that_appears_later_has_its_loss(watching, gan):
+@pytest.mark.parametrize("cleared", ["before backward", "after step"])
+def test_third_optimizer_that_appears_later_has_its_loss(watching, gan, cleared):
     late = nn.Parameter(torch.ones(3))
     with watching() as seen:
         for _ in range(30):
-            gan.of_discriminator.zero_grad()
+            if cleared == "before backward":
+                gan.of_discriminator.zero_grad()
             gan.discriminator_loss().backward()
             gan.of_discriminator.step()
+            if cleared == "after step":
+                gan.of_discriminator.zero_grad()
         optimizer, expected = torch.optim.SGD([late], lr=0.1), []
         for _ in range(3):
             optimizer.zero_grad()
@@ -157,6 +161,22 @@ def test_third_optimizer_that_appears_later_has_its_loss(watching, gan):
             optimizer.step()
             expected.append(loss.item())
     assert seen.losses("1") == pytest.approx(expected)
+
+
+def test_loss_that_reaches_no_known_optimizer_is_nobodys(watching, gan):
+    """A detour between two steps, as of an adversarial attack or a learned temperature."""
+    stray = nn.Parameter(torch.ones(3))
+    with watching() as seen:
+        expected = []
+        for _ in range(30):
+            loss = gan.discriminator_loss()
+            loss.backward()
+            gan.of_discriminator.step()
+            gan.of_discriminator.zero_grad()
+            stray.square().sum().backward()
+            expected.append(loss.item())
+    assert seen.losses("0") == pytest.approx(expected)
+    assert {step.micro_steps for step in seen.steps("0")} == {1}
 
 
 def test_optimizer_replaced_in_the_middle_takes_over_its_loss(watching, model, inputs):

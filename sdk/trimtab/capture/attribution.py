@@ -54,6 +54,13 @@ class Share:
             self.probe = found
             self.note_version()
 
+    def missed(self) -> list[Held]:
+        """Give away the loss that was taken for this share, and whose backward brought it no gradient."""
+        if self._applied or self.probe.grad is not None:
+            return []
+        losses, self.losses = self.losses, []
+        return losses
+
     def look(self) -> None:
         """Before a backward: notice that the gradients were cleared since the last look."""
         gradient = self.probe.grad
@@ -169,7 +176,7 @@ class Attribution:
 
     def add(self, parameters: Sequence[Tensor]) -> Share:
         """A share for an optimizer that was just met, with the losses that wait for it."""
-        self.only = None
+        only, self.only = self.only, None
         share = Share(parameters)
         for entry in self.unclaimed:
             if entry.hidden or not share.ids.isdisjoint(entry.leaves):
@@ -181,6 +188,8 @@ class Attribution:
             for other in self.shares:
                 if not share.ids.isdisjoint(other.ids):
                     share.losses = list(other.losses)
+        if not share.losses and only is not None:
+            share.losses = only.missed()
         self.shares.append(share)
         self._walks_left = WARM_UP_WALKS
         return share
