@@ -73,7 +73,7 @@ class Steps:
         self._attribution = attribution
         self._models = models
         self._tracked: dict[int, Tracked] = {}
-        self._names: dict[int, str] = {}  # that the user gave, by optimizer id
+        self._names: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # that the user gave
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
@@ -81,7 +81,7 @@ class Steps:
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
-        self._names[id(optimizer)] = name
+        self._names[optimizer] = name
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""
@@ -174,7 +174,7 @@ class Steps:
             self.unseen.stop()
             taken = {known.ledger.label for key, known in self._tracked.items() if key not in gone}
             index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
-            ledger = self._recorder.sampler.ledger(self._names.get(id(optimizer), str(index)))
+            ledger = self._recorder.sampler.ledger(self._names.get(optimizer, str(index)))
             parameters = parameters_of(optimizer)
             self._recorder.search(self._models, parameters)
             tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
