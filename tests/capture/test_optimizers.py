@@ -350,3 +350,38 @@ def test_two_threads_that_step_two_models_do_not_mix(watching):
             thread.join()
     assert seen.end.totals["steps"] == {"0": 5, "1": 5}
     assert sorted(step.learning_rate[0] for step in [*seen.steps("0"), *seen.steps("1")]) == [0.1] * 5 + [0.2] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.complex64])
+def test_gradient_of_any_dtype_is_measured(watching, dtype):
+    weight = torch.ones(5, dtype=dtype, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.125)
+    with watching() as seen:
+        (weight * 2).abs().sum().backward()
+        optimizer.step()
+    assert seen.steps()[0].gradient_norm == pytest.approx(20**0.5)
+    assert seen.steps()[0].gradient_max_abs == 2.0
+
+
+def test_sparse_gradient_counts_its_zeros(watching):
+    embedding = nn.Embedding(10, 2, sparse=True)
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    with watching() as seen:
+        embedding(torch.tensor([3, 3, 7])).sum().backward()
+        optimizer.step()
+    assert seen.steps()[0].gradient_mean == pytest.approx(6 / 20)
+    assert seen.steps()[0].gradient_norm == pytest.approx(10**0.5)
+
+
+def test_empty_missing_and_shared_gradients_are_no_trouble(watching):
+    tied, empty, unused = nn.Linear(2, 2, bias=False), nn.Parameter(torch.ones(0)), nn.Linear(2, 2)
+    model = nn.Sequential(tied, nn.Sequential(tied), unused)
+    optimizer = torch.optim.SGD([empty, *model.parameters()], lr=0.1)
+    with watching() as seen:
+        (model[1](model[0](torch.ones(1, 2))).sum() + empty.sum()).backward()
+        norm = tied.weight.grad.norm().item()
+        optimizer.step()
+    (step,) = seen.steps()
+    assert step.gradient_norm == pytest.approx(norm)
+    assert "0.weight" in step.layers
+    assert not any(name.startswith("2.") for name in step.layers)

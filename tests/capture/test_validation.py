@@ -41,6 +41,8 @@ def test_training_in_eval_mode_is_training(watching, model, optimizer, inputs, l
             train_step(model, optimizer, inputs, labels)
     assert seen.validations == []
     assert len(seen.losses()) == 6
+    assert seen.steps()[-1].samples == 6
+    assert seen.steps()[-1].accuracy is not None
 
 
 def test_validation_loss_is_weighted_by_samples(watching, model, inputs, labels):

@@ -256,6 +256,22 @@ def test_layer_pattern_that_matches_nothing_is_told_once(watching, model):
     assert sum("'encodr.*' matches no parameter" in notice for notice in seen.notices) == 1
 
 
+def test_resumed_run_goes_on_counting_its_steps(tmp_path, model):
+    def train(steps, **options):
+        backend = RecordingBackend()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with trimtab.watch(run="test", directory=tmp_path, backends=["jsonl", backend], **options):
+            for _ in range(steps):
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+        return backend.events
+
+    train(3)
+    start, *_, end = train(2, resume=True)
+    assert (start.step, end.step) == (3, 5)
+    assert end.totals["steps"] == {"0": 2}
+
+
 def test_every_rank_says_which_it_is(watching, monkeypatch, tmp_path):
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
