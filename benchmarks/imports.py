@@ -1,0 +1,51 @@
+"""What `import trimtab` takes in a program that has imported torch, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from paired import estimate
+from results import MILLISECONDS, Figure, judged
+
+BAR_S = 25e-3
+HEAVY = ("structlog", "requests", "rich", "cheroot", "prometheus_client", "torch._dynamo")
+
+# `trimtab.watch` is loaded on first use, so asking for it is part of the import.
+PROGRAM = f"""
+import json, sys, time
+import torch
+started = time.perf_counter()
+import trimtab
+trimtab.watch
+seconds = time.perf_counter() - started
+print(json.dumps({{"seconds": seconds, "heavy": [name for name in {HEAVY!r} if name in sys.modules]}}))
+"""
+
+
+def import_once() -> dict[str, Any]:
+    """In a fresh process: `seconds`, and `heavy`, those modules of `HEAVY` that are loaded afterwards."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    output = subprocess.run([sys.executable, "-c", PROGRAM], env=environ, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(output.stdout)
+    return found
+
+
+def measure(quick: bool) -> list[Figure]:
+    """The first process is not counted: it may have to compile what an installation has compiled."""
+    import_once()
+    found = [import_once() for _ in range(6 if quick else 12)]
+    loaded = sorted({name for each in found for name in each["heavy"]})
+    return [
+        judged("import trimtab after import torch", estimate([f["seconds"] for f in found]), MILLISECONDS, BAR_S),
+        Figure(
+            "... loads none of the heavy libraries",
+            ", ".join(loaded) or "none loaded",
+            bar="none",
+            met=not loaded,
+            note=f"looked for {', '.join(HEAVY)}",
+        ),
+    ]

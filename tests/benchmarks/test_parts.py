@@ -1,0 +1,97 @@
+"""The parts really run, in their smallest form. What they measure is not judged here."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import imports
+import overhead
+import pytest
+import torch
+from paired import Plan, Side, compare
+from watched import Watched
+from workloads import tiny
+
+from trimtab.testing import RecordingBackend
+from trimtab.types import Step
+
+
+@pytest.fixture
+def recording() -> RecordingBackend:
+    return RecordingBackend()
+
+
+def take_turns(recording: RecordingBackend, directory: Path, **options: int) -> int:
+    """Train a bare and a watched loop in turns. Returns the steps that the watched one took."""
+    workload, taken = tiny(), 0
+    loop = workload.loop()
+
+    def step() -> None:
+        nonlocal taken
+        loop()
+        taken += 1
+
+    with Watched(directory, backends=[recording], **options) as watched:
+        watched.warm_up(step, 0)
+        sides = {"bare": Side(workload.loop()), "watched": watched.side(step)}
+        compare(sides, Plan(steps=4, settle=1, blocks=2), budget_s=0)
+    return taken
+
+
+def test_run_that_takes_turns_sees_its_own_steps_and_no_bare_one(recording: RecordingBackend, tmp_path: Path) -> None:
+    taken = take_turns(recording, tmp_path)
+    assert sum(step.steps for step in recording.of(Step)) == taken
+
+
+def test_samples_are_put_off_to_steps_that_count(recording: RecordingBackend, tmp_path: Path) -> None:
+    taken = take_turns(recording, tmp_path, gradients_every=5)
+    sampled = sum(step.gradient_steps or 0 for step in recording.of(Step))
+    assert abs(sampled - taken / 5) <= 1
+
+
+def test_nothing_is_hooked_while_the_run_is_put_aside(recording: RecordingBackend, tmp_path: Path) -> None:
+    backward, loss = torch.autograd.backward, torch._C._nn.cross_entropy_loss
+    with Watched(tmp_path, backends=[recording]) as watched:
+        step = tiny().loop()
+        watched.warm_up(step, 0)
+        assert (torch.autograd.backward, torch._C._nn.cross_entropy_loss) == (backward, loss)
+        watched.enter()
+        assert torch.autograd.backward is not backward
+        watched.begin()
+        watched.leave()
+        assert torch.autograd.backward is backward
+
+
+def test_lanes_are_waited_for_in_a_watched_block(recording: RecordingBackend, tmp_path: Path) -> None:
+    with Watched(tmp_path, backends=[recording]) as watched:
+        step = tiny().loop()
+        watched.warm_up(step, 0)
+        watched._watched_s = 2.0
+        watched.enter()
+        watched.run.log(marked=1.0)
+        watched.begin()
+        watched.finish()
+        written = [event for event in recording.events if event.name == "metric"]
+        watched.leave()
+    assert len(written) == 1
+
+
+def test_run_that_failed_gives_no_figure(recording: RecordingBackend, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="faults"), Watched(tmp_path, backends=[recording]) as watched:
+        watched.run._guard.faults["loss"] += 1
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert imports.import_once()["heavy"] == []
+
+
+def test_every_part_exists() -> None:
+    for module, function, _ in overhead.PARTS.values():
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_unknown_part_is_refused_by_name() -> None:
+    assert overhead.chosen(["default-m", "import"]) == ["default-mlp", "import"]
+    with pytest.raises(SystemExit, match="--only imprt: expected the beginning of one of default-mlp"):
+        overhead.chosen(["imprt"])
