@@ -21,7 +21,10 @@ def blocks(page, language):
     return [body for kind, body in BLOCK.findall(page.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p.name not in PAGES_OF_OTHER_TESTS], ids=lambda page: page.name)
+SCRIPTS = [page for page in PAGES if blocks(page, "python") and page.name not in PAGES_OF_OTHER_TESTS]
+
+
+@pytest.mark.parametrize("page", SCRIPTS, ids=lambda page: page.name)
 def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
@@ -38,9 +41,7 @@ def test_commands_of_the_readme_run_in_order(tmp_path):
         command = line[2:].split("#")[0].replace("--epochs 15", "--epochs 1")
         program, *arguments = shlex.split(command)
         expanded = [str(p) for a in arguments for p in (sorted(tmp_path.glob(a)) if "*" in a else [a])]
-        done = subprocess.run(
-            [sys.executable, "-m", program, *expanded], cwd=tmp_path, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-m", program, *expanded], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
