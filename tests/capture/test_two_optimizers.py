@@ -1,6 +1,7 @@
 """A loss belongs to the optimizers whose parameters its graph reaches."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -207,6 +208,22 @@ def test_index_of_an_optimizer_that_is_gone_is_used_again(watching, model, input
     assert seen.optimizers == ["0"]
     assert len(seen.steps("0")) == 3
     assert seen.losses("0")[-1] == pytest.approx(loss.item())
+
+
+def test_parameters_of_an_optimizer_that_is_gone_are_let_go(watching):
+    with watching():
+        for _ in range(2):
+            parameter = nn.Parameter(torch.ones(3))
+            optimizer = torch.optim.SGD([parameter], lr=0.1)
+            parameter.square().sum().backward()
+            optimizer.step()
+            kept = weakref.ref(parameter)
+            del parameter, optimizer
+            gc.collect()
+        other = nn.Parameter(torch.ones(3))
+        other.square().sum().backward()
+        torch.optim.SGD([other], lr=0.1).step()
+        assert kept() is None
 
 
 def test_layers_of_two_models_of_one_kind_have_names_of_their_own(watching):

@@ -132,6 +132,7 @@ def test_gradients_that_are_not_finite_are_counted_by_step(desk):
     assert event.gradient_nonfinite == 2
     assert event.totals.nonfinite == {"gradient": 2}
     assert math.isnan(event.gradient_norm)
+    assert math.isnan(event.gradient_max_abs)
 
 
 def test_gradients_of_the_first_bad_step_go_into_its_record(desk):
