@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from expectations import Loop
 from running import Runner
 
 
@@ -13,7 +14,7 @@ def runner(request, tmp_path_factory):
     runner = Runner(tmp_path_factory.mktemp("loops"))
     for item in request.session.items:
         loop = getattr(item, "callspec", None) and item.callspec.params.get("loop")
-        if loop and not missing(loop):
+        if isinstance(loop, Loop) and not missing(loop):
             runner.outcome(loop, watched=True)
             runner.outcome(loop, watched=False)
     yield runner

@@ -9,6 +9,7 @@ from torch import nn
 
 import trimtab
 from trimtab.testing import RecordingBackend
+from trimtab.types import RunEnd
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -77,8 +78,9 @@ def test_backend_that_fails_costs_only_itself(tmp_path):
     with trimtab.watch(run="test", directory=tmp_path, backends=[good, Failing()]):
         train(nn.Linear(2, 1))
     assert good.closed
-    assert good.events[-1].status == "completed"
-    assert good.events[-1].totals["steps"] == {"0": STEPS}
+    (end,) = good.of(RunEnd)
+    assert end.status == "completed"
+    assert end.totals["steps"] == {"0": STEPS}
 
 
 def test_backend_that_cannot_start_is_skipped_where_it_was_only_a_default(tmp_path, monkeypatch, capsys):
