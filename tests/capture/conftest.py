@@ -4,6 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from trimtab.capture import attribution
+
+
+@pytest.fixture(params=["warming up", "warm"])
+def warmth(request, monkeypatch):
+    """Whether every graph is walked, as in the first steps of a run, or only where the short path cannot tell."""
+    if request.param == "warm":
+        monkeypatch.setattr(attribution, "WARM_UP_WALKS", 0)
+
 
 @pytest.fixture
 def model():

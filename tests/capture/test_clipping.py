@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import clip_grad_norm_ as imported_before
 
+pytestmark = pytest.mark.usefixtures("warmth")
+
 
 @pytest.fixture
 def optimizer(model):

@@ -105,6 +105,15 @@ def test_first_batches_of_a_loader_are_an_epoch(watching, loop):
     assert numbers(seen) == [1, 2]  # nobody knows whether the third would have gone on
 
 
+def test_all_batches_of_a_loader_are_an_epoch_though_nobody_asks_for_one_more(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in itertools.islice(loop.training, 3):
+                loop.step(batch)
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2]
+    assert numbers(seen) == [1, 2]
+
+
 def test_break_in_the_middle_is_an_epoch(watching, loop):
     with watching() as seen:
         for _ in range(3):
@@ -123,6 +132,7 @@ def test_two_loaders_side_by_side_follow_the_longer(watching, loop):
                 loop.step(batch)
     assert numbers(seen) == [1, 2]
     assert [step.epoch for step in seen.steps()] == [1] * 6 + [2] * 6
+    assert {step.batches for step in seen.steps()} == {6}
 
 
 def test_loop_that_fetches_ahead_trains_its_last_batch_in_the_same_epoch(watching, loop):
@@ -163,15 +173,25 @@ def test_new_iterator_for_every_step_is_no_epoch(watching, loop):
     assert len(seen.steps()) == 8
 
 
+@pytest.fixture
+def persistent():
+    """A loader whose passes are all the same iterator, which starts anew."""
+    loader = DataLoader(data(16), batch_size=BATCH, num_workers=1, persistent_workers=True)
+    yield loader
+    loader._iterator._shutdown_workers()
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_persistent_workers_start_a_new_pass(watching, loop):
-    loader = DataLoader(data(), batch_size=BATCH, num_workers=1, persistent_workers=True)
+@pytest.mark.parametrize("taken", [4, 3])
+def test_persistent_workers_start_a_new_pass(watching, loop, persistent, taken):
     with watching() as seen:
         for _ in range(3):
-            for batch in loader:
+            for index, batch in enumerate(persistent, start=1):
                 loop.step(batch)
-    assert numbers(seen) == [1, 2, 3]
-    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
+                if index == taken:
+                    break
+    assert [step.epoch for step in seen.steps()] == [1] * taken + [2] * taken + [3] * taken
+    assert {step.samples for step in seen.steps()} == {BATCH}
 
 
 def test_loop_over_tensors_has_epochs_where_it_validates(watching, loop):

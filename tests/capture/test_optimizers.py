@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("warmth")
+
 
 @pytest.fixture
 def fit(model, inputs, labels):

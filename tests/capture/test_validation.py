@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("warmth")
+
 
 def train_step(model, optimizer, inputs, labels):
     optimizer.zero_grad()

@@ -54,7 +54,7 @@ class Criteria:
             if not self._models.any_in_eval_mode():
                 self._calls += 1
                 self._output = weakref.ref(output)
-                if not self._passes.batch_samples:
+                if not self._passes.batch_samples and in_backward() == -1:  # a checkpoint computes it again there
                     self.samples += loss.samples(args)
                 return
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER

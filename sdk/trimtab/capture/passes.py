@@ -25,7 +25,6 @@ NO_LOADER = 0
 class _Gap:
     """What was validated since the last training backward, by the loader it came from, in order."""
 
-    midway: bool  # before the followed pass had given its last batch
     groups: dict[int, PassSums] = field(default_factory=dict)
     training_data: set[int] = field(default_factory=set)
 
@@ -120,7 +119,7 @@ class Passes:
         if steady is not None and steady.samples:
             self._source = steady
         if self._gap is None:
-            self._gap = _Gap(midway=self._followed is not None and self._followed.running)
+            self._gap = _Gap()
         self._left = self._left or self._over
         source, samples, key = self._source, criterion.samples, NO_LOADER
         if source is not None:
@@ -158,7 +157,7 @@ class Passes:
         sums = gap.chosen() if gap is not None else None
         if sums is not None:
             self._on_validation(sums)
-        goes_on = gap is not None and gap.midway and self._followed is not None and self._followed.held
+        goes_on = self._followed is not None and self._followed.held
         if self._trained and (self._left or (sums is not None and not goes_on)):
             self._ends_seen = True
             self._on_epoch(self.epoch, sums)
