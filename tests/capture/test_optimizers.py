@@ -180,6 +180,16 @@ def test_gradient_is_the_one_that_the_users_own_hook_leaves(watching, model, fit
     assert len(optimizer._optimizer_step_pre_hooks) == 1
 
 
+def test_hook_that_the_user_adds_later_is_still_before_ours(watching, model, fit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: None)
+    with watching() as seen:
+        fit_and_step(fit, optimizer)
+        optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 0.01) and None)
+        fit_and_step(fit, optimizer)
+    assert seen.steps()[1].gradient_norm == pytest.approx(0.01, rel=1e-4)
+
+
 def test_users_hook_may_be_removed_in_the_middle(watching, model, fit):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     handle = optimizer.register_step_pre_hook(lambda *_: None)
