@@ -182,7 +182,7 @@ def persistent():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("taken", [4, 3])
+@pytest.mark.parametrize("taken", [4, 2])
 def test_persistent_workers_start_a_new_pass(watching, loop, persistent, taken):
     with watching() as seen:
         for _ in range(3):
