@@ -37,7 +37,7 @@ def import_once() -> dict[str, Any]:
 def measure(quick: bool) -> list[Figure]:
     """The first process is not counted: it may have to compile what an installation has compiled."""
     import_once()
-    found = [import_once() for _ in range(6 if quick else 12)]
+    found = [import_once() for _ in range(6 if quick else 9)]
     loaded = sorted({name for each in found for name in each["heavy"]})
     return [
         judged("import trimtab after import torch", estimate([f["seconds"] for f in found]), MILLISECONDS, BAR_S),

@@ -20,7 +20,7 @@ STATM = Path("/proc/self/statm")
 
 def measure(quick: bool) -> list[Figure]:
     """With the default settings, epochs of a thousand steps, and the log on disk."""
-    part = 20_000 if quick else 100_000
+    part = 10_000 if quick else 100_000
     parts = 5 if quick else 10
     name = f"memory from step {part:,} to {part * parts:,}"
     if not STATM.exists():

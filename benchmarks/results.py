@@ -87,6 +87,9 @@ def machine() -> str:
     """What was measured on, in one paragraph."""
     versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
     place = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads:
+        place += f", OMP_NUM_THREADS={threads}"
     return f"{place}; Python {platform.python_version()}, {versions}"
 
 

@@ -18,41 +18,43 @@ from results import MICROSECONDS, PERCENT, Figure, judged
 from watched import Watched, idle_share
 from workloads import WORKLOADS, Workload, tiny, tiny_loaded
 
-ROUND_S = 1.0  # of watched time: every backend is handed its events once
 DEFAULT_BARS = {"mlp": 0.015, "cnn": 0.005, "gpt": 0.005}
 EVERY_BARS = {"mlp": 0.15, "cnn": 0.03, "gpt": 0.02}
 UNSAMPLED_BAR_S = 7e-6
 
 PLANS = {"mlp": Plan(steps=16, settle=2), "cnn": Plan(steps=10, settle=1), "gpt": Plan(steps=1)}
-BUDGETS_S = {"mlp": 60.0, "cnn": 75.0, "gpt": 150.0}
+DEFAULT_BUDGETS_S = {"mlp": 45.0, "cnn": 60.0, "gpt": 110.0}
+EVERY_BUDGETS_S = {"mlp": 20.0, "cnn": 25.0, "gpt": 40.0}
+ROUND_S = 1.0  # of watched time: every backend is handed its events once
+WARM_UP_S = 7.0  # long enough for the first health report, which may space the samples wider
 
 
 def default(kind: str, quick: bool, *, terminal: bool = False) -> list[Figure]:
     """All that `trimtab.watch()` does, threads included, over the bare loop."""
-    with _stderr(terminal) as stderr, _watched(stderr=stderr) as (watched, idle):
-        made = _turns(WORKLOADS[kind](), kind, watched, BUDGETS_S[kind] / (8 if quick else 1), 6 if quick else 12)
-        found = ratio(made.rounds, "watched", "bare", "control").raised(idle)
-        note = (
-            f"gradients every {watched.interval} steps; {PERCENT.one(idle)} added for threads that wait; "
-            f"{len(made.rounds)} rounds"
-        )
-    name = f"default settings{', on a terminal' if terminal else ''}, {made.title}"
+    with _stderr(terminal) as stderr, _watched(quick, stderr=stderr) as (watched, idle):
+        title, rounds = _turns(kind, watched, quick, DEFAULT_BUDGETS_S[kind] / (2 if terminal else 1))
+        spacing = f"gradients every {watched.interval} steps"
+    found = ratio(rounds, "watched", "bare", "control").raised(idle)
+    name = f"default settings{', on a terminal' if terminal else ''}, {title}"
+    note = f"{spacing}; {PERCENT.one(idle)} of it added for threads that wait; {len(rounds)} rounds"
     bar = None if terminal else DEFAULT_BARS[kind]
-    return [judged(name, found, PERCENT, bar, ratio(made.rounds, "control", "bare"), note)]
+    return [judged(name, found, PERCENT, bar, ratio(rounds, "control", "bare"), note)]
 
 
 def default_on_terminal(kind: str, quick: bool) -> list[Figure]:
-    """The same with the console's live line."""
+    """The same with the console's live line; not with `quick`, since it has no bar."""
+    if quick:
+        return [Figure("default settings, on a terminal", "skipped", note="has no bar: not with --quick.")]
     return default(kind, quick, terminal=True)
 
 
 def every(kind: str, quick: bool) -> list[Figure]:
     """The same with statistics of every layer at every step."""
-    with _watched(gradients_every=1) as (watched, idle):
-        made = _turns(WORKLOADS[kind](), kind, watched, BUDGETS_S[kind] / (12 if quick else 2), 3)
-    found = ratio(made.rounds, "watched", "bare", "control").raised(idle)
-    name = f"statistics at every step, {made.title}"
-    return [judged(name, found, PERCENT, EVERY_BARS[kind], ratio(made.rounds, "control", "bare"))]
+    with _watched(quick, gradients_every=1) as (watched, idle):
+        title, rounds = _turns(kind, watched, quick, EVERY_BUDGETS_S[kind])
+    found = ratio(rounds, "watched", "bare", "control").raised(idle)
+    name = f"statistics at every step, {title}"
+    return [judged(name, found, PERCENT, EVERY_BARS[kind], ratio(rounds, "control", "bare"))]
 
 
 def unsampled(quick: bool) -> list[Figure]:
@@ -94,23 +96,17 @@ def _unsampled(name: str, workload: Workload, quick: bool, bar: float | None) ->
     return judged(name, found, MICROSECONDS, bar, difference(rounds, "control", "bare"), note)
 
 
-class _Turns:
-    def __init__(self, title: str, rounds: list[Round]) -> None:
-        self.title = title
-        self.rounds = rounds
-
-
-def _turns(workload: Workload, kind: str, watched: Watched, budget_s: float, warm_up_s: float) -> _Turns:
+def _turns(kind: str, watched: Watched, quick: bool, budget_s: float) -> tuple[str, list[Round]]:
+    """Bare, bare again and watched in turn. Returns what the bare step took, in words, and the rounds."""
+    workload, plan = WORKLOADS[kind](), PLANS[kind]
     step = workload.loop()
-    watched.warm_up(step, warm_up_s)
+    watched.warm_up(step, 2.0 if quick else WARM_UP_S)
     sides = {"bare": Side(workload.loop()), "control": Side(workload.loop()), "watched": watched.side(step)}
-    step_s = seconds_of(sides["bare"].step)
-    plan = PLANS[kind]
-    blocks = blocks_for(ROUND_S, step_s, plan.steps, multiple=min(watched.interval, 16))
-    plan = Plan(plan.steps, plan.settle, blocks)
-    rounds = compare(sides, plan, budget_s=budget_s)
+    step_s, round_s = seconds_of(sides["bare"].step), ROUND_S / 2 if quick else ROUND_S
+    blocks = blocks_for(round_s, step_s, plan.steps, multiple=min(watched.interval, 16))
+    rounds = compare(sides, Plan(plan.steps, plan.settle, blocks), budget_s=0 if quick else budget_s)
     bare_s = statistics.median(each["bare"] for each in rounds)
-    return _Turns(f"{bare_s * 1e3:.{1 if bare_s < 0.1 else 0}f} ms step ({workload.title})", rounds)
+    return f"{bare_s * 1e3:.{1 if bare_s < 0.1 else 0}f} ms step ({workload.title})", rounds
 
 
 def seconds_of(step: Callable[[], object]) -> float:
@@ -126,12 +122,12 @@ def seconds_of(step: Callable[[], object]) -> float:
 
 
 @contextlib.contextmanager
-def _watched(**options: Any) -> Iterator[tuple[Watched, float]]:
+def _watched(quick: bool, **options: Any) -> Iterator[tuple[Watched, float]]:
     """A run in a directory of its own, and the processor time a second of its threads that wait."""
     torch.manual_seed(0)
-    before = idle_share(2.0)
+    before = idle_share(1.0)
     with tempfile.TemporaryDirectory() as directory, Watched(Path(directory), **options) as watched:
-        yield watched, max(0.0, idle_share(4.0) - before)
+        yield watched, max(0.0, idle_share(1.0 if quick else 3.0) - before)
 
 
 @contextlib.contextmanager

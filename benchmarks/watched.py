@@ -25,6 +25,7 @@ from trimtab.bus import BATCH_INTERVAL_S
 
 NEVER_S = 1e6
 POLL_S = 50e-6
+PATIENCE_S = 30.0
 
 clock = time.perf_counter
 
@@ -107,9 +108,16 @@ class Watched:
                 lane.wake()
 
     def finish(self) -> None:
-        """Wait for the lanes that were woken in this block."""
+        """Wait for the lanes that were woken in this block.
+
+        Raises:
+            RuntimeError: one of them does not answer.
+        """
+        until = clock() + PATIENCE_S
         for lane, before in zip(self._lanes, self._awaited, strict=False):
             while lane.busy_seconds == before:
+                if clock() > until:
+                    raise RuntimeError(f"backend {lane.name} did not take its events within {PATIENCE_S:g} s.")
                 time.sleep(POLL_S)
         self._awaited = []
 

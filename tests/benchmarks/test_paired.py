@@ -88,6 +88,14 @@ def test_steps_that_settle_and_switches_are_not_counted() -> None:
     assert rounds[0]["side"] == pytest.approx((2 * 1 + 3) / 2)
 
 
+def test_sides_take_turns_in_random_order() -> None:
+    order: list[str] = []
+    sides = {name: Side(lambda name=name: order.append(name)) for name in "abc"}
+    compare(sides, Plan(1), budget_s=0, fewest=50)
+    turns = ["".join(order[start : start + 3]) for start in range(0, 150, 3)]
+    assert set(turns) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+
+
 def test_interval_holds_the_median_in_95_percent() -> None:
     source = random.Random(7)
     held = 0

@@ -22,7 +22,7 @@ def recording() -> RecordingBackend:
     return RecordingBackend()
 
 
-def take_turns(recording: RecordingBackend, directory: Path, **options: int) -> int:
+def take_turns(recording: RecordingBackend, directory: Path) -> int:
     """Train a bare and a watched loop in turns. Returns the steps that the watched one took."""
     workload, taken = tiny(), 0
     loop = workload.loop()
@@ -32,7 +32,7 @@ def take_turns(recording: RecordingBackend, directory: Path, **options: int) -> 
         loop()
         taken += 1
 
-    with Watched(directory, backends=[recording], **options) as watched:
+    with Watched(directory, backends=[recording]) as watched:
         watched.warm_up(step, 0)
         sides = {"bare": Side(workload.loop()), "watched": watched.side(step)}
         compare(sides, Plan(steps=4, settle=1, blocks=2), budget_s=0)
@@ -45,9 +45,31 @@ def test_run_that_takes_turns_sees_its_own_steps_and_no_bare_one(recording: Reco
 
 
 def test_samples_are_put_off_to_steps_that_count(recording: RecordingBackend, tmp_path: Path) -> None:
-    taken = take_turns(recording, tmp_path, gradients_every=5)
-    sampled = sum(step.gradient_steps or 0 for step in recording.of(Step))
-    assert abs(sampled - taken / 5) <= 1
+    with Watched(tmp_path, backends=[recording], gradients_every=1) as watched:
+        step = tiny().loop()
+        watched.warm_up(step, 0)
+        ledger = watched.run._sampler.ledgers[0]
+        ledger.gradients.clear()
+        watched.enter()
+        step()
+        assert len(ledger.gradients) == 0
+        watched.begin()
+        step()
+        assert len(ledger.gradients) == 1
+        watched.leave()
+
+
+def test_deadlines_move_by_the_time_put_aside(recording: RecordingBackend, tmp_path: Path) -> None:
+    with Watched(tmp_path, backends=[recording]) as watched:
+        watched.warm_up(tiny().loop(), 0)
+        ledger = watched.run._sampler.ledgers[0]
+        closing, health = ledger.close_at, watched.run._health_at
+        watched._left_at -= 100.0
+        watched.enter()
+        watched.begin()
+        watched.leave()
+        assert ledger.close_at - closing >= 100.0
+        assert watched.run._health_at - health >= 100.0
 
 
 def test_nothing_is_hooked_while_the_run_is_put_aside(recording: RecordingBackend, tmp_path: Path) -> None:
