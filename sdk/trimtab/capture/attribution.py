@@ -22,6 +22,7 @@ WARM_UP_WALKS = 16
 STRAY_WALKS = 64
 UNCLAIMED_LOSSES = 64
 UNCLEARED_LOSSES = 1024
+UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 
 
 class Share:
@@ -42,7 +43,7 @@ class Share:
     def begin(self, loss: Held) -> None:
         """Before a backward that finds no gradient: `loss` is the first since they were cleared."""
         self.losses = [loss]
-        self._version = None
+        self._version = UNKNOWN
         self._applied = self._changed_by_clip = self._stays = False
 
     def find_probe(self, parameters: Sequence[Tensor]) -> None:
@@ -70,8 +71,8 @@ class Share:
             self._version = None
             return
         version = gradient._version
-        if self._applied and not self._stays:  # nobody noted the version
-            self._stays = True
+        if self._version == UNKNOWN:
+            self._stays = self._applied
             self._version = version
         if version != self._version:
             if self._version is not None and not self._changed_by_clip:
