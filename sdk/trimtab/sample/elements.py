@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-
-class Elements(NamedTuple):
-    """`values` holds what is stored, real and strided; `size` counts also the zeros that a sparse gradient omits."""
-
-    values: Tensor
-    size: int
+# What is stored, real and strided, and the number of elements: with the zeros that a sparse gradient leaves out.
+Elements: TypeAlias = tuple[Tensor, int]
 
 
 def elements_of(gradient: Tensor) -> Elements:
@@ -28,7 +24,7 @@ def elements_of(gradient: Tensor) -> Elements:
         values = _stored(gradient)
     if values.is_complex():
         values, size = torch.view_as_real(values.resolve_conj()), 2 * size
-    return Elements(values, size)
+    return values, size
 
 
 def _stored(gradient: Tensor) -> Tensor:
@@ -37,16 +33,19 @@ def _stored(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_mkldnn else gradient.values()
 
 
-def pieces(values: Tensor, most: int) -> Iterator[Tensor]:
+def pieces(values: Tensor, most: int) -> Iterable[Tensor]:
     """Cut into flat pieces of at most `most` elements, in any order, without a copy where memory is dense."""
     if not values.is_contiguous():
         values = values.permute(sorted(range(values.dim()), key=values.stride, reverse=True))
-    size = values.numel()
-    if values.is_contiguous():
-        flat = values.view(-1)
-        yield from flat.chunk(-(-size // most)) if size > most else (flat,)
-    elif size <= most:
+        if not values.is_contiguous():
+            return _copies(values, most)
+    flat, size = values.view(-1), values.numel()
+    return flat.chunk(-(-size // most)) if size > most else (flat,)
+
+
+def _copies(values: Tensor, most: int) -> Iterator[Tensor]:
+    if values.numel() <= most:
         yield values.reshape(-1)
     else:
         for half in values.chunk(2, dim=max(range(values.dim()), key=values.size)):
-            yield from pieces(half, most)
+            yield from _copies(half, most)

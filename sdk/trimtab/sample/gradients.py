@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ SQUARABLE = 1e-12
 CANCELLED = 0.5
 
 FIGURES = 4  # that a device computes for each block
+
+Sums: TypeAlias = tuple[float, float, float]  # of the elements, of their squares; the largest magnitude
 
 
 class Taken:
@@ -75,8 +78,7 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
         here: dict[int, Elements] = {}
         elsewhere: dict[torch.device, dict[int, Elements]] = {}
         for index, gradient in enumerate(gradients):
-            elements = elements_of(gradient)
-            values = elements.values
+            elements = values, _ = elements_of(gradient)
             group = here if values.is_cpu else elsewhere.setdefault(values.device, {})
             group[index] = elements
         divisor: float | _Transfer = 1.0
@@ -87,38 +89,35 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
 
 def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:
     moments = {}
-    for indices in _alike(group):
-        rows = torch.stack([group[index].values for index in indices]).reshape(len(indices), -1)
-        for index, sums in zip(indices, _sums_of_rows(_wide(rows)), strict=True):
-            moments[index] = _judge(group[index], *sums)
-    for index, elements in group.items():
-        if index not in moments:
-            moments[index] = _few(elements) if elements.size <= FEW else _judge(elements, *_sums(elements.values))
+    alike: dict[tuple[torch.dtype, torch.Size], list[int]] = {}
+    for index, (values, size) in group.items():
+        if size <= FEW:
+            moments[index] = _few(values, size)
+        elif 0 < values.numel() <= SMALL:
+            alike.setdefault((values.dtype, values.shape), []).append(index)
+        else:
+            moments[index] = _judge(values, size, _sums(values))
+    for indices in alike.values():
+        for index, sums in zip(indices, _sums_of_alike([group[i][0] for i in indices]), strict=True):
+            moments[index] = _judge(*group[index], sums)
     return moments
 
 
-def _alike(group: dict[int, Elements]) -> Iterator[list[int]]:
-    """Small gradients that can be stacked: lists of at least STACKED, of at most a block together."""
-    by_kind: dict[tuple[torch.dtype, torch.Size], list[int]] = {}
-    for index, (values, _) in group.items():
-        if FEW < values.numel() <= SMALL:
-            by_kind.setdefault((values.dtype, values.shape), []).append(index)
-    for indices in by_kind.values():
-        for start in range(0, len(indices), BLOCK // SMALL):
-            some = indices[start : start + BLOCK // SMALL]
-            if len(some) >= STACKED:
-                yield some
+def _sums_of_alike(tensors: list[Tensor]) -> Iterator[Sums]:
+    """Of small gradients of one shape: copied into one block, they need no launch of their own."""
+    most = BLOCK // SMALL
+    for some in (tensors[start : start + most] for start in range(0, len(tensors), most)):
+        if len(some) < STACKED:
+            yield from map(_sums, some)
+            continue
+        rows = _wide(torch.stack(some).reshape(len(some), -1))
+        sums, squares, highest, lowest = rows.sum(1), (rows * rows).sum(1), rows.amax(1), rows.amin(1)
+        largest = map(max, highest.tolist(), lowest.neg().tolist())
+        yield from zip(sums.tolist(), squares.tolist(), largest, strict=True)
 
 
-def _sums_of_rows(rows: Tensor) -> Iterator[tuple[float, float, float]]:
-    """For each row its sum, sum of squares, largest magnitude."""
-    sums, squares, highest, lowest = rows.sum(1), (rows * rows).sum(1), rows.amax(1), rows.amin(1)
-    largest = map(max, highest.tolist(), lowest.neg().tolist())
-    return zip(sums.tolist(), squares.tolist(), largest, strict=True)
-
-
-def _sums(values: Tensor) -> tuple[float, float, float]:
-    """Sum, sum of squares, largest magnitude. A NaN shows in the sums, if not in the maximum."""
+def _sums(values: Tensor) -> Sums:
+    """Of any gradient. A NaN shows in the sums, if not in the maximum."""
     total, squares, largest = 0.0, 0.0, 0.0
     if values.numel():
         for piece in pieces(values, BLOCK):
@@ -142,32 +141,32 @@ def _sum_of_squares(flat: Tensor) -> float:
     return norms.dot(norms).item()
 
 
-def _judge(elements: Elements, total: float, squares: float, max_abs: float) -> Moments:
+def _judge(values: Tensor, size: int, sums: Sums) -> Moments:
     """Moments from sums, or from a second reading where float32 sums cannot be trusted."""
-    mean = total / elements.size
+    total, squares, max_abs = sums
+    mean = total / size
     m2 = squares - total * mean
     if max_abs > SQUARABLE and m2 > CANCELLED * squares:  # false as well for NaN, and for Inf on both sides
-        return Moments(elements.size, mean, m2, max_abs)
-    return _in_float64(elements)
+        return Moments(size, mean, m2, max_abs)
+    return _in_float64(values, size)
 
 
 def _wide(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _few(elements: Elements) -> Moments:
-    numbers = elements.values.reshape(-1).tolist()
-    numbers += [0.0] * (elements.size - len(numbers))
+def _few(values: Tensor, size: int) -> Moments:
+    numbers = values.reshape(-1).tolist()
+    numbers += [0.0] * (size - len(numbers))
     mean = sum(numbers) / (len(numbers) or 1)
     m2 = sum([(number - mean) * (number - mean) for number in numbers])
     if not math.isfinite(m2):
-        return _in_float64(elements)
+        return _in_float64(values, size)
     return Moments(len(numbers), mean, m2, max(map(abs, numbers), default=0.0))
 
 
-def _in_float64(elements: Elements) -> Moments:
+def _in_float64(values: Tensor, size: int) -> Moments:
     """The sure way, ten times slower: scaled and centred in float64."""
-    values, size = elements
     parts = [_block_in_float64(piece) for piece in pieces(values, BLOCK // 4) if piece.numel()]
     return combine([*parts, Moments(size - values.numel(), 0.0, 0.0, 0.0)])
 
@@ -190,11 +189,14 @@ class _OnDevice:
 
     def __init__(self, group: dict[int, Elements]) -> None:
         self._sizes: list[tuple[int, int, list[int]]] = []  # index, zeros that are not stored, size of each block
-        figures = []
+        figures: list[Tensor] = []
         for index, (values, size) in group.items():
-            blocks = [piece for piece in pieces(values, DEVICE_BLOCK) if piece.numel()]
-            self._sizes.append((index, size - values.numel(), [block.numel() for block in blocks]))
-            figures += [figure for block in blocks for figure in _launch(block)]
+            sizes = []
+            for block in pieces(values, DEVICE_BLOCK):
+                if block.numel():
+                    sizes.append(block.numel())
+                    figures += _launch(block)
+            self._sizes.append((index, size - values.numel(), sizes))
         self._transfer = _Transfer(torch.cat(figures)) if figures else None
 
     def ready(self) -> bool:
