@@ -38,7 +38,8 @@ class Warm:
 
     def __init__(self):
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TRIMTAB_")}
-        program = [sys.executable, "-W", "error", Path(__file__).with_name("warm.py")]
+        forking = "ignore:This process:DeprecationWarning"  # while a thread is running, which is what some scripts test
+        program = [sys.executable, "-W", "error", "-W", forking, Path(__file__).with_name("warm.py")]
         self._process = subprocess.Popen(program, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **question):
