@@ -246,6 +246,7 @@ def test_many_gradients_of_one_shape_are_told_apart():
     tensors += [make("random", 72).view(2, 4, 3, 3).to(memory_format=torch.channels_last) for _ in range(4)]
     tensors += [make("dominated", 384, seed, torch.bfloat16) for seed in range(600)]
     tensors += [sparse([[3, 0, 9]], make("random", 384, seed).view(3, 128), (10, 128)) for seed in range(4)]
+    tensors += [SPARSE["nothing stored"]() for _ in range(4)]
     assert_all_right(on_cpu([t for t in tensors if t.numel()]), [t for t in tensors if t.numel()])
 
 
@@ -320,6 +321,17 @@ def test_reading_twice_gives_the_same():
     taken = take([make("random", 100)], torch.tensor(8.0))
     assert taken.ready()
     assert taken.read() == taken.read()
+
+
+def test_flushed_denormals_do_not_matter():
+    tensor = make("random", 4000) * 2e-16
+    if not torch.set_flush_denormal(True):
+        pytest.skip("needs a processor that can flush denormals to zero")
+    try:
+        found = on_cpu([tensor])
+    finally:
+        torch.set_flush_denormal(False)
+    assert_all_right(found, [tensor])
 
 
 class Opaque(torch.Tensor):
