@@ -1,4 +1,5 @@
-"""Every metric, declared once. The log, `/metrics`, the dashboards and the docs are made from this table.
+"""Every metric and every rule, declared once. The log, `/metrics`, the dashboards, the servers' rules and the docs are
+made from these tables.
 
 Names carry the prefix `trimtab_`, base units, and `_total` where they count. Every series has the labels of
 `COMMON_LABELS` besides its own. A label's values come from a set that is closed when the run starts.
@@ -15,6 +16,25 @@ STEP_DURATION_BUCKETS = (
     1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
     300.0, 600.0,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSpec:
+    """One rule: a signal (larger is worse, 0 is healthy), a threshold, and for how long.
+
+    The level is the signal over the threshold, as the smallest of the last `hold` judged points: 1 means "at it".
+    """
+
+    name: str
+    signal: str  # by name, see `trimtab.signals`
+    judged: Literal["step", "gradients", "validation", "record", "watchdog"]  # what one point is
+    threshold: float
+    hold: int = 1  # judged points
+    clear: float = 0.8  # the level under which, for `hold` points, an episode ends
+    severity: Literal["info", "warning", "critical"]
+    relative: bool = True  # suspended for a settle time after the user's own learning rate changed by 2x
+    meaning: str  # one or two sentences
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,12 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkabl
 Phase: TypeAlias = Literal["train", "validation"]
 Status: TypeAlias = Literal["running", "completed", "halted", "interrupted", "failed"]
 
+Severity: TypeAlias = Literal["info", "warning", "critical"]
+AlertState: TypeAlias = Literal["firing", "resolved"]
+AlertSource: TypeAlias = Literal["process", "alertmanager", "grafana", "webhook"]
+Outcome: TypeAlias = Literal["applied", "dry_run", "silenced", "refused", "failed"]
+Act: TypeAlias = Literal[False, "process", "alerts", True]
+
 STATUSES: tuple[Status, ...] = ("running", "completed", "halted", "interrupted", "failed")
 
 _UNLOGGED = {"logged": False}
@@ -65,6 +71,33 @@ class LayerStatistics:
     variance: float
     norm: float
     max_abs: float
+    update_ratio: float | None = None  # 2-norm of what the step changed over that of the weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientReading:
+    """What rules judge of one step's gradients."""
+
+    norm: float  # of the whole, as it is about to be applied
+    finite: bool
+    layer_norms: Mapping[str, float]  # parameter name to 2-norm, in the model's own order
+    update_ratios: Mapping[str, float] = field(default_factory=dict)  # of the newest step on which they were taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A rule began to fire, or ceased to: the rising and the falling edge of an episode."""
+
+    rule: str
+    optimizer: str  # empty where the rule is about none
+    episode: int  # numbered per rule and optimizer, from 1
+    state: AlertState
+    severity: Severity
+    value: float  # of the signal
+    threshold: float
+    level: float
+    step: int  # global, of the judged point
+    since: int  # the step of the first point that the level rests on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +167,7 @@ class Step(Event):
     skipped: Mapping[str, int] | None = None  # reason to count, since the last record
     step_seconds: float | None = None
     data_wait_seconds: float | None = None
+    levels: Mapping[str, float] | None = None  # rule to its worst level over these steps; 1 is at the threshold
     layers: Mapping[str, LayerStatistics] | None = None
     # What follows is for live views and metrics, not for the log.
     step_durations: Sequence[float] = field(default=(), metadata=_UNLOGGED)
@@ -182,6 +216,39 @@ class Notice(Event):
     name: ClassVar[str] = "notice"
     kind: str
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert(Event):
+    """A rule began to fire or ceased to, here or at a server."""
+
+    name: ClassVar[str] = "alert"
+    rule: str
+    optimizer: str = ""  # empty where the rule is about none: validation, the run itself
+    episode: int  # numbered per rule and optimizer, from 1
+    state: AlertState
+    source: AlertSource = "process"
+    severity: Severity
+    value: float | None = None  # of the rule's signal
+    threshold: float | None = None
+    outcome: str | None = None  # what became of it, in a word, where it came from outside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment(Event):
+    """A policy, or a person, changed the run, or would have."""
+
+    name: ClassVar[str] = "adjustment"
+    policy: str  # its name, or "person"
+    action: str
+    rule: str = ""
+    episode: int | None = None
+    optimizer: str = ""
+    before: Mapping[str, Any] = field(default_factory=dict)  # what the action changes, by name
+    after: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Outcome
+    reason: str = ""
+    budget_remaining: int | None = field(default=None, metadata=_UNLOGGED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,216 @@
+"""What a policy may do to a run: the actions, and the controls that they use.
+
+An action is a value: what to do and by how much. It reads and changes the run through `Controls` alone, which the
+actuators implement, so an action of your own is a class with a `name`, a `stage` and an `apply`:
+
+    @dataclass(frozen=True)
+    class HalveWeightDecay:
+        name = "halve_weight_decay"
+        stage = "after_step"
+
+        def apply(self, controls: Controls) -> Change:
+            return controls.scale_weight_decay(0.5)
+
+Several actions that belong together stand in one rung of a policy's ladder, and are applied in the order given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+from trimtab.errors import ConfigError
+
+# When an action can be carried out. "before_step": the gradients are there and not applied yet, so it acts on the very
+# step that was judged. "after_step": the parameters are updated. "cycle_end": every optimizer of the loop has stepped
+# and no graph is pending, so weights may be changed.
+Stage: TypeAlias = Literal["before_step", "after_step", "cycle_end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an action did: the values it changed, by name, before and after."""
+
+    before: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Refused(Exception):
+    """An action cannot be carried out. The message is the reason, in a sentence; nothing was changed."""
+
+
+class Controls(Protocol):
+    """The run, as an action may change it: one optimizer, in one episode. Every method may raise `Refused`."""
+
+    def scale_learning_rate(
+        self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
+    ) -> Change:
+        """Multiply the scale of the learning rate by `factor`, reached over `ramp` steps.
+
+        `floor` and `ceiling` bound the scale: 1 is the schedule's own rate.
+        """
+        ...
+
+    def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
+        """Multiply the weight decay by `factor`, and let it be `floor` at least, `ceiling` at most."""
+        ...
+
+    def set_dropout(self, ratio: float) -> Change:
+        """Set the ratio of every dropout module of the optimizer's models."""
+        ...
+
+    def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
+        """Clip the 2-norm of the gradients to `max_norm`, on this step and the next ones, `steps` in all.
+
+        None clips to what is usual: see `actuators.clipping`.
+        """
+        ...
+
+    def skip_step(self) -> Change:
+        """Leave parameters and optimizer state as they are on this step."""
+        ...
+
+    def roll_back(self, *, back: int = 0) -> Change:
+        """Restore the newest snapshot from before the trouble began, or the `back`th before that one."""
+        ...
+
+    def halt(self, reason: str, *, restore_best: bool = True) -> Change:
+        """Save best and last state, put the best weights back, and ask the loop to stop."""
+        ...
+
+
+@runtime_checkable
+class Action(Protocol):
+    """Something a policy may do."""
+
+    name: str
+    stage: Stage
+
+    def apply(self, controls: Controls) -> Change:
+        """Do it. Raises `Refused` with the reason where it cannot be done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleLearningRate:
+    """Multiply the learning rate by `factor`, around the schedule: every later step uses scale times the schedule."""
+
+    name: ClassVar[str] = "scale_learning_rate"
+    stage: ClassVar[Stage] = "after_step"
+    factor: float
+    floor: float = 1e-4  # of the scale
+    ceiling: float = 10.0
+    ramp: int = 0  # steps over which the new scale is reached
+
+    def __post_init__(self) -> None:
+        _check_factor(self)
+        if self.ramp < 0:
+            raise ConfigError(f"{self.name}(ramp={self.ramp}): expected a number of steps, 0 or more.")
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.scale_learning_rate(self.factor, floor=self.floor, ceiling=self.ceiling, ramp=self.ramp)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleWeightDecay:
+    """Multiply the weight decay by `factor`. `floor` is where a decay of 0, torch's default for most, begins."""
+
+    name: ClassVar[str] = "scale_weight_decay"
+    stage: ClassVar[Stage] = "after_step"
+    factor: float
+    floor: float = 1e-4
+    ceiling: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_factor(self)
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.scale_weight_decay(self.factor, floor=self.floor, ceiling=self.ceiling)
+
+
+@dataclass(frozen=True, slots=True)
+class SetDropout:
+    """Set every dropout module to `ratio`. Refused in a model that has none."""
+
+    name: ClassVar[str] = "set_dropout"
+    stage: ClassVar[Stage] = "after_step"
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio from 0 to below 1, such as 0.1.")
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.set_dropout(self.ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipGradients:
+    """Clip the norm of the gradients for `steps` steps, beginning with the one that was judged."""
+
+    name: ClassVar[str] = "clip_gradients"
+    stage: ClassVar[Stage] = "before_step"
+    max_norm: float | None = None  # None: adaptively, to what is usual
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_norm is not None and not 0 < self.max_norm < math.inf:
+            raise ConfigError(f"{self.name}(max_norm={self.max_norm}): expected a norm over 0, or None to adapt.")
+        if self.steps < 1:
+            raise ConfigError(f"{self.name}(steps={self.steps}): expected a number of steps, 1 or more.")
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.clip_gradients(self.max_norm, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class SkipStep:
+    """Leave out the step that was judged: parameters and optimizer state stay as they are."""
+
+    name: ClassVar[str] = "skip_step"
+    stage: ClassVar[Stage] = "before_step"
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.skip_step()
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Go back to a snapshot from before the trouble began, and on with fresh data. The schedule is not turned back."""
+
+    name: ClassVar[str] = "roll_back"
+    stage: ClassVar[Stage] = "cycle_end"
+    back: int = 0  # so many snapshots before the newest good one
+
+    def __post_init__(self) -> None:
+        if self.back < 0:
+            raise ConfigError(f"{self.name}(back={self.back}): expected a number of snapshots, 0 or more.")
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.roll_back(back=self.back)
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Save best and last state, put the best weights back, and ask the loop to stop."""
+
+    name: ClassVar[str] = "halt"
+    stage: ClassVar[Stage] = "cycle_end"
+    reason: str = ""
+    restore_best: bool = True
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.halt(self.reason, restore_best=self.restore_best)
+
+
+def _check_factor(action: ScaleLearningRate | ScaleWeightDecay) -> None:
+    if not 0 < action.factor < math.inf:
+        raise ConfigError(
+            f"{action.name}(factor={action.factor}): expected a factor over 0, such as 0.5 to halve or 2 to double."
+        )
+    if not 0 <= action.floor <= action.ceiling:
+        raise ConfigError(
+            f"{action.name}(floor={action.floor}, ceiling={action.ceiling}): expected 0 <= floor <= ceiling."
+        )
