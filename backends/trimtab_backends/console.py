@@ -12,7 +12,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, TextIO
 
 from trimtab.errors import BackendError
-from trimtab.types import Epoch, Event, Health, Metric, Notice, RunEnd, RunInfo, RunStart, Step
+from trimtab.types import Adjustment, Alert, Epoch, Event, Health, Metric, Notice, RunEnd, RunInfo, RunStart, Step
 from trimtab_backends import lines
 from trimtab_backends.progress import Progress
 from trimtab_backends.terminal import open_output, speaks_utf8
@@ -103,6 +103,10 @@ class ConsoleBackend:
             yield from starmap(lines.metric, self._metrics.take(event))
         elif isinstance(event, Notice):
             yield lines.notice(event)
+        elif isinstance(event, Alert):
+            yield lines.alert(event)
+        elif isinstance(event, Adjustment):
+            yield lines.adjustment(event)
         elif isinstance(event, Health):
             self._health = event
         elif isinstance(event, RunEnd):

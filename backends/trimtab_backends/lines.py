@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trimtab.types import Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunInfo, RunStart
+    from trimtab.types import (
+        Adjustment,
+        Alert,
+        Epoch,
+        Health,
+        Metric,
+        Notice,
+        PhaseSummary,
+        RunEnd,
+        RunInfo,
+        RunStart,
+    )
     from trimtab_backends.progress import Progress
 
 Piece: TypeAlias = "tuple[str, str]"  # text and its style, in the words of rich
@@ -76,6 +87,32 @@ def notice(event: Notice) -> Line:
     return [NAME, (f"  {_clean(event.text)}", "yellow")]
 
 
+def alert(event: Alert) -> Line:
+    """A rule that began to fire, or ceased to."""
+    firing = event.state == "firing"
+    style = ALARM if event.severity == "critical" else "bold yellow"
+    word = (event.severity.upper(), style) if firing else ("resolved", "green")
+    line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), word, (f" {_clean(event.rule)}", "bold")]
+    if event.optimizer not in ("", "0"):
+        line += _item("optimizer", (_clean(event.optimizer), ""))
+    if firing and event.value is not None and event.threshold is not None:
+        line += [("  ", ""), number(event.value), (" over ", DIM), number(event.threshold)]
+    return line
+
+
+def adjustment(event: Adjustment) -> Line:
+    """What a policy or a person did to the run, or would have done."""
+    style = {"applied": "bold magenta", "dry_run": "magenta"}.get(event.outcome, "yellow")
+    line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), (event.outcome.replace("_", " "), style)]
+    line += [(f" {_clean(event.action)}", "bold")]
+    for name in event.after:
+        before, after = (_value(values.get(name)) for values in (event.before, event.after))
+        line += _item(_clean(name), before, (" -> ", DIM), after)
+    if event.rule:
+        line += _item("for", (_clean(event.rule), ""))
+    return [*line, ("  ", ""), (_clean(event.reason), DIM)] if event.reason else line
+
+
 def end(event: RunEnd, health: Health | None, addresses: Mapping[str, str]) -> Line:
     status = (f"  {event.status}", "bold green" if event.status == "completed" else ALARM)
     line = [NAME, status, (f" after {event.step} steps in {duration(event.seconds)}", "")]
@@ -97,6 +134,12 @@ def number(value: Any) -> Piece:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf", ALARM
     return f"{value:.4g}", ""
+
+
+def _value(value: Any) -> Piece:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number(value)
+    return _clean(str(value)), ""
 
 
 def duration(seconds: float) -> str:

@@ -72,6 +72,9 @@ ACCURACY = _gauge("accuracy_ratio", "ratio", "Share of right predictions, where 
 LOGGED_VALUE = _gauge("logged_value", "", "A value that the training code logged.", "name", "phase")
 
 LEARNING_RATE = _gauge("learning_rate", "", "Learning rate that the last step used.", "optimizer", "group")
+LEARNING_RATE_SCALE = _gauge(
+    "learning_rate_scale", "ratio", "What policies multiply the schedule's learning rate by.", "optimizer", "group"
+)
 WEIGHT_DECAY = _gauge("weight_decay", "", "Weight decay that the last step used.", "optimizer", "group")
 
 GRADIENT_MEAN = _gauge("gradient_mean", "", "Mean of all gradient elements, unscaled, as applied.", "optimizer")
@@ -98,6 +101,18 @@ STEP_DURATION = MetricSpec(
 )
 DATA_WAIT = _counter("data_wait_seconds_total", "seconds", "Time that training waited for the loader.")
 NONFINITE = _counter("nonfinite_total", "", "NaN or Inf seen, by what held it.", "kind")
+
+RULE_LEVEL = _gauge(
+    "rule_level", "ratio", "Worst level of a rule over the last 60 s; 1 is at its threshold.", "rule", "run_id"
+)
+RULE_FIRED = _counter("rule_fired_total", "episodes", "Episodes in which a rule fired.", "rule")
+SIGNAL = _gauge("signal", "", "Newest value of a signal: larger is worse, 0 is healthy.", "signal", "optimizer")
+ACT_MODE = _gauge("act_mode", "", "1 for who may adjust the run, 0 for the others.", "mode")
+ADJUSTMENTS = _counter(
+    "adjustments_total", "adjustments", "Adjustments, by what became of them.", "policy", "action", "outcome"
+)
+POLICY_BUDGET = _gauge("policy_budget_remaining", "adjustments", "Adjustments that a policy has left.", "policy")
+SNAPSHOT_AGE = _gauge("snapshot_age_seconds", "seconds", "Age of the newest snapshot that a rollback could use.")
 
 OVERHEAD_SECONDS = _counter("overhead_seconds_total", "seconds", "Time that Trimtab took, as it measured itself.")
 OVERHEAD_RATIO = _gauge("overhead_ratio", "ratio", "Share of the run's time that Trimtab took.")

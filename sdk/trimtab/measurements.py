@@ -11,7 +11,21 @@ from typing import NamedTuple
 
 from trimtab import catalog
 from trimtab.catalog import MetricSpec
-from trimtab.types import STATUSES, Epoch, Event, Health, Metric, RunEnd, RunInfo, RunStart, Status, Step
+from trimtab.types import (
+    ACT_MODES,
+    STATUSES,
+    Adjustment,
+    Epoch,
+    Event,
+    Health,
+    Metric,
+    RunEnd,
+    RunInfo,
+    RunStart,
+    Status,
+    Step,
+    Verdicts,
+)
 
 
 class Measurement(NamedTuple):
@@ -27,6 +41,10 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
     yield Measurement(catalog.LAST_ACTIVITY, (), event.ts)
     if isinstance(event, Step):
         yield from _step(event)
+        if event.verdicts is not None:
+            yield from _verdicts(event.verdicts, run)
+    elif isinstance(event, Adjustment):
+        yield from _adjustment(event)
     elif isinstance(event, Epoch):
         yield Measurement(catalog.EPOCHS, (), event.epoch)
     elif isinstance(event, Metric):
@@ -46,6 +64,11 @@ def _run_start(run: RunInfo) -> Iterator[Measurement]:
     labels = tuple(str(facts.get(label, "") or "") for label in catalog.RUN_INFO.labels)
     yield Measurement(catalog.RUN_INFO, labels, 1.0)
     yield from _status("running")
+
+    act = run.config.act
+    mode = act if isinstance(act, str) else "all" if act else "dry_run"
+    for each in ACT_MODES:
+        yield Measurement(catalog.ACT_MODE, (each,), float(each == mode))
 
 
 def _status(now: Status) -> Iterator[Measurement]:
@@ -76,6 +99,25 @@ def _step(event: Step) -> Iterator[Measurement]:
     yield from _groups(catalog.WEIGHT_DECAY, event.optimizer, event.weight_decay)
     yield from _layers(event)
     yield from _totals(event)
+
+
+def _verdicts(verdicts: Verdicts, run: RunInfo) -> Iterator[Measurement]:
+    for rule, level in verdicts.rule_levels.items():
+        yield Measurement(catalog.RULE_LEVEL, (rule, run.run_id), level)
+    for labels, value in verdicts.signals.items():
+        yield Measurement(catalog.SIGNAL, labels, value)
+    for rule, count in verdicts.fired.items():
+        yield Measurement(catalog.RULE_FIRED, (rule,), count)
+    for (optimizer, group), scale in verdicts.learning_rate_scale.items():
+        yield Measurement(catalog.LEARNING_RATE_SCALE, (optimizer, str(group)), scale)
+    if verdicts.snapshot_age_s is not None:
+        yield Measurement(catalog.SNAPSHOT_AGE, (), verdicts.snapshot_age_s)
+
+
+def _adjustment(event: Adjustment) -> Iterator[Measurement]:
+    yield Measurement(catalog.ADJUSTMENTS, (event.policy, event.action, event.outcome), event.count)
+    if event.budget_remaining is not None:
+        yield Measurement(catalog.POLICY_BUDGET, (event.policy,), event.budget_remaining)
 
 
 def _groups(spec: MetricSpec, optimizer: str, values: object) -> Iterator[Measurement]:

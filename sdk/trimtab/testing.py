@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from trimtab.types import (
+    Adjustment,
+    Alert,
     Backend,
     Config,
     Epoch,
@@ -39,6 +41,7 @@ from trimtab.types import (
     RunStart,
     Step,
     Totals,
+    Verdicts,
 )
 
 E = TypeVar("E", bound=Event)
@@ -117,17 +120,45 @@ def sample_step(step: int = 1, **fields: Any) -> Step:
 def sample_events() -> list[Event]:
     """A short run that says everything once: each kind of event, and each field of `Step`."""
     layers = {
-        "0.weight": LayerStatistics(depth=0, mean=0.1, variance=0.2, norm=0.3, max_abs=0.4),
+        "0.weight": LayerStatistics(depth=0, mean=0.1, variance=0.2, norm=0.3, max_abs=0.4, update_ratio=0.001),
         "0.bias": LayerStatistics(depth=1, mean=0.0, variance=0.0, norm=0.0, max_abs=0.0),
     }
     once = {"scaler": 1}
     totals = Totals(steps=5, samples=160, epochs=1, data_wait_seconds=0.05, skipped=once, nonfinite={"loss": 1})
+    verdicts = Verdicts(
+        rule_levels={"loss_spike": 1.5, "loss_diverged": 0.0},
+        signals={("loss_spike_score", "0"): 9.0},
+        fired={"loss_spike": 1},
+        learning_rate_scale={("0", 0): 0.5},
+        snapshot_age_s=2.5,
+    )
+    of_rule: dict[str, Any] = {"rule": "loss_spike", "optimizer": "0", "episode": 1}
     folded = {"steps": 4, "loss_min": 0.4, "loss_max": 1.0, "gradient_nonfinite": 0, "skipped": once}
     at: dict[str, Any] = {"ts": SAMPLE_TIME + 1, "step": 5}
     return [
         RunStart(ts=SAMPLE_TIME, step=0, facts={"torch": "2.13.0"}, addresses={"jsonl": "runs/sample/rank-0.jsonl"}),
         sample_step(1),
-        sample_step(5, layers=layers, totals=totals, step_durations=(0.1,) * 4, **folded),
+        sample_step(
+            5,
+            layers=layers,
+            levels={"loss_spike": 1.5},
+            totals=totals,
+            verdicts=verdicts,
+            step_durations=(0.1,) * 4,
+            **folded,
+        ),
+        Alert(**at, **of_rule, state="firing", severity="warning", value=9.0, threshold=6.0),
+        Adjustment(
+            **at,
+            **of_rule,
+            policy="loss_spike",
+            action="scale_learning_rate",
+            before={"learning_rate_scale": 1.0},
+            after={"learning_rate_scale": 0.5},
+            outcome="dry_run",
+            reason="act is off",
+            budget_remaining=2,
+        ),
         Step(**at, phase="validation", loss=0.75, accuracy=0.8, samples=32, totals=totals),
         Epoch(
             **at,

@@ -22,6 +22,7 @@ AlertSource: TypeAlias = Literal["process", "alertmanager", "grafana", "webhook"
 Outcome: TypeAlias = Literal["applied", "dry_run", "silenced", "refused", "failed"]
 Act: TypeAlias = Literal[False, "process", "alerts", True]
 
+ACT_MODES = ("dry_run", "process", "alerts", "all")
 STATUSES: tuple[Status, ...] = ("running", "completed", "halted", "interrupted", "failed")
 
 _UNLOGGED = {"logged": False}
@@ -42,6 +43,11 @@ class Config:
     port: int = 9464
     port_requested: bool = False  # False: the default port, and the next free one will do
     resume: bool = False
+    act: Act = False
+    rules: tuple[Any, ...] = ()  # beside those that ship; see `trimtab.rules`
+    policies: tuple[Any, ...] | None = None  # None: those that ship; see `trimtab.policies`
+    monitor: tuple[str, Literal["min", "max"]] = ("loss", "min")
+    on_halt: Literal["ask", "unwind"] = "ask"
     metrics_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -174,6 +180,18 @@ class Step(Event):
     batch: int | None = field(default=None, metadata=_UNLOGGED)  # batches of this epoch so far
     batches: int | None = field(default=None, metadata=_UNLOGGED)  # ... and in all, where the loader knows
     totals: Totals | None = field(default=None, metadata=_UNLOGGED)
+    verdicts: Verdicts | None = field(default=None, metadata=_UNLOGGED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts:
+    """What rules and policies say when a record is made, of the whole run."""
+
+    rule_levels: Mapping[str, float]  # worst over a trailing window; 0 after a fence, until that window is over
+    signals: Mapping[tuple[str, str], float]  # signal and optimizer to its newest value
+    fired: Mapping[str, int]  # rule to episodes since the run began
+    learning_rate_scale: Mapping[tuple[str, int], float]  # optimizer and group
+    snapshot_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +266,7 @@ class Adjustment(Event):
     after: Mapping[str, Any] = field(default_factory=dict)
     outcome: Outcome
     reason: str = ""
+    count: int = field(default=1, metadata=_UNLOGGED)  # of this policy, action and outcome since the run began
     budget_remaining: int | None = field(default=None, metadata=_UNLOGGED)
 
 
