@@ -106,12 +106,24 @@ def _samples(spec: MetricSpec) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _without_stale_layers(events: Sequence[Event]) -> Iterator[Event]:
-    """The same events, of which only the last of each optimizer tells of layers: they are most of the measurements."""
-    last = {event.optimizer: event for event in events if isinstance(event, Step) and event.layers}
+    """The same events, of which only the last of each optimizer tells of layers: they are most of the measurements.
+
+    Ratios of updates are taken more seldom, so the last that has these tells of its layers too.
+    """
+    telling = [event for event in events if isinstance(event, Step) and event.layers]
+    last = {event.optimizer: event for event in telling}
+    updated = {event.optimizer: event for event in telling if _has_ratios(event)}
     for event in events:
-        if isinstance(event, Step) and event.layers and last[event.optimizer] is not event:
+        if not isinstance(event, Step) or not event.layers:
+            yield event
+            continue
+        if event is not last[event.optimizer] and event is not updated.get(event.optimizer):
             event = dataclasses.replace(event, layers=None)
         yield event
+
+
+def _has_ratios(event: Step) -> bool:
+    return any(layer.update_ratio is not None for layer in (event.layers or {}).values())
 
 
 def _text(value: str) -> str:

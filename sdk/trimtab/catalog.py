@@ -90,6 +90,9 @@ LAYER_GRADIENT_VARIANCE = _gauge(
     "layer_gradient_variance", "", "Variance of one parameter's gradient.", "layer", "depth"
 )
 LAYER_GRADIENT_NORM = _gauge("layer_gradient_norm", "", "2-norm of one parameter's gradient.", "layer", "depth")
+LAYER_UPDATE_RATIO = _gauge(
+    "layer_update_ratio", "ratio", "2-norm of what a step changed over that of the weights.", "layer", "depth"
+)
 
 STEPS = _counter("steps_total", "steps", "Optimizer steps that changed the parameters.", "optimizer")
 GLOBAL_STEP = _gauge("global_step", "steps", "Steps of the optimizer that stepped most often.")

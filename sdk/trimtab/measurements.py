@@ -132,6 +132,8 @@ def _layers(event: Step) -> Iterator[Measurement]:
         yield Measurement(catalog.LAYER_GRADIENT_MEAN, labels, layer.mean)
         yield Measurement(catalog.LAYER_GRADIENT_VARIANCE, labels, layer.variance)
         yield Measurement(catalog.LAYER_GRADIENT_NORM, labels, layer.norm)
+        if layer.update_ratio is not None:
+            yield Measurement(catalog.LAYER_UPDATE_RATIO, labels, layer.update_ratio)
 
 
 def _totals(event: Step) -> Iterator[Measurement]:

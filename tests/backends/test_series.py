@@ -163,6 +163,17 @@ def test_of_many_steps_the_last_layers_count(series, exposition):
     assert value(exposition, "trimtab_layer_gradient_mean", layer="head.weight", depth="4") == 2.0
 
 
+def test_of_many_steps_the_last_update_ratio_counts_though_later_steps_have_none(series, exposition):
+    def layers(mean, ratio):
+        return {"w": LayerStatistics(depth=4, mean=mean, variance=0.0, norm=0.0, max_abs=0.0, update_ratio=ratio)}
+
+    series.take(
+        [sample_step(step, layers=layers(float(step), ratio)) for step, ratio in ((1, 0.1), (2, 0.2), (3, None))]
+    )
+    assert value(exposition, "trimtab_layer_update_ratio", layer="w", depth="4") == 0.2
+    assert value(exposition, "trimtab_layer_gradient_mean", layer="w", depth="4") == 3.0
+
+
 def test_a_faulty_event_changes_nothing(series, exposition):
     series.take([sample_step(1, loss=1.0)])
     before = samples(exposition)

@@ -7,6 +7,7 @@ import torch
 
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
+from trimtab.sample.updates import Weights
 from trimtab.types import Epoch, Step
 
 
@@ -103,3 +104,18 @@ def test_validation_batch_in_which_nothing_counts_adds_nothing_on_a_device_eithe
     for value, weight in ((3.0, 4.0), (math.nan, 0.0)):
         sums.add(Criterion(held(value), held(weight), 4), None, 4)
     assert sums.summary().loss == 3.0
+
+
+def test_update_ratios_of_a_step_that_was_skipped_after_all_are_left_out(desk):
+    ledger, parameter, weights = desk.sampler.ledger("0"), torch.nn.Parameter(torch.ones(4)), Weights()
+    for found_inf in (1.0, 0.0):
+        parameter.grad = torch.ones(4)
+        desk.sampler.sample_gradients(ledger, [parameter])
+        desk.sampler.hold_weights(ledger, [parameter], weights)
+        with torch.no_grad():
+            parameter.mul_(1.5 - 0.5 * found_inf)
+        desk.sampler.compare_weights(ledger, weights)
+        desk.row(ledger, held(1.0), found_inf=held(found_inf))
+    desk.sampler.flush()
+    (step,) = desk.backend.of(Step)
+    assert (step.steps, step.layers["p0"].update_ratio) == (1, 0.5)

@@ -14,6 +14,7 @@ from trimtab.sample.ledger import Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
+from trimtab.sample.updates import Weights
 
 
 class Recorder:
@@ -23,6 +24,7 @@ class Recorder:
         self.sampler = sampler
         self.meter = meter
         self.clock = time.perf_counter
+        self._held_for = 0.0  # seconds, the newest time
         self._passes = passes
         self._criteria = criteria
 
@@ -73,6 +75,21 @@ class Recorder:
         self.sampler.sample_gradients(ledger, parameters, scale)
         cost = self.clock() - started
         self.sampler.gradient_spacing.cost(cost)
+        self.meter.add(cost)
+
+    def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
+        """Copy the weights, before the step that is under way."""
+        started = self.clock()
+        self.sampler.hold_weights(ledger, parameters, weights)
+        self._held_for = self.clock() - started
+        self.meter.add(self._held_for)
+
+    def compare_weights(self, ledger: Ledger, weights: Weights) -> None:
+        """See how far the step moved each layer. Before `record`."""
+        started = self.clock()
+        self.sampler.compare_weights(ledger, weights)
+        cost = self.clock() - started
+        self.sampler.update_spacing.cost(self._held_for + cost)
         self.meter.add(cost)
 
 

@@ -17,6 +17,7 @@ from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.unannounced import StepsInBackward, UnseenOptimizer
 from trimtab.sample.ledger import Ledger
 from trimtab.sample.scalars import Held, hold
+from trimtab.sample.updates import Weights
 
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
 
@@ -26,7 +27,7 @@ class Tracked:
 
     __slots__ = (
         "calls", "ended_at", "evaluated", "found_inf", "group_count", "ledger", "optimizer", "parameters", "sample_at",
-        "share",
+        "share", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -37,6 +38,9 @@ class Tracked:
         self.group_count = len(optimizer.param_groups)
         self.calls = 0  # steps, taken or skipped
         self.sample_at = 0  # the call on which gradients are sampled next
+        self.update_at = 0  # ... and how far it moved the weights
+        self.weights = Weights()
+        self.weights_held = False  # for the step that is under way
         self.ended_at: float | None = None
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.found_inf: Held | None = None
@@ -91,7 +95,7 @@ class Steps:
         tracked = self._tracked.get(id(optimizer))
         if tracked is None or tracked.optimizer() is not optimizer:
             tracked = self._meet(optimizer)
-        tracked.evaluated = None
+        tracked.evaluated, tracked.weights_held = None, False
         groups = optimizer.param_groups
         if len(groups) == 1 and type(rate := groups[0].get("lr")) is float:
             tracked.ledger.learning_rate = (rate,)
@@ -102,8 +106,11 @@ class Steps:
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
-        if gradients_ready and tracked.calls >= tracked.sample_at:
-            self._sample(tracked, optimizer)
+        if tracked.calls >= tracked.sample_at:
+            if tracked.calls >= tracked.update_at:
+                self._hold_weights(tracked, optimizer)
+            if gradients_ready:
+                self._sample(tracked, optimizer)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
@@ -132,6 +139,8 @@ class Steps:
             tracked.ledger.preclip_norms.append((len(tracked.ledger.rows), _norm_of_parts(norms)))
         tracked.ledger.groups = optimizer.param_groups
         ended_at, tracked.ended_at = tracked.ended_at, now
+        if tracked.weights_held:
+            recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
@@ -183,6 +192,13 @@ class Steps:
             self._tracked[id(optimizer)] = tracked
             self.any_seen = True
             return tracked
+
+    def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        """Under a closure too this comes before it, as some optimizers move the weights in between."""
+        tracked.update_at = self._recorder.sampler.update_spacing.after(tracked.calls)
+        tracked.refresh(optimizer)
+        self._recorder.hold_weights(tracked.ledger, tracked.parameters, tracked.weights)
+        tracked.weights_held = True
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
         tracked.sample_at = self._recorder.sampler.gradient_spacing.after(tracked.calls)

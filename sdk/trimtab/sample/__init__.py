@@ -2,6 +2,7 @@
 
 scalars     single values: at once on the CPU, one transfer for many on a device
 gradients   mean, variance, norm and largest magnitude of gradients
+updates     how far a step moved each layer
 spacing     how often statistics are taken, within the overhead budget
 ledger      the steps of one optimizer, folded into records
 passes      sums over an epoch and over a validation pass

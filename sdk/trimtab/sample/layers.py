@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-LAYER_CAP = 200  # three series each, so that a rank stays under 1,000
+LAYER_CAP = 200  # four series each, so that a rank stays under 1,000
 
 
 class LayerChoice:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trimtab.sample.gradients import Moments, Taken
 from trimtab.sample.scalars import Held, Transfer
+from trimtab.sample.updates import UpdateSample
 
 EMA_WEIGHT = 0.02  # of the newest loss
 
@@ -76,6 +77,7 @@ class Block:
 
     rows: list[Row]
     gradients: list[GradientSample]
+    updates: list[UpdateSample]
     preclip_norms: list[tuple[int, Held]]
     learning_rate: list[float | Tensor | None]
     weight_decay: list[float | Tensor | None]
@@ -102,7 +104,8 @@ class Block:
     @property
     def immediate(self) -> bool:
         """Whether reading costs no wait."""
-        return self.transfer.immediate and all(t.ready() for s in self.gradients for t in s.taken)
+        arrived = all(t.ready() for s in self.gradients for t in s.taken) and all(s.immediate for s in self.updates)
+        return arrived and self.transfer.immediate
 
     def read(self) -> Numbers:
         """Everything as floats, in the order in which it was sent."""
@@ -120,6 +123,7 @@ class Block:
             learning_rate=[number(v) for v in self.learning_rate],
             weight_decay=[number(v) for v in self.weight_decay],
             predictions=[(row, float(number(a) or 0), float(number(b) or 0)) for row, a, b in self.predictions],
+            updates=[(s.row, s.read()) for s in self.updates],
             gradients=[(s.row, [m for taken in s.taken for m in taken.read()], s.names) for s in self.gradients],
         )
 
@@ -133,6 +137,7 @@ class Numbers:
     learning_rate: list[float | None]
     weight_decay: list[float | None]
     predictions: list[tuple[int, float, float]]
+    updates: list[tuple[int, Mapping[str, float]]]
     gradients: list[tuple[int, list[Moments], Sequence[str | None]]]
 
 
@@ -146,6 +151,8 @@ class Ledger:
         self.loss_ema: float | None = None
         self.rows: list[Row] = []
         self.gradients: list[GradientSample] = []
+        self.updates: list[UpdateSample] = []
+        self.newest_update: UpdateSample | None = None  # for whoever judges: a block that is cut takes the others
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.learning_rate: Sequence[Held | None] = ()
@@ -162,6 +169,7 @@ class Ledger:
         block = Block(
             rows=self.rows,
             gradients=self.gradients,
+            updates=self.updates,
             preclip_norms=self.preclip_norms,
             learning_rate=list(self.learning_rate),
             weight_decay=[group.get("weight_decay") for group in self.groups],
@@ -173,7 +181,7 @@ class Ledger:
             batches=batches,
         )
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
-        self.newly_skipped = Counter()
+        self.updates, self.newly_skipped = [], Counter()
         return block
 
     def average(self, losses: Sequence[float]) -> None:

@@ -45,7 +45,7 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
             accuracy=_accuracy(numbers) if last else None,
             gradient_preclip_norm=mean([n for row, n in numbers.preclip_norms if part.start <= row < part.stop]),
             **_of_rows(rows),
-            **_of_gradients([s for s in numbers.gradients if part.start <= s[0] < part.stop], context.depths),
+            **_of_gradients(numbers, part, context.depths),
         )
 
 
@@ -67,9 +67,9 @@ def _of_rows(rows: Columns) -> dict[str, Any]:
     }
 
 
-def _of_gradients(
-    sampled: Sequence[tuple[int, list[Moments], Sequence[str | None]]], depths: Mapping[str, int]
-) -> dict[str, Any]:
+def _of_gradients(numbers: Numbers, part: slice, depths: Mapping[str, int]) -> dict[str, Any]:
+    sampled = [s for s in numbers.gradients if part.start <= s[0] < part.stop]
+    updates = [ratios for row, ratios in numbers.updates if part.start <= row < part.stop]
     if not sampled:
         return {}
     totals = [combine(layers) for _, layers, _ in sampled]
@@ -80,12 +80,14 @@ def _of_gradients(
         "gradient_norm": mean([t.norm for t in totals]),
         "gradient_max_abs": _max([t.max_abs for t in totals]),
         "gradient_nonfinite": sum(not t.finite for t in totals) or None,
-        "layers": _layers(sampled, depths) or None,
+        "layers": _layers(sampled, updates, depths) or None,
     }
 
 
 def _layers(
-    sampled: Sequence[tuple[int, list[Moments], Sequence[str | None]]], depths: Mapping[str, int]
+    sampled: Sequence[tuple[int, list[Moments], Sequence[str | None]]],
+    updates: Sequence[Mapping[str, float]],
+    depths: Mapping[str, int],
 ) -> dict[str, LayerStatistics]:
     by_name: dict[str, list[Moments]] = {}
     for _, layers, names in sampled:
@@ -99,6 +101,7 @@ def _layers(
             variance=sum(m.variance for m in moments) / len(moments),
             norm=sum(m.norm for m in moments) / len(moments),
             max_abs=_max([m.max_abs for m in moments]),
+            update_ratio=mean([ratios[name] for ratios in updates if name in ratios]),
         )
         for name, moments in sorted(by_name.items(), key=lambda item: depths[item[0]])
     }

@@ -23,11 +23,14 @@ from trimtab.sample.passes import EpochSums, PassSums
 from trimtab.sample.records import Context, step_events
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
+from trimtab.sample.updates import UpdateSample, Weights
 from trimtab.types import Epoch, Event, Step, Totals
 
 RECORD_INTERVAL_S = 0.25  # at most four records of steps and four of validation a second, over all optimizers
 GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
 ACCURACY_SHARE = 0.1
+UPDATE_SHARE = 0.05
+UPDATES_EVERY = 8  # samples of gradients, where their interval is given: a comparison costs as much as a sample
 
 
 class Place(NamedTuple):
@@ -76,7 +79,10 @@ class Sampler:
         self.ledgers: list[Ledger] = []
         self.gradient_spacing = Spacing(GRADIENT_SHARE * overhead, gradients_every)
         self.accuracy_spacing = Spacing(ACCURACY_SHARE * overhead, 1 if gradients_every == 1 else None)
-        self.warming_up = True  # until both spacings have settled
+        self.update_spacing = Spacing(
+            UPDATE_SHARE * overhead, None if gradients_every is None else UPDATES_EVERY * gradients_every
+        )
+        self.warming_up = True  # until gradients and accuracy have settled
         self.samples = 0
         self.epochs = 0
         self.wait_s = 0.0
@@ -125,6 +131,21 @@ class Sampler:
         names = self._layers.names(ledger.label, parameters)
         ledger.gradients.append(GradientSample(len(ledger.rows), taken, names))
 
+    def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
+        """Copy the layers that are shown, before the step that follows."""
+        weights.hold(parameters, self._layers.names(ledger.label, parameters))
+
+    def compare_weights(self, ledger: Ledger, weights: Weights) -> None:
+        """Take the update ratio of every layer that was held, after the step that is to have the next row."""
+        names, ratios = weights.compare()
+        ledger.newest_update = UpdateSample(len(ledger.rows), names, ratios)
+        ledger.updates.append(ledger.newest_update)
+
+    def widen(self) -> None:
+        """Do everything that is costly half as often, where that was not asked for."""
+        self.gradient_spacing.widen()
+        self.update_spacing.widen()
+
     def skip(self, ledger: Ledger, reason: str, loss: Held | None) -> None:
         """A step was not taken. Its loss is in no record, but a value that is not finite is counted."""
         ledger.newly_skipped[reason] += 1
@@ -139,6 +160,7 @@ class Sampler:
         """A step of the warm-up took this long."""
         self.gradient_spacing.step(step_seconds)
         self.accuracy_spacing.step(step_seconds)
+        self.update_spacing.step(step_seconds)
         self.warming_up = not (self.gradient_spacing.settled and self.accuracy_spacing.settled)
 
     def close(self, ledger: Ledger, now: float) -> None:
@@ -234,6 +256,7 @@ class Sampler:
             kept = [i not in skipped for i in range(len(rows.loss))]
             place = [0, *accumulate(kept)]
             numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
+            numbers.updates = [(place[i], ratios) for i, ratios in numbers.updates if i not in skipped]
             numbers.preclip_norms = [(place[i], norm) for i, norm in numbers.preclip_norms if i not in skipped]
             self._count_losses([rows.loss[i] for i in skipped])
             numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)

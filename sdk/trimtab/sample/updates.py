@@ -1,0 +1,139 @@
+"""How far a step moved each layer: the 2-norm of what it changed, over the 2-norm of the weights before it.
+
+About 1e-3 is healthy, by Stanford's course cs231n ("Neural Networks Part 3: ratio of weights:updates"). The weights are
+copied before the step and compared after it, so the figure is true for every optimizer, whatever it does with its
+learning rate, its moments and its decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trimtab.sample.elements import elements_of, pieces
+from trimtab.sample.gradients import BLOCK, sum_of_squares
+from trimtab.sample.scalars import Held, Transfer
+
+MOST = 32 * 1024 * 1024  # elements of one optimizer that are copied: 128 MiB in float32
+UNDEFINED = -1.0  # the ratio of a layer whose weights were all 0
+
+
+class UpdateSample:
+    """The ratios of one step, of a device on their way. `row`: on which step of the block."""
+
+    def __init__(self, row: int, names: Sequence[str], ratios: Sequence[Held]) -> None:
+        self.row = row
+        self._names = names
+        self._transfer = Transfer(ratios)
+        self._read: dict[str, float] | None = None
+
+    @property
+    def immediate(self) -> bool:
+        """Whether reading costs no wait."""
+        return self._transfer.immediate
+
+    def read(self) -> Mapping[str, float]:
+        """The ratio of each layer that has one. Waits for their own copy alone, not for later work of the device."""
+        if self._read is None:
+            pairs = zip(self._names, self._transfer.read(), strict=True)
+            self._read = {name: ratio for name, ratio in pairs if ratio != UNDEFINED}
+        return self._read
+
+
+class Weights:
+    """The weights of one optimizer's layers, as they were before a step.
+
+    Memory: one copy of the shown layers, kept and used again. Where that is over `MOST` elements, large layers are
+    thinned to evenly spread ones, and their ratio is an estimate: of 100,000 elements or more, good to a few percent.
+    Of a DTensor it is the local shard's. A layer whose weights are all 0 has no ratio.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._layers: list[Tensor] = []  # only while a step is under way, as a user may drop them
+        self._names: list[str] = []
+
+    def hold(self, parameters: Sequence[Tensor], names: Sequence[str | None]) -> None:
+        """Copy the parameters that have a name. Cost: one pass over them, no wait."""
+        shown = [
+            (p, name)
+            for p, name in zip(parameters, names, strict=True)
+            if name is not None and p.layout is torch.strided and p.numel()
+        ]
+        self._layers, self._names = [p for p, _ in shown], [name for _, name in shown]
+        if shown:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                weights = self._spread()
+                self._make_room(weights)
+                torch._foreach_copy_(self._buffers, weights)
+
+    def compare(self) -> tuple[Sequence[str], Sequence[Held]]:
+        """Names and ratios of the layers that were held, which are let go. Cost: two to three passes, no wait."""
+        names, ratios = self._names, list[Held]()
+        if names:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                weights = self._spread()
+                if all(map(_alike, self._buffers, weights)):
+                    ratios = _ratios(self._buffers, weights)
+        self._layers, self._names = [], []
+        return (names, ratios) if ratios else ((), ())
+
+    def _spread(self) -> list[Tensor]:
+        """The elements of each layer as they are now, in one dimension."""
+        values = [elements_of(layer.detach())[0] for layer in self._layers]
+        most = MOST if sum(v.numel() for v in values) <= MOST else MOST // len(values)
+        return [_thinned(v, most) for v in values]
+
+    def _make_room(self, weights: Sequence[Tensor]) -> None:
+        if len(self._buffers) != len(weights) or not all(map(_alike, self._buffers, weights)):
+            self._buffers = []  # first, so that there are never two sets
+            self._buffers = [torch.empty(w.shape, dtype=w.dtype, device=w.device) for w in weights]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+
+
+def _thinned(values: Tensor, most: int) -> Tensor:
+    size = values.numel()
+    (flat,) = pieces(values, size) if size else (values.reshape(-1),)
+    # An odd stride, since the rows of most layers have an even length: every column has its turn.
+    return flat if size <= most else flat[:: (size // most + 1) | 1]
+
+
+def _ratios(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Held]:
+    """Overwrites `before`."""
+    ratios: list[Held] = [UNDEFINED] * len(before)
+    elsewhere: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.is_cpu:
+            ratios[index] = _ratio(old, new)
+        else:
+            elsewhere.setdefault((old.device, old.dtype), []).append(index)
+    for indices in elsewhere.values():
+        found = _ratios_on_device([before[i] for i in indices], [after[i] for i in indices])
+        for index, ratio in zip(indices, found.unbind(), strict=True):
+            ratios[index] = ratio
+    return ratios
+
+
+def _ratio(before: Tensor, after: Tensor) -> float:
+    weights = changes = 0.0
+    for old, new in zip(torch.split(before, BLOCK), torch.split(after, BLOCK), strict=True):  # as the cache holds
+        wide = old if old.dtype in (torch.float32, torch.float64) else old.float()
+        weights += sum_of_squares(wide)
+        changes += sum_of_squares(wide.sub_(new))
+    return UNDEFINED if weights == 0.0 else math.sqrt(changes / weights)
+
+
+def _ratios_on_device(before: list[Tensor], after: list[Tensor]) -> Tensor:
+    """The same in a few kernels, of one device and dtype, one element a layer."""
+    wide = torch.promote_types(before[0].dtype, torch.float32)
+    weights = torch.stack(torch._foreach_norm(before, 2, dtype=wide))
+    torch._foreach_sub_(before, after)
+    changes = torch.stack(torch._foreach_norm(before, 2, dtype=wide))
+    ratios = torch.where(weights == 0, UNDEFINED, changes / weights)
+    return ratios if ratios.device.type == "mps" else ratios.double()

@@ -1,0 +1,122 @@
+"""The update ratio of a layer is what the optimizer did to it, whichever optimizer that is."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.sample import updates
+from trimtab.sample.updates import Weights
+
+
+@pytest.fixture(params=["as held", "on a device"])
+def anywhere(request, monkeypatch):
+    """The way that a device takes can be taken by tensors of the CPU too."""
+    if request.param == "on a device":
+        on_device = updates._ratios_on_device
+        monkeypatch.setattr(updates, "_ratios", lambda old, new: list(on_device(list(old), list(new)).unbind()))
+
+
+def ratios_of(layers, move, names=None):
+    """The ratios that are found when `move` is done to the layers."""
+    weights = Weights()
+    weights.hold(layers, names or [str(i) for i in range(len(layers))])
+    with torch.no_grad():
+        move()
+    found = updates.UpdateSample(0, *weights.compare())
+    return dict(found.read())
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64])
+def test_ratio_is_that_of_the_norms(dtype):
+    layer = nn.Parameter(torch.randn(300, 70).to(dtype))
+    before = layer.detach().clone()
+    (ratio,) = ratios_of([layer], lambda: layer.mul_(0.99).add_(1e-3)).values()
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    change = (layer.detach().to(wide) - before.to(wide)).norm() / before.to(wide).norm()
+    assert ratio == pytest.approx(change.item(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_layers_of_every_shape_have_their_own():
+    layers = [nn.Parameter(torch.ones(shape)) for shape in ((), (1,), (3, 5), (2, 3, 4, 5))]
+    layers.append(nn.Parameter(torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)))
+    layers.append(nn.Parameter(torch.ones(6, 6)[:, ::2]))
+
+    def move():
+        for factor, layer in enumerate(layers, start=1):
+            layer.mul_(1 + factor / 100)
+
+    found = ratios_of(layers, move)
+    assert list(found.values()) == pytest.approx([factor / 100 for factor in range(1, 7)], rel=1e-5)
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_layer_that_was_zero_has_no_ratio_and_nan_stays_nan():
+    zero, bad, still = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+
+    def move():
+        zero.add_(1.0)
+        bad[1] = math.nan
+
+    found = ratios_of([zero, bad, still], move)
+    assert list(found) == ["1", "2"]
+    assert math.isnan(found["1"])
+    assert found["2"] == 0.0
+
+
+def test_only_layers_that_are_shown_are_copied():
+    layers = [nn.Parameter(torch.ones(4)) for _ in range(3)]
+    found = ratios_of(layers, lambda: layers[2].mul_(1.5), names=["a", None, "c"])
+    assert found == {"a": 0.0, "c": 0.5}
+
+
+def test_layers_too_large_to_copy_are_thinned(monkeypatch):
+    monkeypatch.setattr(updates, "MOST", 20_000)
+    large, small = nn.Parameter(torch.randn(500, 128)), nn.Parameter(torch.ones(10))
+    before = large.detach().clone()
+    weights = Weights()
+    weights.hold([large, small], ["large", "small"])
+    with torch.no_grad():
+        large.add_(0.01 * torch.randn(500, 128))
+        small.mul_(1.25)
+    found = updates.UpdateSample(0, *weights.compare()).read()
+    assert sum(buffer.numel() for buffer in weights._buffers) < 20_000
+    assert found["large"] == pytest.approx(((large - before).norm() / before.norm()).item(), rel=0.05)
+    assert found["small"] == 0.25
+
+
+def test_thinned_layer_is_seen_in_every_column(monkeypatch):
+    monkeypatch.setattr(updates, "MOST", 1_000)
+    thinned = updates._thinned(torch.arange(128).repeat(500), 1_000)
+    assert len(thinned.unique()) == 128
+
+
+def test_buffers_are_used_again_until_the_layers_change():
+    layers, weights, held = [nn.Parameter(torch.ones(4))], Weights(), []
+    for more in (0, 0, 1):
+        layers += [nn.Parameter(torch.ones(2)) for _ in range(more)]
+        weights.hold(layers, ["layer"] * len(layers))
+        weights.compare()
+        held.append([buffer.data_ptr() for buffer in weights._buffers])
+    assert held[0] == held[1]
+    assert len(held[2]) == 2
+
+
+def test_layer_that_is_replaced_by_one_of_another_shape_gives_nothing():
+    layer = nn.Parameter(torch.ones(4))
+
+    def move():
+        layer.data = torch.ones(6)
+
+    assert ratios_of([layer], move) == {}
+
+
+def test_no_layer_is_kept_after_the_step():
+    weights = Weights()
+    weights.hold([nn.Parameter(torch.ones(4))], ["layer"])
+    weights.compare()
+    assert weights._layers == []
+    assert weights.compare() == ((), ())
