@@ -20,6 +20,7 @@ def test_public_names():
         "BackendError",
         "BackendUnavailable",
         "ConfigError",
+        "HaltTraining",
         "Run",
         "RunActiveError",
         "TrimtabError",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import BackendError, BackendUnavailable, ConfigError, RunActiveError, TrimtabError
+from trimtab.errors import BackendError, BackendUnavailable, ConfigError, HaltTraining, RunActiveError, TrimtabError
 
 if TYPE_CHECKING:
     from trimtab.run import Run
@@ -23,6 +23,7 @@ __all__ = [
     "BackendError",
     "BackendUnavailable",
     "ConfigError",
+    "HaltTraining",
     "Run",
     "RunActiveError",
     "TrimtabError",

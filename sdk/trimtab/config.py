@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trimtab import names, plugins
 from trimtab.errors import ConfigError, did_you_mean
@@ -65,11 +65,26 @@ _SETTINGS: dict[str, _Setting] = {
         "TRIMTAB_PORT", int, lambda port: 0 <= port <= 65535, "a whole number from 0 to 65535, where 0 is any free port"
     ),
     "resume": _Setting("TRIMTAB_RESUME", bool, _anything, "true or false"),
+    "act": _Setting(
+        "TRIMTAB_ACT",
+        bool | Literal["process", "alerts"],
+        _anything,
+        "false (adjustments are only shown), 'process' (on rules judged here), 'alerts' (on alerts) or true (both)",
+    ),
+    "rules": _Setting("TRIMTAB_RULES", list[Any], _anything, "a list of rules; see trimtab.Rule"),
+    "policies": _Setting("TRIMTAB_POLICIES", list[Any], _anything, "a list of policies; see trimtab.Policy"),
+    "monitor": _Setting(
+        "TRIMTAB_MONITOR",
+        list[str],
+        lambda pair: bool(pair) and all(pair) and (len(pair) == 1 or (len(pair) == 2 and pair[1] in ("min", "max"))),
+        "what to improve, such as 'loss', and 'min' or 'max', such as ('accuracy', 'max')",
+    ),
+    "on_halt": _Setting("TRIMTAB_ON_HALT", Literal["ask", "unwind"], _anything, "'ask' or 'unwind'"),
     "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
     "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
 }
-_LISTS = ("backends", "layers")
+_LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "metrics_token_file", "tls_certificate_file", "tls_key_file")
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
 
@@ -171,6 +186,8 @@ def _read(name: str, given: _Given) -> Any:
         _refuse_unusable(given.said, value)
     if name in _PATHS:
         return Path(value)
+    if name == "monitor" and len(value) == 1:
+        value = [value[0], "max" if value[0] == "accuracy" else "min"]
     return tuple(value) if name in _LISTS else value
 
 

@@ -6,6 +6,8 @@
     └── BackendError                       a backend that was asked for and cannot start
         └── BackendUnavailable             ... because a package is missing
 
+    HaltTraining (a BaseException)         raised in the loop, with on_halt="unwind" only
+
 Only these are raised, and only where a run starts or a value is handed in. During training nothing of ours raises:
 faults are caught by `guard`, counted, and told once.
 """
@@ -34,6 +36,13 @@ class BackendError(TrimtabError):
 
 class BackendUnavailable(BackendError):
     """A backend needs a package that is not installed. The message holds the install command."""
+
+
+class HaltTraining(BaseException):
+    """Training is stopped by a policy or a person, after best and last state were saved.
+
+    Not an `Exception`: code that catches those around its steps must not swallow it.
+    """
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trimtab import directory, facts, lifecycle, plugins
+from trimtab.actuators.halting import Halting
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
@@ -49,6 +50,7 @@ class Run:
         self._guard = Guard(lambda place, text: self._say(f"fault in {place}", text))
         self._meter = Meter()
         self._models = Models()
+        self._halting = Halting(config.on_halt, self._say)
         layers = LayerChoice(config.layers, self._models.names, self._say)
         self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
@@ -126,7 +128,12 @@ class Run:
     @property
     def should_stop(self) -> bool:
         """Whether the loop is asked to stop."""
-        return False
+        return self._halting.asked()
+
+    @property
+    def halted(self) -> bool:
+        """Whether a policy or a person halted the run, whether or not the loop has stopped."""
+        return self._halting.requested
 
     def close(self, status: Status = "completed", error: str | None = None) -> None:
         """Detach, publish what is left, flush every backend. May be called twice."""

@@ -24,7 +24,9 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from trimtab.arrival import call_once_imported
-from trimtab.errors import ConfigError, TrimtabError
+from trimtab.errors import ConfigError, HaltTraining, TrimtabError
+
+EXIT_HALTED = 75  # of a program that was unwound: EX_TEMPFAIL, which schedulers may take as "try again"
 
 T = TypeVar("T")
 Around = contextlib.AbstractContextManager[object]
@@ -96,14 +98,20 @@ def run(
 
 
 def _run(program: Program, watching: Callable[[], Around], once_imported: str) -> None:
+    halted = False
     with contextlib.ExitStack() as stack:
         try:
             call_once_imported(once_imported, lambda: _or_exit(lambda: stack.enter_context(watching())))
             exec(program.code, program.module.__dict__)
+        except HaltTraining:
+            halted = True
+            raise
         finally:
             if _threads_go_on():
                 # Registered last, hence called first, and not before Python has waited for the threads.
                 atexit.register(stack.pop_all().__exit__, *sys.exc_info())
+    if halted:
+        raise SystemExit(EXIT_HALTED)
 
 
 def _or_exit(start: Callable[[], T]) -> T:

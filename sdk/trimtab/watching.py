@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from trimtab import config as configuration
 from trimtab import lifecycle
-from trimtab.errors import ConfigError, RunActiveError
+from trimtab.errors import ConfigError, HaltTraining, RunActiveError
 from trimtab.run import Run
 from trimtab.types import Backend, Status
 
@@ -39,8 +39,8 @@ class Watch:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _end(self._runs.pop(), error)
+    ) -> bool:
+        return _end(self._runs.pop(), error)
 
 
 @overload
@@ -60,6 +60,11 @@ def watch(
     host: str | None = None,
     port: int | None = None,
     resume: bool | None = None,
+    act: bool | Literal["process", "alerts"] | None = None,
+    rules: Sequence[Any] | None = None,
+    policies: Sequence[Any] | None = None,
+    monitor: str | tuple[str, Literal["min", "max"]] | None = None,
+    on_halt: Literal["ask", "unwind"] | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Watch: ...
 
@@ -78,7 +83,14 @@ def watch(fn: Any = None, **options: Any) -> Any:
         layers: patterns of the parameters shown one by one. Default: all, up to 200.
         directory: where runs are written. Default: `runs`.
         host, port: where /metrics is served. Default: 127.0.0.1, 9464 or the next free port.
-        resume: go on with the run of the same name: its step count goes on.
+        resume: go on with the run of the same name: its step count, scales, budgets and episodes go on.
+        act: whether policies may adjust the run: False (a dry run: shown and logged), "process" (on rules judged here),
+            "alerts" (on alerts from outside), True (both). Default: False.
+        rules: rules of your own, and shipped ones with other thresholds; see `Rule`. Those that ship are always judged.
+        policies: what is done about a rule, instead of what ships; see `Policy`.
+        monitor: what a better model is told by, such as "loss" or ("accuracy", "max"). Default: the validation loss.
+        on_halt: "ask" stops the loop through its framework or `should_stop()`, "unwind" also by raising
+            `HaltTraining` where nobody asks. Default: "ask".
         config: a TOML file with any of these.
 
     Raises:
@@ -132,7 +144,8 @@ def _decorated(function: F, options: Mapping[str, Any]) -> F:
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            _end(run, error)
+            if _end(run, error):
+                return None
             raise
         _end(run, None)
         return result
@@ -160,19 +173,23 @@ def _idle(options: Mapping[str, Any]) -> Run:
     return Run(configuration.resolve(**options))
 
 
-def _end(run: Run, error: BaseException | None) -> None:
+def _end(run: Run, error: BaseException | None) -> bool:
+    """Close the run. True when `error` is its own `HaltTraining`, which ends here."""
     global _active
     status, text = _status_of(error)
     try:
-        run.close(status, text)
+        run.close("halted" if status == "completed" and run.halted else status, text)
     finally:
         if _active is run:
             _active = None
+    return isinstance(error, HaltTraining) and run.halted
 
 
 def _status_of(error: BaseException | None) -> tuple[Status, str | None]:
     if error is None:
         return "completed", None
+    if isinstance(error, HaltTraining):
+        return "halted", str(error)
     if isinstance(error, SystemExit):
         return ("completed", None) if error.code in (None, 0) else ("failed", f"SystemExit: {error.code}")
     if isinstance(error, KeyboardInterrupt):

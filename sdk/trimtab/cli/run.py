@@ -26,6 +26,8 @@ from trimtab import config, script
 @click.option("--overhead", metavar="SHARE", type=float, help="Share of a step that watching may cost. [default: 0.01]")
 @click.option("--gradients-every", metavar="STEPS", type=int, help="Spacing of gradient statistics. [default: chosen]")
 @click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, such as 'encoder.*'; again.")
+@click.option("--act", metavar="WHO", help="Who may adjust the run: process, alerts or true. [default: a dry run]")
+@click.option("--on-halt", type=click.Choice(["ask", "unwind"]), help="How a halt reaches a loop. [default: ask]")
 @click.option("--config", "config_", metavar="FILE", help="TOML file with settings.")
 @click.option("--resume", is_flag=True, default=None, help="Go on with the run of that name.")
 @click.argument("target", metavar="SCRIPT|-m MODULE")
@@ -34,6 +36,8 @@ def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) 
     """Run SCRIPT, or MODULE with -m, and watch it. What follows SCRIPT belongs to the script; its output, its exit
     code and its signals are its own. What Trimtab has to say goes to stderr."""
     options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
+    if options.get("act") in ("true", "false"):
+        options["act"] = options["act"] == "true"
     config.check(**options)
     load = functools.partial(script.load_module if is_module else script.load_file, target)
     return functools.partial(script.run, load, arguments, functools.partial(_watch, options), once_imported="torch")

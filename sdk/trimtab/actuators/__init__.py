@@ -1,0 +1,1 @@
+"""What changes a run: the only room that writes to the user's objects."""

@@ -1,0 +1,79 @@
+"""How a run is stopped without losing work: by asking first, and by raising only where the user said so.
+
+Frameworks have a stop of their own, which still runs `on_train_end` and saves: they are told through it. A loop of the
+user's own asks `trimtab.should_stop()`. Where nobody asks, `on_halt="unwind"` raises `HaltTraining` at the beginning of
+a backward, where neither an optimizer nor a scaler is in the middle of anything.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from trimtab.errors import HaltTraining
+
+PATIENCE_BACKWARDS = 1_000  # for a loop that asks, but seldom
+
+# Module and class of the object that has the flag, and the flag.
+FLAGS = (
+    ("lightning.pytorch.trainer.trainer", "Trainer", "should_stop"),
+    ("pytorch_lightning.trainer.trainer", "Trainer", "should_stop"),
+    ("transformers.trainer_callback", "TrainerControl", "should_training_stop"),
+)
+
+
+class Halting:
+    """Whether the loop is asked to stop, and what is done when it does not listen."""
+
+    def __init__(self, on_halt: Literal["ask", "unwind"], say: Callable[[str, str], None]) -> None:
+        self.requested = False
+        self._reason = ""
+        self._on_halt = on_halt
+        self._say = say
+        self._asks = False  # whether the loop has ever asked
+        self._told = False  # whether a framework was told
+        self._ignored = 0  # backwards since the request
+
+    def request(self, reason: str) -> None:
+        """Ask the loop to stop. Costs one scan of the garbage collector's objects where a framework is loaded."""
+        if self.requested:
+            return
+        self.requested, self._reason = True, reason
+        for owner, flag in _owners():
+            setattr(owner, flag, True)
+            self._told = True
+        if not (self._told or self._asks or self._on_halt == "unwind"):
+            self._say(
+                "halt is advice",
+                f"Training should stop ({reason}), but nobody asks: the loop does not call trimtab.should_stop(). It "
+                "goes on. Ask in the loop, or use on_halt='unwind'.",
+            )
+
+    def asked(self) -> bool:
+        """The loop asks whether to stop."""
+        self._asks = True
+        return self.requested
+
+    def before_backward(self) -> None:
+        """Raise `HaltTraining` where that was asked for and the loop has had its chance. Call once halted only."""
+        self._ignored += 1
+        patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
+        if self._on_halt == "unwind" and self._ignored > patience:
+            raise HaltTraining(self._reason)
+
+
+def _owners() -> Iterator[tuple[Any, str]]:
+    """The frameworks' objects that have a flag of their own."""
+    wanted = {
+        vars(sys.modules[module])[name]: flag
+        for module, name, flag in FLAGS
+        if module in sys.modules and name in vars(sys.modules[module])
+    }
+    if not wanted:
+        return
+    for thing in gc.get_objects():
+        flag = next((wanted[kind] for kind in type(thing).__mro__ if kind in wanted), None)
+        if flag is not None:
+            yield thing, flag
