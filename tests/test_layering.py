@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "logged": {"types", "sample"},
     "facts": set(),
     "lifecycle": set(),
+    "actions": {"errors"},
+    "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
     "trimtab_backends": NOUNS,
     "testing": {"types"},

@@ -85,8 +85,11 @@ class Controls(Protocol):
 class Action(Protocol):
     """Something a policy may do."""
 
-    name: str
-    stage: Stage
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stage(self) -> Stage: ...
 
     def apply(self, controls: Controls) -> Change:
         """Do it. Raises `Refused` with the reason where it cannot be done."""

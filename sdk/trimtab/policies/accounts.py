@@ -1,0 +1,106 @@
+"""What policies have done so far, in steps: where each stands on its ladder, what it may still do, and when.
+
+Everything here outlives the process through `state` and `restore`; there is no clock, so that a run that is done again
+decides the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from trimtab.policies.policy import Policy, halts, momentary
+
+FAILURES = 5  # after which a policy is disabled
+ROW_GAPS = 2  # judgements: first aid that comes no later than this after first aid is in a row with it
+
+Key: TypeAlias = tuple[str, str]  # a policy, a group or a rule; and an optimizer
+
+
+@dataclass(slots=True)
+class Accounts:
+    """One entry for each policy (or its group, or its rule) and optimizer; empty when a run begins."""
+
+    climbed: dict[Key, tuple[int, int]] = field(default_factory=dict)  # group: adjustments in a row, step of the last
+    aided: dict[Key, tuple[int, int]] = field(default_factory=dict)  # policy: the same of first aid
+    cooling: dict[Key, int] = field(default_factory=dict)  # policy: the first step on which it may adjust again
+    settling: dict[str, int] = field(default_factory=dict)  # optimizer: ... on which less than critical rules may
+    acted: dict[Key, int] = field(default_factory=dict)  # rule: the last episode that was acted on
+    finished: set[Key] = field(default_factory=set)  # policies that have asked for a halt
+    spent: Counter[str] = field(default_factory=Counter)  # policy: adjustments, over all optimizers
+    failures: Counter[str] = field(default_factory=Counter)  # policy: adjustments that raised
+
+    def position(self, policy: Policy, optimizer: str, step: int, gap: int) -> tuple[int, int]:
+        """How much first aid was given in a row, and the lasting rung that comes next."""
+        aided, at = self.aided.get((policy.name, optimizer), (0, 0))
+        if step - at > ROW_GAPS * gap:
+            aided = 0
+        climbed, at = self.climbed.get((policy.group, optimizer), (0, 0))
+        if step - at > max(policy.memory, ROW_GAPS * gap):
+            climbed = 0
+        return aided, min(policy.first_aid + climbed, len(policy.rungs) - 1)
+
+    def done(self, policy: Policy, optimizer: str, rung: int, step: int, gap: int) -> None:
+        """A rung was carried out, or would have been."""
+        aided, lasting = self.position(policy, optimizer, step, gap)
+        if momentary(policy.rungs[rung]):
+            self.aided[policy.name, optimizer] = aided + 1, step
+            return
+        self.aided.pop((policy.name, optimizer), None)
+        self.climbed[policy.group, optimizer] = max(rung, lasting) - policy.first_aid + 1, step
+        self.spent[policy.name] += 1
+        self.cool(policy, optimizer, step)
+        self.settling[optimizer] = step + policy.cooldown
+        if halts(policy.rungs[rung]):
+            self.finished.add((policy.name, optimizer))
+
+    def cool(self, policy: Policy, optimizer: str, step: int) -> None:
+        self.cooling[policy.name, optimizer] = step + policy.cooldown
+
+    def remaining(self, policy: Policy) -> int:
+        """Adjustments left in the policy's budget."""
+        return max(policy.budget - self.spent[policy.name], 0)
+
+    def over(self, policy: Policy, optimizer: str) -> bool:
+        """Whether the policy does nothing any more: it asked for a halt, or failed too often."""
+        return (policy.name, optimizer) in self.finished or self.failures[policy.name] >= FAILURES
+
+    def waiting(self, policy: Policy, optimizer: str, step: int, *, critical: bool) -> bool:
+        """Whether the dust of an earlier adjustment has to settle first."""
+        if step < self.cooling.get((policy.name, optimizer), 0):
+            return True
+        return not critical and any(step < until for other, until in self.settling.items() if meets(other, optimizer))
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`: plain values that JSON holds."""
+        keyed = {name: [[*key, value] for key, value in getattr(self, name).items()] for name in _KEYED}
+        return {
+            **keyed,
+            "settling": dict(self.settling),
+            "finished": sorted(map(list, self.finished)),
+            "spent": dict(self.spent),
+            "failures": dict(self.failures),
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Accounts:
+        def keyed(name: str) -> dict[Key, Any]:
+            return {(a, b): tuple(v) if isinstance(v, (list, tuple)) else v for a, b, v in state[name]}
+
+        return cls(
+            **{name: keyed(name) for name in _KEYED},
+            settling=dict(state["settling"]),
+            finished={(a, b) for a, b in state["finished"]},
+            spent=Counter(state["spent"]),
+            failures=Counter(state["failures"]),
+        )
+
+
+_KEYED = ("climbed", "aided", "cooling", "acted")
+
+
+def meets(one: str, other: str) -> bool:
+    """Whether two adjustments touch the same optimizer; an empty name stands for all of them."""
+    return one == other or not one or not other

@@ -1,0 +1,142 @@
+"""The policies that ship: few rungs, each decisive, so that a run of some hundred steps can still be saved.
+
+Everything that one unstable run may show (a spike, divergence, exploding or non-finite gradients) climbs together:
+going back alone is tried once, for the fault that does not come again; the second time the rate is taken for the
+cause. Two more tenths find a good rate for a run that began a hundred times too high. What cannot be helped is ended
+with the best state kept.
+"""
+
+from __future__ import annotations
+
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout, SkipStep
+from trimtab.policies.policy import Policy
+
+_INSTABILITY = "instability"
+_PROGRESS = "progress"
+_LONG = 100_000  # steps of memory for what is judged once in an epoch
+
+# In the order of their precedence among rules of one severity.
+POLICIES: tuple[Policy, ...] = (
+    Policy(
+        on="loss_nonfinite",
+        ladder=[
+            SkipStep(),
+            SkipStep(),
+            RollBack(),
+            (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(), ScaleLearningRate(0.1)),
+            (RollBack(back=1), ScaleLearningRate(0.1)),
+            Halt("the loss is not finite, and lower rates did not help"),
+        ],
+        cooldown=3,
+        group=_INSTABILITY,
+    ),
+    Policy(
+        on="gradient_nonfinite",
+        ladder=[
+            SkipStep(),
+            SkipStep(),
+            RollBack(),
+            (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(), ScaleLearningRate(0.1)),
+            (RollBack(back=1), ScaleLearningRate(0.1)),
+            Halt("gradients are not finite, and lower rates did not help"),
+        ],
+        cooldown=3,
+        group=_INSTABILITY,
+    ),
+    Policy(
+        on="loss_diverged",
+        ladder=[
+            (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(), ScaleLearningRate(0.1)),
+            (RollBack(back=1), ScaleLearningRate(0.1)),
+            Halt("the loss diverges at every rate that was tried"),
+        ],
+        cooldown=10,
+        group=_INSTABILITY,
+    ),
+    Policy(
+        on="gradient_exploding",
+        ladder=[
+            SkipStep(),
+            SkipStep(),
+            ClipGradients(steps=200),
+            (RollBack(), ScaleLearningRate(0.3), ClipGradients(steps=400)),
+            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=400)),
+            Halt("gradients explode at every rate that was tried"),
+        ],
+        cooldown=10,
+        group=_INSTABILITY,
+    ),
+    Policy(
+        on="loss_spike",
+        ladder=[
+            RollBack(),
+            (RollBack(), ScaleLearningRate(0.5)),
+            (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(back=1), ScaleLearningRate(0.1)),
+        ],
+        cooldown=20,
+        group=_INSTABILITY,
+    ),
+    Policy(
+        on="loss_high",
+        ladder=[(RollBack(back=1), ScaleLearningRate(0.1)), (RollBack(back=1), ScaleLearningRate(0.1))],
+        cooldown=50,
+        budget=3,
+    ),
+    Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=50, budget=4),
+    Policy(
+        on="overfitting",
+        ladder=[
+            (ScaleWeightDecay(10.0, floor=1e-3, ceiling=0.3), SetDropout(0.5)),
+            Halt("the validation loss rises while the training loss falls"),
+        ],
+        cooldown=20,
+        memory=_LONG,
+    ),
+    Policy(on="no_improvement", ladder=[Halt("validation has not improved")], memory=_LONG),
+    Policy(
+        on="loss_stalled",
+        ladder=[ScaleLearningRate(3.0)],
+        cooldown=200,
+        budget=3,
+        group=_PROGRESS,
+    ),
+    Policy(
+        on="gradient_vanishing",
+        ladder=[ScaleLearningRate(3.0)],
+        cooldown=200,
+        budget=2,
+        group=_PROGRESS,
+    ),
+)
+
+REASONS: dict[str, str] = {
+    "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then. Two in a row mean "
+    "that the weights are bad: back to good ones, and from the second time on with a lower rate.",
+    "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
+    "loss_diverged": "Divergence lasts, so its cause does too: back and slower at once (OPT-175B, arXiv 2205.01068). "
+    "Labels that are wrong for good cannot be helped by any rate: then the run ends with its best state.",
+    "gradient_exploding": "One spike is left out before it does harm. Where they go on, they are clipped to what is "
+    "usual (ZClip, arXiv 2504.02507); where clipping does not hold, the rate is too high.",
+    "loss_spike": "Back to before the spike and on with fresh data, as PaLM did by hand (arXiv 2204.02311, 5.1). A "
+    "spike alone never ends a run.",
+    "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
+    "beginning, at a tenth of the rate.",
+    "loss_oscillating": "The rate is too high for the valley, but nothing is lost: half of it, without going back.",
+    "overfitting": "More regularisation once; if the gap goes on growing, the best state is behind.",
+    "no_improvement": "The patience is in the rule. The best state is put back before the loop is asked to stop.",
+    "loss_stalled": "A bounded raise: three times, ten times in all. What needs more than that has another cause.",
+    "gradient_vanishing": "A higher rate reaches early layers sooner; it is bounded, since it is no cure.",
+}
+
+# Shipped rules without a policy: there is nothing in the run that an action could put right.
+ADVICE_ONLY: dict[str, str] = {
+    "layer_dead": "Initialisation or architecture; a policy of yours may clip or slow down.",
+    "run_hung": "A run that hangs has no step boundary at which to act.",
+    "input_bound": "Only the loader's settings help.",
+    "overhead_exceeded": "Trimtab takes its statistics less often by itself.",
+    "backend_failing": "Training does not depend on it.",
+}

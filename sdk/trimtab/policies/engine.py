@@ -1,0 +1,263 @@
+"""Chooses what to do about firing rules and incoming alerts. Touches nothing: what it decides, others carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trimtab.policies.accounts import Accounts, Key, meets
+from trimtab.policies.decisions import Decision
+from trimtab.policies.policy import Policy, halts, momentary, raises_rate
+from trimtab.policies.rates import Rates
+from trimtab.types import Act, AlertSource, Outcome, Severity, Verdict
+
+_RANK: Mapping[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
+
+
+class Engine:
+    """Cooldowns, budgets, ladders, arbitration and authority of all policies of a run.
+
+    At most one adjustment is under way for each optimizer: the most severe rule has it, among equals the policy that
+    stands first. Within the cooldown of any adjustment of an optimizer only critical rules may adjust it again. An
+    episode that has to wait is answered as soon as it may, if it is still open then.
+
+    Args:
+        policies: in the order of their precedence, one for each rule; see `policy.check`.
+        act: False for a dry run, in which budgets, cooldowns and ladders move as if everything had been done;
+            "process", "alerts", or True for both.
+        silenced: whether somebody silenced a rule, by its name.
+    """
+
+    def __init__(
+        self, policies: Sequence[Policy], *, act: Act = False, silenced: Callable[[str], bool] = lambda rule: False
+    ) -> None:
+        self.policies = tuple(policies)
+        self.paused = False  # by a person: nothing is adjusted until they resume
+        self._order = {policy.on: at for at, policy in enumerate(self.policies)}
+        self._act = act
+        self._silenced = silenced
+        self._accounts = Accounts()
+        self._rates = Rates()
+        self._open: dict[Key, Verdict] = {}
+        self._newest: dict[Key, Verdict] = {}  # since the fence; alerts may come when the episode is over
+        self._heard_at: dict[Key, int] = {}
+        self._told: dict[Key, int] = {}  # rule: the last episode of which it was said why nothing was done
+        self._under_way: set[str] = set()  # optimizers
+        self._step = 0
+        self._gap = 1  # steps between two judgements
+
+    def decide(self, verdicts: Iterable[Verdict], step: int, *, healthy: Collection[str] = ()) -> list[Decision]:
+        """What to do after one judgement. `step` is the one about to be applied, `healthy` names optimizers.
+
+        Call it at every judgement, also without verdicts: an episode may have waited for a cooldown, and a lowered rate
+        creeps back. Costs 1 us when nothing is the matter.
+        """
+        passed = step - self._step
+        if passed > 0:
+            self._gap, self._step = passed, step
+        for verdict in verdicts:
+            self._hear(verdict, step)
+        decisions = self._choose(self._open.values(), "process", step) if self._open else []
+        return decisions + self._creep(step, passed, healthy) if self._rates else decisions
+
+    def alerted(self, rule: str, step: int, *, source: AlertSource, verdict: Verdict | None = None) -> list[Decision]:
+        """What to do about an accepted alert: `rule` is that of ours which it is about.
+
+        For an alert bound by name `rule` is `alert:NAME`, and `verdict` describes it, numbered by whoever took it in.
+        Returns nothing when the episode has been acted on, or has to wait: ask again while the alert goes on.
+        """
+        if verdict is not None:
+            self._mind(verdict, step)
+            return self._choose([verdict], source, step)
+        return self._choose([v for (name, _), v in self._newest.items() if name == rule], source, step)
+
+    def settle(self, decision: Decision, outcomes: Sequence[Outcome], step: int) -> Decision | None:
+        """How the actions of a decision went, one outcome each; returns what to try instead, or None.
+
+        A rung counts as applied when one of its actions was. When all were refused the next rung is tried, but not one
+        that halts: a run is not ended because a snapshot was missing.
+        """
+        self._under_way.discard(decision.optimizer)
+        policy = self._policy(decision.rule)
+        if policy is None:
+            return None
+        if "applied" in outcomes:
+            self._done(policy, decision, step)
+            return None
+        if "failed" in outcomes:
+            self._accounts.failures[policy.name] += 1
+        elif (following := self._after_refusal(policy, decision, step)) is not None:
+            self._under_way.add(decision.optimizer)
+            return following
+        self._accounts.cool(policy, decision.optimizer, step)
+        return None
+
+    def fence(self, optimizer: str | None = None) -> None:
+        """What was seen before is no evidence any more, of one optimizer and the run as a whole, or (None) of all."""
+        for key in [key for key in self._newest if optimizer is None or meets(key[1], optimizer)]:
+            del self._newest[key]
+            self._open.pop(key, None)
+
+    def scaled(self, optimizer: str, scale: float, *, by_person: bool = False) -> None:
+        """The learning rate's scale of one optimizer was set. A person's choice is not crept away from."""
+        self._rates.set(optimizer, scale, by_person=by_person)
+
+    def budgets(self) -> dict[str, int]:
+        """Adjustments left, by policy."""
+        return {policy.name: self._accounts.remaining(policy) for policy in self.policies}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, in plain values that JSON holds."""
+        return {
+            "paused": self.paused,
+            "accounts": self._accounts.state(),
+            "rates": self._rates.state(),
+            "step": self._step,
+            "gap": self._gap,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`. Open episodes are not part of it: a resumed run begins with a fence."""
+        self.paused = bool(state["paused"])
+        self._accounts = Accounts.restore(state["accounts"])
+        self._rates = Rates.restore(state["rates"])
+        self._step, self._gap = state["step"], state["gap"]
+        self._under_way.clear()
+        self.fence()
+
+    def _policy(self, rule: str) -> Policy | None:
+        at = self._order.get(rule)
+        return None if at is None else self.policies[at]
+
+    def _hear(self, verdict: Verdict, step: int) -> None:
+        key = (verdict.rule, verdict.optimizer)
+        if verdict.state == "resolved":
+            self._open.pop(key, None)
+            return
+        self._mind(verdict, step)
+        self._open[key] = self._newest[key] = verdict
+
+    def _mind(self, verdict: Verdict, step: int) -> None:
+        """Something is the matter, whatever is done about it."""
+        self._heard_at[verdict.rule, verdict.optimizer] = step
+        if verdict.severity != "info":
+            policy = self._policy(verdict.rule)
+            self._rates.trouble(verdict.optimizer, step, lowers=policy is not None and policy.lowers)
+
+    def _choose(self, verdicts: Iterable[Verdict], source: AlertSource, step: int) -> list[Decision]:
+        origin = "process" if source == "process" else "alerts"
+        if self._act not in (False, True, origin):
+            return []
+        decisions: list[Decision] = []
+        for verdict in sorted(verdicts, key=self._precedence):
+            policy = self._policy(verdict.rule)
+            if policy is None or any(meets(verdict.optimizer, other) for other in self._under_way):
+                continue
+            decision = self._answer(policy, verdict, source, step)
+            if decision is not None:
+                decisions.append(decision)
+        for decision in decisions:
+            if decision.outcome == "dry_run":
+                self._under_way.discard(decision.optimizer)
+        return decisions
+
+    def _precedence(self, verdict: Verdict) -> tuple[int, int, str]:
+        return _RANK[verdict.severity], self._order.get(verdict.rule, len(self._order)), verdict.optimizer
+
+    def _answer(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
+        key = (verdict.rule, verdict.optimizer)
+        if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
+            return None
+        rung = self._rung(policy, verdict, step)
+        if rung is None:
+            return None
+        decision = self._decision(policy, verdict, source, step, rung)
+        veto = self._veto(policy, rung, verdict.rule)
+        if veto is not None:
+            outcome, reason = veto
+            if self._told.get(key) == verdict.episode:
+                return None
+            self._told[key] = verdict.episode
+            return replace(decision, outcome=outcome, reason=reason)
+        if not momentary(decision.actions):
+            self._accounts.acted[key] = verdict.episode
+        self._under_way.add(verdict.optimizer)
+        if self._act is False:
+            self._done(policy, decision, step)
+            left = self._accounts.remaining(policy)
+            return replace(decision, outcome="dry_run", budget_remaining=left)
+        return decision
+
+    def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
+        lasting = not momentary(policy.rungs[rung])
+        return Decision(
+            policy=policy.name,
+            rule=verdict.rule,
+            optimizer=verdict.optimizer,
+            episode=verdict.episode,
+            source=source,
+            step=step,
+            since=verdict.since,
+            rung=rung,
+            actions=policy.rungs[rung],
+            reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
+            budget_remaining=max(self._accounts.remaining(policy) - lasting, 0),
+        )
+
+    def _rung(self, policy: Policy, verdict: Verdict, step: int) -> int | None:
+        """The rung whose turn it is, or None when nothing can be done now."""
+        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, self._gap)
+        late = verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
+        if aided < policy.first_aid and not late:
+            return aided
+        if momentary(policy.rungs[lasting]):
+            return None if late else lasting
+        exhausted = self._accounts.remaining(policy) == 0
+        hindered = self._hindered(policy, lasting, verdict.severity, verdict.optimizer, step)
+        if (exhausted or hindered) and policy.first_aid and not late:
+            return policy.first_aid - 1
+        return lasting if exhausted or not hindered else None
+
+    def _hindered(self, policy: Policy, rung: int, severity: Severity, optimizer: str, step: int) -> bool:
+        if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):
+            return True
+        factor = raises_rate(policy.rungs[rung])
+        return factor > 1 and not self._rates.may_raise(optimizer, factor, step)
+
+    def _veto(self, policy: Policy, rung: int, rule: str) -> tuple[Outcome, str] | None:
+        if self.paused:
+            return "silenced", "paused by a person"
+        if self._silenced(rule):
+            return "silenced", f"{rule} is silenced at the alert server"
+        if self._accounts.remaining(policy) == 0 and not momentary(policy.rungs[rung]):
+            return "refused", f"the budget of {policy.budget} adjustments is used up"
+        return None
+
+    def _done(self, policy: Policy, decision: Decision, step: int) -> None:
+        self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
+        if not momentary(decision.actions):
+            self.fence(decision.optimizer or None)
+
+    def _after_refusal(self, policy: Policy, decision: Decision, step: int) -> Decision | None:
+        rung = decision.rung + 1
+        if rung >= len(policy.rungs) or halts(policy.rungs[rung]) or self._accounts.remaining(policy) == 0:
+            return None
+        if momentary(policy.rungs[rung]) and step > decision.step:
+            return None
+        self._accounts.acted[decision.rule, decision.optimizer] = decision.episode or 0
+        return replace(
+            decision,
+            rung=rung,
+            actions=policy.rungs[rung],
+            reason=f"{decision.reason}; the rung before was refused",
+            budget_remaining=self._accounts.remaining(policy) - 1,
+        )
+
+    def _creep(self, step: int, passed: int, healthy: Collection[str]) -> list[Decision]:
+        if self.paused or self._act is False or passed <= 0:
+            return []
+        free = [o for o in healthy if not any(meets(o, other) for other in self._under_way)]
+        decisions = list(self._rates.healthy(free, step, passed))
+        self._under_way.update(decision.optimizer for decision in decisions)
+        return decisions

@@ -1,0 +1,79 @@
+"""The learning-rate scale of every optimizer: when it may be raised, and when it creeps back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from trimtab.policies.accounts import meets
+from trimtab.policies.creeping import CreepBack, Creeping
+from trimtab.policies.decisions import Decision
+from trimtab.policies.policy import CREEP_BACK
+
+RAISE_BARRED_STEPS = 200  # after a rule fired whose policy lowers the learning rate
+
+
+class Rates:
+    """Empty until a scale is set for the first time."""
+
+    def __init__(self) -> None:
+        self._creeping: dict[str, Creeping] = {}
+        self._lowered: dict[str, int] = {}  # optimizer: when a rule last fired whose policy lowers its rate
+
+    def set(self, optimizer: str, scale: float, *, by_person: bool) -> None:
+        """The scale of one optimizer is now this."""
+        creeping = self._creeping.setdefault(optimizer, Creeping())
+        if by_person:
+            creeping.chosen(scale)
+        elif scale < creeping.scale:
+            creeping.fell(scale)
+        else:
+            creeping.raised(scale)
+
+    def trouble(self, optimizer: str, step: int, *, lowers: bool) -> None:
+        """A rule fired. `lowers`: its policy lowers the learning rate."""
+        if lowers:
+            self._lowered[optimizer] = step
+        for other, creeping in self._creeping.items():
+            if meets(other, optimizer):
+                creeping.trouble()
+
+    def may_raise(self, optimizer: str, factor: float, step: int) -> bool:
+        """Whether nothing speaks against a higher rate: neither trouble of late, nor a fall from such a height."""
+        for other, at in self._lowered.items():
+            if meets(other, optimizer) and step - at <= RAISE_BARRED_STEPS:
+                return False
+        return all(c.allows(c.scale * factor) for other, c in self._creeping.items() if meets(other, optimizer))
+
+    def healthy(self, optimizers: Collection[str], step: int, passed: int) -> Iterator[Decision]:
+        """These were healthy for `passed` more steps: yields those whose scale is to grow."""
+        for optimizer, creeping in self._creeping.items():
+            if optimizer not in optimizers:
+                continue
+            scale = creeping.healthy_steps(passed)
+            if scale is not None:
+                yield Decision(
+                    policy=CREEP_BACK,
+                    optimizer=optimizer,
+                    step=step,
+                    since=step,
+                    actions=(CreepBack(scale / creeping.scale, ceiling=creeping.home),),
+                    reason=f"{creeping.healthy} healthy steps",
+                )
+
+    def __bool__(self) -> bool:
+        return bool(self._creeping)
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`: plain values that JSON holds."""
+        return {
+            "creeping": {optimizer: creeping.state() for optimizer, creeping in self._creeping.items()},
+            "lowered": dict(self._lowered),
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Rates:
+        rates = cls()
+        rates._creeping = {optimizer: Creeping.restore(s) for optimizer, s in state["creeping"].items()}
+        rates._lowered = dict(state["lowered"])
+        return rates

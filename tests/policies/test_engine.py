@@ -1,0 +1,340 @@
+"""Cooldowns, budgets, ladders, arbitration, authority."""
+
+import json
+
+import pytest
+
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.policies import Policy
+
+LOWER = "roll_back scale_learning_rate"
+RAISE = Policy(on="loss_stalled", ladder=[ScaleLearningRate(2.0)], cooldown=0)
+
+
+def test_rule_without_a_policy_is_left_alone(course, spike):
+    assert course(spike).fire("layer_dead", 10) == []
+
+
+def test_rule_that_fires_again_climbs(course, spike):
+    run = course(spike)
+    assert [run.fire("loss_spike", step) for step in (10, 40, 70)] == [["roll_back"], [LOWER], ["halt"]]
+
+
+def test_rule_that_fires_again_after_long_begins_at_the_first_rung(course, spike):
+    run = course(spike)
+    assert run.fire("loss_spike", 10) == ["roll_back"]
+    run.judge(110)
+    assert run.fire("loss_spike", 111) == ["roll_back"]
+
+
+def test_top_of_a_ladder_is_repeated_where_it_does_not_halt(course):
+    run = course(Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=5))
+    assert [run.fire("loss_oscillating", step) for step in (10, 20)] == [["scale_learning_rate"]] * 2
+
+
+def test_policy_that_has_halted_does_nothing_more(course):
+    run = course(Policy(on="no_improvement", ladder=[Halt()], cooldown=0))
+    assert [run.fire("no_improvement", step) for step in (10, 500)] == [["halt"], []]
+
+
+def test_episode_that_comes_in_a_cooldown_waits_for_its_end(course, spike):
+    run = course(spike)
+    run.fire("loss_spike", 10)
+    assert run.fire("loss_spike", 20) == []
+    assert [run.judge(step) for step in (29, 30, 31)] == [[], [LOWER], []]
+
+
+def test_episode_that_ends_in_a_cooldown_is_let_go(course, spike):
+    run = course(spike)
+    run.fire("loss_spike", 10)
+    run.fire("loss_spike", 20)
+    run.resolve("loss_spike", 25)
+    assert run.judge(30) == []
+
+
+def test_episode_is_acted_on_once(course, spike, verdict):
+    run = course(spike)
+    assert run.judge(10, verdict("loss_spike", 10, 1)) == ["roll_back"]
+    assert run.judge(50, verdict("loss_spike", 50, 1)) == []
+
+
+def test_used_up_budget_is_said_once_for_an_episode(course, spike):
+    run = course(Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=0, budget=1))
+    assert run.fire("loss_oscillating", 10) == ["scale_learning_rate"]
+    assert (run.fire("loss_oscillating", 20), run.judge(21)) == (["refused"], [])
+    assert run.decisions[-1].reason == "the budget of 1 adjustments is used up"
+    assert run.engine.budgets() == {"loss_oscillating": 0}
+
+
+def test_group_climbs_together(course):
+    one = Policy(on="loss_spike", ladder=[RollBack(), (RollBack(), ScaleLearningRate(0.5))], group="instability")
+    other = Policy(on="loss_diverged", ladder=[RollBack(), Halt()], group="instability")
+    run = course(one, other)
+    assert (run.fire("loss_spike", 10), run.fire("loss_diverged", 12)) == (["roll_back"], ["halt"])
+
+
+def test_policies_without_a_group_climb_alone(course, spike):
+    run = course(spike, Policy(on="loss_diverged", ladder=[RollBack(), Halt()]))
+    assert (run.fire("loss_spike", 10), run.fire("loss_diverged", 40)) == (["roll_back"], ["roll_back"])
+
+
+class TestFirstAid:
+    def test_comes_first_for_each_new_trouble_and_uses_no_budget(self, course, nonfinite):
+        run = course(nonfinite)
+        for step in (10, 13, 16, 19):
+            run.judge(step - 1)
+            assert run.fire("gradient_nonfinite", step) == ["skip_step"]
+            run.resolve("gradient_nonfinite", step + 1)
+        assert run.engine.budgets() == {"gradient_nonfinite": 8}
+
+    def test_that_does_not_help_gives_way_to_the_next_rung(self, course, nonfinite):
+        run = course(nonfinite)
+        assert run.fire("gradient_nonfinite", 10) == ["skip_step"]
+        assert [run.judge(step) for step in (11, 12)] == [["skip_step"], ["roll_back"]]
+
+    def test_does_not_help_when_it_is_fenced_and_fires_again_at_once(self, course, nonfinite):
+        run = course(nonfinite)
+        assert [run.fire("gradient_nonfinite", step) for step in (10, 11, 12)] == [
+            ["skip_step"], ["skip_step"], ["roll_back"],
+        ]  # fmt: skip
+
+    def test_goes_on_while_the_next_rung_cools_down(self, course, nonfinite):
+        run = course(nonfinite)
+        for step in (10, 11, 12):
+            run.fire("gradient_nonfinite", step)
+        assert [run.fire("gradient_nonfinite", step) for step in range(13, 23)] == [["skip_step"]] * 9 + [["halt"]]
+
+    def test_is_void_for_a_step_that_was_applied_before_it_was_judged(self, course, nonfinite):
+        assert course(nonfinite).fire("gradient_nonfinite", 64, judged=50) == ["roll_back"]
+
+    def test_alone_that_comes_too_late_is_not_given(self, course):
+        assert (
+            course(Policy(on="gradient_nonfinite", ladder=[SkipStep()])).fire("gradient_nonfinite", 64, judged=50) == []
+        )
+
+    def test_is_a_clip_of_one_step_but_not_one_of_many(self, course):
+        policy = Policy(on="gradient_exploding", ladder=[ClipGradients(), ClipGradients(steps=100)])
+        assert policy.first_aid == 1
+
+
+class TestArbitration:
+    def test_most_severe_rule_has_the_optimizer(self, course, spike, verdict):
+        run = course(spike, Policy(on="loss_diverged", ladder=[Halt()]))
+        found = run.judge(10, verdict("loss_spike", 10, severity="warning"), verdict("loss_diverged", 10))
+        assert found == ["halt"]
+
+    def test_among_equals_the_first_policy_has_it(self, course, spike, verdict):
+        run = course(spike, Policy(on="loss_diverged", ladder=[Halt()]))
+        assert run.judge(10, verdict("loss_diverged", 10), verdict("loss_spike", 10)) == ["roll_back"]
+
+    def test_optimizers_are_adjusted_each_on_its_own(self, course, spike, verdict):
+        run = course(spike)
+        found = run.judge(10, verdict("loss_spike", 10), verdict("loss_spike", 10, optimizer="1"))
+        assert found == ["roll_back"] * 2
+
+    def test_rule_about_no_optimizer_excludes_every_other(self, course, spike, verdict):
+        run = course(spike, Policy(on="overfitting", ladder=[Halt()]))
+        found = run.judge(10, verdict("loss_spike", 10), verdict("overfitting", 10, optimizer=""))
+        assert found == ["roll_back"]
+
+    def test_nothing_is_decided_while_an_adjustment_is_under_way(self, course, spike, verdict):
+        engine = course(spike, Policy(on="loss_diverged", ladder=[RollBack()])).engine
+        (decision,) = engine.decide([verdict("loss_spike", 10)], 10)
+        assert engine.decide([verdict("loss_diverged", 11)], 11) == []
+        engine.settle(decision, ["refused", "refused"], 12)
+
+    def test_less_than_critical_rule_waits_until_the_dust_has_settled(self, course, spike):
+        run = course(spike, Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)]))
+        run.fire("loss_spike", 10)
+        assert run.fire("loss_oscillating", 15, severity="warning") == []
+        assert run.judge(30) == ["scale_learning_rate"]
+
+    def test_critical_rule_does_not_wait_for_another_policy(self, course, spike):
+        run = course(spike, Policy(on="loss_diverged", ladder=[RollBack()]))
+        run.fire("loss_spike", 10)
+        assert run.fire("loss_diverged", 15) == ["roll_back"]
+
+    def test_what_was_open_before_an_adjustment_is_no_evidence_after_it(self, course, spike, verdict):
+        run = course(spike, Policy(on="loss_diverged", ladder=[Halt()]))
+        run.judge(10, verdict("loss_spike", 10), verdict("loss_diverged", 10, severity="warning"))
+        assert run.judge(100) == []
+
+
+class TestRaising:
+    def test_is_barred_while_a_rule_that_lowers_fired_of_late(self, course, spike):
+        run = course(spike, RAISE)
+        run.fire("loss_spike", 10)
+        assert run.fire("loss_stalled", 200) == []
+        assert [run.judge(210), run.judge(211)] == [[], ["scale_learning_rate"]]
+
+    def test_is_barred_above_a_rate_that_was_found_too_high(self, course):
+        run = course(RAISE)
+        run.engine.scaled("0", 0.6)
+        assert run.fire("loss_stalled", 500) == []
+        run.engine.scaled("0", 0.4)
+        run.resolve("loss_stalled", 600)
+        assert run.fire("loss_stalled", 900) == []
+
+    def test_is_free_of_the_troubles_of_another_optimizer(self, course, spike):
+        run = course(spike, RAISE)
+        run.fire("loss_spike", 10)
+        assert run.fire("loss_stalled", 20, optimizer="1") == ["scale_learning_rate"]
+
+
+class TestRefusal:
+    def test_leads_to_the_next_rung_at_once(self, course):
+        run = course(Policy(on="loss_spike", ladder=[RollBack(), ScaleLearningRate(0.5)]))
+        run.refusing = ("roll_back",)
+        assert run.fire("loss_spike", 10) == ["roll_back", "scale_learning_rate"]
+        assert run.decisions[-1].reason.endswith("the rung before was refused")
+
+    def test_of_one_action_of_several_is_no_refusal(self, course, spike):
+        run = course(spike)
+        run.refusing = ("roll_back",)
+        assert run.fire("loss_spike", 10) == ["roll_back", LOWER]
+        assert run.engine.budgets() == {"loss_spike": 4}
+
+    def test_does_not_lead_to_a_halt(self, course):
+        run = course(Policy(on="loss_spike", ladder=[RollBack(), Halt()]))
+        run.refusing = ("roll_back",)
+        assert run.fire("loss_spike", 10) == ["roll_back"]
+
+    def test_of_everything_cools_down_like_an_adjustment(self, course):
+        run = course(Policy(on="loss_spike", ladder=[RollBack()], cooldown=20))
+        run.refusing = ("roll_back",)
+        run.fire("loss_spike", 10)
+        assert [run.fire("loss_spike", 20), run.judge(30)] == [[], ["roll_back"]]
+
+
+def test_policy_whose_actions_raise_is_disabled_after_five(course):
+    run = course(Policy(on="loss_spike", ladder=[RollBack()], cooldown=0))
+    run.outcome = lambda decision, step: run.engine.settle(decision, ["failed"], step)
+    assert [len(run.fire("loss_spike", step)) for step in range(1, 8)] == [1, 1, 1, 1, 1, 0, 0]
+
+
+class TestDryRun:
+    def test_decides_as_the_real_one_does(self, course, spike, nonfinite):
+        real, dry = (course(spike, nonfinite, act=act) for act in ("process", False))
+        fired = [("loss_spike", 10), ("gradient_nonfinite", 35), ("loss_spike", 40), ("loss_spike", 41)]
+        for step in range(1, 200):
+            for run in (real, dry):
+                for rule, at in fired:
+                    if at == step:
+                        run.fire(rule, step)
+                        run.resolve(rule, step + 1)
+                run.judge(step + 1)
+        assert [(d.step, d.policy, d.rung, d.budget_remaining) for d in dry.decisions] == [
+            (d.step, d.policy, d.rung, d.budget_remaining) for d in real.decisions
+        ]
+        assert {d.outcome for d in dry.decisions} == {"dry_run"}
+
+    def test_does_not_bring_anything_back(self, course, spike):
+        run = course(spike, act=False)
+        run.engine.scaled("0", 0.5)
+        assert [run.judge(step, healthy=["0"]) for step in (1, 2000, 4000)] == [[], [], []]
+
+
+class TestAuthority:
+    @pytest.mark.parametrize(("act", "acts"), [("process", True), ("alerts", False), (True, True)])
+    def test_of_the_process(self, course, spike, act, acts):
+        assert bool(course(spike, act=act).fire("loss_spike", 10)) == acts
+
+    @pytest.mark.parametrize(("act", "acts"), [("process", False), ("alerts", True), (True, False)])
+    def test_of_an_alert_about_a_rule_that_fired_here(self, course, spike, act, acts):
+        run = course(spike, act=act)
+        run.fire("loss_spike", 10)
+        assert bool(run.engine.alerted("loss_spike", 12, source="alertmanager")) == acts
+
+    def test_alert_may_come_when_the_episode_is_over(self, course, spike):
+        run = course(spike, act="alerts")
+        run.fire("loss_spike", 10)
+        run.resolve("loss_spike", 11)
+        (decision,) = run.engine.alerted("loss_spike", 12, source="alertmanager")
+        assert (decision.source, decision.episode, decision.since) == ("alertmanager", 1, 10)
+
+    def test_alert_about_a_rule_that_never_fired_here_does_nothing(self, course, spike):
+        assert course(spike, act=True).engine.alerted("loss_spike", 12, source="grafana") == []
+
+    def test_alert_that_was_bound_by_name_acts_once(self, course, verdict):
+        run = course(Policy(on="alert:GpuHot", ladder=[ScaleLearningRate(0.5)], cooldown=0), act="alerts")
+        said = verdict("alert:GpuHot", 12, optimizer="")
+        found = [
+            run.carry_out(run.engine.alerted("alert:GpuHot", step, source="webhook", verdict=said), step)
+            for step in (12, 13)
+        ]
+        assert found == [["scale_learning_rate"], []]
+
+
+class TestVeto:
+    def test_of_a_silence_is_said_once_and_ends_with_it(self, course, spike):
+        silences = {"loss_spike"}
+        run = course(spike, silenced=silences.__contains__)
+        assert [run.fire("loss_spike", 10), run.judge(11)] == [["silenced"], []]
+        silences.clear()
+        assert run.judge(12) == ["roll_back"]
+
+    def test_of_a_person_stops_every_policy(self, course, spike):
+        run = course(spike)
+        run.engine.paused = True
+        assert run.fire("loss_spike", 10) == ["silenced"]
+        assert run.decisions[-1].reason == "paused by a person"
+
+    def test_uses_no_budget(self, course, spike):
+        run = course(spike, silenced=lambda rule: True)
+        run.fire("loss_spike", 10)
+        assert run.engine.budgets() == {"loss_spike": 5}
+
+
+class TestCreepingBack:
+    def test_begins_after_long_health_in_small_steps(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        found = [step for step in range(1, 620) if run.judge(step, healthy=["0"])]
+        assert found == [500, 550, 600]
+        assert run.decisions[0].actions[0].factor == pytest.approx(1.1)
+
+    def test_begins_anew_after_trouble(self, course, verdict):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        run.judge(400, healthy=["0"])
+        run.judge(410, verdict("loss_spike", 410))
+        assert [run.judge(step, healthy=["0"]) for step in (510, 911)] == [[], ["creep_back"]]
+
+    def test_leaves_an_unhealthy_optimizer_where_it_is(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        assert [run.judge(step, healthy=["1"]) for step in (500, 1000)] == [[], []]
+
+    def test_leaves_what_a_person_chose(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5, by_person=True)
+        assert [run.judge(step, healthy=["0"]) for step in (500, 1000)] == [[], []]
+
+
+class TestResuming:
+    def test_goes_on_as_if_nothing_had_been(self, course, spike, nonfinite):
+        def drive(run, steps):
+            for step in steps:
+                if step % 17 == 0:
+                    run.fire("loss_spike", step)
+                if step % 5 == 0:
+                    run.fire("gradient_nonfinite", step)
+                    run.resolve("gradient_nonfinite", step + 1)
+
+        whole, first = course(spike, nonfinite), course(spike, nonfinite)
+        drive(whole, range(1, 80))
+        drive(first, range(1, 45))
+        second = first.resumed(json.loads(json.dumps(first.engine.state())))
+        drive(second, range(45, 80))
+        assert [*first.decisions, *second.decisions] == whole.decisions
+
+    def test_keeps_the_kill_switch(self, course, spike):
+        run = course(spike)
+        run.engine.paused = True
+        assert run.resumed(run.engine.state()).fire("loss_spike", 10) == ["silenced"]
+
+    def test_keeps_the_scale_and_where_it_fell(self, course):
+        run = course(RAISE)
+        run.engine.scaled("0", 0.6)
+        other = run.resumed(json.loads(json.dumps(run.engine.state())))
+        assert other.fire("loss_stalled", 500) == []

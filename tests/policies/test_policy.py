@@ -1,0 +1,178 @@
+"""What a policy may be made of, in Python and in TOML."""
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from trimtab.actions import Action, Change, ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.errors import ConfigError
+from trimtab.policies import Policy, defaults, reading
+from trimtab.policies.creeping import CreepBack
+from trimtab.policies.policy import check
+
+
+@dataclass(frozen=True)
+class HalveWeightDecay:
+    """As the documentation of `actions` shows it."""
+
+    name = "halve_weight_decay"
+    stage = "after_step"
+
+    def apply(self, controls):
+        return Change()
+
+
+def test_name_and_group_are_the_rules_unless_given():
+    assert (Policy(on="loss_spike", ladder=[Halt()]).name, Policy(on="alert:Hot", ladder=[Halt()]).name) == (
+        "loss_spike",
+        "Hot",
+    )
+    assert Policy(on="loss_spike", name="mine", ladder=[Halt()]).group == "mine"
+
+
+def test_rung_is_an_action_or_several():
+    policy = Policy(on="loss_spike", ladder=[RollBack(), (RollBack(), HalveWeightDecay())])
+    assert policy.rungs == ((RollBack(),), (RollBack(), HalveWeightDecay()))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"ladder": []}, "expected one action at least"),
+        ({"ladder": [()]}, "a rung of its ladder is empty"),
+        ({"ladder": Halt()}, "expected a list of actions"),
+        ({"ladder": ["halt"]}, "'halt' in its ladder is no action"),
+        ({"ladder": [Halt]}, "in its ladder is no action. Give an instance"),
+        ({"on": ""}, "expected the name of a rule"),
+        ({"on": "alert:"}, "expected the name of a rule"),
+        ({"name": "two words"}, "Give this policy another name"),
+        ({"name": "person"}, "Give this policy another name"),
+        ({"cooldown": -1}, "a whole number of steps, 0 or more"),
+        ({"budget": 0}, "a whole number of adjustments, 1 or more"),
+        ({"memory": 1.5}, "a whole number of steps, 0 or more"),
+    ],
+)
+def test_policy_that_cannot_be_gets_a_sentence(given, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Policy(**{"on": "loss_spike", "ladder": [Halt()], **given})
+
+
+def test_unknown_rule_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no such rule\. Did you mean 'loss_spike'"):
+        check([Policy(on="loss_spikes", ladder=[Halt()])], ["loss_spike", "overfitting"])
+
+
+def test_alert_needs_no_rule():
+    check([Policy(on="alert:GpuHot", ladder=[Halt()])], [])
+
+
+@pytest.mark.parametrize("second", [{"on": "a", "name": "other"}, {"on": "b", "name": "a"}])
+def test_two_policies_on_one_rule_or_of_one_name_are_refused(second):
+    with pytest.raises(ConfigError, match="Two policies have"):
+        check([Policy(on="a", ladder=[Halt()]), Policy(ladder=[Halt()], **second)], ["a", "b"])
+
+
+def read(text):
+    return reading.policy(msgspec.toml.decode(text))
+
+
+def test_policy_of_a_file_is_that_of_python():
+    found = read("""
+        on = "loss_spike"
+        cooldown = 5
+        ladder = [
+            "skip_step",
+            {action = "clip_gradients", steps = 10},
+            ["roll_back", {action = "scale_learning_rate", factor = 0.5}],
+        ]
+    """)
+    ladder = [SkipStep(), ClipGradients(steps=10), (RollBack(), ScaleLearningRate(0.5))]
+    expected = Policy(on="loss_spike", ladder=ladder, cooldown=5)
+    assert (found.rungs, found.cooldown, found.on) == (expected.rungs, 5, "loss_spike")
+
+
+def test_action_of_ones_own_is_named_by_module_and_class(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mine", type("mine", (), {"Halve": HalveWeightDecay}))
+    assert reading.action("mine:Halve") == HalveWeightDecay()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('ladder = ["halt"]', "on is missing"),
+        ('on = "a"', "ladder is missing"),
+        ('on = "a"\nladder = "halt"', "expected a list of actions"),
+        ('on = "a"\nladders = []', "ladders is not a setting of a policy. Did you mean 'ladder'"),
+        ('on = "a"\nladder = []', "expected one action at least"),
+        ('on = "a"\nladder = ["rollback"]', "there is no action 'rollback'. Did you mean 'roll_back'"),
+        ('on = "a"\nladder = [5]', "expected the name of an action"),
+        ('on = "a"\nladder = [{action = "roll_back", bak = 1}]', "bak is not an argument of roll_back. Did you mean"),
+        ('on = "a"\nladder = [{action = "skip_step", x = 1}]', "x is not an argument of skip_step. It takes none"),
+        ('on = "a"\nladder = ["scale_learning_rate"]', "Give it the arguments that it takes"),
+        ('on = "a"\nladder = [{action = "scale_learning_rate", factor = 0}]', "expected a factor over 0"),
+        ('on = "a"\nladder = [{action = "scale_learning_rate", factor = "x"}]', "expected a number"),
+        ('on = "a"\nladder = [{action = "scale_learning_rate", factor = 2, floor = 2, ceiling = 1}]', "floor <= ceil"),
+        ('on = "a"\nladder = [{action = "halt", restore_best = 1}]', "expected true or false"),
+        ('on = "a"\nladder = ["no_such_module:Thing"]', "cannot be imported"),
+        ('on = "a"\nladder = ["math:pi"]', "is no class"),
+    ],
+)
+def test_table_that_cannot_be_read_gets_a_sentence(text, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [a for policy in defaults.POLICIES for rung in policy.rungs for a in rung] + [CreepBack(1.25), Halt("because")],
+    ids=lambda action: action.name,
+)
+def test_described_action_can_be_made_again(action):
+    assert reading.action(msgspec.json.decode(msgspec.json.encode(reading.describe(action)))) == action
+
+
+def test_described_action_of_ones_own_is_found_among_the_known():
+    assert reading.action(reading.describe(HalveWeightDecay()), known=[HalveWeightDecay()]) == HalveWeightDecay()
+
+
+class TestChoosing:
+    def test_list_is_exactly_what_is_given(self):
+        own = Policy(on="loss_spike", ladder=[Halt()])
+        assert [p.on for p in reading.policies([own, "overfitting"], defaults.POLICIES)] == [
+            "loss_spike",
+            "overfitting",
+        ]
+
+    def test_shipped_stands_for_all_whose_rule_has_none(self):
+        own = {"on": "loss_spike", "name": "mine", "ladder": ["halt"]}
+        found = reading.policies([own, "shipped"], defaults.POLICIES)
+        assert len(found) == len(defaults.POLICIES)
+        assert [p.name for p in found if p.on == "loss_spike"] == ["mine"]
+
+    def test_unknown_name_is_answered_with_the_nearest(self):
+        with pytest.raises(ConfigError, match="Did you mean 'overfitting'"):
+            reading.policies(["overfiting"], defaults.POLICIES)
+
+
+class TestShipped:
+    def test_fit_together(self):
+        check(defaults.POLICIES, [policy.on for policy in defaults.POLICIES])
+
+    def test_have_a_reason_each(self):
+        assert defaults.REASONS.keys() == {policy.on for policy in defaults.POLICIES}
+
+    def test_reach_a_tenth_of_a_hundredth_within_three_adjustments(self):
+        """A rate that is a hundred times too high, and diverges."""
+        (policy,) = [policy for policy in defaults.POLICIES if policy.on == "loss_diverged"]
+        factors = [a.factor for rung in policy.rungs[:3] for a in rung if isinstance(a, ScaleLearningRate)]
+        assert math.prod(factors[:2]) <= 0.03
+        assert math.prod(factors) >= 1e-3
+
+    def test_raise_no_rate_beyond_ten_times(self):
+        raises = [a for p in defaults.POLICIES for rung in p.rungs for a in rung if getattr(a, "factor", 0) > 1]
+        assert all(a.ceiling <= 10 for a in raises)
+
+    def test_are_made_of_actions(self):
+        assert all(isinstance(a, Action) for p in defaults.POLICIES for rung in p.rungs for a in rung)
