@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "bus": {"types", "guard"},
     "logged": {"types", "sample"},
     "facts": set(),
+    "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),
     "actions": {"errors"},
     "policies": {"types", "errors", "actions", "catalog"},

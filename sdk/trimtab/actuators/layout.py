@@ -1,0 +1,128 @@
+"""Where every saved tensor belongs: which parameter, which buffer, which entry of which optimizer's state.
+
+A layout holds nothing of the user's but weak references. Tensors stand in it by index, so that their copies may lie in
+memory or in a file.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from trimtab.actions import Refused
+from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, parameters_of, state_in
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Stands in a saved structure for the tensor of this index."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A buffer is looked up anew when it is restored: a module may have put another tensor in its place."""
+
+    module: weakref.ref[nn.Module]
+    name: str
+    index: int | None  # None: it was None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an optimizer keeps. The key of an entry is a parameter or, in some optimizers, a name."""
+
+    optimizer: weakref.ref[Optimizer]
+    entries: list[tuple[weakref.ref[Tensor] | Any, Any]]
+    groups: list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Layout:
+    """Of one picture. `tensors` are the living ones, until they are copied; `names` tell them apart in a file."""
+
+    parameters: list[tuple[weakref.ref[Tensor], int]] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    scalers: list[tuple[weakref.ref[GradScaler], Any]] = field(default_factory=list)
+    places: set[Any] = field(default_factory=set)  # what is covered, by id
+    tensors: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.places)
+
+
+def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:
+    """The layout of `parts`, without the places in `known`. 1 to 2 us a tensor; nothing is copied yet.
+
+    Raises:
+        Refused: there is something that cannot be copied.
+    """
+    layout = Layout()
+    for name, parameter in parameters_of(parts):
+        if _is_new(layout, known, id(parameter)):
+            layout.parameters.append((weakref.ref(parameter), _place(layout, name, parameter).index))
+    for name, module, own_name, buffer in buffers_of(parts):
+        if _is_new(layout, known, (id(module), own_name)):
+            index = None if buffer is None else _place(layout, name, buffer).index
+            layout.buffers.append(Buffer(weakref.ref(module), own_name, index))
+    for label, optimizer in all_optimizers(parts):
+        if _is_new(layout, known, id(optimizer)):
+            layout.states.append(_state(layout, label, optimizer))
+    for index, scaler in enumerate(parts.scalers):
+        if _is_new(layout, known, id(scaler)):
+            held = _pack(layout, f"scaler.{index}", {"scale": scaler._scale, "growth_tracker": scaler._growth_tracker})
+            layout.scalers.append((weakref.ref(scaler), held))
+    return layout
+
+
+def _is_new(layout: Layout, known: Collection[Any], place: Any) -> bool:
+    if place in known or place in layout.places:
+        return False
+    layout.places.add(place)
+    return True
+
+
+def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
+    layout.tensors.append(tensor)
+    layout.names.append(name)
+    return Placed(len(layout.tensors) - 1)
+
+
+def _state(layout: Layout, label: str, optimizer: Optimizer) -> State:
+    entries = []
+    for index, (key, value) in enumerate(optimizer.state.items()):
+        kept = weakref.ref(key) if isinstance(key, Tensor) else key
+        entries.append((kept, _pack(layout, f"state.{label}.{index}", value)))
+    groups = [
+        _pack(layout, f"group.{label}.{index}", state_in(group, optimizer))
+        for index, group in enumerate(optimizer.param_groups)
+    ]
+    return State(weakref.ref(optimizer), entries, groups)
+
+
+def _pack(layout: Layout, name: str, value: Any) -> Any:
+    """`value` with every tensor replaced by its place. What is neither tensor, container nor number is copied whole."""
+    if isinstance(value, Tensor):
+        return _place(layout, name, value)
+    if isinstance(value, dict):
+        return {key: _pack(layout, f"{name}.{key}", item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_pack(layout, f"{name}.{index}", item) for index, item in enumerate(value))
+    if type(value) in PLAIN:
+        return value
+    try:
+        return copy.deepcopy(value)
+    except (TypeError, RuntimeError) as error:
+        raise Refused(f"{name} is a {type(value).__name__} that cannot be copied: {error}") from error

@@ -1,0 +1,145 @@
+"""Copies of all that a layout names, and the way back: into the very tensors that they were taken from.
+
+In place, because others hold those tensors too: the user's variables, compiled models, fused and capturable optimizers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.actions import Refused
+from trimtab.actuators.layout import Layout
+from trimtab.actuators.restoring import Restoring, alike, put_buffer, put_state
+
+
+class Pool:
+    """Memory of copies that are no longer wanted. Writing to fresh memory takes twice as long as to memory in use."""
+
+    def __init__(self) -> None:
+        self._free: dict[Any, list[Tensor]] = {}
+
+    def give(self, tensors: Sequence[Tensor]) -> None:
+        """Take memory back. Nobody else may use it any more."""
+        for tensor in tensors:
+            if tensor.layout is torch.strided:
+                self._free.setdefault(_kind(tensor, tensor.is_pinned()), []).append(tensor)
+
+    def get(self, like: Tensor) -> Tensor:
+        """Host memory for a copy of `like`: pinned where that is on a CUDA device."""
+        free = self._free.get(_kind(like, like.is_cuda))
+        if free:
+            return free.pop()
+        return torch.empty_like(like, device="cpu", pin_memory=like.is_cuda, requires_grad=False)
+
+    def clear(self) -> None:
+        """Let go of what nobody asked for."""
+        self._free.clear()
+
+
+class Picture:
+    """Copies of the tensors of a layout, in host memory or in a file."""
+
+    def __init__(self, layout: Layout, step: int, pool: Pool, path: Path | None = None) -> None:
+        """Copy what `layout` names. With `path` to that file, loadable with `weights_only=True`.
+
+        Cost: reads and writes every byte once. On a CUDA device the copies are ordered with what the device does next,
+        and not waited for.
+        """
+        living, layout.tensors = layout.tensors, []
+        names, layout.names = layout.names, []
+        self.layout = layout
+        self.bytes = sum(map(bytes_of, living))
+        self._devices = [tensor.device for tensor in living]
+        self._path = path
+        self._copies: list[Tensor] = []
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            if path is None:
+                self._copies = _copies(living, pool)
+            else:
+                self._names = _distinct(names)
+                _write(step, dict(zip(self._names, living, strict=True)), path)
+                weakref.finalize(self, path.unlink, missing_ok=True).atexit = False
+
+    def release(self) -> list[Tensor]:
+        """Give away the memory of the copies. The picture is of no use then."""
+        copies, self._copies = self._copies, []
+        return copies
+
+    def check(self) -> None:
+        """Raise `Refused` where a parameter is not what it was: nothing has been written then."""
+        copies = self._load()
+        for reference, index in self.layout.parameters:
+            living, saved = reference(), copies[index]
+            if living is not None and not alike(living, saved):
+                raise Refused(
+                    f"A parameter of shape {tuple(living.shape)} and type {living.dtype} had {tuple(saved.shape)} and "
+                    f"{saved.dtype} when the snapshot was taken. Snapshots taken from now on can be used."
+                )
+
+    def restore(self) -> None:
+        """Write everything back, bit for bit. Parameters lose their gradients; state that was born later is deleted."""
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            restoring = Restoring(self._load(), self._devices)
+            for reference, index in self.layout.parameters:
+                living = reference()
+                if living is not None:
+                    restoring.write(living, index)
+                    living.grad = None
+            for buffer in self.layout.buffers:
+                put_buffer(buffer, restoring)
+            for state in self.layout.states:
+                optimizer = state.optimizer()
+                if optimizer is not None:
+                    put_state(state, optimizer, restoring)
+            for scaler_reference, saved in self.layout.scalers:
+                scaler = scaler_reference()
+                if scaler is not None and saved["scale"] is not None:  # or else it had not been used yet
+                    scaler._scale = restoring.value(scaler._scale, saved["scale"])
+                    scaler._growth_tracker = restoring.value(scaler._growth_tracker, saved["growth_tracker"])
+            restoring.finish()
+
+    def _load(self) -> list[Tensor]:
+        if self._path is None:
+            return self._copies
+        saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        return [saved["tensors"][name] for name in self._names]
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Memory of a copy. Of a sparse tensor that of its values, indices and all."""
+    if tensor.layout is torch.strided:
+        return tensor.numel() * tensor.element_size()
+    if tensor.layout is torch.sparse_coo:
+        return sum(part.numel() * part.element_size() for part in (tensor._indices(), tensor._values()))
+    return tensor._nnz() * (tensor.element_size() + 16)
+
+
+def _copies(living: Sequence[Tensor], pool: Pool) -> list[Tensor]:
+    copies = [pool.get(t) if t.layout is torch.strided else t.detach().to("cpu", copy=True) for t in living]
+    pairs = [(c, t) for c, t in zip(copies, living, strict=True) if t.layout is torch.strided]
+    if pairs:
+        torch._foreach_copy_([c for c, _ in pairs], [t for _, t in pairs], non_blocking=True)
+    return copies
+
+
+def _kind(tensor: Tensor, pinned: bool) -> Any:
+    return tensor.shape, tensor.stride(), tensor.dtype, pinned
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    used = Counter(names)
+    return [name if used[name] == 1 else f"{name}#{index}" for index, name in enumerate(names)]
+
+
+def _write(step: int, tensors: dict[str, Tensor], path: Path) -> None:
+    """By rename: whoever finds the file finds it whole."""
+    partial = path.with_suffix(".partial")
+    torch.save({"step": step, "tensors": {name: tensor.detach() for name, tensor in tensors.items()}}, partial)
+    partial.replace(path)

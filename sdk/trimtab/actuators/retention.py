@@ -1,0 +1,44 @@
+"""One snapshot, and which of several is missed least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimtab.actuators import generators
+from trimtab.actuators.picture import Picture
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """The state after `step` steps. What was met later is in pictures that several snapshots share."""
+
+    step: int
+    own: Picture
+    shared: list[Picture] = field(default_factory=list)
+    generators: generators.States | None = None
+
+    def covers(self) -> set[object]:
+        """The places that it can restore."""
+        return self.own.layout.places.union(*(picture.layout.places for picture in self.shared))
+
+
+def most_dispensable(kept: Sequence[Snapshot], first: Snapshot | None, best: Snapshot | None) -> Snapshot | None:
+    """The one of `kept`, oldest first, that would leave the smallest gap for the age of that gap.
+
+    The newest goes when no other is left to go, then the first; the best never.
+    """
+    now = kept[-1].step + 1
+
+    def gap(index: int) -> float:
+        before = kept[index - 1].step if index else kept[0].step
+        after = kept[index + 1].step if index + 1 < len(kept) else now
+        return (after - before) / (now - before)
+
+    free = [index for index, each in enumerate(kept) if each is not best and each is not first]
+    inner = [index for index in free if index + 1 < len(kept)]
+    if inner:
+        return kept[min(inner, key=gap)]
+    if free:
+        return kept[free[0]]
+    return next((each for each in kept if each is not best), None)

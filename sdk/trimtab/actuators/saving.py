@@ -1,0 +1,52 @@
+"""Best and last state as files of the user's own kind: what `state_dict()` says of models, optimizers and scalers."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimtab.actuators.parts import Parts
+
+
+def save(parts: Parts, path: Path, step: int) -> Path:
+    """Write `parts` as they are now, after `step` steps, to `path`, which then holds the whole or is not there.
+
+    The file is a dictionary: `step`; `models`, `optimizers` (by name, each for the `load_state_dict` of its own),
+    `scalers` and `averages` (lists). It loads with `torch.load(path, weights_only=True)`. What such a file may not
+    hold (objects of other packages in an optimizer's state) is left out, and named under `left_out`.
+    """
+    left_out: list[str] = []
+    content = {
+        "step": step,
+        "models": {name: model.state_dict() for name, model in parts.models.items()},
+        "optimizers": {label: optimizer.state_dict() for label, optimizer in parts.optimizers.items()},
+        "scalers": [scaler.state_dict() for scaler in parts.scalers],
+        "averages": [average.state_dict() for average in parts.averages],
+    }
+    plain = {key: _plain(value, key, left_out) for key, value in content.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save({**plain, "left_out": left_out}, partial)
+    return partial.replace(path)
+
+
+def _plain(value: Any, name: str, left_out: list[str]) -> Any:
+    """`value` in types that `weights_only` knows."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{name}.{key}", left_out) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item, f"{name}.{index}", left_out) for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+        return value
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):  # NumPy's
+        return value.item()
+    left_out.append(name)
+    return None

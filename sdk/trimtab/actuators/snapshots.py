@@ -1,0 +1,253 @@
+"""Good states to go back to: the first, the best, and a few of the others, the newer the denser.
+
+All of them together stay under a cap of bytes. When it is reached, the one goes whose neighbours are closest, for
+their age: what is left reaches back from a few steps to a sixth of the run or more, and the memory of the one that
+went takes up the next. The state before the first step is kept, since a run that was wrong from the start has no other
+good one; so is the best, and the newest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from trimtab.actions import Change, Refused
+from trimtab.actuators import generators
+from trimtab.actuators.averages import Averages
+from trimtab.actuators.layout import Layout, lay_out
+from trimtab.actuators.memory import default_cap
+from trimtab.actuators.parts import Parts
+from trimtab.actuators.picture import Picture, Pool, bytes_of
+from trimtab.actuators.retention import Snapshot, most_dispensable
+
+MOST = 8  # snapshots, with the first and the best; more of them reach back no further
+SHARE = 0.0025  # of the step time: a quarter of the default overhead budget
+LEAST_STEPS = 4  # between two
+FIRST_INTERVAL = 16  # until the cost of one is known
+
+
+class Snapshots:
+    """Takes, keeps and restores. To be used by one thread, and only at the boundary that `Cycle` tells.
+
+    `cap_bytes` bounds all copies together (by default the least of 4 GiB and a quarter of the memory that is free when
+    the run starts). `every` fixes the interval in steps; otherwise snapshots take `share` of the step time. With
+    `directory` copies are files there, each loadable with `torch.load(..., weights_only=True)`. With `rng` the states
+    of the random generators of torch, Python and NumPy are turned back as well, so that the same data comes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        cap_bytes: int | None = None,
+        most: int = MOST,
+        every: int | None = None,
+        share: float = SHARE,
+        directory: Path | None = None,
+        rng: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.cap_bytes = default_cap() if cap_bytes is None else cap_bytes
+        self.refusal: str | None = None  # why no snapshot can be taken, in a sentence
+        self.seconds = 0.0  # that taking them has cost in all
+        self.interval = every or FIRST_INTERVAL
+        self._most = most
+        self._every = every
+        self._share = share
+        self._directory = directory
+        self._rng = rng
+        self._clock = clock
+        self._kept: list[Snapshot] = []  # oldest first
+        self._first: Snapshot | None = None
+        self._best: Snapshot | None = None
+        self._pool = Pool()
+        self._averages = Averages()
+        self._due_at = 0
+        self._files = 0
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps after which the snapshots were taken, oldest first."""
+        return [snapshot.step for snapshot in self._kept]
+
+    @property
+    def newest(self) -> int | None:
+        """The step after which the newest was taken."""
+        return self._kept[-1].step if self._kept else None
+
+    @property
+    def best(self) -> int | None:
+        """The step after which the best was taken."""
+        return None if self._best is None else self._best.step
+
+    @property
+    def bytes(self) -> int:
+        """What all copies take, of `cap_bytes`."""
+        pictures = {id(p): p for s in self._kept for p in (s.own, *s.shared)}
+        return sum(picture.bytes for picture in pictures.values())
+
+    def meet(self, parts: Parts, step: int = 0) -> None:
+        """Before the first step of an optimizer that was just met: its state is the first one, and is kept.
+
+        Every snapshot that does not know it takes up its state as it is now, since it has not stepped before.
+        """
+        self._averages.search(parts)
+        if not self._kept:
+            self._first = self._take(parts, step)
+            self._due_at = step + self.interval
+            return
+        layout = self._laid_out(parts, self._kept[-1].covers())
+        if layout and self._make_room(_size(layout)):
+            addition = self._picture(layout, step)
+            for snapshot in self._kept:
+                snapshot.shared.append(addition)
+
+    def due(self, step: int) -> bool:
+        """Whether the next one should be taken after `step`, if the run is healthy. 0.1 us."""
+        return step >= self._due_at and self.refusal is None
+
+    def take(self, parts: Parts, step: int, step_s: float | None = None) -> None:
+        """Take one of the state after `step` steps. `step_s` is what a step takes, and settles when the next is due.
+
+        Raises:
+            Refused: it does not fit the cap, or holds what cannot be copied. No other will be due.
+        """
+        started = self._clock()
+        if self.newest != step:
+            self._take(parts, step)
+        self._schedule(step, self._clock() - started, step_s)
+
+    def take_best(self, parts: Parts, step: int) -> None:
+        """Keep the state after `step` steps as the best one, in place of the one before.
+
+        Raises:
+            Refused: as `take` does.
+        """
+        former, self._best = self._best, None  # it may make room for the new one
+        try:
+            self._best = self._kept[-1] if self.newest == step else self._take(parts, step)
+        except Refused:
+            self._best = former
+            raise
+
+    def roll_back(self, parts: Parts, step: int, *, since: int | None = None, back: int = 0) -> Change:
+        """Restore the newest snapshot from before `since`, the first step that looked bad, or the `back`th before it.
+
+        The loss of a step is that of the weights before it, so a snapshot counts as good when the loss after it did.
+        Snapshots newer than the restored one are dropped. Parameters lose their gradients; learning rates and
+        schedulers are not turned back.
+
+        Raises:
+            Refused: there is no such snapshot, or the parameters are not those it was taken of. Nothing was changed.
+        """
+        good = [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
+        if len(good) <= back:
+            raise Refused(self._why_none(since, back))
+        chosen = good[-1 - back]
+        self._restore(chosen, parts)
+        for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
+            self._drop(snapshot)
+        self._due_at = step + self.interval
+        return Change({"weights_of_step": step}, {"weights_of_step": chosen.step})
+
+    def restore_best(self, parts: Parts, step: int) -> Change:
+        """Restore the best one.
+
+        Raises:
+            Refused: there is none, or the parameters are not those it was taken of. Nothing was changed.
+        """
+        if self._best is None:
+            raise Refused("No state was kept as the best one: no validation result has been seen yet.")
+        self._restore(self._best, parts)
+        return Change({"weights_of_step": step}, {"weights_of_step": self._best.step})
+
+    def close(self) -> None:
+        """Drop everything, files too."""
+        self._kept, self._first, self._best = [], None, None
+        self._pool.clear()
+
+    def _take(self, parts: Parts, step: int) -> Snapshot | None:
+        """None where the best one takes all the room."""
+        layout = self._laid_out(parts)
+        size = _size(layout)
+        if size > self.cap_bytes:
+            self.refusal = (
+                f"A snapshot takes {_gigabytes(size)}, more than the {_gigabytes(self.cap_bytes)} allowed for all of "
+                "them: there will be none to roll back to."
+            )
+            raise Refused(self.refusal)
+        if not self._make_room(size):
+            return None
+        snapshot = Snapshot(step, self._picture(layout, step), [], generators.states() if self._rng else None)
+        self._kept.append(snapshot)
+        return snapshot
+
+    def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
+        try:
+            return lay_out(self._averages.added_to(parts), known)
+        except Refused as refused:
+            self.refusal = str(refused)
+            raise
+
+    def _picture(self, layout: Layout, step: int) -> Picture:
+        path = None
+        if self._directory is not None:
+            self._files += 1
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._directory / f"snapshot-{step}-{self._files}.pt"
+        picture = Picture(layout, step, self._pool, path)
+        self._pool.clear()
+        return picture
+
+    def _make_room(self, size: int) -> bool:
+        """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room."""
+        while self._kept and (self.bytes + size > self.cap_bytes or len(self._kept) >= self._most):
+            dropped = most_dispensable(self._kept, self._first, self._best)
+            if dropped is None:
+                return False
+            self._drop(dropped)
+        return True
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        self._kept.remove(snapshot)
+        self._pool.give(snapshot.own.release())
+        if snapshot is self._first:
+            self._first = None
+        if snapshot is self._best:
+            self._best = None
+
+    def _restore(self, snapshot: Snapshot, parts: Parts) -> None:
+        pictures = [*snapshot.shared, snapshot.own]
+        for picture in pictures:
+            picture.check()
+        for picture in pictures:
+            picture.restore()
+        self._averages.search(parts)
+        self._averages.begin_anew(snapshot.covers())
+        if snapshot.generators is not None:
+            generators.restore(snapshot.generators)
+
+    def _schedule(self, step: int, seconds: float, step_s: float | None) -> None:
+        self.seconds += seconds
+        if self._every is None and step_s:
+            wanted, self.interval = seconds / (self._share * step_s), LEAST_STEPS
+            while self.interval < wanted:
+                self.interval *= 2
+        self._due_at = (step // self.interval + 1) * self.interval
+
+    def _why_none(self, since: int | None, back: int) -> str:
+        if self.refusal is not None:
+            return self.refusal
+        if not self._kept:
+            return "There is no snapshot to go back to: none has been taken yet."
+        when = "" if since is None else f" from before step {since}"
+        place = f"the {back + 1} newest" if back else "one"
+        return f"There is no snapshot{when} to go back to: {place} would be needed, kept are steps {self.steps}."
+
+
+def _size(layout: Layout) -> int:
+    return sum(map(bytes_of, layout.tensors))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

@@ -1,0 +1,242 @@
+"""Which snapshots there are, what they may cost, and which one a rollback goes to."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.actions import Refused
+from trimtab.actuators.parts import Parts
+from trimtab.actuators.snapshots import FIRST_INTERVAL, LEAST_STEPS, Snapshots
+
+BYTES = 4 * 100
+
+
+class Model:
+    """One parameter, whose value says after which step it was."""
+
+    def __init__(self):
+        self.weight = nn.Parameter(torch.zeros(100))
+        self.parts = Parts(optimizers={"0": torch.optim.SGD([self.weight], lr=0.1)})
+
+    def at(self, step):
+        self.weight.data.fill_(float(step))
+        return self.parts
+
+    @property
+    def step(self):
+        return self.weight[0].item()
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+def filled(model, steps, **options):
+    snapshots = Snapshots(**{"cap_bytes": 100 * BYTES, **options})
+    snapshots.meet(model.at(0))
+    for step in steps:
+        snapshots.take(model.at(step), step)
+    return snapshots
+
+
+def test_roll_back_goes_to_the_newest(model):
+    snapshots = filled(model, [10, 20, 30])
+    change = snapshots.roll_back(model.at(35), 35)
+    assert model.step == 30
+    assert (change.before, change.after) == ({"weights_of_step": 35}, {"weights_of_step": 30})
+
+
+def test_roll_back_goes_to_one_whose_loss_was_seen_to_be_good(model):
+    snapshots = filled(model, [10, 20, 30])
+    snapshots.roll_back(model.at(35), 35, since=31)  # the loss of step 31 was that of the weights after step 30
+    assert model.step == 20
+
+
+def test_roll_back_again_goes_further_back(model):
+    snapshots = filled(model, [10, 20, 30])
+    snapshots.roll_back(model.at(35), 35, back=1)
+    assert model.step == 20
+    snapshots.roll_back(model.at(40), 40, back=1)
+    assert model.step == 10
+
+
+def test_snapshots_newer_than_the_restored_one_are_dropped(model):
+    snapshots = filled(model, [10, 20, 30])
+    snapshots.roll_back(model.at(35), 35, since=25)
+    assert snapshots.steps == [0, 10, 20]
+
+
+def test_the_state_before_the_first_step_is_good_whatever_came(model):
+    snapshots = filled(model, [10])
+    snapshots.roll_back(model.at(11), 11, since=0)
+    assert model.step == 0
+
+
+def test_roll_back_without_a_snapshot_is_refused():
+    with pytest.raises(Refused, match="none has been taken yet"):
+        Snapshots().roll_back(Parts(optimizers={}), 10)
+
+
+def test_roll_back_further_than_there_is_is_refused_and_nothing_changed(model):
+    snapshots = filled(model, [10])
+    with pytest.raises(Refused, match="the 3 newest would be needed"):
+        snapshots.roll_back(model.at(11), 11, back=2)
+    assert model.step == 11
+
+
+def test_a_snapshot_over_the_cap_is_refused_once(model):
+    snapshots = Snapshots(cap_bytes=BYTES - 1)
+    with pytest.raises(Refused, match="more than the"):
+        snapshots.meet(model.parts)
+    assert not snapshots.due(1000)
+    with pytest.raises(Refused, match="A snapshot takes"):
+        snapshots.roll_back(model.parts, 10)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 5])
+def test_all_copies_stay_under_the_cap(model, room):
+    snapshots = filled(model, range(1, 40), cap_bytes=room * BYTES + 10)
+    assert snapshots.bytes == room * BYTES
+    assert snapshots.newest == 39
+
+
+def test_the_first_is_kept_where_two_fit(model):
+    assert filled(model, range(1, 40), cap_bytes=2 * BYTES).steps == [0, 39]
+
+
+def test_the_newer_the_denser(model):
+    steps = filled(model, range(10, 4000, 10), most=8).steps
+    assert len(steps) == 8
+    ages = [4000 - step for step in steps[1:]]
+    assert ages[-1] == 10
+    assert ages[0] > 600
+    assert all(older <= 5 * newer for older, newer in itertools.pairwise(ages))
+
+
+def test_the_best_is_kept(model):
+    snapshots = filled(model, [10])
+    snapshots.take_best(model.at(15), 15)
+    for step in range(20, 400, 10):
+        snapshots.take(model.at(step), step)
+    assert 15 in snapshots.steps
+    snapshots.restore_best(model.at(400), 400)
+    assert model.step == 15
+
+
+def test_a_better_one_takes_the_place_of_the_best(model):
+    snapshots = filled(model, [10], cap_bytes=2 * BYTES)
+    snapshots.take_best(model.at(15), 15)
+    snapshots.take_best(model.at(25), 25)
+    snapshots.restore_best(model.at(30), 30)
+    assert (model.step, snapshots.bytes) == (25, 2 * BYTES)
+
+
+def test_the_best_is_kept_where_only_one_fits(model):
+    snapshots = filled(model, [10], cap_bytes=BYTES)
+    snapshots.take_best(model.at(15), 15)
+    snapshots.take(model.at(20), 20)
+    assert snapshots.steps == [15]
+
+
+def test_the_newest_is_taken_for_the_best_without_a_copy(model):
+    snapshots = filled(model, [10])
+    snapshots.take_best(model.parts, 10)
+    assert (snapshots.best, snapshots.bytes) == (10, 2 * BYTES)
+
+
+def test_no_best_is_refused(model):
+    with pytest.raises(Refused, match="no validation result"):
+        filled(model, [10]).restore_best(model.parts, 11)
+
+
+def test_an_optimizer_met_later_is_taken_up_by_every_snapshot(model):
+    snapshots, other = filled(model, [10, 20]), Model()
+    both = Parts(optimizers={**model.parts.optimizers, "1": other.parts.optimizers["0"]})
+    other.at(7)
+    snapshots.meet(both, 25)
+    model.at(30), other.at(30)
+    snapshots.roll_back(both, 30, since=15)
+    assert (model.step, other.step) == (10, 7)
+
+
+def test_meeting_what_is_known_costs_nothing(model):
+    snapshots = filled(model, [10])
+    snapshots.meet(model.parts, 11)
+    assert snapshots.bytes == 2 * BYTES
+
+
+def test_memory_of_a_dropped_snapshot_takes_up_the_next(model):
+    snapshots = filled(model, [10, 20], most=2)
+    (kept,) = [s.own for s in snapshots._kept[1:]]
+    memory = kept._copies[0].data_ptr()
+    snapshots.take(model.at(30), 30)
+    assert snapshots._kept[1].own._copies[0].data_ptr() == memory
+
+
+class Ticking:
+    """A clock on which every snapshot takes `cost` seconds."""
+
+    def __init__(self, cost):
+        self.now, self.cost = 0.0, cost
+
+    def __call__(self):
+        self.now += self.cost
+        return self.now
+
+
+@pytest.mark.parametrize("cost_in_steps", [0.001, 0.1, 1.0])
+def test_snapshots_stay_within_their_share_of_the_time(model, cost_in_steps):
+    snapshots, share = Snapshots(clock=Ticking(cost_in_steps), share=0.01), 0.01
+    snapshots.meet(model.parts)
+    for step in range(1, 2000):
+        if snapshots.due(step):
+            snapshots.take(model.parts, step, step_s=1.0)
+    assert snapshots.seconds <= share * 2000
+    assert snapshots.interval == LEAST_STEPS or snapshots.seconds >= share * 2000 / 4
+
+
+def test_a_fixed_interval_is_kept(model):
+    snapshots, taken = Snapshots(every=25, clock=Ticking(9.0)), []
+    snapshots.meet(model.parts)
+    for step in range(1, 101):
+        if snapshots.due(step):
+            snapshots.take(model.parts, step, step_s=1e-9)
+            taken.append(step)
+    assert taken == [25, 50, 75, 100]
+
+
+def test_the_next_one_is_due_some_steps_after_a_rollback(model):
+    snapshots = filled(model, [])
+    snapshots.roll_back(model.parts, 100)
+    assert next(step for step in range(101, 200) if snapshots.due(step)) == 100 + FIRST_INTERVAL
+
+
+def test_snapshots_in_a_directory_are_files_that_load_alone(model, tmp_path):
+    snapshots = filled(model, [10, 20], directory=tmp_path, most=2)
+    _, newest = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    saved = torch.load(newest, weights_only=True)
+    assert saved["step"] == 20
+    assert saved["tensors"]["optimizer.0.0"].tolist() == [20.0] * 100
+    snapshots.roll_back(model.at(30), 30, since=11)
+    assert model.step == 0
+    del saved
+    snapshots.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_states_are_restored_when_asked_for(model):
+    snapshots = filled(model, [10], rng=True)
+    drawn = torch.rand(3)
+    snapshots.roll_back(model.parts, 11)
+    assert torch.rand(3).equal(drawn)
+
+
+def test_random_states_are_left_alone_by_default(model):
+    snapshots = filled(model, [10])
+    torch.rand(3)
+    before = torch.get_rng_state()
+    snapshots.roll_back(model.parts, 11)
+    assert torch.get_rng_state().equal(before)
