@@ -1,15 +1,15 @@
 """Averaged copies of the models (`torch.optim.swa_utils.AveragedModel`), which keep a NaN for ever once they took one.
 
 They are no part of a model, so they are searched among the objects of the process: when an optimizer is met, since most
-loops make theirs before they train, and again when a snapshot is restored. Copies of other kinds are given by the user.
+loops make theirs before they train, and again before a snapshot is restored. Copies of other kinds come from the user.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import weakref
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,12 @@ class Averages:
     def __init__(self) -> None:
         self._found: list[weakref.ref[AveragedModel]] = []
 
-    def search(self, parts: Parts) -> None:
-        """Find every averaged copy of the models of `parts`, or of a part of one. One scan of all objects: 40 ms."""
+    def search(self, parts: Parts, objects: Sequence[object]) -> None:
+        """Find, among `objects`, every averaged copy of the models of `parts`, or of a part of one."""
         shapes = {_shapes(module) for model in parts.models.values() for module in model.modules()} - {()}
         if shapes:
-            self._found = [
-                weakref.ref(thing)
-                for thing in gc.get_objects()
-                if AveragedModel in type(thing).__mro__ and _shapes(thing) in shapes
-            ]
+            found = (cast(AveragedModel, each) for each in objects if issubclass(type(each), AveragedModel))
+            self._found = [weakref.ref(average) for average in found if _shapes(average) in shapes]
 
     def added_to(self, parts: Parts) -> Parts:
         """`parts`, with those that were found."""

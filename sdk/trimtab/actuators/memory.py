@@ -11,20 +11,20 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def default_cap() -> int:
+def default_cap(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
     """The least of 4 GiB and a quarter of what is free, on the machine and in the container. Linux; elsewhere 4 GiB."""
-    free = [amount for amount in (_free_on_machine(), _free_in_container()) if amount is not None]
+    free = [amount for amount in (_free_on_machine(meminfo), _free_in_container(cgroup)) if amount is not None]
     return min(MOST_BYTES, *(int(SHARE * amount) for amount in free)) if free else MOST_BYTES
 
 
-def _free_on_machine(meminfo: Path = MEMINFO) -> int | None:
+def _free_on_machine(meminfo: Path) -> int | None:
     for line in _read(meminfo).splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return None
 
 
-def _free_in_container(cgroup: Path = CGROUP) -> int | None:
+def _free_in_container(cgroup: Path) -> int | None:
     limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
     return max(0, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else None
 

@@ -8,7 +8,6 @@ backward, or whose tensors were changed since, gives none any more.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,16 +20,16 @@ _SAVED: dict[type, tuple[str, ...]] = {}  # the names under which a kind of node
 _grad_fn: Any = vars(torch._C.TensorBase)["grad_fn"].__get__  # the property's own: subclasses may have another
 
 
-def is_pending(tensors: Iterable[Tensor]) -> bool:
+def is_pending(tensors: Iterable[Tensor], objects: Iterable[object]) -> bool:
     """Whether a backward that may still come needs the values of one of `tensors`.
 
     What hooks of the user's have packed (offloaded, checkpointed) is not unpacked, since that may compute it anew:
-    such a graph counts as pending until it has run. Cost: one scan of the process's objects, about 40 ms, and 5 us a
-    node. Only graphs that a Python object holds are seen.
+    such a graph counts as pending until it has run. Cost: a pass over `objects`, and 5 us a node. Only graphs that one
+    of `objects`, those of `gc.get_objects()`, holds are seen.
     """
     storages = {_storage(tensor) for tensor in tensors} - {0}
     packed = reached = False
-    for nodes, node in enumerate(_nodes()):
+    for nodes, node in enumerate(_nodes(objects)):
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             reached = reached or _storage(leaf) in storages
@@ -44,10 +43,10 @@ def is_pending(tensors: Iterable[Tensor]) -> bool:
     return False
 
 
-def _nodes() -> Iterator[Any]:
-    """Every node of every graph that a living tensor holds."""
+def _nodes(objects: Iterable[object]) -> Iterator[Any]:
+    """Every node of every graph that a tensor among `objects` holds."""
     with torch._C.DisableTorchFunction():
-        stack = [_grad_fn(thing) for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+        stack = [_grad_fn(thing) for thing in objects if issubclass(type(thing), Tensor)]
     seen: set[Any] = {None}
     while stack:
         node = stack.pop()
