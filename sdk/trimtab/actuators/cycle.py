@@ -39,7 +39,7 @@ class _Known:
 class Cycle:
     """Fed by whoever sees backwards and steps, in their order. Holds labels only.
 
-    Cost: 0.5 us a step, 0.2 us a backward.
+    Cost: 0.8 us a step, 0.15 us a backward; a run with one optimizer needs none of it.
     """
 
     def __init__(self) -> None:
