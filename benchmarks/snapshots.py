@@ -3,8 +3,8 @@
     python benchmarks/snapshots.py [--quick]
 
 The model is the GPT of `workloads`, 10.8 M parameters, with AdamW: 124 MiB with its state. The method is that of
-`paired`. The plain copy goes from one tensor in use to another, both as large as all that a snapshot holds. The first snapshots of a run cost more: they
-write to fresh memory.
+`paired`. The plain copy goes from one tensor in use to another, both as large as all that a snapshot holds. The first
+snapshots of a run cost more: they write to fresh memory.
 """
 
 from __future__ import annotations
