@@ -11,15 +11,14 @@ import sys
 from collections.abc import Callable
 from threading import get_ident
 from types import FrameType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.dynamo import keep_out
-
-Wrapping: TypeAlias = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
 
 _FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wrapper of `step`
 
@@ -48,60 +47,99 @@ class OptimizerHooks:
         self._running: dict[int, FrameType] = {}  # thread to the running `step` call of its outermost optimizer
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
+        self._surrounded: dict[int, Surrounded] = {}
 
     def attach(self, hook: Wrapping, guard: Wrapping) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
         before = keep_out(hook("step pre-hook", self._before))
         after = keep_out(hook("step post-hook", self._after))
+        self._after_first = keep_out(hook("step post-hook", self._leave))
+        self._guard = guard
         self._last = keep_out(hook("step pre-hook", self._before_last))
         self._closure_returned = guard("step closure", self._listener.closure_returned)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 
     def detach(self) -> None:
         """Remove every hook, also those on instances."""
+        for surrounded in self._surrounded.values():
+            surrounded.remove()
+        self._surrounded = {}
         for handle in [*self._handles, *self._own_hooks.values()]:
             handle.remove()
         self._handles, self._own_hooks = [], {}
+
+    def surround(self, optimizer: Optimizer, surrounding: Surrounding) -> None:
+        """From now on call `surrounding` around every update, also around one whose hooks are running. Once each."""
+        known = self._surrounded.get(id(optimizer))
+        if known is None or not known.is_about(optimizer):
+            self._surrounded[id(optimizer)] = Surrounded(optimizer, surrounding, self._after_first, self._guard)
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         thread = get_ident()
         outer = self._running.get(thread)
         if outer is not None and _is_on_stack(outer):
+            surrounded = self._find(optimizer) if self._surrounded else None
+            if surrounded is not None and self._be_last(optimizer):
+                surrounded.leave(optimizer)
             return None
         self._running[thread] = sys._getframe(_FRAMES_TO_STEP)
-        if optimizer._optimizer_step_pre_hooks and self._be_last(optimizer):
+        if (optimizer._optimizer_step_pre_hooks or self._surrounded) and self._be_last(optimizer):
             return None
         if len(args) == 1 and not kwargs:
             self._listener.before_step(optimizer, True)
+            if self._surrounded and (surrounded := self._find(optimizer)) is not None:
+                surrounded.begin(optimizer, True)
             return None
         return self._begin(optimizer, args, kwargs)
 
     def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        self._listener.before_step(optimizer, not callable(closure))
+        surrounded = self._find(optimizer)
+        if surrounded is not None:
+            surrounded.begin(optimizer, not callable(closure))
         if not callable(closure):
-            self._listener.before_step(optimizer, True)
             return None
-        self._listener.before_step(optimizer, False)
         reporting = self._reporting(optimizer, closure)
         if len(args) > 1:
             return (args[0], reporting, *args[2:]), kwargs
         return args, {**kwargs, "closure": reporting}
 
     def _before_last(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        is_outermost = self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP)
-        return self._begin(optimizer, args, kwargs) if is_outermost else None
+        if self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP):
+            return self._begin(optimizer, args, kwargs)
+        return self._enter(optimizer, False)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         thread = get_ident()
         if self._running.get(thread) is sys._getframe(_FRAMES_TO_STEP):
             del self._running[thread]
             self._listener.after_step(optimizer)
+        elif self._surrounded:
+            self._enter(optimizer, False)
+
+    def _leave(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        surrounded = self._find(optimizer)
+        if surrounded is not None:
+            is_outermost = self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP)
+            (surrounded.end if is_outermost else surrounded.leave)(optimizer)
+
+    def _find(self, optimizer: Optimizer) -> Surrounded | None:
+        found = self._surrounded.get(id(optimizer))
+        return found if found is not None and found.is_about(optimizer) else None
+
+    def _enter(self, optimizer: Optimizer, gradients_ready: bool) -> None:
+        surrounded = self._find(optimizer)
+        if surrounded is not None:
+            surrounded.enter(optimizer, gradients_ready)
 
     def _be_last(self, optimizer: Optimizer) -> bool:
         """Put a hook of ours behind the optimizer's own pre-hooks, which may clip. True when it will be called."""
         hooks = optimizer._optimizer_step_pre_hooks
+        if not hooks and self._find(optimizer) is None:
+            return False
         own = next((key for key in hooks if key in self._own_hooks), None)
-        if own is not None and len(hooks) == 1:  # the user's are gone
+        if own is not None and len(hooks) == 1 and self._find(optimizer) is None:  # the user's are gone
             self._own_hooks.pop(own).remove()
             return False
         if own is None:
@@ -116,10 +154,14 @@ class OptimizerHooks:
 
         def reporting_closure() -> Any:
             nonlocal first
+            surrounded = self._find(optimizer)
+            if surrounded is not None:
+                surrounded.leave(optimizer)
             value = closure()
             if first:
                 first = False
                 report(optimizer)
+            self._enter(optimizer, True)
             return value
 
         return keep_out(reporting_closure, calls_user_code=True)
