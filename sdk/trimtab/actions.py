@@ -35,6 +35,7 @@ class Change:
 
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""  # what the user should know about it, in a sentence
 
 
 class Refused(Exception):

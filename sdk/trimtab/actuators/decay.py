@@ -1,0 +1,62 @@
+"""Weight decay: a factor around the user's own value, and a beginning where that is 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from trimtab.actions import Refused
+from trimtab.actuators.scales import bounded
+
+
+class Decay:
+    """What stands in for the weight decay of each group.
+
+    A decay over 0 is multiplied. Where every group's is 0, torch's default for most optimizers, one value stands in for
+    all. A group of 0 beside others over 0 (biases, norms) was exempted by the user, and stays at 0.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+        self.from_zero = 0.0
+        self._floor = 0.0
+        self._ceiling = math.inf
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is not the user's own."""
+        return self.scale != 1.0 or self.from_zero != 0.0
+
+    def of(self, decays: Sequence[float]) -> list[float]:
+        """What an update uses, for the user's own decay of each group."""
+        if not any(decays):
+            return [self.from_zero] * len(decays)
+        return [self._scaled(decay) for decay in decays]
+
+    def multiply(self, factor: float, decays: Sequence[float], *, floor: float, ceiling: float) -> None:
+        """Raises `Refused` where the bounds leave no room."""
+        largest = max(decays)
+        before = largest * self.scale if largest else self.from_zero
+        after = bounded(before, factor, floor, ceiling)
+        if after == before:
+            bound = f"ceiling of {ceiling:g}" if factor > 1 else f"floor of {floor:g}" if largest else "lowest, 0"
+            raise Refused(f"The weight decay is {before:g} already, at its {bound}.")
+        if largest:
+            self.scale = self.scale * factor if after == before * factor else after / largest
+        else:
+            self.from_zero = after
+        self._floor, self._ceiling = floor, ceiling
+
+    def state(self) -> dict[str, float | None]:
+        """What `load` takes. JSON knows no infinity: None stands for a ceiling that is none."""
+        ceiling = None if math.isinf(self._ceiling) else self._ceiling
+        return {"scale": self.scale, "from_zero": self.from_zero, "floor": self._floor, "ceiling": ceiling}
+
+    def load(self, state: Mapping[str, float | None]) -> None:
+        """Go on where the run of `state` was."""
+        self.scale, self.from_zero = float(state["scale"] or 1.0), float(state["from_zero"] or 0.0)
+        ceiling = state["ceiling"]
+        self._floor, self._ceiling = float(state["floor"] or 0.0), math.inf if ceiling is None else float(ceiling)
+
+    def _scaled(self, decay: float) -> float:
+        return bounded(decay, self.scale, self._floor, self._ceiling) if decay and self.scale != 1.0 else decay

@@ -1,0 +1,92 @@
+"""Values that stand in a parameter group for the length of an update, in place of the schedule's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Group: TypeAlias = MutableMapping[str, Any]
+
+
+def optimizers_in(optimizer: Optimizer) -> list[Optimizer]:
+    """`optimizer` and those that it holds, as Lookahead, SAM and ZeroRedundancyOptimizer do."""
+    found: list[Optimizer] = [optimizer]
+    for each in found:
+        found += [inner for inner in _held_by(each) if all(inner is not known for known in found)]
+    return found
+
+
+def _held_by(optimizer: Optimizer) -> Iterator[Optimizer]:
+    for value in vars(optimizer).values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if issubclass(type(item), Optimizer):  # isinstance would run properties of foreign objects
+                yield item
+
+
+def groups_of(optimizers: list[Optimizer]) -> list[Group]:
+    """Every group once: an optimizer often shares its groups with the one that it holds."""
+    groups: list[Group] = []
+    for optimizer in optimizers:
+        groups += [group for group in optimizer.param_groups if all(group is not known for known in groups)]
+    return groups
+
+
+class Placed:
+    """What was put into groups, and what was there. One update long."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
+        self._written: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, its value before, its version since
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def multiply(self, group: Group, key: str, factor: float) -> None:
+        """Put `factor` times the value in its place, bit for bit that product. None stays None.
+
+        A tensor in a capturable group is written to, since a graph may hold it; once, however many groups share it.
+        """
+        value = group[key]
+        if value is None:
+            return
+        if isinstance(value, Tensor) and group.get("capturable"):
+            if id(value) not in self._written:
+                with torch.no_grad():
+                    before = value.detach().clone()
+                    value.copy_(before * factor)
+                self._written[id(value)] = (value, before, value._version)
+            self._entries.append((group, key, value, value))
+        else:
+            shared = self._product_of(value)
+            self.put(group, key, value * factor if shared is None else shared)
+
+    def put(self, group: Group, key: str, value: Any) -> None:
+        """Put `value` in place."""
+        self._entries.append((group, key, group[key], value))
+        group[key] = value
+
+    def _product_of(self, value: Any) -> Any:
+        """Ours for a tensor that other groups share."""
+        return next((ours for _, _, theirs, ours in self._entries if theirs is value and type(value) is Tensor), None)
+
+    def put_back(self) -> bool:
+        """Put the schedule's values back, where ours still are. False when somebody else has written meanwhile."""
+        untouched = True
+        ours = {id(entry[3]) for entry in self._entries}
+        for group, key, value, _ in self._entries:
+            if id(group.get(key)) in ours:
+                group[key] = value
+            else:
+                untouched = False
+        for tensor, before, version in self._written.values():
+            if tensor._version == version:
+                with torch.no_grad():
+                    tensor.copy_(before)
+            else:
+                untouched = False
+        self._entries, self._written = [], {}
+        return untouched

@@ -1,0 +1,56 @@
+"""The scale of a learning rate: a factor around the schedule, which may be reached over several steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trimtab.actions import Refused
+
+
+class Scale:
+    """A factor, 1 being the schedule's own rate. `value` is what the next update uses."""
+
+    def __init__(self) -> None:
+        self.target = 1.0
+        self._start = 1.0
+        self._ramp = 0  # steps from start to target
+        self._done = 0  # ... of which so many are taken
+
+    @property
+    def value(self) -> float:
+        """Linear from where the scale was to the target, which the last step of the ramp uses."""
+        return self._after(self._done + 1)
+
+    def multiply(self, factor: float, *, floor: float, ceiling: float, ramp: int) -> None:
+        """Raises `Refused` where the bounds leave no room. What lies outside of them is not brought back by force."""
+        target = bounded(self.target, factor, floor, ceiling)
+        if target == self.target:
+            bound = f"floor of {floor:g}" if factor < 1 else f"ceiling of {ceiling:g}"
+            raise Refused(f"The learning rate's scale is {target:g} already, at its {bound}.")
+        self._start = self._after(self._done)
+        self.target, self._ramp, self._done = target, ramp, 0
+
+    def _after(self, steps: int) -> float:
+        if steps >= self._ramp:
+            return self.target
+        return self._start + (self.target - self._start) * steps / self._ramp
+
+    def advance(self) -> None:
+        """An update was made."""
+        if self._done < self._ramp:
+            self._done += 1
+
+    def state(self) -> dict[str, float]:
+        """What `load` takes."""
+        return {"target": self.target, "start": self._start, "ramp": self._ramp, "done": self._done}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """Go on where the run of `state` was."""
+        self.target, self._start = float(state["target"]), float(state["start"])
+        self._ramp, self._done = int(state["ramp"]), int(state["done"])
+
+
+def bounded(value: float, factor: float, floor: float, ceiling: float) -> float:
+    """`factor` times `value`, from `floor` to `ceiling`, but never on the other side of `value`."""
+    product = min(max(value * factor, floor), ceiling)
+    return max(product, value) if factor >= 1 else min(product, value)

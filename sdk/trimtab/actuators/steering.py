@@ -1,0 +1,174 @@
+"""The settings of every optimizer that is steered, and what was learned from a run that is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trimtab.actions import Refused
+from trimtab.actuators.dropout import Dropout
+from trimtab.actuators.updates import Settings, Updates, Used
+
+OVERWRITTEN = (
+    "Optimizer {label} ({kind}) writes its own learning rate or weight decay while it steps, so that no scale can be "
+    "held around it. It goes on with its own."
+)
+
+
+class Surround(Protocol):
+    """Calls a surrounding around every update of an optimizer from now on: `OptimizerHooks.surround`."""
+
+    def __call__(self, optimizer: Optimizer, surrounding: Steering) -> object: ...
+
+
+class Steered:
+    """One label: an optimizer, or several that step inside `backward` and are one."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.settings = Settings()
+        self.dropout = Dropout()
+        self.refusal = ""  # why its rates cannot be changed
+        self._optimizers: list[weakref.ref[Optimizer]] = []
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those that live."""
+        return [optimizer for held in self._optimizers if (optimizer := held()) is not None]
+
+    def add(self, optimizer: Optimizer) -> None:
+        """Another one with this label."""
+        if all(known is not optimizer for known in self.optimizers):
+            self._optimizers.append(weakref.ref(optimizer))
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able, see `Steering.state_dict`."""
+        scale, decay = self.settings.scale.state(), self.settings.decay.state()
+        return {"learning_rate": scale, "weight_decay": decay, "dropout": self.dropout.ratio}
+
+
+class Steering:
+    """A surrounding for every optimizer that is steered. Optimizers are known by their labels, and held weakly.
+
+    `models_of(parameters)` gives the models that hold them; `usual_norm(label)` the norm that gradients usually have,
+    None while it is not known; `say(kind, text)` tells the user something once.
+    """
+
+    def __init__(
+        self,
+        surround: Surround,
+        models_of: Callable[[Iterable[Tensor]], Sequence[nn.Module]],
+        usual_norm: Callable[[str], float | None],
+        say: Callable[[str, str], None],
+    ) -> None:
+        self.models_of = models_of
+        self.usual_norm = usual_norm
+        self._surround = surround
+        self._say = say
+        self._steered: dict[str, Steered] = {}
+        self._updates: weakref.WeakKeyDictionary[Optimizer, Updates] = weakref.WeakKeyDictionary()
+        self._resumed: dict[str, Mapping[str, Any]] = {}
+
+    def begin(self, optimizer: Optimizer, gradients_ready: bool) -> None:
+        """An update begins."""
+        self._updates[optimizer].begin(optimizer, gradients_ready)
+
+    def enter(self, optimizer: Optimizer, gradients_ready: bool) -> None:
+        """An update goes on after a closure."""
+        self._updates[optimizer].enter(optimizer, gradients_ready)
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """The user's code runs in the middle of an update."""
+        self._updates[optimizer].leave(optimizer)
+
+    def end(self, optimizer: Optimizer) -> None:
+        """An update is over."""
+        self._updates[optimizer].end(optimizer)
+
+    def meet(self, label: str, optimizer: Optimizer) -> None:
+        """An optimizer is seen for the first time. It is surrounded at once where a resumed run steered it."""
+        steered = self._find(label)
+        if not steered.optimizers:  # the one before is gone, and what was asked of it with it
+            steered.settings, steered.refusal = Settings(), ""
+        steered.add(optimizer)
+        resumed = self._resumed.pop(label, None)
+        if resumed is not None:
+            self._resume(steered, resumed)
+        elif self._is_surrounded(steered):
+            self.surround(steered)
+
+    def steered(self, label: str) -> Steered:
+        """The optimizers of this label, and what is asked of them."""
+        return self._find(label)
+
+    def surround(self, steered: Steered) -> None:
+        """From now on the settings hold around every update, also around the one that is about to be made."""
+        for optimizer in steered.optimizers:
+            if optimizer not in self._updates:
+                self._updates[optimizer] = Updates(optimizer, steered.settings, lambda: self._overwritten(steered))
+                self._surround(optimizer, self)
+
+    def used(self, optimizer: Optimizer) -> Used | None:
+        """What the last update used where that was not the schedule's and the user's own. Read it after the step."""
+        updates = self._updates.get(optimizer)
+        return updates.used if updates is not None else None
+
+    def skipped(self, optimizer: Optimizer) -> bool:
+        """Whether the last update was left out. Read it after the step."""
+        updates = self._updates.get(optimizer)
+        return updates is not None and updates.skipped
+
+    def scale(self, label: str) -> float:
+        """The scale of the learning rate that the next update uses."""
+        return self._steered[label].settings.scale.value if label in self._steered else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scales, decays and dropout by label, JSON-able."""
+        return {label: steered.state() for label, steered in self._steered.items()} | dict(self._resumed)
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on where another run was. What is about an optimizer that is not known yet waits until it is met."""
+        for label, saved in state.items():
+            if label in self._steered and self._steered[label].optimizers:
+                self._resume(self._steered[label], saved)
+            else:
+                self._resumed[label] = saved
+
+    def close(self) -> None:
+        """Put everything back. The hooks are removed by whoever registered them."""
+        for optimizer, updates in list(self._updates.items()):
+            updates.end(optimizer)
+        for steered in self._steered.values():
+            steered.dropout.put_back()
+
+    def _find(self, label: str) -> Steered:
+        return self._steered.setdefault(label, Steered(label))
+
+    def _is_surrounded(self, steered: Steered) -> bool:
+        return any(optimizer in self._updates for optimizer in steered.optimizers)
+
+    def _resume(self, steered: Steered, saved: Mapping[str, Any]) -> None:
+        settings = steered.settings
+        settings.scale.load(saved["learning_rate"])
+        settings.decay.load(saved["weight_decay"])
+        if saved["dropout"] is not None:
+            with contextlib.suppress(Refused):  # the model has it, or has none any more
+                steered.dropout.set(self.models_of(parameters_of(steered)), saved["dropout"])
+        if settings.scale.value != 1.0 or settings.scale.target != 1.0 or settings.decay.changes:
+            self.surround(steered)
+
+    def _overwritten(self, steered: Steered) -> None:
+        kind = type(steered.optimizers[0]).__name__
+        steered.refusal = OVERWRITTEN.format(label=steered.label, kind=kind)
+        steered.settings.scale, steered.settings.decay = type(steered.settings.scale)(), type(steered.settings.decay)()
+        self._say("rate_overwritten", steered.refusal)
+
+
+def parameters_of(steered: Steered) -> list[Tensor]:
+    """Of every optimizer with the label, in order."""
+    return [p for optimizer in steered.optimizers for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,141 @@
+"""The part of `Controls` that acts around a step: learning rate, weight decay, dropout, clipping, skipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from trimtab.actions import Change, Refused
+from trimtab.actuators.clipping import Clip, check_clippable
+from trimtab.actuators.groups import Group, groups_of, optimizers_in
+from trimtab.actuators.skipping import check_skippable
+from trimtab.actuators.steering import Steered, Steering, parameters_of
+from trimtab.actuators.updates import is_number
+
+# Whose update is not proportional to the rate: by the names of their classes, whatever package they come from.
+NOT_PROPORTIONAL = ("Prodigy", "DAdapt", "MADGRAD", "MirrorMADGRAD", "Adafactor", "Rprop")
+DECOUPLED = ("AdamW", "SGD", "ASGD", "Lion", "Muon", "LAMB", "Lamb", "SophiaG")
+
+
+class StepControls:
+    """Controls of one optimizer, by its label. Every method may raise `Refused`; then nothing was changed."""
+
+    def __init__(self, steering: Steering, label: str) -> None:
+        self._steering = steering
+        self._steered: Steered = steering.steered(label)
+
+    def scale_learning_rate(
+        self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
+    ) -> Change:
+        """Multiply the scale of the learning rate, from the next update on; the schedule goes on beneath it.
+
+        `floor` and `ceiling` bound the scale, which is reached in `ramp` equal steps.
+        """
+        groups = self._groups("lr", "has no learning rate to scale: the optimizer computes its own")
+        scale = self._steered.settings.scale
+        before = scale.target
+        scale.multiply(factor, floor=floor, ceiling=ceiling, ramp=ramp)
+        self._steering.surround(self._steered)
+        return Change(
+            {"learning_rate_scale": before, "learning_rate": _products(groups, "lr", before)},
+            {"learning_rate_scale": scale.target, "learning_rate": _products(groups, "lr", scale.target)},
+            _note(self._optimizers(), groups),
+        )
+
+    def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
+        """Multiply the weight decay, from the next update on. `floor` is where a decay of 0 in every group begins.
+
+        Groups without decay beside others that have one stay without.
+        """
+        groups = self._groups("weight_decay", "has no weight decay")
+        groups = [group for group in groups if is_number(group["weight_decay"])]
+        decay, own = self._steered.settings.decay, [group["weight_decay"] for group in groups]
+        if not own:
+            raise Refused(f"{self._kind()} keeps its weight decay in a tensor, which is not ours to replace.")
+        before = decay.of(own)
+        decay.multiply(factor, own, floor=floor, ceiling=ceiling)
+        self._steering.surround(self._steered)
+        return Change({"weight_decay": before}, {"weight_decay": decay.of(own)})
+
+    def set_dropout(self, ratio: float) -> Change:
+        """Set the ratio of every dropout in the models that hold the optimizer's parameters, until the run ends."""
+        models = self._steering.models_of(parameters_of(self._steered))
+        if not models:
+            raise Refused("The model is not known: no module holds the optimizer's parameters.")
+        before = self._steered.dropout.set(models, ratio)
+        return Change({"dropout": before if len(before) > 1 else before[0]}, {"dropout": ratio})
+
+    def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
+        """Clip the 2-norm on the update that is about to be made and the next ones, `steps` in all.
+
+        None clips to the usual norm, asked for anew on each update.
+        """
+        self._only_one("clipped together")
+        usual, settings = self._usual_norm, self._steered.settings
+        if max_norm is None and usual() is None:
+            raise Refused("It is not known yet what norm is usual for these gradients.")
+        check_clippable(parameters_of(self._steered))
+        before, settings.clip = settings.clip, Clip(max_norm, steps, usual)
+        self._steering.surround(self._steered)
+        return Change(
+            {"max_norm": before.norm_now() if before is not None else None},
+            {"max_norm": settings.clip.norm_now(), "steps": steps},
+        )
+
+    def skip_step(self) -> Change:
+        """Leave out the update that is about to be made. Its gradients are there again afterwards.
+
+        For an optimizer that is not torch's own this costs a copy of its parameters and state, and copying it back.
+        """
+        self._only_one("skipped together")
+        check_skippable(self._optimizers())
+        self._steered.settings.skip = True
+        self._steering.surround(self._steered)
+        return Change({"skipped": False}, {"skipped": True})
+
+    def _optimizers(self) -> list[Optimizer]:
+        return [each for optimizer in self._steered.optimizers for each in optimizers_in(optimizer)]
+
+    def _groups(self, key: str, missing: str) -> list[Group]:
+        """Every group with a value for `key`. Raises `Refused` where there is none, or it cannot be held."""
+        if not self._steered.optimizers:
+            raise Refused("The optimizer is gone, or has not stepped yet.")
+        if self._steered.refusal:
+            raise Refused(self._steered.refusal)
+        groups = [group for group in groups_of(self._optimizers()) if group.get(key) is not None]
+        if not groups:
+            raise Refused(f"{self._kind()} {missing}.")
+        return groups
+
+    def _only_one(self, what: str) -> None:
+        if len(self._steered.optimizers) > 1:
+            raise Refused(f"Optimizers that step inside backward, one a parameter, cannot be {what}.")
+
+    def _kind(self) -> str:
+        return type(self._steered.optimizers[0]).__name__
+
+    def _usual_norm(self) -> float | None:
+        return self._steering.usual_norm(self._steered.label)
+
+
+def _products(groups: Sequence[Group], key: str, factor: float) -> list[float | None]:
+    """What the groups' values come to; None for one in a tensor, which would have to be waited for."""
+    return [group[key] * factor if is_number(group[key]) else None for group in groups]
+
+
+def _note(optimizers: Sequence[Optimizer], groups: Sequence[Group]) -> str:
+    """What a factor on the rate means for these optimizers, where it is not just a factor on the update."""
+    names = [kind.__name__ for optimizer in optimizers for kind in type(optimizer).__mro__]
+    for name in names:
+        if name.startswith(NOT_PROPORTIONAL):
+            return f"A factor on the learning rate of {name} is not a factor on its update."
+    decays: list[Any] = [group for group in groups if group.get("weight_decay")]
+    decoupled = [name for name in names if name in DECOUPLED]
+    if decays and (decoupled or any(group.get("decoupled_weight_decay") for group in decays)):
+        return (
+            f"The weight decay of {decoupled[0] if decoupled else names[0]} is multiplied by its rate, and scales too."
+        )
+    return ""

@@ -1,0 +1,136 @@
+"""What one optimizer's updates use in place of what the schedule says."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.actuators.clipping import Clip, clip
+from trimtab.actuators.decay import Decay
+from trimtab.actuators.groups import Group, Placed, groups_of, optimizers_in
+from trimtab.actuators.scales import Scale
+from trimtab.actuators.skipping import Skip
+
+
+@dataclass(slots=True)
+class Settings:
+    """What is asked of the next updates. Optimizers that step inside `backward` share one."""
+
+    scale: Scale = field(default_factory=Scale)
+    decay: Decay = field(default_factory=Decay)
+    clip: Clip | None = None
+    skip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What the last update used, group by group."""
+
+    scale: float
+    learning_rates: Sequence[Any]  # a float, a tensor of one element, or None where there is none
+    weight_decays: Sequence[Any]
+
+
+class Updates:
+    """Around the updates of one optimizer: see `capture.surround`.
+
+    The schedule's own values are saved and put back, never divided back. Without settings to apply nothing is touched,
+    for about 2 us a step.
+    """
+
+    def __init__(self, optimizer: Optimizer, settings: Settings, overwritten: Callable[[], None]) -> None:
+        self.used: Used | None = None  # by the last update, None where it was the schedule's and the user's own
+        self.skipped = False  # the last update
+        self._settings = settings
+        self._overwritten = overwritten
+        self._held = [weakref.ref(each) for each in optimizers_in(optimizer)]
+        self._placed = Placed()
+        self._skip: Skip | None = None
+        self._running = False  # from `begin` to `end`
+        self._clipped = False
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizer, and those that it holds."""
+        return [optimizer for held in self._held if (optimizer := held()) is not None]
+
+    def begin(self, optimizer: Optimizer, gradients_ready: bool) -> None:
+        """Put ours in place for a new update. With `gradients_ready` also clip them, or take them away."""
+        if self._running:  # the one before was broken off where nobody saw it, and much may have happened since
+            self.leave(optimizer)
+            self._running, self._skip = False, None
+        self.enter(optimizer, gradients_ready)
+
+    def enter(self, optimizer: Optimizer, gradients_ready: bool) -> None:
+        """The same in the middle of an update, where `leave` has put the schedule's in place."""
+        if not self._running:
+            self._running, self._clipped, self.skipped, self.used = True, False, False, None
+        settings = self._settings
+        if gradients_ready and settings.skip and self._skip is None:
+            self._skip = Skip(self.optimizers())
+        elif gradients_ready and settings.clip is not None and not settings.skip:
+            self._clip(optimizer, settings.clip)
+        scale, decays = settings.scale.value, settings.decay.changes
+        if scale != 1.0 or decays:
+            self._place(groups_of(self.optimizers()), scale, decays)
+            self.used = _used(optimizer, scale)
+        if self._skip is not None:
+            self._skip.hide()
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """Put the schedule's in place, for the length of a closure or of a hook."""
+        self._placed.put_back()
+        if self._skip is not None:
+            self._skip.show()
+
+    def end(self, optimizer: Optimizer) -> None:
+        """Put everything back, and count."""
+        if not self._running:
+            return
+        self._running = False
+        settings, skip, self._skip = self._settings, self._skip, None
+        untouched = self._placed.put_back()
+        if skip is not None:
+            skip.undo()
+            self.skipped, settings.skip = True, False
+        settings.scale.advance()
+        if self._clipped and settings.clip is not None:
+            settings.clip.remaining -= 1
+            if settings.clip.remaining <= 0:
+                settings.clip = None
+        if not untouched:
+            self._overwritten()
+
+    def _clip(self, optimizer: Optimizer, plan: Clip) -> None:
+        max_norm = plan.norm_now()
+        if max_norm is not None:
+            scale: Any = getattr(optimizer, "grad_scale", None)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip(parameters, max_norm, scale if isinstance(scale, Tensor) else None)
+            self._clipped = True
+
+    def _place(self, groups: Sequence[Group], scale: float, decays: bool) -> None:
+        for group in groups:
+            if scale != 1.0 and "lr" in group:
+                self._placed.multiply(group, "lr", scale)
+        if decays:
+            decaying = [group for group in groups if is_number(group.get("weight_decay"))]
+            for group, value in zip(
+                decaying, self._settings.decay.of([g["weight_decay"] for g in decaying]), strict=True
+            ):
+                if value != group["weight_decay"]:
+                    self._placed.put(group, "weight_decay", value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a plain number, and neither a tensor nor None."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _used(optimizer: Optimizer, scale: float) -> Used:
+    groups = optimizer.param_groups
+    return Used(scale, [group.get("lr") for group in groups], [group.get("weight_decay") for group in groups])

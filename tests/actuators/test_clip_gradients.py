@@ -1,0 +1,131 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab.actions import Refused
+from trimtab.actuators.steering import Steering
+from trimtab.actuators.step_controls import StepControls
+
+
+@pytest.fixture
+def applied(model):
+    """An optimizer that notes the norm of the gradients that it applies."""
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            value = closure() if closure is not None else None
+            self.norms.append(norm_of(model))
+            super().step()
+            return value
+
+    optimizer = Noting(model.parameters(), lr=0.1)
+    optimizer.norms = []
+    return optimizer
+
+
+def norm_of(model):
+    return nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+
+
+def test_this_step_and_the_next_ones_are_clipped(helm, model, fit, applied):
+    controls = helm.controls(applied)
+    helm.judge.before.append(lambda _: controls.clip_gradients(0.01, steps=2))
+    norms = []
+    for _ in range(3):
+        fit()
+        norms.append(norm_of(model))
+        applied.step()
+    assert applied.norms == pytest.approx([0.01, 0.01, norms[2]], rel=1e-3)
+
+
+def test_norm_under_the_limit_is_not_touched(helm, model, fit, applied):
+    helm.controls(applied).clip_gradients(1e6, steps=1)
+    fit()
+    before = [p.grad.clone() for p in model.parameters()]
+    applied.step()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True))
+
+
+def test_every_evaluation_of_a_closure_is_clipped(helm, model, fit, applied):
+    helm.controls(applied).clip_gradients(0.01, steps=1)
+    applied.step(fit)
+    applied.step(fit)
+    assert applied.norms[0] == pytest.approx(0.01, rel=1e-3)
+    assert applied.norms[1] > 0.02
+
+
+def test_clip_that_is_decided_when_the_closure_returns_is_for_this_step(helm, fit, applied):
+    controls = helm.controls(applied)
+    helm.judge.before.append(lambda _: controls.clip_gradients(0.01, steps=1))
+    applied.step(fit)
+    assert applied.norms == pytest.approx([0.01], rel=1e-3)
+
+
+def test_gradients_of_the_step_before_are_not_clipped_before_the_closure(helm, model, fit, applied):
+    fit()
+    helm.controls(applied).clip_gradients(0.01, steps=1)
+    before, seen = norm_of(model), []
+
+    def closure():
+        seen.append(norm_of(model))
+        return fit()
+
+    applied.step(closure)
+    assert seen == [before]
+
+
+def test_clip_comes_after_a_clip_of_the_users(helm, model, fit, applied):
+    applied.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 0.1) and None)
+    helm.controls(applied).clip_gradients(0.2, steps=1)
+    fit()
+    applied.step()
+    assert applied.norms == pytest.approx([0.1], rel=1e-3)
+
+
+def test_adaptive_clip_goes_to_the_usual_norm_of_each_step(helm, fit, applied):
+    controls = helm.controls(applied)
+    with pytest.raises(Refused, match="not known yet"):
+        controls.clip_gradients(None, steps=2)
+    helm.usual_norm = 0.02
+    controls.clip_gradients(None, steps=2)
+    fit()
+    applied.step()
+    helm.usual_norm = 0.01
+    fit()
+    applied.step()
+    assert applied.norms == pytest.approx([0.02, 0.01], rel=1e-3)
+
+
+def test_sparse_gradients_are_refused(helm):
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SparseAdam(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(Refused, match="sparse"):
+        helm.controls(optimizer).clip_gradients(1.0, steps=1)
+
+
+def test_fused_optimizer_under_a_scaler_is_clipped_by_the_true_norm(helm, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    helm.controls(optimizer).clip_gradients(0.01, steps=1)
+    before = [p.detach().clone() for p in model.parameters()]
+    scaler.scale(model(torch.ones(2, 4)).square().sum()).backward()
+    scaler.step(optimizer)
+    update = nn.utils.get_total_norm([p.detach() - b for p, b in zip(model.parameters(), before, strict=True)])
+    assert update.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_our_clip_is_not_shown_as_the_users(watching, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        steering = Steering(seen.run._capture._hooks.surround, lambda _: [], lambda _: None, lambda *_: None)
+        steering.meet("0", optimizer)
+        StepControls(steering, "0").clip_gradients(0.01, steps=2)
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.ones(2, 4)), torch.tensor([0, 1])).backward()
+            optimizer.step()
+            assert norm_of(model) == pytest.approx(0.01, rel=1e-3)
+    assert [step.gradient_preclip_norm for step in seen.steps()] == [None, None]
+    assert len(seen.losses()) == 2

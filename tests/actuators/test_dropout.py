@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import nn
+
+from trimtab.actions import Refused
+from trimtab.actuators.dropout import ratio_of
+
+
+@pytest.fixture
+def steer(helm):
+    """`steer(model)` gives the controls of an optimizer for `model`, which is kept alive."""
+    kept = []
+
+    def steer(model, label="0"):
+        kept.append(torch.optim.SGD(model.parameters(), lr=0.1))
+        helm.models.append(model)
+        return helm.controls(kept[-1], label=label)
+
+    return steer
+
+
+MODULES = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_kind_of_dropout_is_set(steer, kind):
+    model = nn.Sequential(nn.Linear(2, 2), kind(0.1), nn.Sequential(kind(0.3)))
+    change = steer(model).set_dropout(0.5)
+    assert (model[1].p, model[2][0].p) == (0.5, 0.5)
+    assert (change.before, change.after) == ({"dropout": [0.1, 0.3]}, {"dropout": 0.5})
+
+
+def test_dropout_drops_that_share(steer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
+    steer(model).set_dropout(0.75)
+    dropped = (model[1](torch.ones(10_000)) == 0).float().mean().item()
+    assert dropped == pytest.approx(0.75, abs=0.03)
+
+
+def test_attention_and_deep_recurrent_nets_are_set_too(steer):
+    attention, deep, flat = nn.MultiheadAttention(4, 2, dropout=0.1), nn.LSTM(4, 4, 2, dropout=0.1), nn.GRU(4, 4)
+    steer(nn.ModuleList([attention, deep, flat])).set_dropout(0.25)
+    assert (attention.dropout, deep.dropout, flat.dropout) == (0.25, 0.25, 0.0)
+
+
+def test_transformer_is_set_throughout(steer):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1)
+    steer(layer).set_dropout(0.2)
+    assert {layer.self_attn.dropout, layer.dropout.p, layer.dropout1.p, layer.dropout2.p} == {0.2}
+
+
+def test_model_without_dropout_is_refused(steer):
+    with pytest.raises(Refused, match="no dropout module"):
+        steer(nn.Linear(2, 2)).set_dropout(0.5)
+
+
+def test_optimizer_whose_model_is_not_known_is_refused(helm):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(Refused, match="not known"):
+        helm.controls(optimizer).set_dropout(0.5)
+
+
+def test_ratio_that_is_there_already_is_refused(steer):
+    with pytest.raises(Refused, match=r"ratio 0\.5 already"):
+        steer(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))).set_dropout(0.5)
+
+
+def test_close_puts_the_users_ratios_back(helm, steer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.2), nn.Dropout(0.3))
+    controls = steer(model)
+    controls.set_dropout(0.5)
+    controls.set_dropout(0.6)
+    model[3].p = 0.7  # by the user
+    helm.close()
+    assert [module.p for module in model[1:]] == [0.1, 0.2, 0.7]
+
+
+def test_resumed_run_keeps_its_dropout(helm, steer):
+    first, second = (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)) for _ in range(2))
+    steer(first).set_dropout(0.5)
+    saved = helm.steering.state_dict()
+    helm.models.clear()
+    helm.steering.load_state_dict({"1": saved["0"]})
+    steer(second, label="1")
+    assert second[1].p == 0.5
+
+
+def test_ratio_for_export_is_the_largest():
+    assert ratio_of([nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))]) == 0.2
+    assert ratio_of([nn.Linear(1, 1)]) is None
