@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "guard": {"sample"},
     "capture": {"sample", "guard"},
     "bus": {"types", "guard"},
+    "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "sample"},
     "facts": set(),
     "actuators": {"types", "actions", "errors"},

@@ -155,6 +155,8 @@ def _health(event: Health) -> Iterator[Measurement]:
     yield Measurement(catalog.OVERHEAD_SECONDS, (), event.overhead_seconds)
     yield Measurement(catalog.OVERHEAD_RATIO, (), event.overhead_ratio)
     yield Measurement(catalog.GRADIENT_INTERVAL, (), event.gradient_interval_steps)
+    if event.hung_after_seconds is not None:
+        yield Measurement(catalog.HUNG_AFTER, (), event.hung_after_seconds)
     for backend, reasons in event.dropped.items():
         for reason, count in reasons.items():
             yield Measurement(catalog.DROPPED, (backend, reason), count)

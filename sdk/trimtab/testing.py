@@ -176,6 +176,7 @@ def sample_events() -> list[Event]:
             gradient_interval_steps=4,
             dropped={"jsonl": {"error": 2}},
             backend_errors={"jsonl": 1},
+            hung_after_seconds=600.0,
         ),
         RunEnd(**at, status="completed", seconds=0.5, totals={"steps": 5}),
     ]

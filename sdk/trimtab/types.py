@@ -280,6 +280,7 @@ class Health(Event):
     gradient_interval_steps: int
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # backend to reason to events lost
     backend_errors: Mapping[str, int] = field(default_factory=dict)
+    hung_after_seconds: float | None = None  # without a sign of life: see `watchdog`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

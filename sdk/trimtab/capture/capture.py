@@ -89,6 +89,11 @@ class Capture:
         self._passes.finish()
         self._sampler.flush()
 
+    def progress(self) -> tuple[int, object]:
+        """Steps taken, and what else changes while the loop is alive: loaders, and losses of validation."""
+        passes = self._passes
+        return self._meter.steps, (passes.resumed_at, passes.place())
+
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
         self._steps.name(optimizer, name)
