@@ -41,9 +41,7 @@ class Helm:
     def __init__(self):
         self.judge, self.said, self.usual_norm, self.models = Judge(), [], None, []
         self.hooks = OptimizerHooks(self.judge)
-        self.steering = Steering(
-            self.hooks.surround, lambda parameters: self.models, lambda label: self.usual_norm, self._say
-        )
+        self.steering = Steering(self.hooks, lambda parameters: self.models, lambda label: self.usual_norm, self._say)
         self.guard = Guard(self._say)
 
     def _say(self, kind, text):

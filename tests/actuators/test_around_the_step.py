@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -398,3 +399,33 @@ def test_model_trains_as_with_the_product_for_a_rate(helm):
             net(torch.full((2, 4), 0.1 * step)).square().sum().backward()
             optimizer.step()
     assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+
+
+class Forgetful(torch.optim.Optimizer):
+    """Calls no super().__init__(), but has the step hooks, as some wrappers do; or none."""
+
+    def __init__(self, inner, hooked):
+        self.inner, self.param_groups, self.state, self.defaults = inner, inner.param_groups, {}, {}
+        if hooked:
+            self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+            self._patch_step_function()
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+def test_wrapper_with_half_of_the_hooks_is_scaled(helm, optimizer):
+    outer = Forgetful(optimizer, hooked=True)
+    helm.controls(outer).scale_learning_rate(0.5)
+    outer.step()
+    assert optimizer.used == [[0.05]]
+    assert rate_of(optimizer) == 0.1
+
+
+def test_optimizer_without_hooks_is_refused(helm, optimizer):
+    outer = Forgetful(optimizer, hooked=False)
+    controls = helm.controls(outer)
+    for act in (lambda: controls.scale_learning_rate(0.5), lambda: controls.scale_weight_decay(2), controls.skip_step):
+        with pytest.raises(Refused, match="no hooks"):
+            act()
+    assert helm.steering.scale("0") == 1.0

@@ -173,6 +173,7 @@ class Foreign(torch.optim.Optimizer):
         self.history.append(self.count)
         for group, slow_group in zip(self.param_groups, self.slow, strict=True):
             group["d"] *= 2
+            group["lr"] *= 0.5
             for p, slow in zip(group["params"], slow_group, strict=True):
                 state = self.state[p]
                 state["step"] = state.get("step", 0) + 1
@@ -197,8 +198,15 @@ class Wrapper(torch.optim.Optimizer):
 
 
 @pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize("closure", [None, lambda: torch.tensor(1.0)])
-@pytest.mark.parametrize("build", [Foreign, lambda p: Wrapper(Foreign(p)), lambda p: Wrapper(torch.optim.Adam(p))])
+@pytest.mark.parametrize(
+    ("build", "closure"),
+    [
+        (Foreign, None),
+        (Foreign, lambda: torch.tensor(1.0)),
+        (lambda p: Wrapper(Foreign(p)), None),
+        (lambda p: Wrapper(torch.optim.Adam(p)), None),
+    ],
+)
 def test_optimizer_that_is_not_torchs_own_is_put_back(helm, matrix, build, closure, warm):
     optimizer = build([matrix])
     if warm:
@@ -217,6 +225,20 @@ def test_state_that_cannot_be_copied_is_refused(helm, matrix):
     optimizer.noise = torch.Generator()
     with pytest.raises(Refused, match="holds a Generator"):
         helm.controls(optimizer).skip_step()
+
+
+def test_optimizer_that_may_have_climbed_before_its_closure_is_refused(helm, matrix):
+    optimizer, refused = Wrapper(torch.optim.SGD([matrix])), []
+    controls = helm.controls(optimizer)
+
+    def judge(_):
+        with pytest.raises(Refused, match="before it called the closure"):
+            controls.skip_step()
+        refused.append(True)
+
+    helm.judge.before.append(judge)
+    step_once(optimizer, matrix)
+    assert refused
 
 
 def test_optimizers_inside_backward_are_refused(helm):

@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from trimtab.actions import Refused
 
 _HOOKS = "_optimizer_"  # what torch keeps hooks in, on an optimizer
-_PUT_BACK_ELSEWHERE = ("lr", "weight_decay")  # in a group, by who placed them
 
 _FIXED = (
     NoneType, bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, FunctionType, MethodType,
@@ -30,12 +29,19 @@ _FIXED = (
 )  # fmt: skip
 
 
-def check_skippable(optimizers: Sequence[Optimizer]) -> None:
-    """Raises `Refused` where an update could not be left out without a trace."""
-    for optimizer in optimizers:
-        unknown = None if is_torchs_own(optimizer) else Kept([optimizer], copy_tensors=False).unknown
+def check_skippable(optimizers: Sequence[Optimizer], *, under_closure: bool) -> None:
+    """Raises `Refused` where an update could not be left out without a trace.
+
+    Under a closure the step has begun already. Optimizers evaluate it first of all, but for those that climb before
+    (SAM and its kin, which hold another one or have a radius `rho`).
+    """
+    foreign = [optimizer for optimizer in optimizers if not is_torchs_own(optimizer)]
+    for optimizer in foreign:
+        kind = type(optimizer).__name__
+        if under_closure and (len(optimizers) > 1 or "rho" in optimizer.defaults):
+            raise Refused(f"{kind} may have changed its parameters before it called the closure.")
+        unknown = Kept([optimizer], copy_tensors=False).unknown
         if unknown is not None:
-            kind = type(optimizer).__name__
             raise Refused(f"{kind} is not torch's own, and holds a {unknown}, which cannot be put back after a step.")
 
 
@@ -136,7 +142,7 @@ class Kept:
 
 
 def _is_left(key: Any) -> bool:
-    return isinstance(key, str) and (key in _PUT_BACK_ELSEWHERE or key.startswith(_HOOKS))
+    return isinstance(key, str) and key.startswith(_HOOKS)
 
 
 def _parameters(optimizers: Sequence[Optimizer]) -> Iterable[Tensor]:

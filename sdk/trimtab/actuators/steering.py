@@ -20,10 +20,16 @@ OVERWRITTEN = (
 )
 
 
-class Surround(Protocol):
-    """Calls a surrounding around every update of an optimizer from now on: `OptimizerHooks.surround`."""
+class Hooks(Protocol):
+    """What is needed of the hooks: see `capture.optimizers.OptimizerHooks`."""
 
-    def __call__(self, optimizer: Optimizer, surrounding: Steering) -> object: ...
+    def surround(self, optimizer: Optimizer, surrounding: Steering) -> object:
+        """Call `surrounding` around every update from now on."""
+        ...
+
+    def under_closure(self, optimizer: Optimizer) -> bool:
+        """Whether the step has begun before its gradients were there."""
+        ...
 
 
 class Steered:
@@ -61,14 +67,14 @@ class Steering:
 
     def __init__(
         self,
-        surround: Surround,
+        hooks: Hooks,
         models_of: Callable[[Iterable[Tensor]], Sequence[nn.Module]],
         usual_norm: Callable[[str], float | None],
         say: Callable[[str, str], None],
     ) -> None:
         self.models_of = models_of
         self.usual_norm = usual_norm
-        self._surround = surround
+        self._hooks = hooks
         self._say = say
         self._steered: dict[str, Steered] = {}
         self._updates: weakref.WeakKeyDictionary[Optimizer, Updates] = weakref.WeakKeyDictionary()
@@ -107,11 +113,21 @@ class Steering:
         return self._find(label)
 
     def surround(self, steered: Steered) -> None:
-        """From now on the settings hold around every update, also around the one that is about to be made."""
+        """From now on the settings hold around every update, also around the one that is about to be made.
+
+        Raises `Refused` for an optimizer without hooks, and does nothing for one that is surrounded already.
+        """
+        for optimizer in steered.optimizers:
+            if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+                raise Refused(f"The steps of {type(optimizer).__name__} have no hooks: it calls no super().__init__().")
         for optimizer in steered.optimizers:
             if optimizer not in self._updates:
                 self._updates[optimizer] = Updates(optimizer, steered.settings, lambda: self._overwritten(steered))
-                self._surround(optimizer, self)
+                self._hooks.surround(optimizer, self)
+
+    def under_closure(self, steered: Steered) -> bool:
+        """Whether the step that is under way had begun before its gradients were there."""
+        return any(self._hooks.under_closure(optimizer) for optimizer in steered.optimizers)
 
     def used(self, optimizer: Optimizer) -> Used | None:
         """What the last update used where that was not the schedule's and the user's own. Read it after the step."""
@@ -160,7 +176,8 @@ class Steering:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
                 steered.dropout.set(self.models_of(parameters_of(steered)), saved["dropout"])
         if settings.scale.value != 1.0 or settings.scale.target != 1.0 or settings.decay.changes:
-            self.surround(steered)
+            with contextlib.suppress(Refused):
+                self.surround(steered)
 
     def _overwritten(self, steered: Steered) -> None:
         kind = type(steered.optimizers[0]).__name__

@@ -37,8 +37,8 @@ class StepControls:
         groups = self._groups("lr", "has no learning rate to scale: the optimizer computes its own")
         scale = self._steered.settings.scale
         before = scale.target
-        scale.multiply(factor, floor=floor, ceiling=ceiling, ramp=ramp)
         self._steering.surround(self._steered)
+        scale.multiply(factor, floor=floor, ceiling=ceiling, ramp=ramp)
         return Change(
             {"learning_rate_scale": before, "learning_rate": _products(groups, "lr", before)},
             {"learning_rate_scale": scale.target, "learning_rate": _products(groups, "lr", scale.target)},
@@ -56,8 +56,8 @@ class StepControls:
         if not own:
             raise Refused(f"{self._kind()} keeps its weight decay in a tensor, which is not ours to replace.")
         before = decay.of(own)
-        decay.multiply(factor, own, floor=floor, ceiling=ceiling)
         self._steering.surround(self._steered)
+        decay.multiply(factor, own, floor=floor, ceiling=ceiling)
         return Change({"weight_decay": before}, {"weight_decay": decay.of(own)})
 
     def set_dropout(self, ratio: float) -> Change:
@@ -78,8 +78,8 @@ class StepControls:
         if max_norm is None and usual() is None:
             raise Refused("It is not known yet what norm is usual for these gradients.")
         check_clippable(parameters_of(self._steered))
-        before, settings.clip = settings.clip, Clip(max_norm, steps, usual)
         self._steering.surround(self._steered)
+        before, settings.clip = settings.clip, Clip(max_norm, steps, usual)
         return Change(
             {"max_norm": before.norm_now() if before is not None else None},
             {"max_norm": settings.clip.norm_now(), "steps": steps},
@@ -91,9 +91,9 @@ class StepControls:
         For an optimizer that is not torch's own this costs a copy of its parameters and state, and copying it back.
         """
         self._only_one("skipped together")
-        check_skippable(self._optimizers())
-        self._steered.settings.skip = True
+        check_skippable(self._optimizers(), under_closure=self._steering.under_closure(self._steered))
         self._steering.surround(self._steered)
+        self._steered.settings.skip = True
         return Change({"skipped": False}, {"skipped": True})
 
     def _optimizers(self) -> list[Optimizer]:

@@ -48,6 +48,7 @@ class OptimizerHooks:
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
         self._surrounded: dict[int, Surrounded] = {}
+        self._under_closure: set[int] = set()  # ids of optimizers whose closure has just returned
 
     def attach(self, hook: Wrapping, guard: Wrapping) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
@@ -73,6 +74,10 @@ class OptimizerHooks:
         known = self._surrounded.get(id(optimizer))
         if known is None or not known.is_about(optimizer):
             self._surrounded[id(optimizer)] = Surrounded(optimizer, surrounding, self._after_first, self._guard)
+
+    def under_closure(self, optimizer: Optimizer) -> bool:
+        """Whether its step has been under way for a while: the listener is being told that its closure returned."""
+        return id(optimizer) in self._under_closure
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         thread = get_ident()
@@ -160,7 +165,9 @@ class OptimizerHooks:
             value = closure()
             if first:
                 first = False
+                self._under_closure.add(id(optimizer))
                 report(optimizer)
+                self._under_closure.discard(id(optimizer))
             self._enter(optimizer, True)
             return value
 

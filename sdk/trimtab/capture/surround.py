@@ -53,7 +53,9 @@ class Surrounded:
         last = optimizer.register_step_post_hook(after)
         hooks: Any = optimizer._optimizer_step_post_hooks
         hooks.move_to_end(last.id, last=False)
-        self._handles = [last, optimizer.register_state_dict_pre_hook(self.leave, prepend=True)]
+        self._handles = [last]
+        if hasattr(optimizer, "_optimizer_state_dict_pre_hooks"):  # some wrappers call no super().__init__
+            self._handles.append(optimizer.register_state_dict_pre_hook(self.leave, prepend=True))
         self._own_step = vars(optimizer).get("step")  # a scheduler puts one there
         self._step = _ending(optimizer, self._own_step, self.end)
         vars(optimizer)["step"] = self._step
