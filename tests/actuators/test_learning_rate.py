@@ -259,3 +259,13 @@ def test_optimizers_inside_backward_are_scaled_together(helm):
     model(torch.ones(1, 3)).sum().backward()
     assert [optimizer.used for optimizer in optimizers] == [[[0.05]], [[0.05]]]
     assert len(handles) == 2
+
+
+def test_factors_that_lead_back_to_1_lead_to_the_bare_run(helm):
+    optimizer = Recording(parameters())
+    controls = helm.controls(optimizer)
+    assert 1 / 49 * 49 != 1
+    for factor in (1 / 49, 49):
+        controls.scale_learning_rate(factor)
+    optimizer.step()
+    assert optimizer.used == [[0.1]]

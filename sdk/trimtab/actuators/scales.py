@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from trimtab.actions import Refused
 
+_ROUNDING = 1e-9  # factors that lead back to 1 miss it by some bits, and at 1 the run is the bare one again
+
 
 class Scale:
     """A factor, 1 being the schedule's own rate. `value` is what the next update uses."""
@@ -24,6 +26,8 @@ class Scale:
     def multiply(self, factor: float, *, floor: float, ceiling: float, ramp: int) -> None:
         """Raises `Refused` where the bounds leave no room. What lies outside of them is not brought back by force."""
         target = bounded(self.target, factor, floor, ceiling)
+        if abs(target - 1.0) < _ROUNDING:
+            target = 1.0
         if target == self.target:
             bound = f"floor of {floor:g}" if factor < 1 else f"ceiling of {ceiling:g}"
             raise Refused(f"The learning rate's scale is {target:g} already, at its {bound}.")

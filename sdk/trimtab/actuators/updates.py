@@ -39,8 +39,7 @@ class Used:
 class Updates:
     """Around the updates of one optimizer: see `capture.surround`.
 
-    The schedule's own values are saved and put back, never divided back. Without settings to apply nothing is touched,
-    for about 2 us a step.
+    The schedule's own values are saved and put back, never divided back. Without settings to apply nothing is touched.
     """
 
     def __init__(self, optimizer: Optimizer, settings: Settings, overwritten: Callable[[], None]) -> None:
