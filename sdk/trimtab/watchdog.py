@@ -42,8 +42,9 @@ class Watchdog:
     alone may have been a fault. Up to the first step it is an hour. Time in which this thread did not run either (the
     process was stopped, the machine slept) does not count.
 
-    `on_hung(verdict, where)` and `on_recovered(verdict)` are called on this thread. A verdict's value and threshold are
-    seconds; `where` tells the innermost frames of the thread that called `start`. `clock` is in seconds.
+    `on_hung(verdict, text)` and `on_recovered(verdict)` are called on this thread. A verdict's value is the time
+    without a sign of life over the limit, as `catalog` has it for this rule, and `threshold` is its threshold; `text`
+    says how long it has been and where the thread stands that called `start`. `clock` is in seconds.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Watchdog:
         on_hung: Callable[[Verdict, str], None],
         on_recovered: Callable[[Verdict], None],
         guard: Guard,
+        threshold: float = 1.0,
         episodes: int = 0,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +67,7 @@ class Watchdog:
         self._on_hung = on_hung
         self._on_recovered = on_recovered
         self._look = guard.wrap("watchdog", self.look)
+        self._threshold = threshold
         self._interval_s = interval_s
         self._clock = clock
         self._looked_at = clock()
@@ -79,6 +82,10 @@ class Watchdog:
     @property
     def limit_s(self) -> float:
         """After how many seconds without a sign of life the run counts as hung."""
+        return self._threshold * self._usual_limit_s
+
+    @property
+    def _usual_limit_s(self) -> float:
         if self._seen[0] == 0:
             return FIRST_STEP_S
         return max(LEAST_S, MEDIANS * median(self._steps_s or [0.0]), GAPS * min(self._gaps_s))
@@ -104,10 +111,10 @@ class Watchdog:
         progress = self._progress()
         if progress != self._seen:
             self._moved_on(progress)
-        elif not self.hung and self._idle_s > self.limit_s:
+        elif not self.hung and self._idle_s >= self.limit_s:
             self.hung = True
             self.episodes += 1
-            self._on_hung(self._verdict("firing"), where(self._watched))
+            self._on_hung(self._verdict("firing"), self._text())
 
     def _moved_on(self, progress: Progress) -> None:
         verdict = self._verdict("resolved") if self.hung else None
@@ -121,19 +128,23 @@ class Watchdog:
             self._on_recovered(verdict)
 
     def _verdict(self, state: AlertState) -> Verdict:
-        step = self._global_step()
+        step, value = self._global_step(), self._idle_s / self._usual_limit_s
         return Verdict(
             rule=RULE,
             optimizer="",
             episode=self.episodes,
             state=state,
             severity="critical",
-            value=self._idle_s,
-            threshold=self.limit_s,
-            level=self._idle_s / self.limit_s,
+            value=value,
+            threshold=self._threshold,
+            level=value / self._threshold,
             step=step,
             since=step,
         )
+
+    def _text(self) -> str:
+        passed, limit = f"{self._idle_s:.0f} s", f"{self.limit_s:.0f} s"
+        return f"No sign of life for {passed}, over the limit of {limit}. Training is in {where(self._watched)}."
 
     def _work(self) -> None:
         while not self._ending.wait(self._interval_s):

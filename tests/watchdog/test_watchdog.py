@@ -14,7 +14,7 @@ EVERY = 5.0
 class Yard:
     """A watchdog, a run that moves when it is told to, and what was said."""
 
-    def __init__(self):
+    def __init__(self, **options):
         self.now = 0.0
         self.steps, self.life = 0, 0
         self.said = []
@@ -22,7 +22,7 @@ class Yard:
             lambda: (self.steps, self.life), lambda: 7,
             on_hung=lambda verdict, frames: self.said.append(verdict),
             on_recovered=self.said.append,
-            guard=Guard(lambda place, text: None), interval_s=EVERY, clock=lambda: self.now,
+            guard=Guard(lambda place, text: None), interval_s=EVERY, clock=lambda: self.now, **options,
         )  # fmt: skip
 
     def wait(self, seconds):
@@ -51,14 +51,21 @@ def yard():
 
 def test_run_that_stops_stepping_is_hung_once(yard):
     yard.train(100)
-    yard.wait(LEAST_S)
+    yard.wait(LEAST_S - EVERY)
     assert yard.said == []
     yard.wait(3 * LEAST_S)
     (verdict,) = yard.said
     assert (verdict.rule, verdict.episode, verdict.state, verdict.severity) == ("run_hung", 1, "firing", "critical")
-    assert (verdict.step, verdict.threshold) == (7, LEAST_S)
-    assert LEAST_S < verdict.value <= LEAST_S + EVERY
-    assert verdict.level == verdict.value / verdict.threshold
+    assert (verdict.step, verdict.value, verdict.threshold, verdict.level) == (7, 1.0, 1.0, 1.0)
+
+
+def test_threshold_is_a_multiple_of_the_limit():
+    yard = Yard(threshold=2.0)
+    yard.train(100)
+    yard.wait(2 * LEAST_S - EVERY)
+    assert yard.said == []
+    yard.wait(EVERY)
+    assert (yard.said[0].value, yard.said[0].threshold, yard.said[0].level) == (2.0, 2.0, 1.0)
 
 
 def test_next_step_resolves_it_and_the_next_hang_is_another_episode(yard):
@@ -68,7 +75,7 @@ def test_next_step_resolves_it_and_the_next_hang_is_another_episode(yard):
         yard.train(100)
     assert yard.states == ["firing", "resolved"] * 2
     assert [verdict.episode for verdict in yard.said] == [1, 1, 2, 2]
-    assert yard.said[1].value == pytest.approx(2 * LEAST_S, abs=EVERY)
+    assert yard.said[1].value == pytest.approx(2.0, abs=EVERY / LEAST_S)
 
 
 def test_slow_steps_are_waited_for(yard):
@@ -81,15 +88,15 @@ def test_slow_steps_are_waited_for(yard):
 
 
 def test_first_step_may_take_longer(yard):
-    yard.wait(FIRST_STEP_S)
+    yard.wait(FIRST_STEP_S - EVERY)
     assert yard.said == []
     yard.train(1)
-    yard.wait(LEAST_S + EVERY)
+    yard.wait(LEAST_S)
     assert yard.states == ["firing"]
 
 
 def test_first_step_that_never_comes_is_told(yard):
-    yard.wait(FIRST_STEP_S + EVERY)
+    yard.wait(FIRST_STEP_S)
     assert yard.states == ["firing"]
 
 
@@ -138,7 +145,7 @@ def test_thread_looks_by_itself_and_tells_where_training_is(monkeypatch):
     heard, told = threading.Event(), []
     dog = Watchdog(
         lambda: (0, None), lambda: 0,
-        on_hung=lambda verdict, frames: (told.append(frames), heard.set()), on_recovered=told.append,
+        on_hung=lambda verdict, text: (told.append(text), heard.set()), on_recovered=told.append,
         guard=Guard(lambda place, text: None), interval_s=0.001,
     )  # fmt: skip
 
@@ -148,8 +155,9 @@ def test_thread_looks_by_itself_and_tells_where_training_is(monkeypatch):
     dog.start()
     a_collective_that_never_returns()
     dog.close()
-    (frames,) = told
-    assert frames.index("wait (") < frames.index("a_collective_that_never_returns (test_watchdog.py:")
+    (text,) = told
+    assert "No sign of life for 0 s, over the limit of 0 s. Training is in wait (" in text
+    assert text.index("wait (") < text.index("a_collective_that_never_returns (test_watchdog.py:")
     assert "trimtab-watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
