@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench rescue clean
 
 demo: .venv/.demo
 	$(BIN)/trimtab demo
@@ -20,6 +20,9 @@ types: .venv/.test
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/overhead.py
+
+rescue: .venv/.bench
+	$(BIN)/python benchmarks/rescue.py
 
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

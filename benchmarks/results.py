@@ -104,13 +104,21 @@ def write_readme(figures: Sequence[Figure], how: str, path: Path = README) -> No
     Raises:
         ValueError: the marks are not there.
     """
+    replace(path, f"{machine()}. {how}\n\n{table(figures)}")
+
+
+def replace(path: Path, measured: str) -> None:
+    """Put what was measured, and the day, between the two marks of a file.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
     text = path.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{path}: expected {BEGIN} and {END}, between which the table goes. Put them back.")
     head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    body = f"{BEGIN}\nMeasured on {day}: {machine()}. {how}\n\n{table(figures)}\n"
-    path.write_text(head + body + tail, encoding="utf-8")
+    path.write_text(f"{head}{BEGIN}\nMeasured on {day}: {measured}\n{tail}", encoding="utf-8")
 
 
 def dump(figures: Iterable[Figure], path: Path) -> None:

@@ -1,0 +1,178 @@
+"""The tables of the rescue benchmark, from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rescue_cases import KINDS, Kind
+from rescue_scores import (
+    Share,
+    best_score,
+    is_acted_on,
+    is_named,
+    is_raised,
+    named_at,
+    no_worse,
+    score_of,
+    share,
+    tolerance,
+)
+from results import Figure
+
+Results = Sequence[Mapping[str, Any]]
+METHODS = {
+    "unwatched": "unwatched",
+    "early stopping": "EarlyStopping",
+    "plateau": "ReduceLROnPlateau",
+    "keep best": "keep best",
+    "guard": "guard",
+    "ours": "Trimtab",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fault in one run: what each method led to, and what would have been without the fault."""
+
+    kind: Kind
+    results: Mapping[str, Mapping[str, Any]]  # by method
+    reference: float
+    allowed: float
+    own_best: bool
+
+    def saved(self, method: str) -> bool:
+        """Whether `method` saved it."""
+        score = score_of(method, self.results)
+        return no_worse(score, self.reference, self.allowed, self.results["unwatched"]["measure"])
+
+    def named(self) -> bool:
+        """Whether ours named it in time."""
+        return is_named(self.results["ours"], self.kind.rules, self.results["unwatched"] if self.own_best else None)
+
+
+def runs(results: Results) -> list[Run]:
+    """The faulty runs of which everything is known that does not end in an error without a fault or a method."""
+    found = []
+    for kind in KINDS:
+        for case in kind.cases:
+            here = [each for each in results if (each["kind"], each["recipe"]) == (kind.name, case.recipe.name)]
+            by_seed: dict[int, dict[str, Mapping[str, Any]]] = {}
+            for each in here:
+                by_seed.setdefault(each["seed"], {})[each["method"]] = each
+            references = {
+                seed: best_score(each["unwatched"]) if case.own_best else float(each["reference"]["score"])
+                for seed, each in by_seed.items()
+            }
+            for seed, each in by_seed.items():
+                allowed = tolerance(references[seed], list(references.values()))
+                found.append(Run(kind, each, references[seed], allowed, case.own_best))
+    return found
+
+
+def faults(found: Sequence[Run], methods: Sequence[str]) -> str:
+    """Runs saved by kind and method, in per cent with intervals, and how many were named."""
+    rows = [["fault", "runs", *(METHODS[method] for method in methods), *(_OURS if "ours" in methods else ())]]
+    chosen = [kind for kind in KINDS if not kind.crawling and any(run.kind is kind for run in found)]
+    for kind in chosen:
+        title = kind.name + (" *" if kind.held_out else "")
+        rows.append(_row(title, [run for run in found if run.kind is kind], methods))
+    sums = [run for run in found if not run.kind.crawling]
+    rows.append(_row("all", sums, methods))
+    rows.append(_row("... kinds that were not tuned on (*)", [run for run in sums if run.kind.held_out], methods))
+    rows.append(_row("... those that the guard loses", [run for run in sums if not run.saved("guard")], methods))
+    return markdown(rows)
+
+
+def crawling(found: Sequence[Run]) -> str:
+    """Named, and raised within bounds."""
+    rows = [["crawling", "runs", "named in time", "median steps", "raised, within bounds"]]
+    for kind in KINDS:
+        here = [run for run in found if run.kind is kind and kind.crawling]
+        if here:
+            raised = share(is_raised(run.results["ours"]) for run in here)
+            rows.append([kind.name, str(len(here)), str(share(run.named() for run in here)), _delay(here), str(raised)])
+    return markdown(rows)
+
+
+def healthy(results: Results, methods: Sequence[str]) -> str:
+    """Healthy runs that were acted on, and made worse, by kind of loop."""
+    columns = [column for method in methods for column in (f"{METHODS[method]}: acted on", "made worse")]
+    rows = [["healthy", "runs", *columns]]
+    names = list(dict.fromkeys(each["healthy"] for each in results if each["healthy"]))
+    for name in [*names, ""]:
+        here = [each for each in results if each["healthy"] and each["healthy"] == (name or each["healthy"])]
+        counts = [str(count(here, method)) for method in methods for count in (acted_on, made_worse)]
+        rows.append([name or "all", str(sum(each["method"] == "unwatched" for each in here)), *counts])
+    return markdown(rows)
+
+
+def acted_on(results: Results, method: str) -> int:
+    """Healthy runs on which a method did something, or ended in an error, or which are not the bare run bit for bit."""
+    bare = {_key(each): each for each in results if each["method"] == "unwatched"}
+    return sum(
+        is_acted_on(each) or each.get("validations") != bare[_key(each)]["validations"]
+        for each in results
+        if each["method"] == method
+    )
+
+
+def made_worse(results: Results, method: str) -> int:
+    """Healthy runs whose final score is worse than that of the bare run of the same seed, beyond the tolerance."""
+    bare = {_key(each): each for each in results if each["method"] == "unwatched"}
+    worse = 0
+    for each in results:
+        if each["method"] == method:
+            other = bare[_key(each)]
+            seeds = [
+                b["score"] for b in bare.values() if (b["healthy"], b["recipe"]) == (each["healthy"], each["recipe"])
+            ]
+            allowed = tolerance(other["score"], seeds)
+            worse += not no_worse(each.get("score", float("nan")), other["score"], allowed, other["measure"])
+    return worse
+
+
+def figures(found: Sequence[Run], results: Results) -> list[Figure]:
+    """What the bars are for."""
+    saved = share(run.saved("ours") for run in found if not run.kind.crawling)
+    hard = share(run.saved("ours") for run in found if not run.kind.crawling and not run.saved("guard"))
+    named = share(run.named() for run in found)
+    calm = [each for each in results if each["healthy"]]
+    count = sum(each["method"] == "ours" for each in calm)
+    enough = f"0 of {max(count, 120)}"
+    acted, worse = acted_on(calm, "ours"), made_worse(calm, "ours")
+    return [
+        Figure("faulty runs saved", f"{saved} %", ">= 90 %", met=saved.value >= 0.9),
+        Figure("... of those that the guard loses", f"{hard} %", ">= 50 %", met=hard.value >= 0.5),
+        Figure("faults named within 50 judged steps", f"{named} %", ">= 95 %", met=named.value >= 0.95),
+        Figure("healthy runs acted on", f"{acted} of {count}", enough, met=acted == 0 and count >= 120),
+        Figure("healthy runs made worse", f"{worse} of {count}", enough, met=worse == 0 and count >= 120),
+    ]
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """A table that reads well on a terminal too. The first row is the head."""
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    return "\n".join(lines)
+
+
+_OURS = ("named in time", "median steps")
+
+
+def _row(title: str, here: Sequence[Run], methods: Sequence[str]) -> list[str]:
+    shares: list[Share] = [share(run.saved(method) for run in here) for method in methods]
+    cells = [title, str(len(here)), *map(str, shares)]
+    return [*cells, str(share(run.named() for run in here)), _delay(here)] if "ours" in methods else cells
+
+
+def _delay(here: Sequence[Run]) -> str:
+    """The median number of judged steps until a fault was named, among those that were, however late."""
+    steps = [at for run in here if (at := named_at(run.results["ours"], run.kind.rules)) is not None]
+    return str(sorted(steps)[len(steps) // 2]) if steps else ""
+
+
+_key: Callable[[Mapping[str, Any]], tuple[Any, ...]] = lambda each: (each["healthy"], each["recipe"], each["seed"])  # noqa: E731
