@@ -96,6 +96,7 @@ class Watched:
         """What was put off falls due, later by the time that the run was put aside."""
         for owner, name, due in self._due:
             setattr(owner, name, due)
+        self._capture._lane.refresh()
         self._began_at = clock()
         aside_s = self._began_at - self._left_at
         self.run._health_at += aside_s

@@ -59,6 +59,15 @@ class Guard:
 
         return hook
 
+    def caught_by(self, undo: Callable[[], object]) -> Callable[[str, Exception], None]:
+        """For a hook that cannot afford a call around itself: what to do with what it caught. Calls `undo` first."""
+
+        def fault(place: str, error: Exception) -> None:
+            self.attempt(undo)
+            self._caught(place, error)
+
+        return fault
+
     @staticmethod
     def attempt(function: Callable[[], object]) -> Exception | None:
         """Call `function`, and return what it raised instead of raising it. For a caller that decides."""

@@ -46,6 +46,16 @@ class Share:
         self._version = UNKNOWN
         self._applied = self._changed_by_clip = self._stays = False
 
+    @property
+    def ordinary(self) -> bool:
+        """Whether this step had one backward, which found no gradient."""
+        return self._version == UNKNOWN and not self._stays and len(self.losses) == 1 and type(self.losses[0]) is float
+
+    def catch_up(self, loss: Held, *, applied: bool) -> None:
+        """`begin` was called for `loss`, and `applied` after it where that is said."""
+        self.begin(loss)
+        self._applied = applied
+
     def find_probe(self, parameters: Sequence[Tensor]) -> None:
         """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
         found = next((p for p in parameters if p.grad is not None), None)

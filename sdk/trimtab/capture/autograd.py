@@ -28,13 +28,21 @@ def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: C
     """
     original = torch.autograd.backward
 
-    def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
-        if in_backward() != -1:
-            return original(tensors, grad_tensors, *args, **kwargs)
+    def backward(
+        tensors: Any,
+        grad_tensors: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        grad_variables: Any = None,  # the old name, of which torch warns
+        inputs: Any = None,
+    ) -> None:
         token = before(tensors, grad_tensors)
-        original(tensors, grad_tensors, *args, **kwargs)
+        if grad_variables is None:
+            original(tensors, grad_tensors, retain_graph, create_graph, inputs=inputs)
+        else:
+            original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
         if token is not None:
-            after(token, kwargs.get("inputs"))
+            after(token, inputs)
 
     patches.replace(torch.autograd, "backward", keep_out(backward, calls_user_code=True))
 

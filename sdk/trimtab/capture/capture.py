@@ -17,9 +17,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
-from trimtab.capture.autograd import objective, watch_backward
+from trimtab.capture.autograd import in_backward, objective, watch_backward
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
+from trimtab.capture.hooks import both_ways, ordinary_backward, ordinary_batch, ordinary_loss
+from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import batch_size, pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
@@ -52,28 +54,34 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
-        self._hooks = OptimizerHooks(self._steps)
+        self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder)
+        models.before_change = self._lane.leave
+        self._hooks = OptimizerHooks(self._steps, self._lane)
         self._undo_losses: Callable[[], None] | None = None
         self._criterion_hooks: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Hook and wrap. Undone by `detach`."""
         patches, steps = self._patches, self._steps
-        guard, hook = self._guard.wrap, functools.partial(self._guard.wrap_hook, meter=self._meter)
-        before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
-        watch_backward(patches, keep_out(before), keep_out(after))
-        self._undo_losses = watch_losses(patches, keep_out(hook("loss", self._criteria.called)))
-        watch_loaders(patches, hook("loader", self._batch_came), guard("loader", self._pass_ended))
+        hook = functools.partial(self._guard.wrap_hook, meter=self._meter)
+        guard, both = self._wrap, functools.partial(both_ways, lane=self._lane, guard=self._guard)
+        before = both(ordinary_backward, general=hook("backward", self._before_backward))
+        watch_backward(patches, before, keep_out(hook("backward", self._after_backward)))
+        loss = both(ordinary_loss, general=hook("loss", self._criteria.called))
+        self._undo_losses = watch_losses(patches, loss)
+        batch = both(ordinary_batch, general=hook("loader", self._batch_came))
+        watch_loaders(patches, batch, guard("loader", self._pass_ended))
         watch_clipping(patches, guard("clipping", steps.clipped))
         watch_scaling(patches, guard("GradScaler.scale", self._scaled.remember))
         watch_scaler_steps(
             patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
         )
         watch_unscale(patches, guard("GradScaler.unscale_", steps.unscaling))
-        self._hooks.attach(hook, guard)
+        self._hooks.attach(hook, self._guard)
 
     def detach(self) -> None:
         """Put everything back as it was."""
+        self._guard.wrap("lane", self._lane.leave)()
         self._hooks.detach()
         self._patches.restore()
         for handle in self._criterion_hooks:
@@ -101,7 +109,7 @@ class Capture:
     def watch_criterion(self, criterion: nn.Module) -> None:
         """Take the output of a loss module of the user's own as the mean loss of its batch."""
         loss = OwnLoss(type(criterion).__name__)
-        report = self._guard.wrap("criterion", self._criteria.called)
+        report = self._wrap("criterion", self._criteria.called)
 
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if type(output) is Tensor and output.numel() == 1 and args and isinstance(args[0], Tensor):
@@ -109,8 +117,19 @@ class Capture:
 
         self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
 
+    def _wrap(self, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """For what is no part of an ordinary step: guarded, and the lane is left first."""
+
+        def left_and_called(*args: Any) -> Any:
+            self._lane.leave()
+            return function(*args)
+
+        return self._guard.wrap(place, left_and_called)
+
     def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
         """What `_after_backward` needs; None when nothing is left to do: one optimizer, whose gradients are cleared."""
+        if in_backward() != -1:  # a part of the backward around it
+            return None
         if self._scaled.recent or type(tensors) is not Tensor or grad_tensors is not None or tensors.numel() != 1:
             return self._before_any_backward(tensors, grad_tensors)
         passes, only = self._passes, self._attribution.only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from trimtab.capture.autograd import in_backward
-from trimtab.capture.losses import Loss
+from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.sample.criteria import Criterion, criterion, mean_of, predictions
@@ -93,6 +94,26 @@ class Criteria:
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
+
+    def ordinary(self) -> BuiltinLoss | None:
+        """The loss function of which nothing need be read. None where there is more to it."""
+        plain = self._plain
+        if type(plain) is not BuiltinLoss or self._undecided or self._values or self.has_news:
+            return None
+        return plain
+
+    def ordinary_calls(self) -> float:
+        """How many calls of the ordinary loss may pass until predictions are looked at."""
+        plain = self._plain
+        looks = plain is not None and plain.classes is not None and plain.name == self._primary
+        return self._look_at - self._calls if looks else math.inf
+
+    def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0) -> None:
+        """The ordinary loss was called. `output`: of the newest call; `samples`: of those since the last step."""
+        self._calls += calls
+        self.samples = samples
+        if output is not None:
+            self._output = weakref.ref(output)
 
     def take(self) -> tuple[Held | None, Held | None, list[tuple[Held, Held]]]:
         """What the calls since the last step said, then forget them.

@@ -47,6 +47,11 @@ class LoaderPass:
         return self._iterator() is not None
 
     @property
+    def reuses_iterator(self) -> bool:
+        """Whether the next pass may come from the same iterator, or the iterator is gone."""
+        return getattr(self._iterator(), "_persistent_workers", True) is not False
+
+    @property
     def running(self) -> bool:
         """Whether more batches may come: not exhausted, and not dropped."""
         return not self.complete and self.held

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,10 +17,12 @@ class Models:
 
     def __init__(self) -> None:
         self._roots: list[weakref.ref[nn.Module]] = []
+        self.before_change: Callable[[], object] = lambda: None
         self._named: dict[str, weakref.ref[Tensor]] = {}  # so that no two living parameters share a name
 
     def add(self, model: nn.Module) -> None:
         """A model that the user named."""
+        self.before_change()
         if all(root() is not model for root in self._roots):
             self._roots.insert(0, weakref.ref(model))
 
@@ -74,9 +77,24 @@ class Models:
                 return True
         return False
 
+    def only(self) -> Callable[[], Any] | None:
+        """Gives the only model known, or something in training mode where there is none. None where there are more."""
+        self._alive()
+        if len(self._roots) > 1:
+            return None
+        return self._roots[0] if self._roots else _always_training
+
     def _alive(self) -> list[nn.Module]:
         self._roots = [root for root in self._roots if root() is not None]
         return [model for root in self._roots if (model := root()) is not None]
+
+
+class _Training:
+    training = True
+
+
+def _always_training() -> type[_Training]:
+    return _Training
 
 
 def _modules(module: nn.Module) -> Iterator[nn.Module]:

@@ -18,9 +18,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.dynamo import keep_out
+from trimtab.capture.hooks import both_ways, ordinary_after_step, ordinary_before_step
+from trimtab.capture.lane import Lane
 from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
-
-_FRAMES_TO_STEP = 2  # from a hook of ours: the guard around it, then torch's wrapper of `step`
+from trimtab.guard import Guard
 
 
 class StepListener(Protocol):
@@ -42,22 +43,23 @@ class StepListener(Protocol):
 class OptimizerHooks:
     """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
 
-    def __init__(self, listener: StepListener) -> None:
+    def __init__(self, listener: StepListener, lane: Lane) -> None:
         self._listener = listener
+        self._lane = lane
         self._running: dict[int, FrameType] = {}  # thread to the running `step` call of its outermost optimizer
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
         self._surrounded: dict[int, Surrounded] = {}
         self._under_closure: set[int] = set()  # ids of optimizers whose closure has just returned
 
-    def attach(self, hook: Wrapping, guard: Wrapping) -> None:
+    def attach(self, hook: Wrapping, guard: Guard) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
-        before = keep_out(hook("step pre-hook", self._before))
-        after = keep_out(hook("step post-hook", self._after))
+        before = both_ways(ordinary_before_step, self._lane, guard, hook("step pre-hook", self._before))
+        after = both_ways(ordinary_after_step, self._lane, guard, hook("step post-hook", self._after))
         self._after_first = keep_out(hook("step post-hook", self._leave))
-        self._guard = guard
+        self._guard = guard.wrap
         self._last = keep_out(hook("step pre-hook", self._before_last))
-        self._closure_returned = guard("step closure", self._listener.closure_returned)
+        self._closure_returned = guard.wrap("step closure", self._listener.closure_returned)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 
     def detach(self) -> None:
@@ -71,6 +73,7 @@ class OptimizerHooks:
 
     def surround(self, optimizer: Optimizer, surrounding: Surrounding) -> None:
         """From now on call `surrounding` around every update, also around one whose hooks are running. Once each."""
+        self._lane.leave()
         known = self._surrounded.get(id(optimizer))
         if known is None or not known.is_about(optimizer):
             self._surrounded[id(optimizer)] = Surrounded(optimizer, surrounding, self._after_first, self._guard)
@@ -80,14 +83,16 @@ class OptimizerHooks:
         return id(optimizer) in self._under_closure
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        thread = get_ident()
+        thread, step = get_ident(), _running_step()
+        if self._lane.left_in_step is not None:
+            self._take_over(optimizer, step)
         outer = self._running.get(thread)
-        if outer is not None and _is_on_stack(outer):
+        if outer is not None and _is_on_stack(outer, step):
             surrounded = self._find(optimizer) if self._surrounded else None
             if surrounded is not None and self._be_last(optimizer):
                 surrounded.leave(optimizer)
             return None
-        self._running[thread] = sys._getframe(_FRAMES_TO_STEP)
+        self._running[thread] = step
         if (optimizer._optimizer_step_pre_hooks or self._surrounded) and self._be_last(optimizer):
             return None
         if len(args) == 1 and not kwargs:
@@ -111,23 +116,40 @@ class OptimizerHooks:
         return args, {**kwargs, "closure": reporting}
 
     def _before_last(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP):
+        if self._running.get(get_ident()) is _running_step():
             return self._begin(optimizer, args, kwargs)
         return self._enter(optimizer, False)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         thread = get_ident()
-        if self._running.get(thread) is sys._getframe(_FRAMES_TO_STEP):
+        if self._lane.was_left_in_step(optimizer):
+            self._listener.after_step(optimizer)
+            self._lane.enter(optimizer)
+        elif self._running.get(thread) is _running_step():
             del self._running[thread]
             self._listener.after_step(optimizer)
+            self._lane.enter(optimizer)
         elif self._surrounded:
             self._enter(optimizer, False)
 
     def _leave(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         surrounded = self._find(optimizer)
         if surrounded is not None:
-            is_outermost = self._running.get(get_ident()) is sys._getframe(_FRAMES_TO_STEP)
+            is_outermost = self._running.get(get_ident()) is _running_step()
             (surrounded.end if is_outermost else surrounded.leave)(optimizer)
+
+    def _take_over(self, optimizer: Optimizer, step: FrameType) -> None:
+        """The lane was left in the middle of a step, which this one may be nested in. Find that step's frame."""
+        outer, caller = None, step.f_back
+        while caller is not None:
+            if caller.f_code is step.f_code:
+                outer = caller
+            caller = caller.f_back
+        if outer is not None:
+            self._running[get_ident()] = outer
+            self._lane.left_in_step = None
+        else:  # it raised, or another thread is in it
+            self._lane.was_left_in_step(optimizer)
 
     def _find(self, optimizer: Optimizer) -> Surrounded | None:
         found = self._surrounded.get(id(optimizer))
@@ -174,9 +196,17 @@ class OptimizerHooks:
         return keep_out(reporting_closure, calls_user_code=True)
 
 
-def _is_on_stack(frame: FrameType) -> bool:
-    """Whether `frame` is still running on this thread. It is not after a step that raised, which skips post-hooks."""
-    caller: FrameType | None = sys._getframe(_FRAMES_TO_STEP + 1).f_back
+def _running_step() -> FrameType:
+    """The frame that called our hook: torch's wrapper of `step`."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("trimtab."):
+        frame = frame.f_back
+    return frame
+
+
+def _is_on_stack(frame: FrameType, step: FrameType) -> bool:
+    """Whether `frame` is still running above `step`. It is not after a step that raised, which skips post-hooks."""
+    caller = step.f_back
     while caller is not None:
         if caller is frame:
             return True

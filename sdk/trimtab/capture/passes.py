@@ -147,6 +147,31 @@ class Passes:
         if not self._over:
             self.steady = self._followed
 
+    def ordinary(self) -> bool:
+        """Whether the next step may be one more of the same: from a loader that goes on, or without any."""
+        steady = self.steady
+        if self.has_news or self._gap is not None or self._left or self._over:
+            return False
+        if steady is None:
+            return self._followed is None and not self._fresh and not self.batch_samples
+        return steady.samples == 0 and self.batch_samples > 0 and not steady.reuses_iterator
+
+    def catch_up(self, samples: int, wait_s: float | None, *, is_trained: bool) -> None:
+        """Batches came from the steady pass. `wait_s`: for the newest, unless its step is over."""
+        steady = self.steady
+        if steady is None:
+            return
+        if wait_s is None:
+            self.batch_samples = samples
+            return
+        steady.batches += 1
+        if is_trained:
+            self.batch_samples = self.samples = samples
+            self.wait_s = wait_s
+        else:
+            steady.samples, steady.wait_s = samples, wait_s
+            self.has_news = True
+
     def finish(self) -> None:
         """The run ends: close what is open."""
         self._left = self._left or self._over

@@ -45,6 +45,11 @@ class Tracked:
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.found_inf: Held | None = None
 
+    @property
+    def general_at(self) -> float:
+        """The call from which on a step is more than an ordinary one."""
+        return self.sample_at
+
     def refresh(self, optimizer: Optimizer) -> None:
         """Look again at the parameters after `add_param_group`."""
         if len(optimizer.param_groups) != self.group_count:
@@ -86,6 +91,23 @@ class Steps:
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
         self._names[optimizer] = name
+
+    def ordinary(self, optimizer: Optimizer) -> Tracked | None:
+        """What is known of the only optimizer, if the step that it has just taken was an ordinary one."""
+        tracked = self._find(optimizer)
+        if (
+            tracked is None
+            or len(self._tracked) > 1
+            or self._scaler_seen
+            or self._norms
+            or tracked.evaluated is not None
+        ):
+            return None
+        groups = optimizer.param_groups
+        if len(groups) > 1 or type(groups[0].get("lr")) is not float or self.in_backward.stepped:
+            return None
+        hooks: Any = optimizer
+        return None if hooks._optimizer_step_pre_hooks or hooks._optimizer_step_post_hooks else tracked
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""

@@ -35,6 +35,11 @@ class Meter:
         """Everything so far."""
         return self._costly_s + self._settled_s + (self.steps - self._settled_steps) * self._step_s
 
+    @property
+    def next_is_timed(self) -> bool:
+        """Whether the hooks of the next step are timed."""
+        return self.timing and not self._ending
+
     def add(self, seconds: float) -> None:
         """Something costly was done, inside a hook or outside. The hook around it does not count it again."""
         self._costly_s += seconds

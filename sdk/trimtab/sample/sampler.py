@@ -161,7 +161,8 @@ class Sampler:
         self.gradient_spacing.step(step_seconds)
         self.accuracy_spacing.step(step_seconds)
         self.update_spacing.step(step_seconds)
-        self.warming_up = not (self.gradient_spacing.settled and self.accuracy_spacing.settled)
+        has_accuracy = self.accuracy_spacing.is_used  # some losses know no classes
+        self.warming_up = not (self.gradient_spacing.settled and (self.accuracy_spacing.settled or not has_accuracy))
 
     def close(self, ledger: Ledger, now: float) -> None:
         """End the ledger's block, and publish what can be read without waiting."""

@@ -15,6 +15,9 @@ from torch import Tensor
 Held: TypeAlias = "float | Tensor"
 
 
+read_now = Tensor.item  # of one element, on the CPU
+
+
 def hold(value: Tensor) -> Held:
     """The value of a one-element tensor, now. Complex values give their real part."""
     if value.is_cpu:

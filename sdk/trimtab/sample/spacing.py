@@ -6,13 +6,14 @@ settles and stays, but for doublings when the run's own overhead is found above 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection
 
 WARM_UP_STEPS = 16
 LONGEST = 65_536
 
 
-def median(values: Sequence[float]) -> float:
+def median(values: Collection[float]) -> float:
     """The middle value, the upper one of two. (`statistics` takes longer to import than we have.)"""
     return sorted(values)[len(values) // 2]
 
@@ -26,7 +27,7 @@ class Spacing:
         self._fixed = fixed
         self._share = share
         self._costs_s: list[float] = []
-        self._steps_s: list[float] = []
+        self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
 
     def after(self, step: int) -> int:
         """The step on which to act next, having acted on `step`. Steps count from 0."""
@@ -52,6 +53,11 @@ class Spacing:
             self.interval *= 2
         self.settled = True
         return True
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it was ever acted on."""
+        return bool(self._costs_s) or self.settled
 
     def widen(self) -> bool:
         """Twice the interval, unless it is fixed. True when it changed."""

@@ -1,0 +1,201 @@
+"""The short way of an ordinary step: a batch, a loss, a backward, the optimizer's step, in this order.
+
+Most steps of most loops are alike. The lane knows what comes next in those, and awaits it: the pass over the loader,
+the loss function, its output, the optimizer, and the arguments of its step, which the post-hook brings again. Each hook
+(see `hooks`) compares what came with what is awaited, and is done after a few lines. Whatever else comes, the lane is
+left: what it knows goes to the rooms that know every kind of step, which take over in the middle of the step.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.capture.attribution import Attribution
+from trimtab.capture.criteria import Criteria
+from trimtab.capture.models import Models
+from trimtab.capture.passes import Passes
+from trimtab.capture.recorder import Recorder
+from trimtab.capture.steps import Steps
+
+LONGEST_REST = 255  # ordinary steps, after a lane that is left again and again
+SHORT_STAY = 4  # steps, of a stay that was not worth it
+NEVER = 1 << 60
+
+first_of_list = list.__getitem__  # these raise TypeError for anything else, which saves asking for the type
+first_of_tuple = tuple.__getitem__
+
+
+class Timed:
+    """Hides what is awaited on a step that the meter times."""
+
+    __slots__ = ("awaited",)
+
+    def __init__(self, awaited: object) -> None:
+        self.awaited = awaited
+
+
+class _Nothing:
+    """What nobody brings."""
+
+
+OUT = _Nothing()
+
+
+class Lane:
+    """What an ordinary step needs, in one place. `awaits` is `OUT` while steps take the long way."""
+
+    __slots__ = (
+        "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting",
+        "_stay", "_steady", "_steps", "_tracked", "awaits", "ended_at", "epoch", "first", "first_of", "full", "ledger",
+        "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows", "samples", "wait_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, steps: Steps, passes: Passes, criteria: Criteria, attribution: Attribution, models: Models,
+        recorder: Recorder,
+    ) -> None:  # fmt: skip
+        self._steps = steps
+        self._passes = passes
+        self._criteria = criteria
+        self._attribution = attribution
+        self._models = models
+        self._recorder = recorder
+        self.awaits: Any = OUT
+        self.first_of: Callable[[Any, int], Any] = first_of_list
+        self._rest = self._resting = 0  # steps to wait after the next leave, and now
+        self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did
+
+    def enter(self, optimizer: Optimizer) -> None:
+        """A step has ended that took the long way. If it was an ordinary one, the next may take the short one."""
+        if self._resting:
+            self._resting -= 1
+            return
+        tracked = self._steps.ordinary(optimizer)
+        plain = self._criteria.ordinary()
+        model = self._models.only()
+        if tracked is None or plain is None or model is None or self._recorder.sampler.warming_up:
+            return
+        if self._attribution.only is not tracked.share or not tracked.share.ordinary or not self._passes.ordinary():
+            return
+        self._steady = self._passes.steady
+        self._tracked, self.plain, self.model = tracked, plain, model
+        self.first = plain if self._steady is None else self._steady
+        self.optimizer, self.probe, self.ledger = tracked.optimizer, tracked.share.probe, tracked.ledger
+        self.ended_at = max(tracked.ended_at or 0.0, self._passes.resumed_at)
+        self.epoch, self.loss, self.rate = self._passes.epoch, tracked.share.losses[0], tracked.ledger.learning_rate[0]
+        self.samples, self.wait_s = self._passes.batch_samples, 0.0
+        self.rows, self._base, self._stay = self.ledger.rows, len(self.ledger.rows), 0
+        if self._look_ahead():
+            self._await_first()
+
+    def _look_ahead(self) -> bool:
+        """See how many steps may pass until one is due that takes the long way. False where it is the next one."""
+        tracked, meter, steady = self._tracked, self._recorder.meter, self._steady
+        ahead = min(tracked.general_at - tracked.calls, self._criteria.ordinary_calls(), meter.turn_at - meter.steps)
+        if steady is not None and steady.sized is not None:  # its last batch is an end
+            ahead = min(ahead, steady.sized - 1 - steady.batches)
+        self.full = len(self.rows) + int(min(ahead, NEVER))
+        return ahead > 0
+
+    def refresh(self) -> None:
+        """What is due, and when, has changed."""
+        if self.awaits is not OUT:
+            self._catch_up()
+            if not self._look_ahead():
+                self.leave()
+
+    def pause(self, optimizer: Optimizer, now: float) -> None:
+        """A step has ended `now`, and something is due that is not part of each."""
+        self._catch_up()
+        self.ledger.groups = optimizer.param_groups
+        if now >= self.ledger.close_at:
+            self._recorder.close(self.ledger)
+            self.rows, self._base = self.ledger.rows, len(self.ledger.rows)
+        meter = self._recorder.meter
+        if meter.steps >= meter.turn_at:
+            meter.turn()
+        if self._look_ahead():
+            self._await_first()
+        else:
+            self.awaits = OUT
+            self._hand_over(self.first)
+
+    def timed(self, ordinary: Callable[..., object], *args: Any) -> bool:
+        """What came is not what was awaited: leave. But if that was hidden, go the `ordinary` way, and say True."""
+        hidden = self.awaits
+        if type(hidden) is not Timed:
+            self.leave()
+            return False
+        meter, started = self._recorder.meter, time.perf_counter()
+        self.awaits = hidden.awaited
+        if ordinary(*args) is not None:
+            self.leave()
+            return False
+        meter.hook(started)
+        if meter.timing and self.awaits is not OUT and type(self.awaits) is not Timed:
+            self.awaits = Timed(self.awaits)
+        return True
+
+    def leave(self) -> None:
+        """From here on every hook takes the long way, which finds everything as if it had been taken all along."""
+        awaited, self.awaits = self.awaits, OUT
+        if awaited is OUT:
+            return
+        self._hand_over(awaited.awaited if type(awaited) is Timed else awaited)
+        self._rest = min(2 * self._rest + 1, LONGEST_REST) if self._stay < SHORT_STAY else 0
+        self._resting = self._rest
+
+    def close(self) -> None:
+        """Leave, and do not come back."""
+        self._resting = NEVER
+        self.leave()
+        self._resting = NEVER
+
+    def was_left_in_step(self, optimizer: Optimizer) -> bool:
+        """Whether the lane was left while this optimizer stepped. Asked once, by its post-hook."""
+        left = self.left_in_step
+        if left is None or left() is not optimizer:
+            return False
+        self.left_in_step = None
+        return True
+
+    def _await_first(self) -> None:
+        self.awaits = Timed(self.first) if self._recorder.meter.next_is_timed else self.first
+
+    def _catch_up(self) -> None:
+        """Count the steps that ended since the last time."""
+        steps = len(self.rows) - self._base
+        self._base += steps
+        self._stay += steps
+        self._criteria.catch_up(steps)
+        self._recorder.meter.steps += steps
+        if self._steady is not None:
+            self._steady.batches += steps
+        tracked, self.ledger.learning_rate = self._tracked, (self.rate,)
+        tracked.calls += steps
+        if steps:
+            tracked.ended_at = self.ended_at
+
+    def _hand_over(self, awaited: object) -> None:
+        """Leave everything as the long way would have, when `awaited` comes next."""
+        self._catch_up()
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            self.ledger.groups = optimizer.param_groups
+        is_called = type(awaited) is Tensor  # ... but backward is not yet
+        is_trained = not is_called and awaited is not self.plain and awaited is not self.first
+        self._tracked.share.catch_up(self.loss, applied=not is_trained)
+        if is_called or is_trained:
+            samples = self.samples if self._steady is None else 0
+            self._criteria.catch_up(1, awaited if isinstance(awaited, Tensor) else None, samples)
+        if self._steady is not None:
+            fetched = awaited is not self.first
+            self._passes.catch_up(self.samples, self.wait_s if fetched else None, is_trained=is_trained)
+        if type(awaited) is tuple:
+            self.left_in_step = self.optimizer
