@@ -33,6 +33,8 @@ class RuleSpec:
     clear: float = 0.8  # the level under which, for `hold` points, an episode ends
     severity: Literal["info", "warning", "critical"]
     relative: bool = True  # suspended for a settle time after the user's own learning rate changed by 2x
+    steady: bool = False  # judged only while the learning rate is neither warming up nor all but gone
+    min_delta: float = 0.0  # of a count since the best: what is no improvement, in the unit of the metric
     meaning: str  # one or two sentences
     advice: str
 
@@ -124,3 +126,201 @@ DROPPED = _counter("dropped_total", "events", "Events that a backend did not get
 BACKEND_ERRORS = _counter("backend_errors_total", "errors", "Exceptions that a backend raised.", "backend")
 
 METRICS: tuple[MetricSpec, ...] = tuple(v for v in list(globals().values()) if isinstance(v, MetricSpec))
+
+
+RULES: dict[str, RuleSpec] = {
+    rule.name: rule
+    for rule in (
+        RuleSpec(
+            name="loss_nonfinite",
+            signal="loss_nonfinite",
+            judged="step",
+            threshold=1.0,
+            severity="critical",
+            relative=False,
+            meaning="The training loss is NaN or infinite. Once such a gradient is applied, every weight is NaN.",
+            advice="Look at the batch first, then at logarithms, divisions and square roots near zero, and at the "
+            "range "
+            "of half precision. One bad batch can be left out; if it comes again, lower the learning rate.",
+        ),
+        RuleSpec(
+            name="gradient_nonfinite",
+            signal="gradient_nonfinite",
+            judged="gradients",
+            threshold=1.0,
+            severity="critical",
+            relative=False,
+            meaning="A gradient holds NaN or Inf, though the loss may not; or GradScaler skipped three steps in a row.",
+            advice="Common causes: the square root or norm of zero, a masked row of a softmax, overflow in half "
+            "precision. `torch.autograd.detect_anomaly()` names the operation. Leave the step out.",
+        ),
+        RuleSpec(
+            name="loss_spike",
+            signal="loss_spike_score",
+            judged="step",
+            threshold=10.0,
+            severity="warning",
+            meaning="The loss jumped by a multiple of all that it had ever come down: a poisoned batch, damaged "
+            "weights or optimizer state, or a learning rate far too high.",
+            advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
+            "If it "
+            "comes again, lower the learning rate or the second beta of Adam, or clip gradients.",
+        ),
+        RuleSpec(
+            name="loss_diverged",
+            signal="loss_divergence",
+            judged="step",
+            threshold=0.8,
+            hold=25,
+            severity="critical",
+            relative=False,
+            meaning="The loss has been nearly back where it began, or worse, for 25 steps.",
+            advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5). If "
+            "the "
+            "loss rises again at any rate, look at what changed in the data: labels, order, preprocessing.",
+        ),
+        RuleSpec(
+            name="loss_oscillating",
+            signal="loss_oscillation",
+            judged="step",
+            threshold=0.3,
+            hold=20,
+            severity="warning",
+            meaning="The loss swings to and fro by a third of all that it has come down: steps are too long.",
+            advice="Lower the learning rate, or enlarge the batch.",
+        ),
+        RuleSpec(
+            name="loss_stalled",
+            signal="loss_crawl",
+            judged="gradients",
+            threshold=10.0,
+            hold=10,
+            severity="warning",
+            steady=True,
+            meaning="The loss has not come down since the run began, and each step changes the weights by less than a "
+            "ten-thousandth: training is too slow to see.",
+            advice="Raise the learning rate, tenfold at first; see that the scheduler does not start at nothing and "
+            "that "
+            "the parameters that should learn are those in the optimizer.",
+        ),
+        RuleSpec(
+            name="loss_high",
+            signal="loss_stuck",
+            judged="step",
+            threshold=0.75,
+            hold=8,
+            severity="warning",
+            steady=True,
+            meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "
+            "moved for 160 steps.",
+            advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. "
+            "Otherwise look "
+            "whether labels belong to their inputs, whether gradients reach the weights, and whether the rate is "
+            "too low.",
+        ),
+        RuleSpec(
+            name="gradient_exploding",
+            signal="gradient_spike_score",
+            judged="gradients",
+            threshold=2.3,
+            severity="warning",
+            meaning="The gradient norm is ten times the largest that there ever was, or three times and stays there.",
+            advice="Leave the step out or clip it. If it comes again, clip at a few times the usual norm, and lower "
+            "the "
+            "learning rate; in recurrent nets clipping is the rule.",
+        ),
+        RuleSpec(
+            name="gradient_vanishing",
+            signal="vanishing_share",
+            judged="gradients",
+            threshold=0.3,
+            hold=10,
+            severity="warning",
+            steady=True,
+            meaning="Three layers in ten get less than a thousandth of the gradient of the best one: they do not "
+            "learn.",
+            advice="Use ReLU or GELU in place of sigmoid and tanh, residual connections, normalisation, an "
+            "initialisation that keeps variances. A higher learning rate helps a little.",
+        ),
+        RuleSpec(
+            name="overfitting",
+            signal="generalization_gap",
+            judged="validation",
+            threshold=0.15,
+            hold=3,
+            severity="warning",
+            relative=False,
+            meaning="Validation is worse than training by more than a sixth of all that it has gained.",
+            advice="More data or augmentation first; then weight decay, dropout, a smaller model; or stop at the best.",
+        ),
+        RuleSpec(
+            name="no_improvement",
+            signal="validations_since_best",
+            judged="validation",
+            threshold=10.0,
+            severity="info",
+            relative=False,
+            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end so: "
+            "this rule "
+            "acts only when you give it the severity warning.",
+            advice="Stop and keep the best weights, or lower the learning rate.",
+        ),
+        RuleSpec(
+            name="layer_dead",
+            signal="dead_share",
+            judged="gradients",
+            threshold=0.05,
+            hold=50,
+            severity="info",
+            relative=False,
+            meaning="A layer has had no gradient at all for fifty readings, while others have: dead units, a detached "
+            "branch, or a parameter that the loss does not use.",
+            advice="Look for `detach()` and `no_grad()` on the way, and for ReLUs whose input is always negative; "
+            "or freeze "
+            "the layer, if that is what you want.",
+        ),
+        RuleSpec(
+            name="run_hung",
+            signal="hung_seconds_ratio",
+            judged="watchdog",
+            threshold=1.0,
+            severity="critical",
+            relative=False,
+            meaning="No step has ended for ten minutes and for twenty times the usual. Advice only: a hung run has no "
+            "step at which it could be adjusted.",
+            advice="Look at the stack in the log, at the loader's workers, at the other ranks.",
+        ),
+        RuleSpec(
+            name="input_bound",
+            signal="data_wait_share",
+            judged="record",
+            threshold=0.5,
+            hold=10,
+            severity="info",
+            relative=False,
+            meaning="Training spends more than half of its time waiting for data.",
+            advice="More `num_workers`, `pin_memory`, `persistent_workers`, cheaper transforms, or data nearer by.",
+        ),
+        RuleSpec(
+            name="overhead_exceeded",
+            signal="overhead_excess",
+            judged="record",
+            threshold=2.0,
+            hold=10,
+            severity="info",
+            relative=False,
+            meaning="Watching takes twice the share of time that it was given.",
+            advice="Give a larger `overhead=`, fewer layers, or a longer `gradients_every=`.",
+        ),
+        RuleSpec(
+            name="backend_failing",
+            signal="backend_errors",
+            judged="record",
+            threshold=1.0,
+            severity="info",
+            relative=False,
+            meaning="A backend has raised since the last record, and lost what it was given.",
+            advice="The first error of each kind is in the log, with its place. Training is not affected.",
+        ),
+    )
+}

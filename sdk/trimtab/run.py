@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from trimtab import directory, facts, lifecycle, plugins
 from trimtab.actuators.halting import Halting
+from trimtab.assembly import build
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
@@ -23,7 +24,7 @@ from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
-from trimtab.types import Backend, Config, Event, Health, Notice, RunEnd, RunInfo, RunStart, Status
+from trimtab.types import Adjustment, Alert, Backend, Config, Event, Health, Notice, RunEnd, RunInfo, RunStart, Status
 
 HEALTH_INTERVAL_S = 5.0
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
@@ -50,15 +51,28 @@ class Run:
         self._guard = Guard(lambda place, text: self._say(f"fault in {place}", text))
         self._meter = Meter()
         self._models = Models()
-        self._halting = Halting(config.on_halt, self._say)
+        self._told: set[str] = set()
+        self._early: list[Event] = []  # said before the bus was there
+        self._bus: Bus | None = None
         layers = LayerChoice(config.layers, self._models.names, self._say)
         self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
+        self._halting = Halting(config.on_halt, self._say, self._capture.before_backwards)
+        self._controller = build(
+            config,
+            world_size=world_size,
+            directory=self.directory,
+            capture=self._capture,
+            models=self._models,
+            sampler=self._sampler,
+            halting=self._halting,
+            guard=self._guard,
+            emit=self._emit,
+            say=self._say,
+        )
+        self._sampler.judged = self._controller.judged
         logged = Logged(self._emit, self._say, self._sampler.steps_written, self._sampler.nonfinite)
         self._log = self._guard.wrap("log", logged.log)
-        self._early: list[Event] = []  # said before the bus was there
-        self._bus: Bus | None = None
-        self._told: set[str] = set()
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
         self._closing = threading.RLock()  # SIGTERM may come while it is held
@@ -93,7 +107,7 @@ class Run:
         for event in self._early:
             self._emit(event)
         self._closed = False
-        self._capture.attach()
+        self._capture.attach(self._controller)
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._began = self._health_at = time.perf_counter()
@@ -131,6 +145,24 @@ class Run:
         return self._halting.asked()
 
     @property
+    def alerts(self) -> Sequence[Alert]:
+        """Every rule that began to fire or ceased to, oldest first."""
+        return tuple(self._controller.alerts)
+
+    @property
+    def adjustments(self) -> Sequence[Adjustment]:
+        """Everything that policies and persons did, or would have done, oldest first."""
+        return tuple(self._controller.adjustments)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scales, budgets, cooldowns and episodes, for a checkpoint: plain values that JSON holds."""
+        return self._controller.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state_dict` of another run."""
+        self._controller.restore(state)
+
+    @property
     def halted(self) -> bool:
         """Whether a policy or a person halted the run, whether or not the loop has stopped."""
         return self._halting.requested
@@ -141,6 +173,7 @@ class Run:
             if self._closed:
                 return
             self._closed = True
+        self._guard.wrap("steering", self._controller.close)()
         self._guard.wrap("detach", self._capture.detach)()
         self._guard.wrap("finish", self._capture.finish)()
         self._sigterm.remove()
@@ -154,6 +187,7 @@ class Run:
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""
         self._closed = True
+        self._controller.close()
         self._capture.detach()
         self._sigterm.remove()
 

@@ -12,7 +12,7 @@ def said():
 
 
 def halting(on_halt, said):
-    return Halting(on_halt, said.__setitem__)
+    return Halting(on_halt, said.__setitem__, lambda call: None)
 
 
 def test_a_loop_that_asks_is_told_to_stop(said):
@@ -26,7 +26,6 @@ def test_a_loop_that_asks_is_told_to_stop(said):
 def test_a_halt_that_nobody_hears_is_advice_and_says_so(said):
     halt = halting("ask", said)
     halt.request("loss_diverged")
-    halt.before_backward()
     assert "nobody asks" in said["halt is advice"]
 
 

@@ -27,11 +27,18 @@ FLAGS = (
 class Halting:
     """Whether the loop is asked to stop, and what is done when it does not listen."""
 
-    def __init__(self, on_halt: Literal["ask", "unwind"], say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        on_halt: Literal["ask", "unwind"],
+        say: Callable[[str, str], None],
+        before_backwards: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """`before_backwards(call)` has `call` called at the beginning of every backward from then on."""
         self.requested = False
         self._reason = ""
         self._on_halt = on_halt
         self._say = say
+        self._before_backwards = before_backwards
         self._asks = False  # whether the loop has ever asked
         self._told = False  # whether a framework was told
         self._ignored = 0  # backwards since the request
@@ -41,6 +48,8 @@ class Halting:
         if self.requested:
             return
         self.requested, self._reason = True, reason
+        if self._on_halt == "unwind":
+            self._before_backwards(self.before_backward)
         for owner, flag in _owners():
             setattr(owner, flag, True)
             self._told = True
@@ -57,10 +66,10 @@ class Halting:
         return self.requested
 
     def before_backward(self) -> None:
-        """Raise `HaltTraining` where that was asked for and the loop has had its chance. Call once halted only."""
+        """Raise `HaltTraining` once the loop has had its chance."""
         self._ignored += 1
         patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
-        if self._on_halt == "unwind" and self._ignored > patience:
+        if self._ignored > patience:
             raise HaltTraining(self._reason)
 
 

@@ -9,7 +9,7 @@ graph is walked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -147,6 +147,7 @@ class Attribution:
         self.unclaimed: list[_Unclaimed] = []
         self.newest_leaves: list[Tensor] = []  # that a loss without an owner reached
         self.by_hand = False  # the shares are of parameters that are updated by hand
+        self.on_reached: Callable[[Share], object] | None = None  # called with each share that a backward wrote to
         self.only: Share | None = None  # the only share there is, when every loss reaches it
         self._walks_left = WARM_UP_WALKS
         self._stray_walks_left = STRAY_WALKS
@@ -172,6 +173,8 @@ class Attribution:
             if share.reached():
                 share.losses.append(loss)
                 reached = True
+                if self.on_reached is not None:
+                    self.on_reached(share)
         if self._walks_left > 0:
             self._walks_left -= 1
         elif reached:
@@ -222,6 +225,8 @@ class Attribution:
                 share.probe = leaves[min(own)]
                 share.note_version()
                 share.losses.append(loss)
+                if self.on_reached is not None:
+                    self.on_reached(share)
         hidden = (reach.hides_more or not leaves) and not reached
         if rest or hidden:
             held = {key: (leaf, _version(leaf)) for key, leaf in rest.items()}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -30,18 +31,33 @@ from trimtab.capture.passes import Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
-from trimtab.capture.steps import Steps
+from trimtab.capture.steps import StepController, Steps
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
+from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, hold
+from trimtab.types import PhaseSummary
+
+
+class Controller(StepController, Protocol):
+    """What judges the run, and may change it."""
+
+    def validated(self, summary: PhaseSummary) -> None:
+        """A validation pass is over; the next training step has not begun."""
+        ...
 
 
 class Capture:
     """Attached to the whole process, between `attach` and `detach`. One instance for one run."""
 
     def __init__(
-        self, sampler: Sampler, models: Models, meter: Meter, guard: Guard, say: Callable[[str, str], None]
+        self,
+        sampler: Sampler,
+        models: Models,
+        meter: Meter,
+        guard: Guard,
+        say: Callable[[str, str], None],
     ) -> None:
         self._sampler = sampler
         self._meter = meter
@@ -49,19 +65,22 @@ class Capture:
         self._patches = Patches()
         self._attribution = Attribution()
         self._scaled = ScaledLosses()
-        self._passes = Passes(sampler.validation, sampler.end_epoch)
+        self._controller: Controller
+        self._passes = Passes(self._validated, sampler.end_epoch)
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder)
         models.before_change = self._lane.leave
-        self._hooks = OptimizerHooks(self._steps, self._lane)
+        self.hooks = OptimizerHooks(self._steps, self._lane)
+        self._gate: Callable[[], None] | None = None
         self._undo_losses: Callable[[], None] | None = None
         self._criterion_hooks: list[RemovableHandle] = []
 
-    def attach(self) -> None:
-        """Hook and wrap. Undone by `detach`."""
+    def attach(self, controller: Controller) -> None:
+        """Hook and wrap, and tell `controller` of steps and validation. Undone by `detach`."""
+        self._controller = self._steps.controller = controller
         patches, steps = self._patches, self._steps
         hook = functools.partial(self._guard.wrap_hook, meter=self._meter)
         guard, both = self._wrap, functools.partial(both_ways, lane=self._lane, guard=self._guard)
@@ -77,12 +96,12 @@ class Capture:
             patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
         )
         watch_unscale(patches, guard("GradScaler.unscale_", steps.unscaling))
-        self._hooks.attach(hook, self._guard)
+        self.hooks.attach(hook, self._guard)
 
     def detach(self) -> None:
         """Put everything back as it was."""
         self._guard.wrap("lane", self._lane.leave)()
-        self._hooks.detach()
+        self.hooks.detach()
         self._patches.restore()
         for handle in self._criterion_hooks:
             handle.remove()
@@ -101,6 +120,15 @@ class Capture:
         """Steps taken, and what else changes while the loop is alive: loaders, and losses of validation."""
         passes = self._passes
         return self._meter.steps, (passes.resumed_at, passes.place())
+
+    def before_backwards(self, call: Callable[[], None]) -> None:
+        """Call `call` at the beginning of every backward from now on. It may raise what no guard catches."""
+        self._gate = call
+
+    @property
+    def scalers(self) -> list[GradScaler]:
+        """Every GradScaler that has stepped."""
+        return [scaler for known in self._steps.scalers if (scaler := known()) is not None]
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
@@ -130,7 +158,13 @@ class Capture:
         """What `_after_backward` needs; None when nothing is left to do: one optimizer, whose gradients are cleared."""
         if in_backward() != -1:  # a part of the backward around it
             return None
-        if self._scaled.recent or type(tensors) is not Tensor or grad_tensors is not None or tensors.numel() != 1:
+        if (
+            self._gate is not None
+            or self._scaled.recent
+            or type(tensors) is not Tensor
+            or grad_tensors is not None
+            or tensors.numel() != 1
+        ):
             return self._before_any_backward(tensors, grad_tensors)
         passes, only = self._passes, self._attribution.only
         if only is None or only.probe.grad is not None:
@@ -142,6 +176,8 @@ class Capture:
         return None
 
     def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
+        if self._gate is not None:
+            self._gate()
         gone = self._attribution.before_backward()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
@@ -172,6 +208,10 @@ class Capture:
             self._attribution.after_backward(loss, roots, _as_tensors(inputs))
             if not self._steps.any_seen:
                 self._steps.unseen.after_backward()
+
+    def _validated(self, sums: PassSums) -> None:
+        self._sampler.validation(sums)
+        self._controller.validated(sums.summary())
 
     def _batch_came(self, iterator: Any, batch: Any, asked: float) -> None:
         got = time.perf_counter()

@@ -170,7 +170,8 @@ class Lane:
 
     def _catch_up(self) -> None:
         """Count the steps that ended since the last time."""
-        steps = len(self.rows) - self._base
+        ended = self.rows[self._base :]
+        steps = len(ended)
         self._base += steps
         self._stay += steps
         self._criteria.catch_up(steps)
@@ -179,6 +180,7 @@ class Lane:
             self._steady.batches += steps
         tracked, self.ledger.learning_rate = self._tracked, (self.rate,)
         tracked.calls += steps
+        tracked.unjudged += [row[0] for row in ended]
         if steps:
             tracked.ended_at = self.ended_at
 

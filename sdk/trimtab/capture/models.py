@@ -69,6 +69,19 @@ class Models:
                 return candidate, depth
         return f"{model}.{name}.{id(parameter)}", depth
 
+    def holding(self, parameters: Iterable[Tensor]) -> list[nn.Module]:
+        """The known models that hold any of `parameters`."""
+        wanted = {id(p) for p in parameters}
+        return [model for model in self._alive() if not wanted.isdisjoint(map(id, _parameters(model)))]
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """Every known model, under the name of its class, numbered where several share one."""
+        named: dict[str, nn.Module] = {}
+        for model in self._alive():
+            kind = type(model).__name__
+            named[kind if kind not in named else f"{kind}.{sum(k.startswith(kind) for k in named)}"] = model
+        return named
+
     def any_in_eval_mode(self) -> bool:
         """Whether a known model is in eval mode. 0.1 us."""
         for root in self._roots:

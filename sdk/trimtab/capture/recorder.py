@@ -10,7 +10,7 @@ from torch import Tensor
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
-from trimtab.sample.ledger import Ledger
+from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
@@ -69,13 +69,16 @@ class Recorder:
         models.search(parameters)
         self.meter.add(self.clock() - started)
 
-    def sample(self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:
+    def sample(
+        self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None
+    ) -> GradientSample | None:
         """Take gradient statistics for the step that is under way. `scale`: what the gradients are multiplied by."""
         started = self.clock()
-        self.sampler.sample_gradients(ledger, parameters, scale)
+        sample = self.sampler.sample_gradients(ledger, parameters, scale)
         cost = self.clock() - started
         self.sampler.gradient_spacing.cost(cost)
         self.meter.add(cost)
+        return sample
 
     def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
         """Copy the weights, before the step that is under way."""

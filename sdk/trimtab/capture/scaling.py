@@ -86,13 +86,13 @@ def watch_scaling(patches: Patches, on_scaled: Callable[[GradScaler, Any, Any], 
 
 
 def watch_scaler_steps(
-    patches: Patches, before: Callable[[Optimizer], object], after: Callable[[Optimizer, bool], object]
+    patches: Patches, before: Callable[[GradScaler, Optimizer], object], after: Callable[[Optimizer, bool], object]
 ) -> None:
-    """Call `before(optimizer)` and `after(optimizer, enabled)` around every `GradScaler.step`."""
+    """Call `before(scaler, optimizer)` and `after(optimizer, enabled)` around every `GradScaler.step`."""
     original = GradScaler.step
 
     def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        before(optimizer)
+        before(self, optimizer)
         result = original(self, optimizer, *args, **kwargs)
         after(optimizer, self.is_enabled())
         return result

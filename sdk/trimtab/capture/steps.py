@@ -5,9 +5,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
@@ -15,9 +16,50 @@ from trimtab.capture.autograd import in_backward
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.unannounced import StepsInBackward, UnseenOptimizer
-from trimtab.sample.ledger import Ledger
+from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
+
+
+class StepController(Protocol):
+    """What judges steps, and may change the run around them. Every call is made by the thread that steps."""
+
+    awaits_steps: bool  # whether `stepped` is to be called after every step
+    steers: bool  # whether `left_out` and `rates` are worth asking
+
+    def met(self, optimizer: Optimizer, label: str) -> None:
+        """An optimizer is about to step for the first time."""
+        ...
+
+    def judge(self, optimizer: Optimizer, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> int:
+        """The loss and the gradients of a step are known and not applied yet; `losses` has those before it too.
+
+        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge.
+        """
+        ...
+
+    def skipped(self, label: str) -> None:
+        """GradScaler skipped a step."""
+        ...
+
+    def stepped(self, optimizer: Optimizer, label: str) -> None:
+        """The parameters are updated."""
+        ...
+
+    def left_out(self, optimizer: Optimizer) -> bool:
+        """Whether the step was skipped by us, and changed nothing."""
+        ...
+
+    def rates(self, optimizer: Optimizer) -> Sequence[Any] | None:
+        """What the step used instead of the schedule's own learning rates."""
+        ...
+
+    def backward_reached(self, label: str, *, cleared: bool) -> None:
+        """A backward wrote to gradients that an optimizer will apply; the first since they were `cleared`."""
+        ...
+
+
+Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"
 
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
 
@@ -26,8 +68,8 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "found_inf", "group_count", "ledger", "optimizer", "parameters", "sample_at",
-        "share", "update_at", "weights", "weights_held",
+        "calls", "ended_at", "evaluated", "found_inf", "group_count", "judge_at", "judged", "ledger", "optimizer",
+        "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -41,6 +83,10 @@ class Tracked:
         self.update_at = 0  # ... and how far it moved the weights
         self.weights = Weights()
         self.weights_held = False  # for the step that is under way
+        self.judge_at = 0  # the call on which rules are judged next
+        self.judged = False  # whether the step that is under way was
+        self.unjudged: list[Held | None] = []  # losses of the steps since
+        self.sampled: list[tuple[int, GradientSample]] = []  # ... and what was sampled on them
         self.ended_at: float | None = None
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.found_inf: Held | None = None
@@ -48,7 +94,7 @@ class Tracked:
     @property
     def general_at(self) -> float:
         """The call from which on a step is more than an ordinary one."""
-        return self.sample_at
+        return min(self.sample_at, self.judge_at)
 
     def refresh(self, optimizer: Optimizer) -> None:
         """Look again at the parameters after `add_param_group`."""
@@ -74,13 +120,21 @@ def rates_of(groups: Sequence[Mapping[str, Any]]) -> list[Held | None]:
 class Steps:
     """Every optimizer of the process. A `StepListener`; also told of clipping and of GradScaler."""
 
-    def __init__(self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]):
+    def __init__(
+        self,
+        recorder: Recorder,
+        attribution: Attribution,
+        models: Models,
+        say: Callable[[str, str], None],
+    ):
         self.unseen = UnseenOptimizer(recorder, attribution, models, say)
         self.in_backward = StepsInBackward(recorder, models)
         self.any_seen = False  # whether any optimizer has stepped
+        self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
+        self.controller: StepController
         self._tracked: dict[int, Tracked] = {}
         self._names: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # that the user gave
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
@@ -100,6 +154,8 @@ class Steps:
             or len(self._tracked) > 1
             or self._scaler_seen
             or self._norms
+            or self.controller.awaits_steps
+            or self.controller.steers
             or tracked.evaluated is not None
         ):
             return None
@@ -117,7 +173,7 @@ class Steps:
         tracked = self._tracked.get(id(optimizer))
         if tracked is None or tracked.optimizer() is not optimizer:
             tracked = self._meet(optimizer)
-        tracked.evaluated, tracked.weights_held = None, False
+        tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
         groups = optimizer.param_groups
         if len(groups) == 1 and type(rate := groups[0].get("lr")) is float:
             tracked.ledger.learning_rate = (rate,)
@@ -133,6 +189,8 @@ class Steps:
                 self._hold_weights(tracked, optimizer)
             if gradients_ready:
                 self._sample(tracked, optimizer)
+        if gradients_ready and tracked.calls >= tracked.judge_at:
+            self._judge(tracked, optimizer, tracked.share.losses)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
@@ -141,6 +199,8 @@ class Steps:
             tracked.evaluated = list(tracked.share.losses)
             if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
+            if tracked.calls >= tracked.judge_at:
+                self._judge(tracked, optimizer, tracked.evaluated)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped; see `StepListener`."""
@@ -157,6 +217,8 @@ class Steps:
         if isinstance(found_inf, float) and found_inf > 0:
             self._skip(tracked, losses, now)
             return
+        if self.controller.steers and self._left_out(tracked, optimizer, losses, now):
+            return
         if norms:
             tracked.ledger.preclip_norms.append((len(tracked.ledger.rows), _norm_of_parts(norms)))
         tracked.ledger.groups = optimizer.param_groups
@@ -164,6 +226,10 @@ class Steps:
         if tracked.weights_held:
             recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
+        if not tracked.judged:
+            tracked.unjudged.append(losses[0] if len(losses) == 1 else total(losses))
+        if tracked.judged or self.controller.awaits_steps:
+            self._stepped(tracked, optimizer)
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
@@ -181,9 +247,11 @@ class Steps:
         for share in self._attribution.shares:
             share.clipped()
 
-    def scaler_steps(self, optimizer: Optimizer) -> None:
+    def scaler_steps(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """`GradScaler.step` begins."""
-        self._scaler_seen = True
+        if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
+            self._scaler_seen = True
+            self.scalers.append(weakref.ref(scaler))
         self._calls_before_scaler = (self._find(optimizer) or self._meet(optimizer)).calls
 
     def scaler_stepped(self, optimizer: Optimizer, enabled: bool) -> None:
@@ -213,7 +281,15 @@ class Steps:
                 self._attribution.drop(self._tracked.pop(key).share)
             self._tracked[id(optimizer)] = tracked
             self.any_seen = True
+            self.controller.met(optimizer, ledger.label)
+            if len(self._tracked) > 1:
+                self._attribution.on_reached = self._reached
             return tracked
+
+    def _reached(self, share: Share) -> None:
+        for tracked in self._tracked.values():
+            if tracked.share is share:
+                self.controller.backward_reached(tracked.ledger.label, cleared=len(share.losses) == 1)
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""
@@ -226,15 +302,45 @@ class Steps:
         tracked.sample_at = self._recorder.sampler.gradient_spacing.after(tracked.calls)
         tracked.refresh(optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
-        self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
+        sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
+        if sample is not None:
+            tracked.sampled.append((len(tracked.unjudged), sample))
 
-    def _skip(self, tracked: Tracked, losses: Sequence[Held], now: float) -> None:
-        """GradScaler found Inf or NaN: the parameters stay as they are, and the step is not one."""
+    def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
+        started = self._recorder.clock()
+        tracked.unjudged.append(total(losses))
+        values, samples = tracked.unjudged, tracked.sampled
+        tracked.unjudged, tracked.sampled, tracked.judged = [], [], True
+        tracked.judge_at = tracked.calls + 1  # where judging fails
+        interval = self.controller.judge(optimizer, tracked.ledger, values, samples)
+        tracked.judge_at = (tracked.calls // interval + 1) * interval
+        self._recorder.meter.add(self._recorder.clock() - started)
+
+    def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        started = self._recorder.clock()
+        self.controller.stepped(optimizer, tracked.ledger.label)
+        self._recorder.meter.add(self._recorder.clock() - started)
+
+    def _left_out(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held], now: float) -> bool:
+        """Whether a policy skipped the step. Where it did not, the rates that were used are noted."""
+        if self.controller.left_out(optimizer):
+            self._skip(tracked, losses, now, "policy")
+            self._stepped(tracked, optimizer)
+            return True
+        rates = self.controller.rates(optimizer)
+        if rates is not None:
+            tracked.ledger.learning_rate = [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+        return False
+
+    def _skip(self, tracked: Tracked, losses: Sequence[Held], now: float, reason: str = "scaler") -> None:
+        """The parameters stay as they are, and the step is not one: GradScaler found Inf or NaN, or a policy did."""
         tracked.share.skipped()
         tracked.ended_at = now
         ledger = tracked.ledger
         ledger.gradients = [sample for sample in ledger.gradients if sample.row < len(ledger.rows)]
-        self._recorder.sampler.skip(tracked.ledger, "scaler", total(losses))
+        self._recorder.sampler.skip(tracked.ledger, reason, total(losses))
+        if reason == "scaler":
+            self.controller.skipped(ledger.label)
         if now >= tracked.ledger.close_at:
             self._recorder.close(tracked.ledger)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from trimtab.sample.gradients import Moments, combine
 from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known, mean, split_at_first_nonfinite
-from trimtab.types import LayerStatistics, Step, Totals
+from trimtab.types import LayerStatistics, Step, Totals, Verdicts
 
 
 class Context(NamedTuple):
@@ -17,6 +17,8 @@ class Context(NamedTuple):
     step: int  # the global step of the block's last row
     totals: Totals
     depths: Mapping[str, int]
+    levels: Mapping[str, float] | None = None
+    verdicts: Verdicts | None = None
 
 
 def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context) -> Iterator[Step]:
@@ -36,7 +38,9 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
             optimizer=ledger.label,
             epoch=block.epoch,
             loss_ema=ledger.loss_ema,
+            levels=context.levels or None if last else None,
             totals=context.totals,
+            verdicts=context.verdicts if last else None,
             batch=block.batch,
             batches=block.batches,
             learning_rate=numbers.learning_rate or None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, compress
 from threading import RLock
 from typing import NamedTuple
@@ -24,12 +24,14 @@ from trimtab.sample.records import Context, step_events
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 from trimtab.sample.updates import UpdateSample, Weights
-from trimtab.types import Epoch, Event, Step, Totals
+from trimtab.types import Epoch, Event, Step, Totals, Verdicts
 
 RECORD_INTERVAL_S = 0.25  # at most four records of steps and four of validation a second, over all optimizers
 GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
 ACCURACY_SHARE = 0.1
 UPDATE_SHARE = 0.05
+JUDGED_EVERY_S = 0.02
+JUDGED_TOGETHER = 64  # steps, at most
 UPDATES_EVERY = 8  # samples of gradients, where their interval is given: a comparison costs as much as a sample
 
 
@@ -39,6 +41,13 @@ class Place(NamedTuple):
     epoch: int | None = None  # None where there is no reason to believe in epochs
     batch: int | None = None  # batches of this epoch so far
     batches: int | None = None  # ... and in all
+
+
+class Judged(NamedTuple):
+    """What rules say of the steps since the last record."""
+
+    levels: Mapping[str, float] | None = None  # rule to its worst level
+    verdicts: Verdicts | None = None
 
 
 class _Validation(NamedTuple):
@@ -89,6 +98,7 @@ class Sampler:
         self.nonfinite: Counter[str] = Counter()
         self.steps_before = 0  # of the run that this one resumes
         self.place: Callable[[], Place] = Place  # asked when a record is made
+        self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
         self._emit = emit
         self._layers = layers
         self._clock = clock
@@ -118,13 +128,18 @@ class Sampler:
         present = [p for p in parameters if p.grad is not None]
         return present, take([p.grad for p in present])  # type: ignore[misc]
 
-    def sample_gradients(self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None) -> None:
-        """Take the statistics of every gradient there is, for the step that follows."""
+    def sample_gradients(
+        self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None
+    ) -> GradientSample | None:
+        """Take the statistics of every gradient there is, for the step that follows. None where there is none."""
         present = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None]
-        if present:
-            names = self._layers.names(ledger.label, parameters)
-            taken = take([gradient for _, gradient in present], scale)
-            ledger.gradients.append(GradientSample(len(ledger.rows), [taken], [names[i] for i, _ in present]))
+        if not present:
+            return None
+        names = self._layers.names(ledger.label, parameters)
+        taken = take([gradient for _, gradient in present], scale)
+        sample = GradientSample(len(ledger.rows), [taken], [names[i] for i, _ in present])
+        ledger.gradients.append(sample)
+        return sample
 
     def add(self, ledger: Ledger, parameters: Sequence[Tensor], taken: Sequence[Taken]) -> None:
         """Add statistics that were taken in parts, for the step that follows. One parameter for each gradient."""
@@ -151,6 +166,17 @@ class Sampler:
         ledger.newly_skipped[reason] += 1
         if isinstance(loss, float) and not math.isfinite(loss):
             self.nonfinite["loss"] += 1
+
+    @property
+    def judging_interval(self) -> int:
+        """Every how many steps rules are judged: so that it is done 50 times a second at most."""
+        fixed = self.gradient_spacing.fixed
+        if fixed is not None:  # the same steps in every run, and all that are sampled
+            return max(i for i in range(1, JUDGED_TOGETHER + 1) if fixed % i == 0)
+        interval, step_s = 1, self.gradient_spacing.median_step_s
+        while step_s is not None and interval < JUDGED_TOGETHER and interval * step_s < JUDGED_EVERY_S:
+            interval *= 2
+        return interval
 
     @property
     def _interval_s(self) -> float:
@@ -244,7 +270,8 @@ class Sampler:
         ledger.steps += len(numbers.rows.loss)
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
-        context = Context(self.global_step, self._totals(ledger), self._layers.depths)
+        judged = self.judged(ledger.label)
+        context = Context(self.global_step, self._totals(ledger), self._layers.depths, judged.levels, judged.verdicts)
         for event in step_events(ledger, block, numbers, context):
             self._emit(event)
 

@@ -24,7 +24,8 @@ class Spacing:
     def __init__(self, share: float, fixed: int | None = None) -> None:
         self.interval = fixed or 1
         self.settled = fixed is not None
-        self._fixed = fixed
+        self.fixed = fixed  # the interval that was asked for
+        self.median_step_s: float | None = None  # once the interval has settled
         self._share = share
         self._costs_s: list[float] = []
         self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
@@ -48,7 +49,8 @@ class Spacing:
         if len(self._steps_s) < WARM_UP_STEPS or len(self._costs_s) < 3:
             return False
         cost_s = median(self._costs_s[1:])  # the first one also pays for what is done once
-        allowed_s = self._share * median(self._steps_s)
+        self.median_step_s = median(self._steps_s)
+        allowed_s = self._share * self.median_step_s
         while self.interval < LONGEST and cost_s > allowed_s * self.interval:
             self.interval *= 2
         self.settled = True
@@ -61,7 +63,7 @@ class Spacing:
 
     def widen(self) -> bool:
         """Twice the interval, unless it is fixed. True when it changed."""
-        if self._fixed is not None or not self.settled or self.interval >= LONGEST:
+        if self.fixed is not None or not self.settled or self.interval >= LONGEST:
             return False
         self.interval *= 2
         return True

@@ -1,0 +1,143 @@
+"""The controls of a run, as one decision of a policy uses them: for its optimizer, from before its trouble began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab.actions import Change, Refused
+from trimtab.actuators.dropout import ratio_of
+from trimtab.actuators.halting import Halting
+from trimtab.actuators.parts import Parts
+from trimtab.actuators.saving import save
+from trimtab.actuators.scales import bounded
+from trimtab.actuators.snapshots import Snapshots
+from trimtab.actuators.steering import Steering
+from trimtab.actuators.step_controls import StepControls
+
+BEST, LAST = "best.pt", "last.pt"
+
+
+class Actuators:
+    """Everything that can change a run. `parts` says what there is; `directory` is the run's own."""
+
+    def __init__(
+        self, steering: Steering, snapshots: Snapshots, halting: Halting, parts: Callable[[], Parts], directory: Path
+    ) -> None:
+        self.steering = steering
+        self.snapshots = snapshots
+        self.halting = halting
+        self.parts = parts
+        self.directory = directory
+
+    def controls(
+        self, optimizer: str, step: int, since: int | None, *, late: bool = False, pending: bool = False
+    ) -> RunControls:
+        """For a decision made at `step` about trouble that began at `since`.
+
+        `late`: that step is applied by now. `pending`: a graph still needs the weights as they are.
+        """
+        return RunControls(self, optimizer, step, since, late=late, pending=pending)
+
+    def dry_controls(self, optimizer: str, step: int, since: int | None) -> DryControls:
+        """The same for a decision that is only shown."""
+        return DryControls(self, optimizer, step, since)
+
+    def close(self) -> None:
+        """Put everything back as the user had it, and let the copies go."""
+        self.steering.close()
+        self.snapshots.close()
+
+
+class RunControls:
+    """Implements `actions.Controls`."""
+
+    def __init__(
+        self, actuators: Actuators, optimizer: str, step: int, since: int | None, *, late: bool, pending: bool
+    ) -> None:
+        self._of = actuators
+        self._optimizer = optimizer
+        self._step = step
+        self._since = since
+        self._late = late
+        self._pending = pending
+
+    def scale_learning_rate(
+        self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
+    ) -> Change:
+        return self._around().scale_learning_rate(factor, floor=floor, ceiling=ceiling, ramp=ramp)
+
+    def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
+        return self._around().scale_weight_decay(factor, floor=floor, ceiling=ceiling)
+
+    def set_dropout(self, ratio: float) -> Change:
+        return self._around().set_dropout(ratio)
+
+    def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
+        if self._late and steps == 1:
+            raise Refused("The step was applied before its gradients could be read: on a device that is one step late.")
+        return self._around().clip_gradients(max_norm, steps=steps)
+
+    def skip_step(self) -> Change:
+        if self._late:
+            raise Refused("The step was applied before its loss could be read: on a device that is one step late.")
+        return self._around().skip_step()
+
+    def roll_back(self, *, back: int = 0) -> Change:
+        if self._pending:
+            raise Refused("After every step a graph is pending that needs the weights as they are.")
+        return self._of.snapshots.roll_back(self._of.parts(), self._step, since=self._since, back=back)
+
+    def halt(self, reason: str, *, restore_best: bool = True) -> Change:
+        """Save the last state, go back to the best one and save that, then ask the loop to stop."""
+        saved = save(self._of.parts(), self._of.directory / LAST, self._step)
+        change = Change({"halted": False}, {"halted": True, "last": str(saved)})
+        if restore_best and not self._pending and self._of.snapshots.best is not None:
+            restored = self._of.snapshots.restore_best(self._of.parts(), self._step)
+            best = save(self._of.parts(), self._of.directory / BEST, self._of.snapshots.best)
+            change = Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(best)})
+        self._of.halting.request(reason)
+        return change
+
+    def _around(self) -> StepControls:
+        return StepControls(self._of.steering, self._optimizer)
+
+
+class DryControls:
+    """Says what `RunControls` would do, and does nothing. What would be refused in the end is not foreseen."""
+
+    def __init__(self, actuators: Actuators, optimizer: str, step: int, since: int | None) -> None:
+        self._of = actuators
+        self._optimizer = optimizer
+        self._step = step
+        self._since = since
+
+    def scale_learning_rate(
+        self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
+    ) -> Change:
+        scale = self._of.steering.scale(self._optimizer)
+        after = bounded(scale, factor, floor, ceiling)
+        return Change({"learning_rate_scale": scale}, {"learning_rate_scale": after})
+
+    def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
+        return Change({}, {"factor": factor, "floor": floor, "ceiling": ceiling})
+
+    def set_dropout(self, ratio: float) -> Change:
+        before = ratio_of(list(self._of.parts().models.values()))
+        if before is None:
+            raise Refused("The model has no dropout module whose ratio could be set.")
+        return Change({"dropout": before}, {"dropout": ratio})
+
+    def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
+        usual = self._of.steering.usual_norm(self._optimizer) if max_norm is None else max_norm
+        return Change({"max_norm": None}, {"max_norm": usual, "steps": steps})
+
+    def skip_step(self) -> Change:
+        return Change({"skipped": False}, {"skipped": True})
+
+    def roll_back(self, *, back: int = 0) -> Change:
+        return Change({"weights_of_step": self._step}, {"before_step": self._since, "back": back})
+
+    def halt(self, reason: str, *, restore_best: bool = True) -> Change:
+        return Change({"halted": False}, {"halted": True, "restore_best": restore_best})

@@ -1,0 +1,81 @@
+"""Builds the loop that judges and steers a run, from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trimtab.actuators.controls import Actuators
+from trimtab.actuators.halting import Halting
+from trimtab.actuators.parts import Parts
+from trimtab.actuators.snapshots import Snapshots
+from trimtab.actuators.steering import Steering
+from trimtab.capture.capture import Capture
+from trimtab.capture.models import Models
+from trimtab.controller import Controller
+from trimtab.guard import Guard
+from trimtab.policies import Engine, Policy
+from trimtab.policies.defaults import POLICIES
+from trimtab.policies.policy import check
+from trimtab.policies.reading import policies
+from trimtab.rules.judge import AnyRule, Judge
+from trimtab.rules.rule import resolve
+from trimtab.sample.sampler import Sampler
+from trimtab.types import Act, Config, Event
+
+SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
+
+
+def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...]]:
+    """What a run is judged by, and what is done about it.
+
+    Raises:
+        ConfigError: a rule or a policy that cannot be used.
+    """
+    rules = resolve(config.rules)
+    names = [rule.name for rule in rules]
+    chosen = POLICIES if config.policies is None else policies(config.policies, POLICIES)
+    shipped = {policy.on for policy in POLICIES}
+    chosen = tuple(policy for policy in chosen if policy.on in names or policy.on not in shipped)
+    check(chosen, names)
+    return rules, chosen
+
+
+def build(
+    config: Config,
+    *,
+    world_size: int,
+    directory: Path,
+    capture: Capture,
+    models: Models,
+    sampler: Sampler,
+    halting: Halting,
+    guard: Guard,
+    emit: Callable[[Event], None],
+    say: Callable[[str, str], None],
+) -> Controller:
+    """The controller of one run. Raises what `rules_and_policies` raises."""
+    rules, chosen = rules_and_policies(config)
+    judge = Judge(rules, config.monitor, guard.attempt)
+    act: Act = config.act
+    if act and world_size > 1:
+        act = False
+        say(
+            "act over ranks",
+            f"act={config.act!r}: {world_size} ranks do not agree on adjustments yet, so this is a dry run.",
+        )
+    controller: Controller
+
+    def parts() -> Parts:
+        living = {label: found for label, held in controller.optimizers.items() if (found := held()) is not None}
+        return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers)
+
+    actuators = Actuators(
+        Steering(capture.hooks, models.holding, judge.usual_norm, say),
+        Snapshots(every=SNAPSHOT_EVERY if config.gradients_every is not None else None),
+        halting,
+        parts,
+        directory,
+    )
+    controller = Controller(judge, Engine(chosen, act=act), actuators, sampler, guard, emit, say, acts=bool(act))
+    return controller

@@ -1,0 +1,330 @@
+"""The numbers of a run in, verdicts out. Pure: no clock, no torch, nothing but what it is given.
+
+Each rule has a signal and a level for every optimizer that it judges; rules about validation, records and logged values
+are judged once for the run, under the empty name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from trimtab import signals
+from trimtab.catalog import RULES, RuleSpec
+from trimtab.rules.level import Level
+from trimtab.rules.rates import LearningRate
+from trimtab.rules.rule import LOGGED, Rule
+from trimtab.signals import Course, Itself, Reads, Signal, Validated, ValidationsSinceBest
+from trimtab.types import GradientReading, Verdict
+
+NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
+SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
+USUAL_WEIGHT = 0.03  # of the newest gradient norm, in the logarithm: ZClip's 0.97 (arXiv 2504.02507)
+FAILURES = 5  # of a function of the user's, after which it is left out
+
+Function: TypeAlias = Callable[["float | None"], "float | None"]
+AnyRule: TypeAlias = "RuleSpec | Rule"
+
+
+class Judge:
+    """Every rule of a run. `monitor` is what tells a better model, and whether less of it is better.
+
+    `attempt(function)` calls a function of the user's and returns what it raised, or None: see `Guard.attempt`.
+    A step costs about 5 us while nothing is the matter.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[AnyRule],
+        monitor: tuple[str, Literal["min", "max"]] = ("loss", "min"),
+        attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
+    ) -> None:
+        self.rules = [rule.name for rule in rules]
+        self.improved = False  # whether the newest validation pass is the best so far
+        self._given = list(rules)
+        self._monitor = monitor
+        self._attempt = attempt
+        self._benches: dict[str, _Bench] = {}
+        self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
+        self._best = ValidationsSinceBest(monitor[1])
+
+    def step(
+        self,
+        optimizer: str,
+        step: int,
+        loss: float | None,
+        gradients: GradientReading | None,
+        learning_rate: float | None,
+    ) -> list[Verdict]:
+        """Judge one step of one optimizer. `learning_rate` is the schedule's own, without a scale of ours."""
+        bench = self._benches.get(optimizer) or self._bench(optimizer)
+        return bench.step(step, loss, gradients, learning_rate)
+
+    def skipped(self, optimizer: str, step: int) -> list[Verdict]:
+        """GradScaler skipped a step. One is information; three in a row are gradients that are not finite."""
+        bench = self._benches.get(optimizer) or self._bench(optimizer)
+        bench.skips += 1
+        return bench.take("norm", step, math.inf) if bench.skips >= SKIPS else []
+
+    def validation(
+        self, step: int, loss: float | None, accuracy: float | None, train_loss: float | None
+    ) -> list[Verdict]:
+        """Judge a validation pass. `train_loss`: the mean over the training steps since the one before."""
+        bench = self._bench("")
+        beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
+        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning))
+        self.improved = False
+        monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
+        return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
+
+    def logged(self, step: int, name: str, value: float) -> list[Verdict]:
+        """Judge a value that the user logged."""
+        bench = self._bench("")
+        verdicts = bench.take(LOGGED + name, step, value)
+        return verdicts + self._monitored(step, value) if name == self._monitor[0] else verdicts
+
+    def record(self, step: int, **values: float | None) -> list[Verdict]:
+        """Judge what is measured about the run itself, by the names of the signals: `data_wait_share` and its like."""
+        bench = self._bench("")
+        return [v for name, value in values.items() if value is not None for v in bench.take(name, step, value)]
+
+    def fence(self, step: int, optimizer: str | None = None) -> None:
+        """What was seen of `optimizer`, or (None) of all and of validation, is no evidence any more."""
+        for name, bench in self._benches.items():
+            if optimizer is None or name == optimizer:
+                bench.fence()
+
+    def take_levels(self, optimizer: str) -> dict[str, float]:
+        """The worst level of every rule that has one, since this was last asked."""
+        bench = self._benches.get(optimizer)
+        return bench.take_levels() if bench is not None else {}
+
+    def signals(self) -> dict[tuple[str, str], float]:
+        """The newest value of every signal, by its name and the optimizer."""
+        return {
+            (seat.signal_name, optimizer): seat.level.value
+            for optimizer, bench in self._benches.items()
+            for seat in bench.seats
+            if seat.level.level is not None
+        }
+
+    def healthy(self, optimizer: str) -> bool:
+        """Whether no rule that may act is near its threshold, and the loss has been seen."""
+        bench = self._benches.get(optimizer)
+        return bench is not None and bench.course.count > 0 and bench.healthy()
+
+    def usual_norm(self, optimizer: str) -> float | None:
+        """The geometric mean of the norms before the newest one, None while there are few."""
+        bench = self._benches.get(optimizer)
+        return bench.usual_norm if bench is not None else None
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """The number of episodes so far, by optimizer and rule."""
+        counted = {
+            optimizer: {seat.rule.name: seat.level.episode for seat in bench.seats}
+            for optimizer, bench in self._benches.items()
+        }
+        return {**self._episodes, **counted}
+
+    def restore(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Number episodes on from `state`. Everything is judged anew."""
+        self._episodes = {optimizer: dict(counted) for optimizer, counted in state.items()}
+        for optimizer, bench in self._benches.items():
+            bench.number(self._episodes.get(optimizer, {}))
+
+    def _monitored(self, step: int, value: float) -> list[Verdict]:
+        self.improved = self._best.update(value) == 0.0
+        return self._bench("").take("monitor", step, value)
+
+    def _bench(self, optimizer: str) -> _Bench:
+        bench = self._benches.get(optimizer)
+        if bench is None:
+            of_run = ("validation", "record")
+            rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
+            bench = self._benches[optimizer] = _Bench(optimizer, rules, self._monitor[1], self._attempt)
+            bench.number(self._episodes.get(optimizer, {}))
+        return bench
+
+
+class _Seat:
+    """One rule as it is judged for one optimizer."""
+
+    __slots__ = ("failures", "level", "relative", "rule", "signal", "signal_name", "steady")
+
+    def __init__(self, rule: AnyRule, signal: Signal, signal_name: str) -> None:
+        self.rule = rule
+        self.signal = signal
+        self.signal_name = signal_name
+        self.relative = rule.relative
+        self.steady = isinstance(rule, RuleSpec) and rule.steady
+        self.level = Level(rule.threshold, rule.hold, rule.clear)
+        self.failures = 0
+
+
+class _Bench:
+    """All rules of one optimizer, or of the run as a whole."""
+
+    def __init__(
+        self,
+        optimizer: str,
+        rules: Iterable[AnyRule],
+        mode: Literal["min", "max"],
+        attempt: Callable[[Callable[[], object]], Exception | None] | None,
+    ) -> None:
+        self.course = Course()
+        self.seats: list[_Seat] = []
+        self.skips = 0
+        self.usual_norm: float | None = None
+        self._optimizer = optimizer
+        self._attempt = attempt
+        self._rate = LearningRate()
+        self._log_norm: float | None = None
+        self._norms = 0
+        self._by_source: dict[str, list[_Seat]] = {}
+        self._functions: list[tuple[_Seat, Function]] = []
+        for rule in rules:
+            self._seat(rule, mode)
+
+    def step(
+        self, step: int, loss: float | None, gradients: GradientReading | None, learning_rate: float | None
+    ) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        if self._rate.update(learning_rate):
+            self._settle()
+        self.skips = 0
+        if loss is not None:
+            verdicts += self.take("loss", step, loss)
+            if loss - loss == 0.0:
+                self.course.update(loss)
+        if self._functions:
+            verdicts += self._call(step, loss)
+        return verdicts + self._gradients(step, gradients) if gradients is not None else verdicts
+
+    def take(self, source: str, step: int, value: Any) -> list[Verdict]:
+        """Give `value` to every signal that reads `source`."""
+        verdicts: list[Verdict] = []
+        rate = self._rate
+        suspended, unsteady = rate.settling > 0, not rate.steady
+        for seat in self._by_source.get(source, ()):
+            found = seat.signal.update(value)
+            if found is None or (suspended and seat.relative) or (unsteady and seat.steady):
+                continue
+            if seat.level.update(step, found) is not None:
+                verdicts.append(self._verdict(seat, step))
+        return verdicts
+
+    def fence(self) -> None:
+        self.course.fence()
+        for seat in self.seats:
+            seat.signal.fence()
+            seat.level.fence()
+
+    def take_levels(self) -> dict[str, float]:
+        taken = ((seat.rule.name, seat.level.take()) for seat in self.seats)
+        return {name: level for name, level in taken if level is not None}
+
+    def healthy(self) -> bool:
+        return not any(
+            (seat.level.level or 0.0) >= NEAR or seat.level.firing
+            for seat in self.seats
+            if seat.rule.severity != "info"
+        )
+
+    def number(self, episodes: Mapping[str, int]) -> None:
+        for seat in self.seats:
+            seat.level.episode = max(seat.level.episode, episodes.get(seat.rule.name, 0))
+
+    def _gradients(self, step: int, reading: GradientReading) -> list[Verdict]:
+        norm = reading.norm if reading.finite else math.inf
+        verdicts = self.take("norm", step, norm)
+        if reading.finite:
+            verdicts += self.take("layer_norms", step, reading.layer_norms)
+            self._learn_norm(reading.norm)
+        if reading.update_ratios:
+            verdicts += self.take("update_ratios", step, reading.update_ratios)
+        return verdicts
+
+    def _learn_norm(self, norm: float) -> None:
+        """The usual norm is that of the readings before the newest, each within ten times what was usual."""
+        self.usual_norm = math.exp(self._log_norm) if self._log_norm is not None and self._norms >= 8 else None
+        if norm > 0.0:
+            value = math.log(norm)
+            self._norms += 1
+            if self._log_norm is None:
+                self._log_norm = value
+            else:
+                weight = max(USUAL_WEIGHT, 1 / self._norms)
+                self._log_norm += weight * max(-2.3, min(2.3, value - self._log_norm))
+
+    def _settle(self) -> None:
+        """The user's learning rate jumped: what relative rules saw before is no evidence any more."""
+        for seat in self.seats:
+            if seat.relative:
+                seat.signal.fence()
+                seat.level.fence()
+
+    def _seat(self, rule: AnyRule, mode: Literal["min", "max"]) -> None:
+        if not isinstance(rule.signal, str):
+            seat = _Seat(rule, Itself(), rule.name)
+            self._functions.append((seat, rule.signal))
+        elif rule.signal.startswith(LOGGED):
+            seat = _Seat(rule, Itself(), rule.name)
+            self._by_source.setdefault(rule.signal, []).append(seat)
+        else:
+            spec = signals.find(rule.signal)
+            made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
+            seat = _Seat(rule, made or spec.make(self.course), rule.signal)
+            source = rule.signal if spec.reads == "number" else spec.reads
+            self._by_source.setdefault(source, []).append(seat)
+        self.seats.append(seat)
+
+    def _call(self, step: int, loss: float | None) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for seat, function in self._functions:
+            if seat.failures >= FAILURES:
+                continue
+            found: list[float | None] = []
+            problem = self._attempted(function, loss, found)
+            if problem is not None:
+                seat.failures += 1
+            elif found[0] is not None and seat.level.update(step, float(found[0])) is not None:
+                verdicts.append(self._verdict(seat, step))
+        return verdicts
+
+    def _attempted(self, function: Function, loss: float | None, found: list[float | None]) -> Exception | None:
+        def call() -> None:
+            found.append(function(loss))
+
+        if self._attempt is not None:
+            return self._attempt(call)
+        call()
+        return None
+
+    def _verdict(self, seat: _Seat, step: int) -> Verdict:
+        level = seat.level
+        return Verdict(
+            rule=seat.rule.name,
+            optimizer=self._optimizer,
+            episode=level.episode,
+            state="firing" if level.firing else "resolved",
+            severity=seat.rule.severity,
+            value=level.value,
+            threshold=seat.rule.threshold,
+            level=level.level if level.level is not None else 0.0,
+            step=step,
+            since=level.since,
+        )
+
+
+def _judged(rule: AnyRule) -> str:
+    """What one point of a rule is."""
+    if isinstance(rule, RuleSpec):
+        return rule.judged
+    if not isinstance(rule.signal, str):
+        return "step"
+    if rule.signal.startswith(LOGGED):
+        return "record"
+    reads: Reads = signals.find(rule.signal).reads
+    shipped = next((spec.judged for spec in RULES.values() if spec.signal == rule.signal), None)
+    return shipped or ("validation" if reads in ("validated", "monitor") else "step")

@@ -1,0 +1,104 @@
+"""How high a rule stands, and when an episode of it begins and ends."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Edge = Literal["firing", "resolved"]
+
+
+class Level:
+    """The level of one rule: the least of the last `hold` points of its signal since the fence, over the threshold.
+
+    1 is at the threshold; a point that is not finite counts as infinite; before `hold` points there is none. Its rising
+    edge opens an episode. It closes once the signal has been under `clear` times the threshold for `hold`
+    points in a row, so that a single low point within a long trouble neither ends it nor begins another.
+    """
+
+    __slots__ = (
+        "_age", "_calm", "_low", "_next", "_points", "_seen", "_steps", "clear", "episode", "firing", "hold", "level",
+        "since", "threshold", "value", "worst",
+    )  # fmt: skip
+
+    def __init__(self, threshold: float, hold: int = 1, clear: float = 0.8) -> None:
+        self.threshold, self.hold, self.clear = threshold, hold, clear * threshold
+        self.level: float | None = None
+        self.value = 0.0  # the last point
+        self.worst: float | None = None  # level since `take`
+        self.since = 0  # step of the first point that the level rests on
+        self.firing = False
+        self.episode = 0  # the number of the last one that began
+        self._points = [0.0] * hold
+        self._steps = [0] * hold
+        self._empty()
+
+    def _empty(self) -> None:
+        self._seen = self._next = self._age = self._calm = 0
+        self._low = math.inf
+        self.level = None
+        self.value = 0.0
+
+    def update(self, step: int, value: float) -> Edge | None:
+        """Take a point in. Returns the edge of an episode, where this point is one."""
+        if value - value != 0.0:
+            value = math.inf
+        self.value = value
+        hold = self.hold
+        if hold > 1:
+            index = self._next
+            self._points[index], self._steps[index] = value, step
+            self._next = index + 1 if index + 1 < hold else 0
+            if value <= self._low:
+                self._low, self._age = value, 0
+            else:
+                self._age += 1
+                if self._age >= hold:
+                    self._find_lowest(index)
+            low = self._low
+        else:
+            low = value
+        if self._seen < hold:
+            self._seen += 1
+            if self._seen < hold:
+                return None
+        level = self.level = low / self.threshold
+        if self.worst is None or level > self.worst:
+            self.worst = level
+        if self.firing or level >= 1.0:
+            return self._edge(step, value, level)
+        return None
+
+    def _edge(self, step: int, value: float, level: float) -> Edge | None:
+        if not self.firing:
+            self.firing = True
+            self.episode += 1
+            self._calm = 0
+            self.since = self._steps[self._next] if self.hold > 1 else step
+            return "firing"
+        self._calm = self._calm + 1 if value < self.clear else 0
+        if self._calm < self.hold:
+            return None
+        self.firing = False
+        return "resolved"
+
+    def _find_lowest(self, newest: int) -> None:
+        """The lowest point of the window, the newest of those, and how many points ago it was."""
+        low, hold = math.inf, self.hold
+        for age in range(hold):
+            point = self._points[newest - age]
+            if point < low:
+                low, self._age = point, age
+        self._low = low
+
+    def fence(self) -> bool:
+        """Forget every point, and close the episode. Returns whether one was open."""
+        was, self.firing = self.firing, False
+        self._empty()
+        self.worst = None
+        return was
+
+    def take(self) -> float | None:
+        """The worst level since this was last asked; None where there was no level."""
+        worst, self.worst = self.worst, None
+        return worst

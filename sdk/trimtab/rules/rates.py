@@ -1,0 +1,53 @@
+"""What the user's own learning rate does: whether it just jumped, and whether it is one to train at."""
+
+from __future__ import annotations
+
+BACK = 8  # steps over which a change counts as sudden
+CHANGE = 2.0
+SETTLE = 20  # points for which relative rules are suspended then
+RISING = 16  # steps over which any rise is a warm-up
+FAR_BELOW = 0.2  # of the highest rate so far: the schedule is about to end, or to restart
+
+
+class LearningRate:
+    """Follows one optimizer's rate, without our scale. A rate that is not known is steady."""
+
+    __slots__ = ("_highest", "_index", "_last", "_ring", "_still", "settling", "steady")
+
+    def __init__(self) -> None:
+        self.settling = 0  # points for which relative rules are still suspended
+        self.steady = True  # neither rising nor far below its highest
+        self._last: float | None = None
+        self._ring: list[float] = []
+        self._index = 0
+        self._still = 0  # steps without a change
+        self._highest = 0.0
+
+    def update(self, rate: float | None) -> bool:
+        """Take the rate of a step in. True when it is the first after a sudden change."""
+        if self.settling:
+            self.settling -= 1
+        if rate is None:
+            return False
+        if rate == self._last:
+            self._still += 1
+            if self._still > RISING:
+                self.steady = rate >= FAR_BELOW * self._highest
+                return False
+        else:
+            self._still = 0
+        ring, index = self._ring, self._index
+        if len(ring) < RISING:
+            ring += [rate] * (RISING - len(ring))
+        self._last = rate
+        if rate > self._highest:
+            self._highest = rate
+        before, long_before = ring[index - BACK], ring[index]
+        ring[index] = rate
+        self._index = (index + 1) % RISING
+        self.steady = rate <= long_before and rate >= FAR_BELOW * self._highest
+        if rate < CHANGE * before and before < CHANGE * rate:
+            return False
+        first = not self.settling
+        self.settling = SETTLE
+        return first

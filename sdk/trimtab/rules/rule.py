@@ -1,0 +1,158 @@
+"""A rule of the user's own, and the list of rules that a run is judged by.
+
+Three lines are enough:
+
+    Rule("loss_too_high", signal="logged:perplexity", threshold=100, hold=3, severity="warning")
+
+or the same keys in the TOML file:
+
+    [[rules]]
+    name = "loss_too_high"
+    signal = "logged:perplexity"
+    threshold = 100
+    hold = 3
+
+A table whose name is a shipped rule's changes that one: `threshold`, `hold`, `clear`, `severity`; `enabled = false`
+leaves it out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab import signals
+from trimtab.catalog import RULES, RuleSpec
+from trimtab.errors import ConfigError, did_you_mean
+from trimtab.types import Severity
+
+LOGGED = "logged:"
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule beside the shipped ones.
+
+    Args:
+        name: letters, digits and underscores; not a shipped rule's.
+        signal: the name of a built-in signal; "logged:NAME" for a value that the run logs; or a function that takes
+            the loss of a step (None where there is none) and returns a number, or None for "no point". Larger is
+            worse. A function that raises is counted, and left out after five times.
+        threshold: what is too much, over 0.
+        hold: for so many points in a row.
+        clear: the share of the threshold under which an episode ends.
+        severity: "info" never acts; "warning" and "critical" may, where a policy says so.
+        relative: suspended for a while after a sudden change of the learning rate.
+    """
+
+    name: str
+    signal: str | Callable[[float | None], float | None]
+    threshold: float
+    hold: int = 1
+    clear: float = 0.8
+    severity: Severity = "warning"
+    relative: bool = False
+    meaning: str = ""
+    advice: str = ""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isidentifier()):
+            raise ConfigError(f"rule name {self.name!r}: expected letters, digits and underscores, as my_rule.")
+        if self.name in RULES:
+            raise ConfigError(
+                f"rule {self.name}: this is a shipped rule. Take another name, or give a table with that name and only "
+                "what should change."
+            )
+        _check(self.name, self)
+        if isinstance(self.signal, str):
+            if not self.signal.startswith(LOGGED):
+                signals.find(self.signal)
+            elif self.signal == LOGGED:
+                raise ConfigError(f"rule {self.name}: signal='logged:' lacks a name. Give one, as 'logged:perplexity'.")
+        elif not callable(self.signal):
+            raise ConfigError(
+                f"rule {self.name}: signal={self.signal!r}: expected the name of a signal, 'logged:NAME' or a function."
+            )
+
+
+_CHANGES = {"threshold", "hold", "clear", "severity"}
+_KEYS = {field.name for field in dataclasses.fields(Rule)}
+
+
+def resolve(given: Sequence[Rule | RuleSpec | Mapping[str, Any]] | None = None) -> list[RuleSpec | Rule]:
+    """The rules of a run: the shipped ones, as `given` changes them, and those that it adds.
+
+    `given` holds rules, or mappings with the keys of `Rule`. A mapping whose name is a shipped rule's may have
+    `enabled`, `threshold`, `hold`, `clear` and `severity`.
+
+    Raises:
+        ConfigError: an unknown key, rule or signal (with the nearest name), a value out of range, a name used twice.
+    """
+    found: dict[str, RuleSpec | Rule] = dict(RULES)
+    named: set[str] = set()
+    for item in given or ():
+        rule = _read(item)
+        name = rule["name"] if isinstance(rule, dict) else rule.name
+        if name in named:
+            raise ConfigError(f"rule {name}: given twice. Give one of them another name.")
+        named.add(name)
+        if not isinstance(rule, dict):
+            found[name] = rule
+        elif rule.pop("enabled", True):
+            found[name] = _changed(RULES[name], rule)
+        else:
+            del found[name]
+    return list(found.values())
+
+
+def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[str, Any]:
+    """A rule as it is, a new one from a mapping, or what a mapping changes of a shipped one."""
+    if isinstance(item, (Rule, RuleSpec)):
+        return item
+    if not isinstance(item, Mapping):
+        raise ConfigError(f"rules: {item!r}: expected Rule(...), or a table with the keys name, signal and threshold.")
+    name = item.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f'rules: {dict(item)!r}: the name is missing. Add name = "...".')
+    if name in RULES and "signal" not in item:
+        _refuse_unknown(name, item, {"name", "enabled", *_CHANGES})
+        return dict(item)
+    if "signal" not in item:
+        raise ConfigError(
+            f"rule {name}: there is no such rule, and a new one needs a signal. {did_you_mean(name, RULES)}"
+        )
+    _refuse_unknown(name, item, _KEYS)
+    if "threshold" not in item:
+        raise ConfigError(f"rule {name}: the threshold is missing. Add threshold = ..., a number over 0.")
+    return Rule(**item)
+
+
+def _refuse_unknown(name: str, item: Iterable[str], allowed: set[str]) -> None:
+    for key in item:
+        if key not in allowed:
+            raise ConfigError(f"rule {name}: {key} is not a key. {did_you_mean(key, allowed)}")
+
+
+def _changed(spec: RuleSpec, changes: Mapping[str, Any]) -> RuleSpec:
+    _check(spec.name, changed := dataclasses.replace(spec, **changes))
+    return changed
+
+
+def _check(name: str, rule: RuleSpec | Rule) -> None:
+    """Refuse numbers that make no rule."""
+    if not (_is_number(rule.threshold) and 0 < rule.threshold < math.inf):
+        raise ConfigError(f"rule {name}: threshold={rule.threshold!r}: expected a number over 0.")
+    if not isinstance(rule.hold, int) or isinstance(rule.hold, bool) or not 1 <= rule.hold <= 10_000:
+        raise ConfigError(f"rule {name}: hold={rule.hold!r}: expected a whole number of points, from 1 to 10000.")
+    if not (_is_number(rule.clear) and 0 < rule.clear <= 1):
+        raise ConfigError(f"rule {name}: clear={rule.clear!r}: expected a share of the threshold, over 0 to 1.")
+    if rule.severity not in SEVERITIES:
+        raise ConfigError(f"rule {name}: severity={rule.severity!r}. {did_you_mean(str(rule.severity), SEVERITIES)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,120 @@
+"""Signals: what rules judge, derived from plain numbers as they come. Larger is worse, 0 is healthy.
+
+A signal is an object with `update(value)`, which returns its value or None while it warms up, and `fence()`, after
+which windows start anew while baselines (best, first, usual swing) stay. None imports torch, takes memory that grows,
+or learns a baseline from the value that it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from trimtab.errors import ConfigError, did_you_mean
+from trimtab.signals.course import Course
+from trimtab.signals.gradients import (
+    Crawl,
+    DeadShare,
+    NoiseScale,
+    NormSpikeScore,
+    UpdateRatio,
+    VanishingShare,
+)
+from trimtab.signals.loss import Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
+from trimtab.signals.validation import GeneralizationGap, Validated, ValidationsSinceBest
+
+__all__ = [
+    "SIGNALS",
+    "Course",
+    "Crawl",
+    "DeadShare",
+    "Divergence",
+    "GeneralizationGap",
+    "NoiseScale",
+    "Nonfinite",
+    "NormSpikeScore",
+    "Oscillation",
+    "Progress",
+    "Reads",
+    "Signal",
+    "SignalSpec",
+    "SpikeScore",
+    "StillHigh",
+    "UpdateRatio",
+    "Validated",
+    "ValidationsSinceBest",
+    "VanishingShare",
+    "find",
+]
+
+# What a signal is given: the loss of a step, a part of its `GradientReading`, a validation pass, the monitored metric
+# of one, or a number as it is.
+Reads: TypeAlias = Literal["loss", "norm", "layer_norms", "update_ratios", "validated", "monitor", "number"]
+
+
+class Signal(Protocol):
+    """A number derived from a stream of values."""
+
+    def update(self, value: Any, /) -> float | None:
+        """Take the next value in; the signal's own, or None while it warms up."""
+        ...
+
+    def fence(self) -> None:
+        """What was seen before is no evidence any more; baselines stay."""
+        ...
+
+
+class Itself:
+    """The number as it is: for shares and counts that are measured elsewhere, and for what the user logs."""
+
+    __slots__ = ()
+
+    def update(self, value: float) -> float | None:
+        """`value`."""
+        return value
+
+    def fence(self) -> None:
+        """Nothing is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """A signal by name: how it is made, from the course of the loss beside it, and what it is given."""
+
+    make: Callable[[Course], Signal]
+    reads: Reads
+    formula: type  # whose docstring says it
+
+
+SIGNALS: dict[str, SignalSpec] = {
+    "loss_nonfinite": SignalSpec(lambda course: Nonfinite(), "loss", Nonfinite),
+    "loss_spike_score": SignalSpec(SpikeScore, "loss", SpikeScore),
+    "loss_divergence": SignalSpec(Divergence, "loss", Divergence),
+    "loss_oscillation": SignalSpec(Oscillation, "loss", Oscillation),
+    "loss_progress": SignalSpec(Progress, "loss", Progress),
+    "loss_stuck": SignalSpec(StillHigh, "loss", StillHigh),
+    "loss_crawl": SignalSpec(Crawl, "update_ratios", Crawl),
+    "gradient_nonfinite": SignalSpec(lambda course: Nonfinite(), "norm", Nonfinite),
+    "gradient_spike_score": SignalSpec(lambda course: NormSpikeScore(), "norm", NormSpikeScore),
+    "vanishing_share": SignalSpec(lambda course: VanishingShare(), "layer_norms", VanishingShare),
+    "dead_share": SignalSpec(lambda course: DeadShare(), "layer_norms", DeadShare),
+    "update_ratio": SignalSpec(lambda course: UpdateRatio(), "update_ratios", UpdateRatio),
+    "generalization_gap": SignalSpec(lambda course: GeneralizationGap(), "validated", GeneralizationGap),
+    "validations_since_best": SignalSpec(lambda course: ValidationsSinceBest(), "monitor", ValidationsSinceBest),
+    "hung_seconds_ratio": SignalSpec(lambda course: Itself(), "number", Itself),
+    "data_wait_share": SignalSpec(lambda course: Itself(), "number", Itself),
+    "overhead_excess": SignalSpec(lambda course: Itself(), "number", Itself),
+    "backend_errors": SignalSpec(lambda course: Itself(), "number", Itself),
+}
+
+
+def find(name: str) -> SignalSpec:
+    """The signal of that name, or a `ConfigError` with the nearest one."""
+    try:
+        return SIGNALS[name]
+    except KeyError:
+        raise ConfigError(
+            f"signal={name!r}: there is no such signal. {did_you_mean(name, SIGNALS)} "
+            "A value that you log is 'logged:NAME'; a function of yours is given as it is."
+        ) from None

@@ -1,0 +1,89 @@
+"""Where a loss began, where it is, how much it swings and how good it has been: what signals compare with."""
+
+from __future__ import annotations
+
+FAST, MIDDLE, SLOW = 0.2, 0.07, 0.02  # weights of the newest value: means over the last 5, 14 and 50 or so
+BEGINNING = 8  # values that make the mean at the beginning
+SWING = 0.05
+REACH = 4.0  # how many times the usual swing, or the largest one, a value counts at most
+FORGET = 0.998  # of the largest swing, a value: half of it in 350
+LEARN = 0.3  # of a swing larger than the largest, a value
+NOISE = 4.0  # a loss that has not come down is measured in so many swings
+
+
+class Course:
+    """The course of a stream of losses, in O(1) memory.
+
+    `fast`, `middle` and `slow` are exponential moving averages (plain means until there are enough values); `swing` is
+    the mean distance of a value from the fast average before it, `peak` the largest distance above it, slowly
+    forgotten; `first` is the mean at the beginning, or the very first value where that is less, `best` the lowest
+    middle average, `calm` the swing when that was reached.
+
+    A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
+    (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
+    `fence()` the averages start anew at the next value; `first`, `best`, `swing` and `peak` stay.
+    """
+
+    __slots__ = ("_began", "_fenced", "best", "calm", "count", "fast", "first", "middle", "peak", "slow", "swing")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = self.best = self.fast = self.middle = self.slow = 0.0
+        self.swing = self.peak = self.calm = 0.0
+        self._began = 0.0
+        self._fenced = False
+
+    @property
+    def scale(self) -> float:
+        """What a change is measured against: how far the loss has come down, or `NOISE` swings where that is more."""
+        gain, noise = self.first - self.best, NOISE * self.calm
+        return gain if gain > noise else noise
+
+    def update(self, value: float) -> None:
+        """Take a finite value in."""
+        self.count += 1
+        if self.count <= BEGINNING:
+            self._begin(value)
+            return
+        if self._fenced:
+            self._fenced = False
+            self.fast = self.middle = self.slow = value
+            return
+        fast, swing, peak = self.fast, self.swing, self.peak
+        off = value - fast
+        reach = REACH * (swing if swing > peak else peak)
+        if reach:
+            if off > reach:
+                off = reach
+            elif off < -reach:
+                off = -reach
+        self.swing = swing = swing + SWING * ((off if off > 0 else -off) - swing)
+        peak *= FORGET
+        self.peak = peak + LEARN * (off - peak) if off > peak else peak
+        value = fast + off
+        self.fast = fast + FAST * off
+        self.middle = middle = self.middle + MIDDLE * (value - self.middle)
+        self.slow += SLOW * (value - self.slow)
+        if middle < self.best:
+            self.best = middle
+            self.calm = swing
+
+    def fence(self) -> None:
+        """Start the averages anew."""
+        self._fenced = self.count > BEGINNING
+
+    def _begin(self, value: float) -> None:
+        count = self.count
+        if count == 1:
+            self._began = self.first = self.fast = self.middle = self.slow = self.best = value
+            return
+        off = value - self.fast
+        self.swing += (abs(off) - self.swing) / (count - 1)
+        self.peak = max(self.peak, off)
+        self.fast += max(FAST, 1 / count) * off
+        self.slow += (value - self.slow) / count
+        self.middle = self.slow
+        self.first = min(self._began, self.slow)
+        if self.middle < self.best or count == BEGINNING:
+            self.best = min(self.best, self.middle)
+            self.calm = self.swing

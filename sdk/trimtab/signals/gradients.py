@@ -1,0 +1,199 @@
+"""What can be told from the gradients of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from trimtab.signals.course import Course
+from trimtab.signals.loss import Progress
+
+WARM_UP = 8  # readings before anything is compared
+GROW = 3.0  # how many times the largest norm a reading counts at most
+FORGET = 0.9995  # of the largest norm, a reading
+FEWEST = 3  # layers that can be compared
+TINY = 1e-3  # of the largest layer's norm: under it a layer learns nothing beside it
+USUAL_RATIO = 1e-3
+LASTING = 1.8  # a logarithm that lasts for three readings counts so many times one that does not
+
+
+class NormSpikeScore:
+    """How far the gradient norm exceeds the largest one so far, as a logarithm.
+
+    ln(norm / largest), 0 where that is negative; the least of the last three times 1.8, where that is more. The
+    largest is of the readings before, each counted as no more than 3 times the largest then, and is slowly forgotten:
+    2.3 is ten times a norm that was never reached. In the logarithm after ZClip (arXiv 2504.02507) and AdaGC
+    (2502.11034), whose z-scores need a spread that small batches do not have; against the largest as in Megatron's
+    rerun machine.
+
+    Warm-up: 8 readings.
+    """
+
+    __slots__ = ("_before", "_count", "_largest", "_last")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._largest = 0.0
+        self._last = self._before = 0.0
+
+    def update(self, norm: float) -> float | None:
+        """The score of a norm; one that is not finite is for the rule about those, and changes nothing."""
+        if not math.isfinite(norm):
+            return None
+        largest = self._largest
+        self._count += 1
+        if self._count <= WARM_UP:
+            self._largest = max(largest, norm)
+            return None
+        score = 0.0
+        if norm > largest:
+            score = math.log(norm / largest) if largest else math.inf
+            largest = norm if norm < GROW * largest or not largest else GROW * largest
+        self._largest = largest * FORGET
+        lasting = LASTING * min(self._before, self._last, score)
+        self._before, self._last = self._last, score
+        return lasting if lasting > score else score
+
+    def fence(self) -> None:
+        """Forget the last two scores; the largest norm stays."""
+        self._last = self._before = 0.0
+
+
+class VanishingShare:
+    """The share of layers whose gradient is under a thousandth of the largest layer's, or of nothing at all.
+
+    Parameters of one module count as one layer, by the larger of their norms: a bias before a normalisation, or of
+    attention's keys, has no gradient by its nature. After Glorot and Bengio (2010), 4.2. No warm-up.
+    """
+
+    __slots__ = ("_layers", "_names")
+
+    LIMIT = TINY
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._layers: list[int] = []
+
+    def update(self, layer_norms: Mapping[str, float]) -> float | None:
+        """From 0 to 1; None of fewer than three layers, or where a norm is not finite."""
+        names = tuple(layer_norms)
+        if names != self._names:
+            self._names, self._layers = names, layers_of(names)
+        norms = largest_by_layer(self._layers, layer_norms)
+        largest = max(norms, default=0.0)
+        if len(norms) < FEWEST or not 0.0 < largest < math.inf:
+            return None
+        limit = self.LIMIT * largest
+        return sum([norm <= limit for norm in norms]) / len(norms)
+
+    def fence(self) -> None:
+        """Nothing is remembered."""
+
+
+class DeadShare(VanishingShare):
+    """The share of layers (as in `VanishingShare`) whose gradient is exactly zero while others' is not. No warm-up."""
+
+    __slots__ = ()
+
+    LIMIT = 0.0
+
+
+class UpdateRatio:
+    """How large the updates are beside the weights: the median over layers of |update| / |weights|, times a thousand.
+
+    About 1 is usual (cs231n, "Ratio of weights:updates": somewhere around 1e-3). No warm-up.
+    """
+
+    __slots__ = ()
+
+    def update(self, ratios: Mapping[str, float]) -> float | None:
+        """Of update ratios by layer; None where there are none."""
+        return _median(ratios) / USUAL_RATIO if ratios else None
+
+    def fence(self) -> None:
+        """Nothing is remembered."""
+
+
+class Crawl:
+    """How much slower than usual the weights move while the loss does not: 0 once it has come down.
+
+    What is missing of certain progress (see `Progress`) times 1e-3 over the median update ratio (see `UpdateRatio`).
+    Warm-up: 24 losses, and a step on which update ratios were taken.
+    """
+
+    __slots__ = ("_progress",)
+
+    def __init__(self, course: Course) -> None:
+        self._progress = Progress(course)
+
+    def update(self, ratios: Mapping[str, float]) -> float | None:
+        """Of update ratios by layer; None where there are none."""
+        if not ratios:
+            return None
+        missing = self._progress.update(0.0)
+        if not missing:
+            return missing
+        median = _median(ratios)
+        return missing * USUAL_RATIO / median if median else math.inf
+
+    def fence(self) -> None:
+        """What has been seen once stays."""
+
+
+class NoiseScale:
+    """The gradient noise scale: the batch size, in samples, beyond which larger batches bring little.
+
+    tr(S) / |G|^2 from the gradient norms over a small and over a large batch, both averaged before they are divided:
+    |G|^2 = (B |g_B|^2 - b |g_b|^2) / (B - b), tr(S) = (|g_b|^2 - |g_B|^2) / (1/b - 1/B). McCandlish et al., arXiv
+    1812.06162, appendix A.1. Free where gradients exist both before and after a reduction over ranks; a loop with one
+    micro step on one rank has only one of the two, and gets None. Warm-up: 20 pairs.
+    """
+
+    __slots__ = ("_count", "_noise", "_signal")
+
+    WEIGHT = 0.05
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._signal = self._noise = 0.0
+
+    def update(self, small: tuple[float, float] | None, large: tuple[float, float] | None) -> float | None:
+        """Each is (samples, norm). None where one is missing, both are of one size, or the signal drowns."""
+        if small is None or large is None or not small[0] < large[0]:
+            return None
+        (b, norm_b), (big, norm_big) = small, large
+        if not (math.isfinite(norm_b) and math.isfinite(norm_big)):
+            return None
+        self._count += 1
+        weight = max(self.WEIGHT, 1 / self._count)
+        signal = (big * norm_big**2 - b * norm_b**2) / (big - b)
+        noise = (norm_b**2 - norm_big**2) / (1 / b - 1 / big)
+        self._signal += weight * (signal - self._signal)
+        self._noise += weight * (noise - self._noise)
+        if self._count < 20 or self._signal <= 0.0:
+            return None
+        return max(0.0, self._noise / self._signal)
+
+    def fence(self) -> None:
+        """Averages begin anew."""
+        self._count = 0
+
+
+def layers_of(names: Sequence[str]) -> list[int]:
+    """For each parameter the index of the module that holds it, in order of appearance."""
+    order: dict[str, int] = {}
+    return [order.setdefault(name.rpartition(".")[0] or name, len(order)) for name in names]
+
+
+def largest_by_layer(layers: Sequence[int], norms: Mapping[str, float]) -> list[float]:
+    """The largest norm of each layer; NaN counts as infinite."""
+    largest = [0.0] * (max(layers, default=-1) + 1)
+    for layer, norm in zip(layers, norms.values(), strict=True):
+        if not norm <= largest[layer]:
+            largest[layer] = norm if norm == norm else math.inf
+    return largest
+
+
+def _median(ratios: Mapping[str, float]) -> float:
+    found = sorted(ratios.values())
+    return found[len(found) // 2]

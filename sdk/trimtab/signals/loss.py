@@ -1,0 +1,215 @@
+"""What can be told from the training loss alone, step by step.
+
+Each signal reads a `Course` that does not hold the judged value yet: call `update(loss)` of every signal, then
+`update(loss)` of the course. Values that are not finite are for `Nonfinite` alone. All but that one are the same for
+`a * loss + b` with `a` over 0: they work for losses that are negative, near zero, or on any scale.
+"""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.signals.course import NOISE, Course
+
+WARM_UP = 24  # values before anything is compared
+
+SUSTAINED = 4.0  # an excess that lasts for three values counts so many times one that does not
+
+REVERSAL = 0.05  # weight of the newest reversal
+QUIET = 8.0  # reversals so many times those at the best are still usual
+
+ERROR = 4.0  # standard errors that make a fall of the loss certain
+EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
+PATIENCE = 160  # values after which a loss that has not moved is stuck, whatever its first values were
+
+
+class Nonfinite:
+    """Infinite when the loss is NaN or Inf, 0 when it is not. No warm-up."""
+
+    __slots__ = ()
+
+    def update(self, value: float) -> float:
+        """`value` is a loss, or a gradient norm."""
+        return 0.0 if value - value == 0.0 else math.inf
+
+    def fence(self) -> None:
+        """Nothing is remembered."""
+
+
+class SpikeScore:
+    """How far the loss jumped, in units of all that it has ever come down.
+
+    (loss - fast average) / max(first - best, peak, 4 calm swings), 0 where that is negative. A jump that lasts counts
+    more: the least of the last three values times 4, where that is the larger. The baseline is winsorised and does not
+    hold the judged value, nor does a falling loss raise the score: the average lags above it.
+
+    Warm-up: 24 values. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in units of the gain
+    rather than of the standard deviation, since the losses of small batches have long tails.
+    """
+
+    __slots__ = ("_before", "_course", "_last")
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._last = self._before = 0.0
+
+    def update(self, value: float) -> float | None:
+        """The score of a loss that the course does not hold yet."""
+        course = self._course
+        off = value - course.fast
+        if off <= 0.0 or course.count < WARM_UP:
+            self._before, self._last = self._last, 0.0
+            return 0.0 if course.count >= WARM_UP else None
+        scale = course.scale
+        if course.peak > scale:
+            scale = course.peak
+        score = off / scale if scale else math.inf
+        lasting = SUSTAINED * min(self._before, self._last, score)
+        self._before, self._last = self._last, score
+        return lasting if lasting > score else score
+
+    def fence(self) -> None:
+        """Forget the last two scores."""
+        self._last = self._before = 0.0
+
+
+class Divergence:
+    """How much of what the loss had come down is lost again.
+
+    (fast average - best) / max(first - best, 4 calm swings): 1 when the loss is back where it began. `best` is the
+    lowest average ever and `calm` the swing at that time, so neither is learned from bad values. Warm-up: 24 values.
+
+    After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
+    share of the gain, since twice the best means nothing near zero or below.
+    """
+
+    __slots__ = ("_course",)
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def update(self, value: float) -> float | None:
+        """The share that is lost, after a loss that the course does not hold yet."""
+        course = self._course
+        if course.count < WARM_UP:
+            return None
+        gain, noise = course.first - course.best, NOISE * course.calm
+        scale = gain if gain > noise else noise
+        above = course.fast - course.best
+        if above <= 0.0:
+            return 0.0
+        return above / scale if scale else math.inf
+
+    def fence(self) -> None:
+        """Best and first stay; the averages are the course's."""
+
+
+class Oscillation:
+    """How much the loss swings to and fro, against what was usual when it was at its best, and against its gain.
+
+    The average size of reversals: the lesser of two successive changes where their signs differ, else 0. Divided by
+    max(8 times the same average at the best, first - best). A single jump is no reversal. Warm-up: 24 values.
+    """
+
+    __slots__ = ("_best", "_calm", "_course", "_last", "_step", "size")
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._last: float | None = None
+        self._step = 0.0
+        self.size = 0.0
+        self._calm = 0.0
+        self._best = math.inf
+
+    def update(self, value: float) -> float | None:
+        """The size of reversals, after a loss that the course does not hold yet."""
+        course = self._course
+        last, self._last = self._last, value
+        if last is None:
+            return None
+        step, before = value - last, self._step
+        self._step = step
+        reversal = 0.0
+        if step * before < 0.0:
+            step, before = abs(step), abs(before)
+            reversal = step if step < before else before
+        self.size += (REVERSAL if course.count > 20 else 1 / (course.count + 1)) * (reversal - self.size)
+        if course.best < self._best:
+            self._best = course.best
+            self._calm = self.size
+        if course.count < WARM_UP:
+            return None
+        scale = max(QUIET * self._calm, course.first - course.best)
+        return self.size / scale if scale else 0.0
+
+    def fence(self) -> None:
+        """Forget the last change; what was usual stays."""
+        self._last = None
+        self._step = 0.0
+
+
+class Progress:
+    """How surely the loss has come down since the beginning: 0 when it has, 1 when nothing of the kind can be seen.
+
+    1 - t/4, from 0 to 1, where t is the fall of the slow average in standard errors, from the swing: Welch's test of
+    the beginning against now. What is certain at once stays so. Warm-up: 24 values.
+    """
+
+    __slots__ = ("_course", "_moved")
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._moved = False
+
+    def update(self, value: float) -> float | None:
+        """What is missing of certainty, after a loss that the course does not hold yet."""
+        course = self._course
+        if self._moved:
+            return 0.0
+        if course.count < WARM_UP:
+            return None
+        error = 1.25 * course.swing * 0.45  # of the mean of eight values, and of the middle average
+        missing = (
+            1.0 - (course.first - course.middle) / (ERROR * error) if error else float(course.best >= course.first)
+        )
+        if missing <= 0.0:
+            self._moved = True
+            return 0.0
+        return missing if missing < 1.0 else 1.0
+
+    def fence(self) -> None:
+        """What has been seen once stays."""
+
+
+class StillHigh:
+    """How likely the loss is stuck where it began, from 0 to 1.
+
+    What is missing of certain progress (see `Progress`) times the share of the patience (160 values) that has gone by;
+    at once where the loss exploded within its first 24 values, by 12 times its later swing. Warm-up: 24 values.
+    """
+
+    __slots__ = ("_course", "_highest", "_progress", "_seen")
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._progress = Progress(course)
+        self._highest = -math.inf
+        self._seen = 0
+
+    def update(self, value: float) -> float | None:
+        """The score, after a loss that the course does not hold yet."""
+        course = self._course
+        if course.count < WARM_UP and value > self._highest:
+            self._highest = value
+        missing = self._progress.update(value)
+        if not missing:
+            return missing
+        self._seen += 1
+        if self._highest - course.first > EXPLODED * course.swing:
+            return missing
+        return missing * min(1.0, self._seen / PATIENCE)
+
+    def fence(self) -> None:
+        """Patience starts anew."""
+        self._seen = 0
+        self._highest = -math.inf
