@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "measurements": {"types", "catalog"},
     "sample": {"types"},
     "guard": {"sample"},
-    "capture": {"sample", "guard"},
+    "capture": {"sample", "guard", "types"},
+    "signals": {"errors"},
+    "rules": {"types", "errors", "catalog", "signals"},
+    "controller": {"types", "actions", "actuators", "guard", "policies", "rules", "sample"},
     "bus": {"types", "guard"},
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "sample"},
@@ -35,7 +38,10 @@ MAY_IMPORT = {
 
 # Who may import a room at all, besides the room itself.
 KNOWN_BY = {
-    "capture": {"run"},
+    "capture": {"run", "assembly"},
+    "signals": {"rules"},
+    "controller": {"assembly"},
+    "assembly": {"run"},
     "bus": {"run"},
     "run": {"watching", "trimtab"},
     "watching": {"cli", "script", "trimtab"},
