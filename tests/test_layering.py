@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "rules": {"types", "errors", "catalog", "signals"},
     "controller": {"types", "actions", "actuators", "guard", "policies", "rules", "sample"},
     "bus": {"types", "guard"},
+    "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "sample"},
     "facts": set(),
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 # Who may import a room at all, besides the room itself.
 KNOWN_BY = {
     "capture": {"run", "assembly"},
-    "signals": {"rules"},
+    "signals": {"lint", "rules"},
     "controller": {"assembly"},
     "assembly": {"run"},
     "bus": {"run"},

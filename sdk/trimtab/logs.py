@@ -35,6 +35,8 @@ class _Record(msgspec.Struct, tag_field="event"):
                     setattr(self, name, math.nan)
             elif isinstance(held := getattr(self, name, None), list) and index.isdecimal():
                 held[int(index)] = math.nan
+            elif isinstance(held, dict) and name == "levels":  # which are never NaN
+                held[index] = math.inf
 
 
 class RunStart(_Record, tag="run_start"):
@@ -58,10 +60,38 @@ class Step(_Record, tag="step"):
     gradient_norm: float | None = None
     gradient_max_abs: float | None = None
     gradient_preclip_norm: float | None = None
+    levels: dict[str, float | None] | None = None
 
 
 class Epoch(_Record, tag="epoch"):
     epoch: int = 0
+
+
+class Alert(_Record, tag="alert"):
+    """See `types.Alert`. A `value` that was infinite is NaN here."""
+
+    rule: str = ""
+    optimizer: str = ""
+    episode: int = 0
+    state: str = ""
+    source: str = "process"
+    severity: str = "warning"
+    value: float | None = None
+    threshold: float | None = None
+
+
+class Adjustment(_Record, tag="adjustment"):
+    """See `types.Adjustment`."""
+
+    policy: str = ""
+    action: str = ""
+    rule: str = ""
+    episode: int | None = None
+    optimizer: str = ""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+    outcome: str = ""
+    reason: str = ""
 
 
 class RunEnd(_Record, tag="run_end"):
@@ -69,11 +99,14 @@ class RunEnd(_Record, tag="run_end"):
     seconds: float | None = None
 
 
-Record: TypeAlias = RunStart | Step | Epoch | RunEnd
+Record: TypeAlias = RunStart | Step | Epoch | Alert | Adjustment | RunEnd
 
 
 class RunLog(msgspec.Struct):
-    """One run as it was written down. `start` and `end` are None where the log lacks them."""
+    """One run as it was written down. `start` and `end` are None where the log lacks them.
+
+    Levels of rules are left out here: `records` has them.
+    """
 
     path: Path
     run: str
@@ -82,13 +115,20 @@ class RunLog(msgspec.Struct):
     end: RunEnd | None = None
     steps: list[Step] = []
     epochs: list[Epoch] = []
+    alerts: list[Alert] = []
+    adjustments: list[Adjustment] = []
 
     def add(self, record: Record) -> None:
         record.run, record.run_id = self.run, self.run_id  # one copy of each, not one a record
         if isinstance(record, Step):
+            record.levels = None
             self.steps.append(record)
         elif isinstance(record, Epoch):
             self.epochs.append(record)
+        elif isinstance(record, Alert):
+            self.alerts.append(record)
+        elif isinstance(record, Adjustment):
+            self.adjustments.append(record)
         elif isinstance(record, RunStart):
             self.start = record
         else:

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-COMMANDS = ("backends", "demo", "report", "run")
+COMMANDS = ("backends", "demo", "lint", "report", "run")
 
 
 def test_help_lists_the_commands_that_there_are(desk):

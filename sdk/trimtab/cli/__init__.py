@@ -8,6 +8,7 @@ import click
 
 from trimtab.cli.backends import backends
 from trimtab.cli.demo import demo
+from trimtab.cli.lint import lint
 from trimtab.cli.report import report
 from trimtab.cli.run import run
 from trimtab.errors import TrimtabError
@@ -20,7 +21,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, backends, demo):
+for command in (run, report, lint, backends, demo):
     trimtab.add_command(command)
 
 

@@ -1,0 +1,84 @@
+"""Judges a log of another tool by the rules that it can support."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from trimtab.catalog import RULES, RuleSpec
+from trimtab.lint.findings import Judged, Levels, Tally, shipped
+from trimtab.lint.points import JUDGED, Point, Table
+from trimtab.rules.judge import Judge
+from trimtab.signals import SIGNALS
+from trimtab.types import GradientReading
+
+# What a log must hold for a signal that reads this; what is not here no log of another tool holds.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "loss": ("loss",),
+    "norm": ("gradient_norm",),
+    "monitor": ("validation_loss",),
+    "validated": ("loss", "validation_loss"),
+}
+WORDS = {
+    "loss": "a training loss",
+    "gradient_norm": "a gradient norm",
+    "validation_loss": "a validation loss",
+    "layer_norms": "gradients by layer",
+    "update_ratios": "update ratios by layer",
+    "number": "the run itself",
+}
+
+
+def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> Judged:
+    """Judge every point as a run judges a step. Raises ConfigError for a rule that there is not."""
+    points = table.points
+    tally = Tally(shipped(), asked)
+    missing = _missing(points)
+    for levels in _levels([rule for rule in RULES.values() if rule.name not in missing], points):
+        tally.add(levels)
+    judged = Judged(name, table.kind, max((point.step for point in points), default=0))
+    tally.conclude(judged, f"{len(points)} points are too few for it")
+    judged.unjudged |= {rule: reason for rule, reason in missing.items() if rule in judged.unjudged}
+    judged.notes = [*_distance(points), *table.notes]
+    return judged
+
+
+def _levels(rules: Sequence[RuleSpec], points: Iterable[Point]) -> Iterator[Levels]:
+    judge = Judge(rules)
+    total, count = 0.0, 0
+    for point in points:
+        norm = point.gradient_norm
+        reading = None if norm is None else GradientReading(norm=norm, finite=math.isfinite(norm), layer_norms={})
+        if point.loss is not None or reading is not None:
+            judge.step(point.optimizer, point.step, point.loss, reading, point.learning_rate)
+        if point.loss is not None:
+            total, count = total + point.loss, count + 1
+        if point.validation_loss is not None or point.validation_accuracy is not None:
+            train = total / count if count else None
+            judge.validation(point.step, point.validation_loss, point.validation_accuracy, train)
+            total, count = 0.0, 0
+        yield Levels(point.step, point.optimizer, judge.take_levels(point.optimizer))
+        yield Levels(point.step, "", judge.take_levels(""))
+
+
+def _missing(points: Sequence[Point]) -> dict[str, str]:
+    """The rules that these points cannot support, and why."""
+    present = {kind for kind in JUDGED if any(getattr(point, kind) is not None for point in points)}
+    missing = {}
+    for name, rule in RULES.items():
+        reads = SIGNALS[rule.signal].reads
+        if reads not in NEEDS:
+            missing[name] = f"it needs {WORDS[reads]}, which no such log holds"
+        elif lacking := [WORDS[kind] for kind in NEEDS[reads] if kind not in present]:
+            missing[name] = f"it needs {' and '.join(lacking)}, which is not in the log"
+    return missing
+
+
+def _distance(points: Sequence[Point]) -> Iterator[str]:
+    trained = [point.step for point in points if point.loss is not None or point.gradient_norm is not None]
+    apart = (trained[-1] - trained[0]) / (len(trained) - 1) if len(trained) > 1 else 1.0
+    if apart > 1:
+        yield (
+            f"One point stands for {apart:,.0f} steps: a rule that holds for 20 points holds for {20 * apart:,.0f} "
+            "steps, and what passed between two points is not seen."
+        )

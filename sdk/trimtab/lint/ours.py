@@ -1,0 +1,109 @@
+"""Judges a log of ours, by the levels that it recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimtab import logs
+from trimtab.errors import ConfigError
+from trimtab.lint.findings import Bar, Judged, Levels, Tally, shipped, worst_of
+from trimtab.lint.points import Point
+
+UNSEEN = "it had no level: the run was too short for it, or held nothing to judge it by"
+
+
+@dataclass(slots=True)
+class Record:
+    """The last run of a log of ours, but for its steps."""
+
+    run: str = ""
+    run_id: str = ""
+    steps: int = 0
+    status: str = "no end in the log"
+    has_levels: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    alerts: list[logs.Alert] = field(default_factory=list)
+    adjustments: list[logs.Adjustment] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        log = cls()
+        try:
+            for record in logs.records(path):
+                if record.run_id != log.run_id:
+                    log = cls(run=record.run, run_id=record.run_id)
+                log.add(record)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}. Give a log that can be read.") from error
+        if not log.run_id:
+            raise ConfigError(
+                f"{path}: no record of a run is in it. Give a log that the jsonl backend wrote, a trainer_state.json, "
+                "a .csv, or event files of TensorBoard."
+            )
+        return log
+
+    def add(self, record: logs.Record) -> None:
+        self.steps = max(self.steps, record.step)
+        if isinstance(record, logs.Step):
+            self.has_levels = self.has_levels or bool(record.levels)
+        elif isinstance(record, logs.Alert):
+            self.alerts.append(record)
+        elif isinstance(record, logs.Adjustment):
+            self.adjustments.append(record)
+        elif isinstance(record, logs.RunStart):
+            self.facts = record.facts
+        elif isinstance(record, logs.RunEnd):
+            self.status = record.status
+
+    def bars(self) -> dict[str, Bar]:
+        """How each rule was judged: as the run said when it began, else as its alerts say, else as it ships."""
+        bars = shipped()
+        for alert in self.alerts:
+            if alert.threshold and alert.source == "process":
+                severity: Any = alert.severity
+                shipping = bars.get(alert.rule, Bar(1.0))
+                bars[alert.rule] = dataclasses.replace(shipping, threshold=alert.threshold, severity=severity)
+        config = self.facts.get("config")
+        said = config.get("rules") if isinstance(config, dict) else None
+        for rule, how in said.items() if isinstance(said, dict) else ():
+            known = {name: how[name] for name in ("threshold", "severity", "clear", "hold", "judged") if name in how}
+            bars[rule] = dataclasses.replace(bars.get(rule, Bar(1.0)), **known)
+        return bars
+
+
+def judge_record(path: Path, record: Record, asked: Mapping[str, float | None]) -> Judged:
+    """Judge the run that `record` is the outline of. Raises ConfigError for a rule that there is not."""
+    tally = Tally(record.bars(), asked)
+    for step in logs.records(path):
+        if isinstance(step, logs.Step) and step.run_id == record.run_id and step.levels:
+            tally.add(Levels(step.step, step.optimizer, worst_of(step.levels)))
+    for alert in record.alerts:
+        if alert.source == "process" and alert.state == "firing":
+            value = math.inf if alert.value is None or math.isnan(alert.value) else alert.value
+            tally.fired(alert.rule, alert.optimizer, alert.step, value)
+    judged = Judged(record.run, "log", record.steps, record.status)
+    tally.conclude(judged, UNSEEN)
+    applied = [adjustment for adjustment in record.adjustments if adjustment.outcome == "applied"]
+    if applied:
+        judged.notes.append(
+            f"Adjusted from step {applied[0].step:,} on ({applied[0].action} by {applied[0].policy}, {len(applied)} in "
+            "all): what comes after it is the adjusted run."
+        )
+    return judged
+
+
+def points_of(path: Path, run_id: str) -> Iterator[Point]:
+    """The records of a log of ours that holds no levels, as points."""
+    for record in logs.records(path):
+        if not isinstance(record, logs.Step) or record.run_id != run_id:
+            continue
+        if record.phase == "validation":
+            yield Point(record.step, validation_loss=record.loss, validation_accuracy=record.accuracy)
+        else:
+            rate = record.learning_rate[0] if record.learning_rate else None
+            yield Point(record.step, record.loss, record.gradient_norm, rate, optimizer=record.optimizer)

@@ -1,0 +1,80 @@
+"""`trimtab lint`, from the command line to the exit code."""
+
+import pytest
+from click.testing import CliRunner
+
+from trimtab.cli.lint import lint
+from trimtab.errors import ConfigError
+
+
+@pytest.fixture
+def run(runs):
+    """`run(*arguments)`: exit code and lines."""
+
+    def run(*arguments):
+        done = CliRunner().invoke(lint, [*arguments, "--dir", str(runs)], standalone_mode=False)
+        if done.exception is not None:
+            raise done.exception
+        return done.return_value, done.output.splitlines()
+
+    return run
+
+
+def test_exit_code_is_1_when_a_rule_fired_and_0_when_none_did(watched, run):
+    watched({"loss_spike": 2.0}, run="bad")
+    watched({"loss_spike": 0.5}, run="good")
+    assert run("bad")[0] == 1
+    assert run("good") == (0, ["good: log, 10 steps, completed", "  no rule fired", *run("good")[1][2:]])
+    assert run("good", "bad")[0] == 1
+
+
+def test_one_log_is_told_rule_by_rule(watched, run):
+    watched({"loss_spike": 2.0}, rules={"loss_spike": {"threshold": 10.0}})
+    lines = run("sample")[1]
+    assert lines[0] == "sample: log, 10 steps, completed"
+    assert lines[1].split() == ["RULE", "SEVERITY", "STEP", "VALUE", "THRESHOLD", "LEVEL", "EPISODES"]
+    assert lines[2].split() == ["loss_spike", "warning", "10", "20", "10", "2", "1"]
+    assert any(line.startswith("  not judged: ") and "overfitting" in line for line in lines)
+
+
+def test_several_logs_are_a_back_test(watched, run):
+    for name, level in (("a", 0.5), ("b", 1.5), ("c", 3.0)):
+        watched({"loss_spike": level}, run=name, rules={"loss_spike": {"threshold": 10.0}})
+    code, lines = run("a", "b", "c", "--rule", "loss_spike=20")
+    assert (code, [line.split() for line in lines]) == (
+        1,
+        [
+            ["LOG", "STEPS", "STATUS", "FIRED"],
+            ["a", "10", "completed", "-"],
+            ["b", "10", "completed", "-"],
+            ["c", "10", "completed", "loss_spike", "(step", "10)"],
+            [],
+            ["loss_spike:", "1", "of", "3", "logs"],
+        ],
+    )
+
+
+def test_rule_that_was_asked_for_and_caught_nothing_is_counted(watched, run):
+    watched({"loss_spike": 0.5}, run="a")
+    watched({"loss_spike": 0.5}, run="b")
+    code, lines = run("a", "b", "--rule", "loss_spike")
+    assert (code, lines[-1]) == (0, "loss_spike: 0 of 2 logs")
+
+
+def test_severity_leaves_out_what_is_below_it(watched, run):
+    watched({"no_improvement": 2.0, "loss_spike": 1.0})
+    assert run("sample", "--severity", "critical")[0] == 0
+    assert [line.split()[0] for line in run("sample", "--severity", "warning")[1][2:3]] == ["loss_spike"]
+
+
+@pytest.mark.parametrize("given", ["loss_spike=", "loss_spike=abc", "loss_spike=0", "loss_spike=-1", "loss_spike=nan"])
+def test_threshold_that_is_none_gets_one_sentence(watched, run, given):
+    watched({"loss_spike": 0.5})
+    with pytest.raises(ConfigError, match="expected a threshold over 0, as in --rule loss_spike=8"):
+        run("sample", "--rule", given)
+
+
+def test_column_without_a_name_gets_one_sentence(watched, run):
+    watched({"loss_spike": 0.5})
+    with pytest.raises(ConfigError, match="expected KIND=NAME, as in --column loss=train_loss"):
+        run("sample", "--column", "loss")

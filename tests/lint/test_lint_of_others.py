@@ -1,0 +1,208 @@
+"""Logs of other tools are read as they are, and judged by the rules that they can support."""
+
+import json
+import math
+import os
+import struct
+
+import pytest
+
+from trimtab.errors import ConfigError, TrimtabError
+from trimtab.lint import events
+from trimtab.lint.judging import judge
+from trimtab.lint.points import Point
+from trimtab.lint.tables import read_csv, read_trainer_state
+
+LIGHTNING = """epoch,lr-SGD,step,train_loss_epoch,train_loss_step,val_acc,val_loss
+0,,49,,1.5,,
+0,0.1,49,,,,
+0,,99,,1.25,,
+0,,99,,,0.5,1.75
+0,,99,1.375,,,
+"""
+KERAS = "epoch,accuracy,loss,val_accuracy,val_loss\n0,0.5,2.0,0.4,2.5\n1,0.6,1.5,0.5,2.25\n"
+HISTORY = [
+    {"epoch": 0.5, "grad_norm": 3.5, "learning_rate": 5e-05, "loss": 2.5, "step": 500},
+    {"epoch": 1.0, "grad_norm": math.nan, "learning_rate": 4e-05, "loss": 2.0, "step": 1000},
+    {"epoch": 1.0, "eval_accuracy": 0.5, "eval_loss": 2.25, "eval_runtime": 3.1, "step": 1000},
+    {"epoch": 1.0, "step": 1000, "total_flos": 1e15, "train_loss": 2.2, "train_runtime": 60.0},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    """`file(name, content)` is a file of that content."""
+
+    def file(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    return file
+
+
+@pytest.fixture
+def state(file):
+    return file("trainer_state.json", json.dumps({"global_step": 1000, "log_history": HISTORY}))
+
+
+def judged(path, asked=None, columns=None):
+    return judge(str(path), path.parent, asked or {}, columns or {})
+
+
+def fired(path, **asked):
+    return [(found.rule, found.step) for found in judged(path, asked).findings]
+
+
+def falling(spike_at=None, steps=200):
+    """A loss that comes down and swings a little, with one spike."""
+    values = [2 * math.exp(-n / 50) + 0.02 * (n % 3) for n in range(steps)]
+    return [50.0 if n == spike_at else value for n, value in enumerate(values)]
+
+
+def test_csv_of_lightning_is_read(file):
+    table = read_csv(file("metrics.csv", LIGHTNING), {})
+    assert table.points == [
+        Point(49, loss=1.5),
+        Point(99, loss=1.25),
+        Point(99, validation_loss=1.75, validation_accuracy=0.5),
+    ]
+
+
+def test_csv_without_a_step_counts_its_rows_and_says_so(file):
+    table = read_csv(file("training.csv", KERAS), {})
+    assert [(p.step, p.loss, p.validation_loss) for p in table.points] == [(1, 2.0, 2.5), (2, 1.5, 2.25)]
+    assert table.notes == ("No column is the step: rows are counted.",)
+
+
+@pytest.mark.parametrize("content", ["step;Loss\n1;2.0\n", "step\tloss\n1\t2.0\n", "\ufeffstep,Train/Loss\n1,2.0\n"])
+def test_csv_may_be_separated_and_spelled_in_other_ways(file, content):
+    assert read_csv(file("log.csv", content), {}).points == [Point(1, loss=2.0)]
+
+
+def test_cell_may_be_blank_nan_or_infinite(file):
+    points = read_csv(file("log.csv", "step,loss,lr\n1,nan,0.1\n2,-inf,\n3,None,0.1\n"), {}).points
+    assert math.isnan(points[0].loss)
+    assert (points[1].loss, points[1].learning_rate) == (-math.inf, None)
+    assert len(points) == 2
+
+
+def test_column_is_what_the_user_says_it_is(file):
+    path = file("log.csv", "t,loss,objective\n3,9.0,2.0\n")
+    assert read_csv(path, {"loss": "objective", "step": "t"}).points == [Point(3, loss=2.0)]
+
+
+def test_trainer_state_is_read(state):
+    table = read_trainer_state(state, {})
+    first, second, validation = table.points
+    assert first == Point(500, loss=2.5, gradient_norm=3.5, learning_rate=5e-05)
+    assert math.isnan(second.gradient_norm)
+    assert validation == Point(1000, validation_loss=2.25, validation_accuracy=0.5)
+    assert "logging_nan_inf_filter" in table.notes[-1]
+
+
+def test_trainer_state_is_judged(state):
+    assert fired(state) == [("gradient_nonfinite", 1000)]
+
+
+def test_trainer_state_of_the_newest_checkpoint_is_found(state, tmp_path):
+    for step, age in ((500, 2), (1000, 1)):
+        checkpoint = tmp_path / "out" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        copy = checkpoint / "trainer_state.json"
+        copy.write_text(json.dumps({"log_history": [row for row in HISTORY if row["step"] <= step]}))
+        os.utime(copy, (100 - age, 100 - age))
+    assert judged(tmp_path / "out").steps == 1000
+
+
+def test_spike_in_a_csv_fires_the_rule_for_it(file):
+    rows = "".join(f"{n},{loss}\n" for n, loss in enumerate(falling(spike_at=150)))
+    assert ("loss_spike", 150) in fired(file("log.csv", f"step,loss\n{rows}"))
+
+
+def test_healthy_csv_fires_nothing(file):
+    rows = "".join(f"{n},{loss}\n" for n, loss in enumerate(falling()))
+    assert fired(file("log.csv", f"step,loss\n{rows}")) == []
+
+
+def test_threshold_may_be_another(file):
+    path = file("log.csv", "step,loss\n" + "".join(f"{n},{loss}\n" for n, loss in enumerate(falling(spike_at=150))))
+    (found,) = judged(path, {"loss_spike": None}).findings
+    assert fired(path, loss_spike=found.value * 0.999) == [("loss_spike", 150)]
+    assert fired(path, loss_spike=found.value * 1.001) == []
+
+
+def test_rules_that_a_log_cannot_support_say_what_they_lack(file):
+    unjudged = judged(file("log.csv", "step,loss\n1,2.0\n")).unjudged
+    assert unjudged["gradient_exploding"] == "it needs a gradient norm, which is not in the log"
+    assert unjudged["overfitting"] == "it needs a validation loss, which is not in the log"
+    assert unjudged["layer_dead"] == "it needs gradients by layer, which no such log holds"
+    assert unjudged["loss_spike"] == "1 points are too few for it"
+    assert "loss_nonfinite" not in unjudged
+
+
+def test_points_that_stand_for_many_steps_are_told(state):
+    assert any(note.startswith("One point stands for 500 steps") for note in judged(state).notes)
+
+
+def test_events_of_tensorboard_are_read(tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard: pip install tensorboard")
+    with tensorboard.SummaryWriter(tmp_path / "logs") as writer:
+        for step, loss in enumerate([2.0, math.nan, 1.0]):
+            writer.add_scalar("Loss/train", loss, 10 * step)
+            writer.add_scalar("unrelated", 7.0, 10 * step)
+        writer.add_scalar("Loss/val", 1.5, 20)
+    table = events.read_events(tmp_path / "logs", {})
+    assert [(p.step, p.validation_loss) for p in table.points] == [(0, None), (10, None), (20, 1.5)]
+    assert (table.points[0].loss, table.points[2].loss) == (2.0, 1.0)
+    assert fired(tmp_path / "logs") == [("loss_nonfinite", 10)]
+    (written,) = (tmp_path / "logs").glob(events.PATTERN)
+    assert fired(written) == [("loss_nonfinite", 10)]
+
+
+def test_events_without_tensorboard_say_how_to_get_it(monkeypatch, file):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TrimtabError, match=r"Run: pip install 'trimtab\[tensorboard\]'"):
+        judged(file("events.out.tfevents.1", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "", "nothing in it looks like a loss.*It has no columns"),
+        ("a.csv", "time,note\n1,2\n", "It has time, note. Say which is the loss, as in --column loss=NAME"),
+        ("a.csv", "step,loss\n1,abc\n", "loss is 'abc' in row 1: expected a number"),
+        ("a.json", "{", "not JSON .* Give the trainer_state.json of a checkpoint"),
+        ("a.json", "[1]", "it has no log_history"),
+        ("a.json", '{"log_history": [3]}', "it has no log_history"),
+        ("a.json", '{"log_history": []}', "nothing in it looks like a loss"),
+        (
+            "a.txt",
+            "step,loss\n",
+            "no record of a run is in it. Give a log that the jsonl backend wrote, a trainer_state",
+        ),
+    ],
+)
+def test_log_that_cannot_be_judged_says_why(file, name, content, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        judged(file(name, content))
+
+
+def test_csv_that_is_no_text_says_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(struct.pack("<8d", *range(8)) + b"\xff")
+    with pytest.raises(ConfigError, match="not a CSV file"):
+        judged(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"los": "loss"}, "los is not a kind of column. Did you mean 'loss'"),
+        ({"loss": "lost"}, "there is no column 'lost'. Did you mean 'loss'"),
+    ],
+)
+def test_column_that_is_not_there_names_the_nearest(file, columns, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        judged(file("a.csv", "step,loss\n1,2\n"), columns=columns)
