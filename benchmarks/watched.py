@@ -87,10 +87,12 @@ class Watched:
     def enter(self) -> None:
         """Attach, with nothing due in the steps that do not count."""
         closings = [(ledger, "close_at") for ledger in self.run._sampler.ledgers]
-        self._due = [(owner, name, getattr(owner, name)) for owner, name in [*self._samples(), *closings]]
+        self._due = [
+            (owner, name, getattr(owner, name)) for owner, name in [*self._samples(), *self._judgements(), *closings]
+        ]
         for owner, name, _ in self._due:
             setattr(owner, name, math.inf)
-        self._capture.attach()
+        self._capture.attach(self.run._controller)
 
     def begin(self) -> None:
         """What was put off falls due, later by the time that the run was put aside."""
@@ -132,6 +134,10 @@ class Watched:
         """Where it is written when gradients are sampled, and predictions looked at, next."""
         tracked = self._capture._steps._tracked.values()
         return [*((each, "sample_at") for each in tracked), (self._capture._criteria, "_look_at")]
+
+    def _judgements(self) -> list[tuple[Any, str]]:
+        """Where it is written when rules are judged next."""
+        return [(each, "judge_at") for each in self._capture._steps._tracked.values()]
 
 
 def idle_share(seconds: float) -> float:

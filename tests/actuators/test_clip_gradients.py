@@ -119,7 +119,7 @@ def test_fused_optimizer_under_a_scaler_is_clipped_by_the_true_norm(helm, model)
 def test_our_clip_is_not_shown_as_the_users(watching, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:
-        steering = Steering(seen.run._capture._hooks, lambda _: [], lambda _: None, lambda *_: None)
+        steering = Steering(seen.run._capture.hooks, lambda _: [], lambda _: None, lambda *_: None)
         steering.meet("0", optimizer)
         StepControls(steering, "0").clip_gradients(0.01, steps=2)
         for _ in range(2):

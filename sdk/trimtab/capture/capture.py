@@ -71,7 +71,7 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
-        self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder)
+        self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)
         models.before_change = self._lane.leave
         self.hooks = OptimizerHooks(self._steps, self._lane)
         self._gate: Callable[[], None] | None = None
@@ -83,7 +83,7 @@ class Capture:
         self._controller = self._steps.controller = controller
         patches, steps = self._patches, self._steps
         hook = functools.partial(self._guard.wrap_hook, meter=self._meter)
-        guard, both = self._wrap, functools.partial(both_ways, lane=self._lane, guard=self._guard)
+        guard, both = self._wrap, functools.partial(both_ways, lane=self._lane)
         before = both(ordinary_backward, general=hook("backward", self._before_backward))
         watch_backward(patches, before, keep_out(hook("backward", self._after_backward)))
         loss = both(ordinary_loss, general=hook("loss", self._criteria.called))
@@ -96,7 +96,7 @@ class Capture:
             patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
         )
         watch_unscale(patches, guard("GradScaler.unscale_", steps.unscaling))
-        self.hooks.attach(hook, self._guard)
+        self.hooks.attach(hook, guard)
 
     def detach(self) -> None:
         """Put everything back as it was."""
@@ -124,6 +124,7 @@ class Capture:
     def before_backwards(self, call: Callable[[], None]) -> None:
         """Call `call` at the beginning of every backward from now on. It may raise what no guard catches."""
         self._gate = call
+        self._lane.close()
 
     @property
     def scalers(self) -> list[GradScaler]:

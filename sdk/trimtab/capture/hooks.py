@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.lane import OUT, Lane, first_of_list, first_of_tuple
 from trimtab.capture.losses import Loss
-from trimtab.guard import Guard
 from trimtab.sample.scalars import read_now
 
 MEAN = 1
@@ -30,10 +29,10 @@ clock = time.perf_counter
 size_of = Tensor.size
 
 
-def both_ways(make: Callable[[Lane, Fault, Hook], Hook], lane: Lane, guard: Guard, general: Hook) -> Hook:
+def both_ways(make: Callable[[Lane, Fault, Hook], Hook], lane: Lane, general: Hook) -> Hook:
     """A hook that goes the ordinary way that `make` makes, or leaves the lane and goes the `general` one."""
-    fault = guard.caught_by(lane.close)
-    timed = guard.wrap("lane", lane.timed)
+    fault = lane.guard.caught_by(lane.close)
+    timed = lane.guard.wrap("lane", lane.timed)
     ordinary = make(lane, fault, lambda *_: NOT_ORDINARY)
 
     def otherwise(*args: Any) -> Any:

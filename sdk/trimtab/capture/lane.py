@@ -22,6 +22,7 @@ from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.steps import Steps
+from trimtab.guard import Guard
 
 LONGEST_REST = 255  # ordinary steps, after a lane that is left again and again
 SHORT_STAY = 4  # steps, of a stay that was not worth it
@@ -51,14 +52,14 @@ class Lane:
     """What an ordinary step needs, in one place. `awaits` is `OUT` while steps take the long way."""
 
     __slots__ = (
-        "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting",
-        "_stay", "_steady", "_steps", "_tracked", "awaits", "ended_at", "epoch", "first", "first_of", "full", "ledger",
+        "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
+        "_steady", "_steps", "_tracked", "awaits", "ended_at", "epoch", "first", "first_of", "full", "guard", "ledger",
         "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows", "samples", "wait_s",
     )  # fmt: skip
 
     def __init__(
         self, steps: Steps, passes: Passes, criteria: Criteria, attribution: Attribution, models: Models,
-        recorder: Recorder,
+        recorder: Recorder, guard: Guard,
     ) -> None:  # fmt: skip
         self._steps = steps
         self._passes = passes
@@ -66,6 +67,7 @@ class Lane:
         self._attribution = attribution
         self._models = models
         self._recorder = recorder
+        self.guard = guard
         self.awaits: Any = OUT
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now

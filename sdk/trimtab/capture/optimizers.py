@@ -21,7 +21,6 @@ from trimtab.capture.dynamo import keep_out
 from trimtab.capture.hooks import both_ways, ordinary_after_step, ordinary_before_step
 from trimtab.capture.lane import Lane
 from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
-from trimtab.guard import Guard
 
 
 class StepListener(Protocol):
@@ -43,7 +42,7 @@ class StepListener(Protocol):
 class OptimizerHooks:
     """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
 
-    def __init__(self, listener: StepListener, lane: Lane) -> None:
+    def __init__(self, listener: StepListener, lane: Lane | None = None) -> None:
         self._listener = listener
         self._lane = lane
         self._running: dict[int, FrameType] = {}  # thread to the running `step` call of its outermost optimizer
@@ -52,14 +51,17 @@ class OptimizerHooks:
         self._surrounded: dict[int, Surrounded] = {}
         self._under_closure: set[int] = set()  # ids of optimizers whose closure has just returned
 
-    def attach(self, hook: Wrapping, guard: Guard) -> None:
+    def attach(self, hook: Wrapping, guard: Wrapping) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
-        before = both_ways(ordinary_before_step, self._lane, guard, hook("step pre-hook", self._before))
-        after = both_ways(ordinary_after_step, self._lane, guard, hook("step post-hook", self._after))
+        before = keep_out(hook("step pre-hook", self._before))
+        after = keep_out(hook("step post-hook", self._after))
+        if self._lane is not None:
+            before = both_ways(ordinary_before_step, self._lane, before)
+            after = both_ways(ordinary_after_step, self._lane, after)
         self._after_first = keep_out(hook("step post-hook", self._leave))
-        self._guard = guard.wrap
+        self._guard = guard
         self._last = keep_out(hook("step pre-hook", self._before_last))
-        self._closure_returned = guard.wrap("step closure", self._listener.closure_returned)
+        self._closure_returned = guard("step closure", self._listener.closure_returned)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 
     def detach(self) -> None:
@@ -73,7 +75,8 @@ class OptimizerHooks:
 
     def surround(self, optimizer: Optimizer, surrounding: Surrounding) -> None:
         """From now on call `surrounding` around every update, also around one whose hooks are running. Once each."""
-        self._lane.leave()
+        if self._lane is not None:
+            self._lane.leave()
         known = self._surrounded.get(id(optimizer))
         if known is None or not known.is_about(optimizer):
             self._surrounded[id(optimizer)] = Surrounded(optimizer, surrounding, self._after_first, self._guard)
@@ -84,8 +87,8 @@ class OptimizerHooks:
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         thread, step = get_ident(), _running_step()
-        if self._lane.left_in_step is not None:
-            self._take_over(optimizer, step)
+        if self._lane is not None and self._lane.left_in_step is not None:
+            self._take_over(self._lane, optimizer, step)
         outer = self._running.get(thread)
         if outer is not None and _is_on_stack(outer, step):
             surrounded = self._find(optimizer) if self._surrounded else None
@@ -121,14 +124,13 @@ class OptimizerHooks:
         return self._enter(optimizer, False)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        thread = get_ident()
-        if self._lane.was_left_in_step(optimizer):
+        thread, lane = get_ident(), self._lane
+        was_in_lane = lane is not None and lane.was_left_in_step(optimizer)
+        if was_in_lane or self._running.get(thread) is _running_step():
+            self._running.pop(thread, None)
             self._listener.after_step(optimizer)
-            self._lane.enter(optimizer)
-        elif self._running.get(thread) is _running_step():
-            del self._running[thread]
-            self._listener.after_step(optimizer)
-            self._lane.enter(optimizer)
+            if lane is not None:
+                lane.enter(optimizer)
         elif self._surrounded:
             self._enter(optimizer, False)
 
@@ -138,7 +140,7 @@ class OptimizerHooks:
             is_outermost = self._running.get(get_ident()) is _running_step()
             (surrounded.end if is_outermost else surrounded.leave)(optimizer)
 
-    def _take_over(self, optimizer: Optimizer, step: FrameType) -> None:
+    def _take_over(self, lane: Lane, optimizer: Optimizer, step: FrameType) -> None:
         """The lane was left in the middle of a step, which this one may be nested in. Find that step's frame."""
         outer, caller = None, step.f_back
         while caller is not None:
@@ -147,9 +149,9 @@ class OptimizerHooks:
             caller = caller.f_back
         if outer is not None:
             self._running[get_ident()] = outer
-            self._lane.left_in_step = None
+            lane.left_in_step = None
         else:  # it raised, or another thread is in it
-            self._lane.was_left_in_step(optimizer)
+            lane.was_left_in_step(optimizer)
 
     def _find(self, optimizer: Optimizer) -> Surrounded | None:
         found = self._surrounded.get(id(optimizer))
