@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),
     "actions": {"errors"},
+    "control": {"types", "errors", "actions", "policies"},
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
     "trimtab_backends": NOUNS,

@@ -30,6 +30,10 @@ class Desk:
             "OMP_NUM_THREADS": "1",
         }
 
+    @property
+    def program(self) -> list[str]:
+        return [sys.executable, "-m", "trimtab"]
+
     def write(self, name: str, *parts: str) -> str:
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-COMMANDS = ("backends", "demo", "lint", "report", "run")
+COMMANDS = ("adjust", "backends", "demo", "lint", "pause", "report", "resume", "run", "stop")
 
 
 def test_help_lists_the_commands_that_there_are(desk):

@@ -11,6 +11,7 @@ from trimtab.cli.demo import demo
 from trimtab.cli.lint import lint
 from trimtab.cli.report import report
 from trimtab.cli.run import run
+from trimtab.cli.steer import adjust, pause, resume, stop
 from trimtab.errors import TrimtabError
 
 
@@ -21,7 +22,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, lint, backends, demo):
+for command in (run, report, lint, pause, resume, stop, adjust, backends, demo):
     trimtab.add_command(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -94,11 +95,15 @@ def action(given: Any, *, where: str = "action", known: Iterable[Action] = ()) -
 
 
 def describe(action: Action) -> dict[str, Any]:
-    """What `action` can be made from again: its name and its arguments. Infinite ones are left out."""
+    """What `action` can be made from again: its name, and its arguments where they are not the default.
+
+    JSON has no infinity: the largest number stands for it.
+    """
     if not dataclasses.is_dataclass(action) or isinstance(action, type):
         return {"action": action.name}
-    values = {spec.name: getattr(action, spec.name) for spec in dataclasses.fields(action) if spec.init}
-    return {"action": action.name, **{k: v for k, v in values.items() if v is not None and v != math.inf}}
+    specs = [spec for spec in dataclasses.fields(action) if spec.init]
+    values = {spec.name: getattr(action, spec.name) for spec in specs if getattr(action, spec.name) != spec.default}
+    return {"action": action.name} | {k: sys.float_info.max if v == math.inf else v for k, v in values.items()}
 
 
 def _made(kind: type[Action], name: str, arguments: Mapping[str, Any], where: str) -> Action:

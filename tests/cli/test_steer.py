@@ -1,0 +1,127 @@
+"""What a person may ask of a run, and what they hear."""
+
+import json
+import os
+import platform
+import subprocess
+
+import pytest
+
+from trimtab import control
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
+
+RUN_ID = "0123456789abcdef"
+
+
+@pytest.fixture
+def run(desk):
+    """The directory of a run that lives as long as this process, and its side of the commands."""
+    place = desk.directory / "runs" / "resnet"
+    place.mkdir(parents=True)
+    describe(place, "running", os.getpid())
+    side = control.Control(place, RUN_ID, say=lambda kind, text: pytest.fail(text))
+    side.open()
+    return side
+
+
+def describe(place, status, pid):
+    facts = {"host": platform.node(), "pid": pid}
+    (place / "run.json").write_text(json.dumps({"status": status, "run_id": RUN_ID, "facts": facts}))
+
+
+def ask(desk, run, *arguments, answer=("applied", "done")):
+    """The command as a program, answered by the run. Returns what was asked for, and what the person saw."""
+    process = subprocess.Popen(
+        [*desk.program, *arguments, "--wait", "60"],
+        cwd=desk.directory, env=desk.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    now, commands = 0.0, ()
+    while not commands and process.poll() is None:
+        now, commands = now + 1, run.poll(now)
+    for command in commands:
+        run.acknowledge(command, *answer, step=120)
+    out, err = process.communicate(timeout=60)
+    return commands, process.returncode, out, err
+
+
+@pytest.mark.parametrize("kind", ["pause", "resume"])
+def test_command_is_taken_and_answered(desk, run, kind):
+    (command,), code, out, err = ask(desk, run, kind, "resnet")
+    assert (command.kind, command.actions, command.run_id) == (kind, (), RUN_ID)
+    assert (code, out, err) == (0, f"{kind}: applied at step 120: done\n", "")
+
+
+def test_refusal_is_code_1_and_says_why(desk, run):
+    _, code, out, err = ask(desk, run, "adjust", "resnet", "--dropout", "0.5", answer=("refused", "there is none"))
+    assert (code, out, err) == (1, "", "adjust: refused at step 120: there is none\n")
+
+
+def test_stop_halts(desk, run):
+    (command,), *_ = ask(desk, run, "stop", "resnet", "--restore-best")
+    assert command.actions == (Halt("a person asked for it", restore_best=True),)
+
+
+def test_adjust_may_ask_for_everything_at_once(desk, run):
+    options = ["--scale-lr", "0.5", "--scale-weight-decay", "2", "--dropout", "0.1", "--clip", "1", "--roll-back"]
+    (command,), *_ = ask(desk, run, "adjust", "runs/resnet", *options)
+    assert command.actions == (
+        RollBack(),
+        ScaleLearningRate(0.5, floor=0.0, ceiling=1e6),
+        ScaleWeightDecay(2.0, floor=0.0, ceiling=1e6),
+        SetDropout(0.1),
+        ClipGradients(1.0, steps=2**31),
+    )
+
+
+def test_run_that_takes_its_time_keeps_the_command(desk, run):
+    done = desk.trimtab("pause", "resnet", "--wait", "0")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "not taken up within 0 s" in done.stderr
+    assert [command.kind for command in run.poll(0.0)] == ["pause"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pause", "resnets"], "trimtab: resnets: neither the directory of a run nor the name of one in"),
+        (["pause", "resnets"], "Did you mean 'resnet'?"),
+        (["adjust", "resnet"], "Nothing to adjust. Give one option at least"),
+        (["adjust", "resnet", "--scale-lr", "0"], "trimtab: scale_learning_rate(factor=0.0): expected a factor over 0"),
+    ],
+)
+def test_what_cannot_be_asked_gets_one_sentence(desk, run, arguments, sentence):
+    done = desk.trimtab(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert not run.poll(0.0)
+
+
+def test_run_that_has_ended_is_asked_nothing(desk, run):
+    describe(desk.directory / "runs" / "resnet", "completed", os.getpid())
+    done = desk.trimtab("stop", "resnet")
+    assert (done.returncode, done.stderr) == (2, "trimtab: resnet has ended (completed). There is nothing to stop.\n")
+
+
+def test_run_that_died_is_asked_nothing(desk, run):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    describe(desk.directory / "runs" / "resnet", "running", gone.pid)
+    assert f"resnet has died: its process {gone.pid} is gone" in desk.trimtab("pause", "resnet").stderr
+
+
+def test_run_that_ends_meanwhile_gives_the_command_back(desk, run):
+    place = desk.directory / "runs" / "resnet"
+    process = subprocess.Popen(
+        [*desk.program, "stop", "resnet", "--wait", "60"],
+        cwd=desk.directory, env=desk.environ, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while not list((place / "control").glob("*.json")) and process.poll() is None:
+        pass
+    describe(place, "completed", os.getpid())
+    assert "The command was withdrawn" in process.communicate(timeout=60)[1]
+    assert not run.poll(0.0)
+
+
+def test_run_that_takes_no_commands_is_told_apart(desk, run):
+    (desk.directory / "runs" / "resnet" / "control").rmdir()
+    assert "takes no commands" in desk.trimtab("pause", "resnet").stderr
