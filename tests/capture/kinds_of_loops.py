@@ -1,0 +1,509 @@
+"""Loops of many kinds, ordinary and not, which train on the same numbers every time."""
+
+import contextlib
+import threading
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+import trimtab
+
+STEPS = 40
+
+
+class Loop:
+    """What the loops below are made of: a model, data, and the same numbers every time."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 3))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.data = TensorDataset(torch.randn(22, 4), torch.randint(3, (22,)))
+        self.loader = DataLoader(self.data, batch_size=4, shuffle=True)
+        self.inputs, self.labels = self.data.tensors
+
+    def loss(self, inputs=None, labels=None):
+        inputs, labels = (self.inputs, self.labels) if inputs is None else (inputs, labels)
+        return F.cross_entropy(self.model(inputs), labels)
+
+    def step(self, loss):
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def epochs_with_validation(loop):
+    for _ in range(6):
+        for batch in loop.loader:
+            loop.step(loop.loss(*batch))
+        loop.model.eval()
+        for batch in loop.loader:
+            with torch.no_grad():
+                loop.loss(*batch)
+        loop.model.train()
+
+
+def validation_with_grad(loop):
+    for _ in range(STEPS):
+        loop.step(loop.loss())
+        loop.model.eval()
+        loop.loss()
+        loop.model.train()
+
+
+def validation_in_the_middle(loop):
+    for _ in range(6):
+        for index, batch in enumerate(loop.loader):
+            loop.step(loop.loss(*batch))
+            if index == 2:
+                with torch.no_grad():
+                    loop.loss()
+
+
+def passes_that_are_left(loop):
+    for length in (2, 3, 6, 4, 1, 6, 5, 6):
+        for index, batch in enumerate(loop.loader):
+            loop.step(loop.loss(*batch))
+            if index == length - 1:
+                break
+
+
+def accumulation(loop):
+    for _ in range(STEPS):
+        for batch in list(loop.loader)[:3]:
+            (loop.loss(*batch) / 3).backward()
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def gradients_cleared_in_place(loop):
+    for index in range(STEPS):
+        loop.loss().backward()
+        if index % 2:
+            loop.optimizer.step()
+            loop.optimizer.zero_grad(set_to_none=False)
+
+
+def now_and_then_nothing(loop):
+    for index in range(STEPS):
+        if index % 5 == 3:
+            loop.optimizer.step()
+        elif index % 5 == 4:
+            loop.loss().backward()
+            loop.optimizer.zero_grad()
+        else:
+            loop.step(loop.loss())
+
+
+def several_losses(loop):
+    for index in range(STEPS):
+        loss = loop.loss()
+        if index % 2:
+            loss = loss + 0.1 * F.mse_loss(loop.model(loop.inputs), torch.zeros(22, 3))
+        loop.step(loss)
+        if index % 7 == 0:
+            F.l1_loss(loop.model(loop.inputs), torch.zeros(22, 3))
+
+
+def scaled(loop):
+    scaler = torch.amp.GradScaler("cpu", growth_interval=7)
+    for index in range(STEPS):
+        scaler.scale(loop.loss() * (torch.inf if index % 9 == 8 else 1.0)).backward()
+        scaler.step(loop.optimizer)
+        scaler.update()
+        loop.optimizer.zero_grad()
+
+
+def checkpointed(loop):
+    for _ in range(STEPS):
+        loop.step(F.cross_entropy(checkpoint(loop.model, loop.inputs, use_reentrant=False), loop.labels))
+
+
+def weights(loop):
+    for index in range(STEPS):
+        losses = F.cross_entropy(loop.model(loop.inputs), loop.labels, reduction="none")
+        losses.backward(gradient=torch.full_like(losses, 1 / (1 + index % 3)))
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def another_optimizer_in_the_middle(loop):
+    for index in range(STEPS):
+        if index == STEPS // 2:
+            loop.optimizer = torch.optim.Adam(loop.model.parameters())
+        loop.step(loop.loss())
+
+
+def on_and_on(loop):
+    for _ in range(STEPS):
+        loop.step(loop.loss())
+
+
+def rate_that_falls(loop):
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.9)
+    for _ in range(STEPS):
+        loop.step(loop.loss())
+        scheduler.step()
+
+
+def rate_in_a_tensor(loop):
+    for index in range(STEPS):
+        if index == 20:
+            loop.optimizer.param_groups[0]["lr"] = torch.tensor(0.25)
+        loop.step(loop.loss())
+
+
+def group_added(loop):
+    more = nn.Parameter(torch.zeros(3))
+    for index in range(STEPS):
+        if index == 20:
+            loop.optimizer.add_param_group({"params": [more], "lr": 0.5})
+        inputs, labels = loop.data.tensors
+        loop.step(F.cross_entropy(loop.model(inputs) + more, labels))
+
+
+def second_optimizer(loop):
+    other = Loop()
+    for index in range(STEPS):
+        loop.step(loop.loss())
+        if index > 15 and index % 2:
+            other.step(other.loss())
+
+
+def two_optimizers_for_one_loss(loop):
+    other = torch.optim.Adam(loop.model[2].parameters())
+    for index in range(STEPS):
+        loop.loss().backward()
+        loop.optimizer.step()
+        if index > 20:
+            other.step()
+        loop.optimizer.zero_grad()
+
+
+def clipped_now_and_then(loop):
+    for index in range(STEPS):
+        loop.loss().backward()
+        if index % 6 == 5 or index > 30:
+            nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def hook_of_the_users(loop):
+    for index in range(STEPS):
+        if index == 15:
+            clip = loop.optimizer.register_step_pre_hook(
+                lambda *_: nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1) and None
+            )
+        if index == 25:
+            clip.remove()
+        loop.step(loop.loss())
+
+
+def scheduler_in_a_hook(loop):
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.9)
+    for index in range(STEPS):
+        if index == 15:
+            loop.optimizer.register_step_post_hook(lambda *_: scheduler.step())
+        loop.step(loop.loss())
+
+
+def closures(loop):
+    def closure():
+        loop.optimizer.zero_grad()
+        loss = loop.loss()
+        loss.backward()
+        return loss
+
+    for index in range(STEPS):
+        if index % 12 == 11:
+            loop.optimizer.step(closure)
+        elif index % 12 == 10:
+            loop.optimizer.step(closure=closure)
+        else:
+            loop.optimizer.zero_grad()
+            loop.loss().backward()
+            loop.optimizer.step(closure=None) if index % 12 == 9 else loop.optimizer.step()
+
+
+class Moody(torch.optim.SGD):
+    """Raises now and then, and now and then asks its parent, whose hooks fire as well."""
+
+    mood = 0
+
+    def step(self, closure=None):
+        self.mood += 1
+        if self.mood % 9 == 8:
+            raise RuntimeError("not today")
+        if self.mood > 25:
+            return super().step(closure)
+        return torch.optim.SGD.step.__wrapped__(self, closure)
+
+
+def step_that_raises_or_nests(loop):
+    loop.optimizer = Moody(loop.model.parameters(), lr=0.1)
+    for _ in range(STEPS):
+        with contextlib.suppress(RuntimeError):
+            loop.step(loop.loss())
+        loop.optimizer.zero_grad()
+
+
+class Outer(torch.optim.Optimizer):
+    """Steps another optimizer, as Lookahead does, from some step on."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner, self.wraps, self.other = inner, 0, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+
+    def step(self, closure=None):
+        self.wraps += 1
+        if self.wraps > 20:
+            self.other.step()
+        torch.optim.SGD.step.__wrapped__(self.inner, closure)
+
+
+def optimizer_inside_of_another(loop):
+    loop.optimizer = Outer(loop.optimizer)
+    for _ in range(STEPS):
+        loop.step(loop.loss())
+
+
+def backward_that_raises(loop):
+    fails = False
+
+    def fail(_):
+        if fails:
+            raise RuntimeError("not today")
+
+    loop.model[2].bias.register_hook(fail)
+    for index in range(STEPS):
+        fails = index % 8 == 7
+        with contextlib.suppress(RuntimeError):
+            loop.loss().backward()
+        if index % 16 != 7:
+            loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def losses_without_backward(loop):
+    for index in range(STEPS):
+        loss = loop.loss()
+        if index % 6 != 5:
+            loop.step(loss)
+
+
+def backwards_without_step(loop):
+    for index in range(STEPS):
+        loop.loss().backward()
+        if index % 6 != 5:
+            loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def backward_twice(loop):
+    for index in range(STEPS):
+        loss = loop.loss()
+        if index % 6 == 5:
+            loss.backward(retain_graph=True)
+        loop.step(loss)
+
+
+def backward_of_a_list(loop):
+    for index in range(STEPS):
+        loss = loop.loss()
+        torch.autograd.backward([loss, loss * 2] if index % 6 == 5 else loss)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def weighed_now_and_then(loop):
+    for index in range(STEPS):
+        loop.loss().backward(torch.tensor(0.5) if index % 6 == 5 else None)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def sums_now_and_then(loop):
+    for index in range(STEPS):
+        reduction = "sum" if index % 10 > 7 else "mean"
+        loop.step(F.cross_entropy(loop.model(loop.inputs), loop.labels, reduction=reduction))
+
+
+def another_loss_function(loop):
+    for index in range(STEPS):
+        loss = F.mse_loss(loop.model(loop.inputs), torch.zeros(22, 3)) if index % 10 > 7 else loop.loss()
+        loop.step(loss)
+
+
+def regression(loop):
+    for _ in range(STEPS):
+        loop.step(F.mse_loss(loop.model(loop.inputs), torch.zeros(22, 3)))
+
+
+def eval_mode_that_trains(loop):
+    for index in range(STEPS):
+        loop.model.train(index % 20 < 12)
+        loop.step(loop.loss())
+
+
+def heads_that_take_turns(loop):
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    loop.model = nn.ModuleList([first, second])
+    loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.1)
+    for index in range(STEPS):
+        loop.step(F.cross_entropy((second if index % 6 == 5 else first)(loop.inputs), loop.labels))
+
+
+def scaler_in_the_middle(loop):
+    scaler = torch.amp.GradScaler("cpu")
+    for index in range(STEPS):
+        if index < 20:
+            loop.step(loop.loss())
+            continue
+        scaler.scale(loop.loss()).backward()
+        scaler.step(loop.optimizer)
+        scaler.update()
+        loop.optimizer.zero_grad()
+
+
+def thread_that_trains_too(loop):
+    other = Loop()
+    for index in range(STEPS):
+        loop.loss().backward()
+        if index in (20, 21):
+            thread = threading.Thread(target=lambda: other.step(other.loss()))
+            thread.start()
+            thread.join()
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def other_optimizer_steps_in_a_thread_meanwhile(loop):
+    other = Loop()
+
+    def elsewhere(*_):
+        thread = threading.Thread(target=other.optimizer.step)
+        thread.start()
+        thread.join()
+
+    for index in range(STEPS):
+        if index == 20:
+            handle = loop.optimizer.register_step_post_hook(elsewhere)
+        loop.step(loop.loss())
+        if index == 20:
+            handle.remove()
+
+
+def batches_of_other_kinds(loop):
+    kinds = [tuple, list, lambda batch: dict(enumerate(batch)), lambda batch: batch]
+    for kind in kinds:
+        loader = DataLoader(loop.data, 4, collate_fn=lambda rows, kind=kind: kind(default_collate(rows)))
+        for _ in range(2):
+            for batch in loader:
+                loop.step(loop.loss(batch[0], batch[1]))
+
+
+def batches_that_are_fetched_ahead(loop):
+    for _ in range(6):
+        batches = iter(loop.loader)
+        batch = next(batches)
+        while batch is not None:
+            ahead = next(batches, None)
+            loop.step(loop.loss(*batch))
+            batch = ahead
+
+
+def batches_that_are_left_out(loop):
+    for _ in range(6):
+        for index, batch in enumerate(loop.loader):
+            if index != 3:
+                loop.step(loop.loss(*batch))
+
+
+def two_loaders_side_by_side(loop):
+    for _ in range(6):
+        for batch, _ in zip(loop.loader, DataLoader(loop.data, batch_size=4), strict=True):
+            loop.step(loop.loss(*batch))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.ones(4), 1)] * 50)
+
+
+def stream_without_length(loop):
+    for _ in range(3):
+        for batch in DataLoader(Stream(), batch_size=2):
+            loop.step(loop.loss(*batch))
+
+
+def one_model_after_the_other(loop):
+    for _ in range(3):
+        loop = Loop()
+        for batch in [*loop.loader] * 3:
+            loop.step(loop.loss(*batch))
+
+
+def numbers_logged_on_the_way(loop):
+    for index in range(STEPS):
+        loop.step(loop.loss())
+        if index % 6 == 5:
+            trimtab.log(index=index)
+
+
+def end_in_the_middle(loop):
+    on_and_on(loop)
+    loop.loss().backward()
+
+
+LOOPS = [
+    epochs_with_validation,
+    validation_with_grad,
+    validation_in_the_middle,
+    passes_that_are_left,
+    accumulation,
+    gradients_cleared_in_place,
+    now_and_then_nothing,
+    several_losses,
+    scaled,
+    checkpointed,
+    weights,
+    another_optimizer_in_the_middle,
+    on_and_on,
+    rate_that_falls,
+    rate_in_a_tensor,
+    group_added,
+    second_optimizer,
+    two_optimizers_for_one_loss,
+    clipped_now_and_then,
+    hook_of_the_users,
+    scheduler_in_a_hook,
+    closures,
+    step_that_raises_or_nests,
+    optimizer_inside_of_another,
+    backward_that_raises,
+    losses_without_backward,
+    backwards_without_step,
+    backward_twice,
+    backward_of_a_list,
+    weighed_now_and_then,
+    sums_now_and_then,
+    another_loss_function,
+    regression,
+    eval_mode_that_trains,
+    heads_that_take_turns,
+    scaler_in_the_middle,
+    thread_that_trains_too,
+    other_optimizer_steps_in_a_thread_meanwhile,
+    batches_of_other_kinds,
+    batches_that_are_fetched_ahead,
+    batches_that_are_left_out,
+    two_loaders_side_by_side,
+    stream_without_length,
+    one_model_after_the_other,
+    numbers_logged_on_the_way,
+    end_in_the_middle,
+]
