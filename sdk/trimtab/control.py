@@ -85,7 +85,7 @@ class Control:
             self._answer(taken.stem, "failed", 0, "the run ended while it was carried out; see its log")
 
     def poll(self, now: float) -> Sequence[Command]:
-        """New commands. `now` is any clock in seconds. Costs 0.1 us, every half a second 5 us; raises nothing."""
+        """New commands. `now` is any clock in seconds. Costs 0.1 us, twice a second 3 us; raises nothing."""
         if now < self._next:
             return ()
         self._next = now + INTERVAL_S

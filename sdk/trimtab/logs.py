@@ -85,6 +85,7 @@ class Adjustment(_Record, tag="adjustment"):
 
     policy: str = ""
     action: str = ""
+    arguments: dict[str, Any] = {}
     rule: str = ""
     episode: int | None = None
     optimizer: str = ""

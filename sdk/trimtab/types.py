@@ -259,6 +259,7 @@ class Adjustment(Event):
     name: ClassVar[str] = "adjustment"
     policy: str  # its name, or "person"
     action: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the action, where they are not its defaults
     rule: str = ""
     episode: int | None = None
     optimizer: str = ""

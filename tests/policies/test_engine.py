@@ -231,7 +231,7 @@ class TestDryRun:
     def test_does_not_bring_anything_back(self, course, spike):
         run = course(spike, act=False)
         run.engine.scaled("0", 0.5)
-        assert [run.judge(step, healthy=["0"]) for step in (1, 2000, 4000)] == [[], [], []]
+        assert [run.judge(step, healthy=["0"]) for step in (0, 2000, 4000)] == [[], [], []]
 
 
 class TestAuthority:
@@ -289,26 +289,40 @@ class TestCreepingBack:
     def test_begins_after_long_health_in_small_steps(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5)
-        found = [step for step in range(1, 620) if run.judge(step, healthy=["0"])]
+        found = [step for step in range(620) if run.judge(step, healthy=["0"])]
         assert found == [500, 550, 600]
         assert run.decisions[0].actions[0].factor == pytest.approx(1.1)
 
     def test_begins_anew_after_trouble(self, course, verdict):
         run = course(act="process")
         run.engine.scaled("0", 0.5)
-        run.judge(400, healthy=["0"])
+        for step in (0, 400):
+            run.judge(step, healthy=["0"])
         run.judge(410, verdict("loss_spike", 410))
-        assert [run.judge(step, healthy=["0"]) for step in (510, 911)] == [[], ["creep_back"]]
+        assert [run.judge(step, healthy=["0"]) for step in (510, 909, 910)] == [[], [], ["creep_back"]]
+
+    def test_counts_the_health_of_each_optimizer(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        run.engine.scaled("1", 0.5)
+        found = [(step, o) for step in range(510) for o in "01" if run.judge(step, healthy=[o])]
+        assert found == [(500, "0"), (500, "1")]
 
     def test_leaves_an_unhealthy_optimizer_where_it_is(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5)
-        assert [run.judge(step, healthy=["1"]) for step in (500, 1000)] == [[], []]
+        assert [run.judge(step, healthy=["1"]) for step in (0, 500, 1000)] == [[], [], []]
 
     def test_leaves_what_a_person_chose(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5, by_person=True)
-        assert [run.judge(step, healthy=["0"]) for step in (500, 1000)] == [[], []]
+        assert [run.judge(step, healthy=["0"]) for step in (0, 500, 1000)] == [[], [], []]
+
+    def test_goes_on_when_a_person_changed_something_else(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        run.engine.scaled("0", 0.5, by_person=True)
+        assert [run.judge(step, healthy=["0"]) for step in (0, 500)] == [[], ["creep_back"]]
 
 
 class TestResuming:

@@ -51,7 +51,7 @@ class Engine:
         """What to do after one judgement. `step` is the one about to be applied, `healthy` names optimizers.
 
         Call it at every judgement, also without verdicts: an episode may have waited for a cooldown, and a lowered rate
-        creeps back. Costs 1 us when nothing is the matter.
+        creeps back. Costs 0.3 us when nothing is the matter, 2 us while a lowered rate comes back.
         """
         passed = step - self._step
         if passed > 0:
@@ -59,7 +59,7 @@ class Engine:
         for verdict in verdicts:
             self._hear(verdict, step)
         decisions = self._choose(self._open.values(), "process", step) if self._open else []
-        return decisions + self._creep(step, passed, healthy) if self._rates else decisions
+        return decisions + self._creep(step, healthy) if healthy and self._rates else decisions
 
     def alerted(self, rule: str, step: int, *, source: AlertSource, verdict: Verdict | None = None) -> list[Decision]:
         """What to do about an accepted alert: `rule` is that of ours which it is about.
@@ -254,10 +254,10 @@ class Engine:
             budget_remaining=self._accounts.remaining(policy) - 1,
         )
 
-    def _creep(self, step: int, passed: int, healthy: Collection[str]) -> list[Decision]:
-        if self.paused or self._act is False or passed <= 0:
+    def _creep(self, step: int, healthy: Collection[str]) -> list[Decision]:
+        if self.paused or self._act is False:
             return []
         free = [o for o in healthy if not any(meets(o, other) for other in self._under_way)]
-        decisions = list(self._rates.healthy(free, step, passed))
+        decisions = list(self._rates.healthy(free, step))
         self._under_way.update(decision.optimizer for decision in decisions)
         return decisions

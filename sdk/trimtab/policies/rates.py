@@ -19,10 +19,14 @@ class Rates:
     def __init__(self) -> None:
         self._creeping: dict[str, Creeping] = {}
         self._lowered: dict[str, int] = {}  # optimizer: when a rule last fired whose policy lowers its rate
+        self._seen: dict[str, int] = {}  # optimizer: up to which step its health is counted
 
     def set(self, optimizer: str, scale: float, *, by_person: bool) -> None:
-        """The scale of one optimizer is now this."""
-        creeping = self._creeping.setdefault(optimizer, Creeping())
+        """The scale of one optimizer is now this. Where it was so before, nothing was set."""
+        creeping = self._creeping.get(optimizer) or Creeping()
+        if scale == creeping.scale:
+            return
+        self._creeping[optimizer] = creeping
         if by_person:
             creeping.chosen(scale)
         elif scale < creeping.scale:
@@ -37,6 +41,7 @@ class Rates:
         for other, creeping in self._creeping.items():
             if meets(other, optimizer):
                 creeping.trouble()
+                self._seen[other] = step
 
     def may_raise(self, optimizer: str, factor: float, step: int) -> bool:
         """Whether nothing speaks against a higher rate: neither trouble of late, nor a fall from such a height."""
@@ -45,12 +50,13 @@ class Rates:
                 return False
         return all(c.allows(c.scale * factor) for other, c in self._creeping.items() if meets(other, optimizer))
 
-    def healthy(self, optimizers: Collection[str], step: int, passed: int) -> Iterator[Decision]:
-        """These were healthy for `passed` more steps: yields those whose scale is to grow."""
+    def healthy(self, optimizers: Collection[str], step: int) -> Iterator[Decision]:
+        """These are healthy at `step`: yields a decision for each whose scale is to grow."""
         for optimizer, creeping in self._creeping.items():
             if optimizer not in optimizers:
                 continue
-            scale = creeping.healthy_steps(passed)
+            scale = creeping.healthy_steps(step - self._seen.get(optimizer, step))
+            self._seen[optimizer] = step
             if scale is not None:
                 yield Decision(
                     policy=CREEP_BACK,
@@ -69,6 +75,7 @@ class Rates:
         return {
             "creeping": {optimizer: creeping.state() for optimizer, creeping in self._creeping.items()},
             "lowered": dict(self._lowered),
+            "seen": dict(self._seen),
         }
 
     @classmethod
@@ -76,4 +83,5 @@ class Rates:
         rates = cls()
         rates._creeping = {optimizer: Creeping.restore(s) for optimizer, s in state["creeping"].items()}
         rates._lowered = dict(state["lowered"])
+        rates._seen = dict(state["seen"])
         return rates

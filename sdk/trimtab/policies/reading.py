@@ -106,6 +106,11 @@ def describe(action: Action) -> dict[str, Any]:
     return {"action": action.name} | {k: sys.float_info.max if v == math.inf else v for k, v in values.items()}
 
 
+def arguments(action: Action) -> dict[str, Any]:
+    """What the log holds of an action besides its name: see `describe`."""
+    return {key: value for key, value in describe(action).items() if key != "action"}
+
+
 def _made(kind: type[Action], name: str, arguments: Mapping[str, Any], where: str) -> Action:
     if dataclasses.is_dataclass(kind):
         allowed = {spec.name: spec for spec in dataclasses.fields(kind) if spec.init}

@@ -1,0 +1,73 @@
+"""A record that is made again."""
+
+import itertools
+
+import pytest
+
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.errors import ConfigError
+from trimtab.policies import reading
+from trimtab.policies.replay import Replay
+from trimtab.types import Adjustment
+
+
+def recorded(step, action, outcome="applied", **more):
+    described = reading.describe(action)
+    return Adjustment(
+        ts=0.0, step=step, policy="p", action=described.pop("action"), arguments=described, optimizer="0",
+        outcome=outcome, **more,
+    )  # fmt: skip
+
+
+def test_adjustments_come_at_their_steps_and_once():
+    replay = Replay([recorded(10, ScaleLearningRate(0.3)), recorded(20, ScaleLearningRate(0.1, ramp=5))])
+    found = [(step, [d.actions for d in replay.due(step, applied=True)]) for step in range(30)]
+    assert [pair for pair in found if pair[1]] == [
+        (10, [(ScaleLearningRate(0.3),)]),
+        (20, [(ScaleLearningRate(0.1, ramp=5),)]),
+    ]
+    assert replay.left == 0
+
+
+def test_what_touches_a_step_comes_before_it():
+    replay = Replay([recorded(10, SkipStep()), recorded(10, ClipGradients(2.0, steps=3)), recorded(10, Halt())])
+    assert [d.actions[0] for d in replay.due(10, applied=False)] == [SkipStep(), ClipGradients(2.0, steps=3)]
+    assert [d.actions[0] for d in replay.due(10, applied=True)] == [Halt()]
+
+
+def test_rollback_goes_to_the_snapshot_that_it_went_to():
+    replay = Replay([recorded(70, RollBack(back=2), after={"weights_of_step": 32})])
+    (decision,) = replay.due(70, applied=True)
+    assert (decision.actions, decision.since, replay.snapshots) == ((RollBack(),), 34, {32})
+
+
+def test_what_was_not_applied_is_not_repeated():
+    outcomes = ("dry_run", "refused", "silenced", "failed")
+    assert Replay([recorded(10, SkipStep(), outcome) for outcome in outcomes]).left == 0
+
+
+def test_step_that_is_passed_over_makes_up_for_it():
+    replay = Replay([recorded(step, SkipStep()) for step in (10, 11, 40)])
+    assert [d.step for d in replay.due(12, applied=False)] == [10, 11]
+
+
+def test_unknown_action_is_said_at_once():
+    with pytest.raises(ConfigError, match="the policies that it was made with"):
+        Replay([Adjustment(ts=0.0, step=1, policy="p", action="halve", outcome="applied")])
+
+
+def test_action_without_its_arguments_is_said_at_once():
+    with pytest.raises(ConfigError, match="the adjustment at step 1: scale_learning_rate"):
+        Replay([Adjustment(ts=0.0, step=1, policy="p", action="scale_learning_rate", outcome="applied")])
+
+
+def test_replayed_run_is_the_run(course, spike, nonfinite):
+    """Whatever the engine decided, the record says all of it."""
+    run = course(spike, nonfinite)
+    for step in (5, 6, 7, 40, 60):
+        run.fire("gradient_nonfinite" if step < 10 else "loss_spike", step)
+    record = [recorded(d.step, action) for d in run.decisions for action in d.actions]
+    replay = Replay(record)
+    found = [replay.due(step, applied=applied) for step, applied in itertools.product(range(61), (False, True))]
+    repeated = [(d.step, d.actions[0]) for due in found for d in due]
+    assert repeated == [(d.step, action) for d in run.decisions for action in d.actions]
