@@ -59,6 +59,22 @@ def test_table_of_metrics_is_current():
     assert made["PAGE"].read_text() == made["page"](), "run: python docs/make_metrics.py"
 
 
+def test_ladders_of_the_policies_are_current():
+    made = runpy.run_path(str(ROOT / "docs" / "make_policies.py"))
+    assert made["PAGE"].read_text() == made["page"](), "run: python docs/make_policies.py"
+
+
+def test_policies_shown_in_toml_can_be_used(tmp_path):
+    from trimtab import config
+    from trimtab.assembly import rules_and_policies
+
+    (example,) = blocks(ROOT / "docs" / "policies.md", "toml")
+    path = tmp_path / "trimtab.toml"
+    path.write_text(example)
+    found = rules_and_policies(config.resolve(config=path, environ={}, run="test"))[1]
+    assert [policy.name for policy in found][:2] == ["loss_spike", "GpuHot"]
+
+
 def test_links_of_a_page_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
