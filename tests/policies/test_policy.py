@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from trimtab.actions import Action, Change, ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.catalog import RULES
 from trimtab.errors import ConfigError
 from trimtab.policies import Policy, defaults, reading
 from trimtab.policies.creeping import CreepBack
@@ -159,6 +160,9 @@ class TestChoosing:
 class TestShipped:
     def test_fit_together(self):
         check(defaults.POLICIES, [policy.on for policy in defaults.POLICIES])
+
+    def test_answer_every_shipped_rule_or_say_why_not(self):
+        assert {policy.on for policy in defaults.POLICIES} | defaults.ADVICE_ONLY.keys() == set(RULES)
 
     def test_have_a_reason_each(self):
         assert defaults.REASONS.keys() == {policy.on for policy in defaults.POLICIES}
