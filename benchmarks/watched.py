@@ -76,8 +76,8 @@ class Watched:
         return self.run._sampler.gradient_spacing.interval
 
     def never_sample(self) -> None:
-        """From here on no gradient is sampled and no prediction looked at. Records go on."""
-        for owner, name in self._samples():
+        """From here on no gradient is sampled, no prediction looked at, no rule judged. Records go on."""
+        for owner, name in [*self._samples(), *self._judgements()]:
             setattr(owner, name, math.inf)
 
     def side(self, step: Callable[[], object]) -> Side:

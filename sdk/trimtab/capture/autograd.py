@@ -21,10 +21,16 @@ CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied i
 in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside of backward, on any thread
 
 
-def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: Callable[[Any, Any], object]) -> None:
+def watch_backward(
+    patches: Patches,
+    before: Callable[[Any, Any], Any],
+    after: Callable[[Any, Any], object],
+    wrap: Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]],
+) -> None:
     """Call `before(tensors, grad_tensors)` and, when backward has returned, `after` with what `before` gave, if it did.
 
-    The second argument of `after` is what backward was restricted to (`inputs=`), or None.
+    The second argument of `after` is what backward was restricted to (`inputs=`), or None. What takes the place of
+    backward is `wrap(original, watched)`.
     """
     original = torch.autograd.backward
 
@@ -44,7 +50,7 @@ def watch_backward(patches: Patches, before: Callable[[Any, Any], Any], after: C
         if token is not None:
             after(token, inputs)
 
-    patches.replace(torch.autograd, "backward", keep_out(backward, calls_user_code=True))
+    patches.replace(torch.autograd, "backward", wrap(original, keep_out(backward, calls_user_code=True)))
 
 
 class Reach(NamedTuple):

@@ -21,7 +21,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward, objective, watch_backward
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.hooks import both_ways, ordinary_backward, ordinary_batch, ordinary_loss
+from trimtab.capture.hooks import Ways, backward_of, loss_of, next_of_loader
 from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import batch_size, pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
@@ -72,6 +72,7 @@ class Capture:
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         self._steps = Steps(recorder, self._attribution, models, say)
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)
+        self._lane.ways = Ways(self._lane)
         models.before_change = self._lane.leave
         self.hooks = OptimizerHooks(self._steps, self._lane)
         self._gate: Callable[[], None] | None = None
@@ -83,13 +84,13 @@ class Capture:
         self._controller = self._steps.controller = controller
         patches, steps = self._patches, self._steps
         hook = functools.partial(self._guard.wrap_hook, meter=self._meter)
-        guard, both = self._wrap, functools.partial(both_ways, lane=self._lane)
-        before = both(ordinary_backward, general=hook("backward", self._before_backward))
-        watch_backward(patches, before, keep_out(hook("backward", self._after_backward)))
-        loss = both(ordinary_loss, general=hook("loss", self._criteria.called))
-        self._undo_losses = watch_losses(patches, loss)
-        batch = both(ordinary_batch, general=hook("loader", self._batch_came))
-        watch_loaders(patches, batch, guard("loader", self._pass_ended))
+        guard, lane, ways = self._wrap, self._lane, self._lane.ways
+        ways.set_loader(hook("loader", self._batch_came), guard("loader", self._pass_ended))
+        watch_loaders(patches, functools.partial(next_of_loader, lane))
+        ways.set_loss(hook("loss", self._criteria.called))
+        self._undo_losses = watch_losses(patches, ways.loss, functools.partial(loss_of, lane))
+        before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
+        watch_backward(patches, keep_out(before), keep_out(after), self._wrap_backward)
         watch_clipping(patches, guard("clipping", steps.clipped))
         watch_scaling(patches, guard("GradScaler.scale", self._scaled.remember))
         watch_scaler_steps(
@@ -154,6 +155,10 @@ class Capture:
             return function(*args)
 
         return self._guard.wrap(place, left_and_called)
+
+    def _wrap_backward(self, original: Callable[..., Any], general: Callable[..., Any]) -> Callable[..., Any]:
+        self._lane.ways.set_backward(original, general)
+        return backward_of(self._lane, original)
 
     def _before_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
         """What `_after_backward` needs; None when nothing is left to do: one optimizer, whose gradients are cleared."""

@@ -1,8 +1,9 @@
-"""What is called on every step: the ordinary way of each hook, in as few lines as can be.
+"""What torch calls on every step, with the ordinary way written out in it.
 
-Each `ordinary_...` makes a function that looks whether what came is what the lane awaits, and otherwise asks
-`otherwise`. A line costs 0.1 us here, since everything around it has left the caches, and a call more than that. So
-these functions catch their own faults, which is the guard's work everywhere else (decision 11).
+Each of these five looks whether what came is what the lane awaits, notes it, and is done; otherwise it asks the lane's
+`ways`. Everything here has left the caches between two calls: a line costs 0.1 us, a call or another object that is
+touched more than that. So these functions are not built of smaller ones, reach all through the lane, and catch their
+own faults, which is the guard's work everywhere else (decision 11).
 """
 
 from __future__ import annotations
@@ -15,91 +16,102 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.lane import OUT, Lane, first_of_list, first_of_tuple
-from trimtab.capture.losses import Loss
+from trimtab.capture.lane import NOT_ORDINARY, OUT, Lane, first_of_list, first_of_tuple
+from trimtab.capture.losses import BuiltinLoss
+from trimtab.sample.criteria import MEAN
 from trimtab.sample.scalars import read_now
 
-MEAN = 1
-NOT_ORDINARY = object()
-
 Hook: TypeAlias = Callable[..., Any]
-Fault: TypeAlias = Callable[[str, Exception], object]
 
 clock = time.perf_counter
 size_of = Tensor.size
 
 
-def both_ways(make: Callable[[Lane, Fault, Hook], Hook], lane: Lane, general: Hook) -> Hook:
-    """A hook that goes the ordinary way that `make` makes, or leaves the lane and goes the `general` one."""
-    fault = lane.guard.caught_by(lane.close)
-    timed = lane.guard.wrap("lane", lane.timed)
-    ordinary = make(lane, fault, lambda *_: NOT_ORDINARY)
+def next_of_loader(lane: Lane, original: Hook) -> Hook:
+    """`__next__` of loaders. What comes is timed whether it is ordinary or not."""
 
-    def otherwise(*args: Any) -> Any:
-        if lane.awaits is not OUT and timed(ordinary, *args):
-            return None
-        return general(*args)
-
-    return keep_out(make(lane, fault, otherwise))
-
-
-def ordinary_batch(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
-    """A batch came from a loader."""
-
-    def batch_came(iterator: Any, batch: Any, asked: float) -> Any:
+    def __next__(self: Any) -> Any:  # noqa: N807
+        asked = clock()
         try:
-            if lane.awaits is iterator._trimtab_pass:
+            batch = original(self)
+        except StopIteration:
+            lane.ways.exhausted(self)
+            raise
+        try:
+            if lane.awaits is self._trimtab_pass:
                 got = clock()
                 lane.samples = size_of(lane.first_of(batch, 0), 0)
                 lane.wait_s = got - asked
                 lane.awaits = lane.plain
-                return None
+                return batch
         except (AttributeError, TypeError, IndexError):  # another kind of iterator, or of batch
             lane.first_of = first_of_tuple if type(batch) is tuple else first_of_list
         except Exception as error:
-            fault("loader", error)
-        return otherwise(iterator, batch, asked)
+            lane.ways.fault("loader", error)
+        return lane.ways.batch(self, batch, asked)
 
-    return batch_came
+    return keep_out(__next__, calls_user_code=True)
 
 
-def ordinary_loss(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
-    """A loss function has returned."""
+def loss_of(lane: Lane, loss: BuiltinLoss, original: Hook) -> Hook:
+    """A loss function."""
 
-    def loss_called(loss: Loss, output: Tensor, args: tuple[Any, ...]) -> Any:
+    def loss_function(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
         try:
-            if lane.awaits is loss and output.requires_grad and args[loss.reduction] == MEAN and lane.model().training:
+            if (
+                lane.awaits is loss
+                and type(output) is Tensor  # not the fake one of a compiler
+                and output.requires_grad
+                and args[loss.reduction] == MEAN
+                and lane.model().training
+            ):
                 if lane.first is loss:
                     lane.samples = size_of(args[loss.target], 0)
                 lane.awaits = output
-                return None
-        except (AttributeError, IndexError):  # the model is gone, or an argument left out
+                return output
+        except (AttributeError, TypeError, IndexError):  # the model is gone, or an argument was left out
             pass
         except Exception as error:
-            fault("loss", error)
-        return otherwise(loss, output, args)
+            lane.ways.fault("loss", error)
+        return lane.ways.loss(loss, output, args)
 
-    return loss_called
+    return keep_out(loss_function, calls_user_code=True)
 
 
-def ordinary_backward(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
-    """Backward is about to run. The optimizer may step already while it does."""
+def backward_of(lane: Lane, original: Hook) -> Hook:
+    """`torch.autograd.backward`. The optimizer may be awaited while it runs already."""
 
-    def before_backward(tensors: Any, grad_tensors: Any) -> Any:
+    def backward(
+        tensors: Any,
+        grad_tensors: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        grad_variables: Any = None,
+        inputs: Any = None,
+    ) -> Any:
         try:
-            if lane.awaits is tensors and grad_tensors is None and lane.probe.grad is None and tensors.is_cpu:
+            ordinary = (
+                lane.awaits is tensors
+                and lane.probe.grad is None
+                and tensors.is_cpu
+                and grad_tensors is None
+                and grad_variables is None
+            )
+            if ordinary:
                 lane.loss = read_now(tensors)
                 lane.awaits = lane.optimizer()
-                return None
         except Exception as error:
-            fault("backward", error)
-        return otherwise(tensors, grad_tensors)
+            ordinary = lane.ways.fault("backward", error)
+        if ordinary:
+            return original(tensors, None, retain_graph, create_graph, inputs=inputs)
+        return lane.ways.backward(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
 
-    return before_backward
+    return keep_out(backward, calls_user_code=True)
 
 
-def ordinary_before_step(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
-    """The optimizer is about to step."""
+def before_step_of(lane: Lane) -> Hook:
+    """The step pre-hook."""
 
     def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -117,33 +129,111 @@ def ordinary_before_step(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
         except (ValueError, KeyError):  # another number of groups, or one without a rate
             pass
         except Exception as error:
-            fault("step pre-hook", error)
-        return otherwise(optimizer, args, kwargs)
+            lane.ways.fault("step pre-hook", error)
+        return lane.ways.before_step(optimizer, args, kwargs)
 
-    return before_step
+    return keep_out(before_step)
 
 
-def ordinary_after_step(lane: Lane, fault: Fault, otherwise: Hook) -> Hook:
-    """The optimizer has stepped."""
+def after_step_of(lane: Lane) -> Hook:
+    """The step post-hook."""
 
     def after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             if lane.awaits is args:
                 now = clock()
-                rows, samples = lane.rows, lane.samples
-                rows.append(
-                    (
-                        lane.loss, None, None, None, 1, samples, samples or 1, now - lane.ended_at, lane.wait_s,
-                        lane.epoch,
-                    )
-                )  # fmt: skip
-                lane.ended_at = now
+                rows, samples, loss = lane.rows, lane.samples, lane.loss
+                seconds, lane.ended_at = now - lane.ended_at, now
+                rows.append((loss, None, None, None, 1, samples, samples or 1, seconds, lane.wait_s, lane.epoch))
                 lane.awaits = lane.first
-                if len(rows) >= lane.full or now >= lane.ledger.close_at:
+                if len(rows) >= lane.full or now >= lane.close_at:
                     lane.pause(optimizer, now)
                 return None
         except Exception as error:
-            fault("step post-hook", error)
-        return otherwise(optimizer, args, kwargs)
+            lane.ways.fault("step post-hook", error)
+        return lane.ways.after_step(optimizer, args, kwargs)
 
-    return after_step
+    return keep_out(after_step)
+
+
+class Ways:
+    """Where a hook goes that is not ordinary: the general ways, which leave the lane first, and that of a fault.
+
+    A step that the meter times comes here too. Its ordinary way is then gone once more, with the user's part of it
+    left out.
+    """
+
+    __slots__ = ("_lane", "_timed", "after_step", "backward", "batch", "before_step", "exhausted", "fault", "loss")
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._timed = keep_out(lane.guard.wrap("lane", lane.timed))
+        caught = lane.guard.caught_by(lane.close)
+
+        def fault(place: str, error: Exception) -> bool:
+            caught(place, error)
+            return False
+
+        self.fault = keep_out(fault)
+
+    def set_loader(self, batch_came: Hook, exhausted: Hook) -> None:
+        """`batch_came(iterator, batch, asked)`, `exhausted(iterator)`."""
+        lane, timed = self._lane, self._timed
+
+        def batch(iterator: Any, batch: Any, asked: float) -> Any:
+            if lane.trying:
+                return NOT_ORDINARY
+            came = clock()
+            if lane.awaits is OUT or not timed(next_of_loader(lane, lambda _: batch), iterator):
+                batch_came(iterator, batch, asked)
+            else:
+                lane.wait_s = came - asked
+            return batch
+
+        self.batch, self.exhausted = keep_out(batch), exhausted
+
+    def set_loss(self, called: Hook) -> None:
+        """`called(loss, output, args)`."""
+        lane, timed = self._lane, self._timed
+
+        def loss(loss: BuiltinLoss, output: Any, args: tuple[Any, ...]) -> Any:
+            if lane.trying:
+                return NOT_ORDINARY
+            if type(output) is Tensor and (
+                lane.awaits is OUT or not timed(loss_of(lane, loss, lambda *_: output), *args)
+            ):
+                called(loss, output, args)
+            return output
+
+        self.loss = keep_out(loss)
+
+    def set_backward(self, original: Hook, general: Hook) -> None:
+        """`general` takes what `original` takes, and calls it."""
+        lane, timed = self._lane, self._timed
+        ordinary = backward_of(lane, lambda *_, **__: None)
+
+        def backward(tensors: Any, grad_tensors: Any, *args: Any) -> Any:
+            if lane.trying:
+                return NOT_ORDINARY
+            if lane.awaits is OUT or not timed(ordinary, tensors, grad_tensors, *args):
+                return general(tensors, grad_tensors, *args)
+            return original(tensors, grad_tensors, *args)
+
+        self.backward = keep_out(backward, calls_user_code=True)
+
+    def set_steps(self, before: Hook, after: Hook) -> None:
+        """Both take what torch gives to hooks."""
+        self.before_step = self._step_way(before_step_of(self._lane), before)
+        self.after_step = self._step_way(after_step_of(self._lane), after)
+
+    def _step_way(self, ordinary: Hook, general: Hook) -> Hook:
+        lane, timed = self._lane, self._timed
+
+        def step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if lane.trying:
+                return NOT_ORDINARY
+            if lane.awaits is OUT or not timed(ordinary, optimizer, args, kwargs):
+                return general(optimizer, args, kwargs)
+            return None
+
+        return keep_out(step)

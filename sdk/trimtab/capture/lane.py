@@ -41,6 +41,9 @@ class Timed:
         self.awaited = awaited
 
 
+NOT_ORDINARY = object()
+
+
 class _Nothing:
     """What nobody brings."""
 
@@ -53,8 +56,9 @@ class Lane:
 
     __slots__ = (
         "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
-        "_steady", "_steps", "_tracked", "awaits", "ended_at", "epoch", "first", "first_of", "full", "guard", "ledger",
-        "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows", "samples", "wait_s",
+        "_steady", "_steps", "_tracked", "awaits", "close_at", "ended_at", "epoch", "first", "first_of", "full",
+        "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows", "samples",
+        "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -68,7 +72,9 @@ class Lane:
         self._models = models
         self._recorder = recorder
         self.guard = guard
+        self.ways: Any = None  # see `hooks`
         self.awaits: Any = OUT
+        self.trying = False  # whether a way that is not ordinary is to say so, and do nothing
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now
         self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did
@@ -103,6 +109,7 @@ class Lane:
         if steady is not None and steady.sized is not None:  # its last batch is an end
             ahead = min(ahead, steady.sized - 1 - steady.batches)
         self.full = len(self.rows) + int(min(ahead, NEVER))
+        self.close_at = self.ledger.close_at
         return ahead > 0
 
     def refresh(self) -> None:
@@ -134,9 +141,13 @@ class Lane:
         if type(hidden) is not Timed:
             self.leave()
             return False
-        meter, started = self._recorder.meter, time.perf_counter()
-        self.awaits = hidden.awaited
-        if ordinary(*args) is not None:
+        meter, self.awaits, self.trying = self._recorder.meter, hidden.awaited, True
+        started = time.perf_counter()
+        try:
+            is_ordinary = ordinary(*args) is not NOT_ORDINARY
+        finally:
+            self.trying = False
+        if not is_ordinary:
             self.leave()
             return False
         meter.hook(started)

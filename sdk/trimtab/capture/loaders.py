@@ -5,7 +5,6 @@ The iterator's class is wrapped, so a loader's own type stays as it is. Workers,
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torch.utils.data.sampler import RandomSampler, SequentialSampler
 
-from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 
 ATTRIBUTE = "_trimtab_pass"
@@ -57,27 +55,9 @@ class LoaderPass:
         return not self.complete and self.held
 
 
-def watch_loaders(
-    patches: Patches, on_batch: Callable[[Any, Any, float], object], on_end: Callable[[Any], object]
-) -> None:
-    """Call `on_batch(iterator, batch, asked_at)` for every batch, and `on_end(iterator)` when there are no more.
-
-    `asked_at` is a time of `time.perf_counter`.
-    """
-    original = _BaseDataLoaderIter.__next__
-    clock = time.perf_counter
-
-    def __next__(self: Any) -> Any:  # noqa: N807
-        asked = clock()
-        try:
-            batch = original(self)
-        except StopIteration:
-            on_end(self)
-            raise
-        on_batch(self, batch, asked)
-        return batch
-
-    patches.replace(_BaseDataLoaderIter, "__next__", keep_out(__next__, calls_user_code=True))
+def watch_loaders(patches: Patches, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `wrap` of it in the place of `__next__`, through which every batch comes."""
+    patches.replace(_BaseDataLoaderIter, "__next__", wrap(_BaseDataLoaderIter.__next__))
 
 
 def pass_of(iterator: Any) -> LoaderPass:

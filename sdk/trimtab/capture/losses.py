@@ -135,13 +135,20 @@ PYTHON_LOSSES = (nn.GaussianNLLLoss, nn.MultiLabelSoftMarginLoss, nn.TripletMarg
 OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
 
 
-def watch_losses(patches: Patches, report: OnLoss) -> Callable[[], None]:
-    """Call `report(loss, output, args)` after every loss function. Returns what undoes what `patches` does not."""
+def watch_losses(
+    patches: Patches, report: OnLoss, wrap: Callable[[BuiltinLoss, Any], Any] | None = None
+) -> Callable[[], None]:
+    """Call `report(loss, output, args)` after every loss function. Returns what undoes what `patches` does not.
+
+    `wrap(loss, original)` makes what takes the place of a built-in one, where it is to do more than report.
+    """
     table: dict[int, str] = jit_builtins._get_builtin_table()  # type: ignore[no-untyped-call]
     registered = []
     for loss in BUILTIN_LOSSES:
         original = getattr(loss.owner, loss.name)
-        wrapper = _wrap_builtin(loss, original, report)
+        wrapper = _reporting(loss, original, report) if wrap is None else wrap(loss, original)
+        wrapper.__name__ = wrapper.__qualname__ = loss.name
+        wrapper.__doc__ = original.__doc__
         patches.replace(loss.owner, loss.name, wrapper)
         if id(original) in table:  # torch.jit.script finds the operator behind our wrapper
             table[id(wrapper)] = table[id(original)]
@@ -156,15 +163,13 @@ def watch_losses(patches: Patches, report: OnLoss) -> Callable[[], None]:
     return undo
 
 
-def _wrap_builtin(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
+def _reporting(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
     def loss_function(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
         if type(output) is Tensor:  # not the fake one of a compiler
             report(loss, output, args)
         return output
 
-    loss_function.__name__ = loss_function.__qualname__ = loss.name
-    loss_function.__doc__ = original.__doc__
     return keep_out(loss_function, calls_user_code=True)
 
 

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.hooks import both_ways, ordinary_after_step, ordinary_before_step
+from trimtab.capture.hooks import after_step_of, before_step_of
 from trimtab.capture.lane import Lane
 from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
 
@@ -56,8 +56,8 @@ class OptimizerHooks:
         before = keep_out(hook("step pre-hook", self._before))
         after = keep_out(hook("step post-hook", self._after))
         if self._lane is not None:
-            before = both_ways(ordinary_before_step, self._lane, before)
-            after = both_ways(ordinary_after_step, self._lane, after)
+            self._lane.ways.set_steps(before, after)
+            before, after = before_step_of(self._lane), after_step_of(self._lane)
         self._after_first = keep_out(hook("step post-hook", self._leave))
         self._guard = guard
         self._last = keep_out(hook("step pre-hook", self._before_last))
