@@ -131,9 +131,10 @@ class Watched:
         self._watched_s += self._left_at - self._began_at
 
     def _samples(self) -> list[tuple[Any, str]]:
-        """Where it is written when gradients are sampled, and predictions looked at, next."""
+        """Where it is written when gradients are sampled, rules judged and predictions looked at next."""
         tracked = self._capture._steps._tracked.values()
-        return [*((each, "sample_at") for each in tracked), (self._capture._criteria, "_look_at")]
+        due = [(each, name) for each in tracked for name in ("sample_at", "judge_at")]
+        return [*due, (self._capture._criteria, "_look_at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""

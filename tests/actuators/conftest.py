@@ -8,6 +8,7 @@ from torch import nn
 
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
+from trimtab.capture.lane import Lane
 from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
@@ -40,7 +41,9 @@ class Helm:
 
     def __init__(self):
         self.judge, self.said, self.usual_norm, self.models = Judge(), [], None, []
-        self.hooks = OptimizerHooks(self.judge)
+        lane = Lane(*[None] * 6)
+        lane.close()  # every step takes the long way
+        self.hooks = OptimizerHooks(self.judge, lane)
         self.steering = Steering(self.hooks, lambda parameters: self.models, lambda label: self.usual_norm, self._say)
         self.guard = Guard(self._say)
 
@@ -48,7 +51,7 @@ class Helm:
         self.said.append(text)
 
     def attach(self):
-        self.hooks.attach(functools.partial(self.guard.wrap_hook, meter=Meter()), self.guard.wrap)
+        self.hooks.attach(functools.partial(self.guard.wrap_hook, meter=Meter()), self.guard)
 
     def controls(self, *optimizers, label="0"):
         for optimizer in optimizers:

@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
 from trimtab import catalog
+from trimtab.actions import ScaleLearningRate
+from trimtab.policies import Policy
+from trimtab.rules.rule import Rule
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -46,7 +49,11 @@ def train(until, poison=False):
 def test_prometheus_answers_for_every_metric_of_a_run(tmp_path, prometheus):
     expected = {spec.name for spec in catalog.METRICS if spec.kind != "histogram"} - ABSENT
     expected |= {f"{catalog.STEP_DURATION.name}_{part}" for part in ("bucket", "count", "sum")}
-    with trimtab.watch(run="real", directory=tmp_path, backends=["prometheus"], port=0) as run:
+    # A rule that always fires and a policy that answers it: adjustments and snapshots are metrics too.
+    firing = Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+    policy = Policy(on="always", ladder=[ScaleLearningRate(0.5)])
+    steering = {"act": "process", "rules": [firing], "policies": [policy]}
+    with trimtab.watch(run="real", directory=tmp_path, backends=["prometheus"], port=0, **steering) as run:
         ask = prometheus(run.addresses["prometheus"])
         train(until=lambda: expected <= ask.names('{run="real"}'))
         assert ask.names('{run="real"}') == expected
