@@ -21,6 +21,8 @@ def test_public_names():
         "BackendUnavailable",
         "ConfigError",
         "HaltTraining",
+        "Policy",
+        "Rule",
         "Run",
         "RunActiveError",
         "TrimtabError",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, HaltTraining, RunActiveError, TrimtabError
 
 if TYPE_CHECKING:
+    from trimtab.policies import Policy
+    from trimtab.rules.rule import Rule
     from trimtab.run import Run
     from trimtab.watching import log, should_stop, watch
 
@@ -24,6 +26,8 @@ __all__ = [
     "BackendUnavailable",
     "ConfigError",
     "HaltTraining",
+    "Policy",
+    "Rule",
     "Run",
     "RunActiveError",
     "TrimtabError",
@@ -35,6 +39,8 @@ __all__ = [
 # These import torch, so they wait for their first use: a script under `trimtab run` may have something to say to
 # torch before it is imported (OMP_NUM_THREADS), and what it says must count as it does without us.
 _ON_FIRST_USE = {
+    "Policy": "trimtab.policies",
+    "Rule": "trimtab.rules.rule",
     "Run": "trimtab.run",
     "log": "trimtab.watching",
     "should_stop": "trimtab.watching",

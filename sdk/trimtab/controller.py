@@ -151,6 +151,20 @@ class Controller:
         for name, value in values.items():
             self._answer("", self._judge.logged(step, name, value), step, late=True)
 
+    def recorded(self, **values: float) -> None:
+        """What is measured of the run itself, by the names of the signals."""
+        step = self._sampler.steps_written()
+        self._answer("", self._judge.record(step, **values), step, late=True)
+
+    def hung(self, verdict: Verdict, text: str) -> None:
+        """The watchdog says so, on its own thread: advice only."""
+        self._tell(verdict)
+        self._say(f"hung {verdict.episode}", text)
+
+    def recovered(self, verdict: Verdict) -> None:
+        """The run has moved on."""
+        self._tell(verdict)
+
     def stepped(self, optimizer: Optimizer, label: str) -> None:
         """The parameters are updated: the moment for what has waited for it."""
         may_write = not self._follows_cycle or self._cycle.stepped(label)

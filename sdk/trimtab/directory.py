@@ -11,6 +11,7 @@ from trimtab.errors import ConfigError
 from trimtab.types import RunInfo, Status
 
 FILE = "run.json"
+STATE = "steering.json"
 
 
 def make(run: RunInfo) -> None:
@@ -48,6 +49,24 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
     temporary.replace(path)
+
+
+def write_state(run: RunInfo, state: dict[str, Any]) -> None:
+    """Write what a resumed run goes on with: scales, budgets, episodes. Renamed into place; rank 0 writes for all."""
+    if run.rank == 0:
+        path = run.directory / STATE
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(state) + "\n")
+        temporary.replace(path)
+
+
+def read_state(run: RunInfo) -> dict[str, Any] | None:
+    """What `write_state` wrote; None where there is none, or it is no state."""
+    try:
+        state = json.loads((run.directory / STATE).read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def last_step(run: RunInfo) -> tuple[int, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from trimtab.sample.scalars import Transfer, hold
-from trimtab.types import Event, Metric
+from trimtab.types import Metric
 
 NAMES_EXPORTED = 50
 PHASES = ("train", "validation", "test")
@@ -22,7 +22,7 @@ class Logged:
 
     def __init__(
         self,
-        emit: Callable[[Event], None],
+        emit: Callable[[Metric], None],
         say: Callable[[str, str], None],
         step: Callable[[], int],
         nonfinite: Counter[str],

@@ -24,7 +24,22 @@ from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
-from trimtab.types import Adjustment, Alert, Backend, Config, Event, Health, Notice, RunEnd, RunInfo, RunStart, Status
+from trimtab.types import (
+    Adjustment,
+    Alert,
+    Backend,
+    Config,
+    Event,
+    Health,
+    Metric,
+    Notice,
+    RunEnd,
+    RunInfo,
+    RunStart,
+    Status,
+    Step,
+)
+from trimtab.watchdog import Watchdog
 
 HEALTH_INTERVAL_S = 5.0
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
@@ -71,8 +86,17 @@ class Run:
             say=self._say,
         )
         self._sampler.judged = self._controller.judged
-        logged = Logged(self._emit, self._say, self._sampler.steps_written, self._sampler.nonfinite)
+        self._watchdog = Watchdog(
+            self._capture.progress,
+            lambda: self._sampler.global_step,
+            on_hung=self._controller.hung,
+            on_recovered=self._controller.recovered,
+            guard=self._guard,
+        )
+        logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
         self._log = self._guard.wrap("log", logged.log)
+        self._recorded = self._guard.wrap("record", self._controller.recorded)
+        self._errors_at_health = 0
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
         self._closing = threading.RLock()  # SIGTERM may come while it is held
@@ -98,6 +122,9 @@ class Run:
         if self.info.config.resume:
             self._sampler.steps_before, notice = directory.last_step(self.info)
             notices += [notice] if notice else []
+            state = directory.read_state(self.info)
+            if state is not None:
+                self._guard.wrap("resume", self._controller.restore)(state)
         started, more = self._start_backends(backends)
         directory.write_status(self.info, "running", self._sampler.global_step)
         self._bus = Bus(started, self._guard)
@@ -108,6 +135,7 @@ class Run:
             self._emit(event)
         self._closed = False
         self._capture.attach(self._controller)
+        self._watchdog.start()
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._began = self._health_at = time.perf_counter()
@@ -173,6 +201,8 @@ class Run:
             if self._closed:
                 return
             self._closed = True
+        self._watchdog.close()
+        self._guard.wrap("state", directory.write_state)(self.info, self._controller.state())
         self._guard.wrap("steering", self._controller.close)()
         self._guard.wrap("detach", self._capture.detach)()
         self._guard.wrap("finish", self._capture.finish)()
@@ -196,8 +226,14 @@ class Run:
             self._early.append(event)
             return
         self._bus.publish(event)
+        if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
+            self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
         if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
             self._publish_health()
+
+    def _emit_logged(self, event: Metric) -> None:
+        self._emit(event)
+        self._controller.logged(event.values)
 
     def _say(self, kind: str, text: str) -> None:
         """Tell the user something, once."""
@@ -214,6 +250,11 @@ class Run:
         self._health_at, self._overhead_at_health = now, overhead
         if window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
             self._sampler.gradient_spacing.widen()
+        errors = sum(self._bus.errors().values())
+        if window > HEALTH_INTERVAL_S / 2 and not self._closed:
+            excess = spent / window / self.info.config.overhead if self.info.config.overhead else 0.0
+            self._recorded(overhead_excess=excess, backend_errors=float(errors - self._errors_at_health))
+        self._errors_at_health = errors
         self._bus.publish(
             Health(
                 ts=time.time(),
@@ -223,6 +264,7 @@ class Run:
                 gradient_interval_steps=self._sampler.gradient_spacing.interval,
                 dropped=self._bus.dropped(),
                 backend_errors=self._bus.errors(),
+                hung_after_seconds=self._watchdog.limit_s,
             )
         )
 

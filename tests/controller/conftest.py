@@ -1,0 +1,7 @@
+import pytest
+from controller_training import Training
+
+
+@pytest.fixture
+def training():
+    return Training()

@@ -1,0 +1,171 @@
+"""The closed loop in a real run: a fault is noticed, answered, recorded."""
+
+import json
+import math
+
+import pytest
+import torch
+from controller_training import Training, same
+
+import trimtab
+from trimtab.actions import Halt, RollBack, ScaleLearningRate
+from trimtab.errors import ConfigError, HaltTraining
+from trimtab.types import Adjustment, Alert, Step
+
+ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
+
+
+def answered_by(*ladder, **options):
+    return trimtab.Policy(on="always", ladder=list(ladder), **options)
+
+
+def outcomes(seen):
+    return [(a.action, a.outcome) for a in seen.backend.of(Adjustment)]
+
+
+def test_nan_in_a_batch_changes_nothing_when_policies_act(watching, training):
+    with watching(act="process", gradients_every=1) as seen:
+        training.steps(30)
+        before = training.weights
+        training.step(spoil=math.nan)
+        assert same(training.weights, before)
+    assert ("skip_step", "applied") in outcomes(seen)
+
+
+def test_dry_run_shows_what_would_be_done_and_does_nothing(watching, training):
+    with watching(gradients_every=1) as seen:
+        training.steps(30)
+        training.step(spoil=math.nan)
+    assert ("skip_step", "dry_run") in outcomes(seen)
+    assert all(math.isnan(w.sum().item()) for w in training.weights[-1:])
+
+
+def test_judging_leaves_training_as_it_is(watching):
+    bare = Training()
+    bare.steps(80)
+    watched = Training()
+    with watching(act="process", gradients_every=1):
+        watched.steps(80)
+    assert same(bare.weights, watched.weights)
+
+
+def test_damaged_weights_are_rolled_back_to_what_they_were(watching, training):
+    with watching(act="process", gradients_every=1) as seen:
+        training.steps(100)
+        with torch.no_grad():
+            training.model[0].weight.mul_(1000)
+            training.model[2].weight.mul_(1000)
+        training.steps(60)
+    (back,) = [a for a in seen.backend.of(Adjustment) if a.action == "roll_back" and a.outcome == "applied"][:1]
+    assert 0 <= back.after["weights_of_step"] < 100
+    assert seen.steps()[-1].loss < 0.5
+
+
+def test_scaled_rate_is_used_and_the_users_own_is_left_alone(watching, training):
+    policies = [answered_by(ScaleLearningRate(0.5), budget=1)]
+    with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:
+        training.steps(5)
+        assert training.optimizer.param_groups[0]["lr"] == 0.05
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.025])
+
+
+def test_one_adjustment_takes_its_cooldown_before_the_next(watching, training):
+    policies = [answered_by(ScaleLearningRate(0.9), cooldown=10, budget=8)]
+    with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:
+        training.steps(35)
+    steps = [a.step for a in seen.backend.of(Adjustment)]
+    assert len(steps) >= 3
+    assert all(later - earlier >= 10 for earlier, later in zip(steps, steps[1:], strict=False))
+
+
+def test_halt_asks_the_loop_to_stop_and_saves_its_state(watching, training):
+    with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=[answered_by(Halt("enough"))]) as seen:
+        for taken in range(50):
+            training.step()
+            if trimtab.should_stop():
+                break
+        last = torch.load(seen.run.directory / "last.pt", weights_only=True)
+    assert taken < 49
+    assert same(last["models"]["Sequential"].values(), training.weights)
+
+
+def test_unwinding_ends_a_loop_that_does_not_ask(watching, training):
+    policies = [answered_by(Halt("enough"))]
+    with (
+        pytest.raises(HaltTraining),
+        watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies, on_halt="unwind"),
+    ):
+        training.steps(50)
+
+
+def test_watched_function_that_was_unwound_returns_none(training, tmp_path):
+    options = {"act": "process", "rules": [ALWAYS], "policies": [answered_by(Halt("enough"))], "on_halt": "unwind"}
+
+    @trimtab.watch(run="unwound", directory=tmp_path, backends=["jsonl"], gradients_every=1, **options)
+    def train():
+        training.steps(50)
+        return "done"
+
+    assert train() is None
+    assert json.loads((tmp_path / "unwound" / "run.json").read_text())["status"] == "halted"
+
+
+def test_rollback_without_a_good_snapshot_is_refused_and_training_goes_on(watching, training):
+    policies = [answered_by(RollBack(back=7))]
+    with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:
+        training.steps(20)
+    assert ("roll_back", "refused") in outcomes(seen)
+    assert len(seen.losses()) == 20
+
+
+def test_rule_on_a_logged_value_fires(watching, training):
+    rule = trimtab.Rule("too_perplexed", signal="logged:perplexity", threshold=100)
+    with watching(rules=[rule]) as seen:
+        training.steps(3)
+        seen.run.log(perplexity=250.0)
+    (alert,) = [a for a in seen.backend.of(Alert) if a.rule == "too_perplexed"]
+    assert (alert.value, alert.threshold, alert.state) == (250.0, 100, "firing")
+
+
+def test_levels_are_in_the_record(watching, training):
+    with watching(gradients_every=1) as seen:
+        training.steps(60)
+    levels = [e.levels for e in seen.backend.of(Step) if e.levels]
+    assert any("loss_spike" in level for level in levels)
+
+
+def test_decisions_are_the_same_every_time(watching):
+    def run():
+        training = Training()
+        with watching(act="process", gradients_every=1) as seen:
+            training.steps(60)
+            training.step(spoil=1e4)
+            training.steps(40)
+            training.step(spoil=math.nan)
+            training.steps(40)
+        return [(a.step, a.action, a.outcome, dict(a.after)) for a in seen.backend.of(Adjustment)], training.weights
+
+    (first, weights), (second, again) = run(), run()
+    assert first == second
+    assert first
+    assert same(weights, again)
+
+
+def test_resumed_run_keeps_its_scale(training, tmp_path):
+    options = {"run": "resumed", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": 1, "act": "process"}
+    with trimtab.watch(**options, rules=[ALWAYS], policies=[answered_by(ScaleLearningRate(0.5), budget=1)]):
+        training.steps(10)
+    used = []
+    training.optimizer.register_step_post_hook(lambda *_: None)
+    with trimtab.watch(**options, resume=True, policies=[]) as run:
+        training.steps(3)
+        used = run.state_dict()["steering"]["0"]["learning_rate"]
+    assert 0.5 in used.values()
+
+
+def test_policy_on_an_unknown_rule_is_refused_with_the_nearest_name(watching):
+    with (
+        pytest.raises(ConfigError, match="loss_spike"),
+        watching(policies=[trimtab.Policy(on="loss_spik", ladder=[Halt()])]),
+    ):
+        pass
