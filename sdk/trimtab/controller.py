@@ -21,7 +21,8 @@ from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
-from trimtab.policies.policy import PERSON, momentary
+from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
+from trimtab.policies.reading import arguments
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.ledger import GradientSample, Ledger
@@ -265,7 +266,9 @@ class Controller:
                 outcomes.append(self._attempt(decision, action, controls, step))
         self.steers = self.steers or "applied" in outcomes
         following = self._engine.settle(decision, outcomes, step)
-        if "applied" in outcomes and not momentary(decision.actions):
+        if "applied" in outcomes and decision.policy == CREEP_BACK:
+            self._engine.scaled(decision.optimizer, self._actuators.steering.scale(decision.optimizer))
+        elif "applied" in outcomes and not momentary(decision.actions):
             self._fence(decision, step)
         if following is not None:
             self._take_up(following, step, late=late)
@@ -282,18 +285,19 @@ class Controller:
         elif problem is not None:
             outcome, reason = "failed", f"{type(problem).__name__}: {problem}"
         change = changes[0] if changes else Change()
-        self._record(decision, action.name, change, step, outcome, " ".join(filter(None, (reason, change.note))))
+        self._record(decision, action, change, step, outcome, " ".join(filter(None, (reason, change.note))))
         return outcome
 
     def _record(
-        self, decision: Decision, action: str, change: Change, step: int, outcome: Outcome, reason: str
+        self, decision: Decision, action: Action, change: Change, step: int, outcome: Outcome, reason: str
     ) -> None:
-        self._counted[decision.policy, action, outcome] += 1
+        self._counted[decision.policy, action.name, outcome] += 1
         adjustment = Adjustment(
             ts=time.time(),
             step=step,
             policy=decision.policy,
-            action=action,
+            action=action.name,
+            arguments=arguments(action),
             rule=decision.rule,
             episode=decision.episode,
             optimizer=decision.optimizer,
@@ -301,7 +305,7 @@ class Controller:
             after=change.after,
             outcome=outcome,
             reason=reason,
-            count=self._counted[decision.policy, action, outcome],
+            count=self._counted[decision.policy, action.name, outcome],
             budget_remaining=decision.budget_remaining,
         )
         self.adjustments.append(adjustment)

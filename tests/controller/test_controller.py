@@ -1,5 +1,6 @@
 """The closed loop in a real run: a fault is noticed, answered, recorded."""
 
+import itertools
 import json
 import math
 
@@ -9,7 +10,7 @@ from controller_training import Training, same
 
 import trimtab
 from trimtab.actions import Halt, RollBack, ScaleLearningRate
-from trimtab.errors import ConfigError, HaltTraining
+from trimtab.errors import ConfigError
 from trimtab.types import Adjustment, Alert, Step
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
@@ -49,16 +50,15 @@ def test_judging_leaves_training_as_it_is(watching):
     assert same(bare.weights, watched.weights)
 
 
-def test_damaged_weights_are_rolled_back_to_what_they_were(watching, training):
-    with watching(act="process", gradients_every=1) as seen:
+def test_run_whose_rate_jumps_is_rolled_back_and_goes_on_slower(watching, training):
+    with watching(act="process") as seen:
         training.steps(100)
-        with torch.no_grad():
-            training.model[0].weight.mul_(1000)
-            training.model[2].weight.mul_(1000)
-        training.steps(60)
-    (back,) = [a for a in seen.backend.of(Adjustment) if a.action == "roll_back" and a.outcome == "applied"][:1]
+        training.optimizer.param_groups[0]["lr"] *= 1000
+        training.steps(150)
+    back = next(a for a in seen.backend.of(Adjustment) if a.action == "roll_back" and a.outcome == "applied")
     assert 0 <= back.after["weights_of_step"] < 100
-    assert seen.steps()[-1].loss < 0.5
+    assert seen.steps()[-1].learning_rate[0] < 50
+    assert training.weights[0].abs().max() < 100
 
 
 def test_scaled_rate_is_used_and_the_users_own_is_left_alone(watching, training):
@@ -75,27 +75,25 @@ def test_one_adjustment_takes_its_cooldown_before_the_next(watching, training):
         training.steps(35)
     steps = [a.step for a in seen.backend.of(Adjustment)]
     assert len(steps) >= 3
-    assert all(later - earlier >= 10 for earlier, later in zip(steps, steps[1:], strict=False))
+    assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(steps))
 
 
 def test_halt_asks_the_loop_to_stop_and_saves_its_state(watching, training):
     with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=[answered_by(Halt("enough"))]) as seen:
-        for taken in range(50):
+        taken = 0
+        while taken < 50 and not trimtab.should_stop():
             training.step()
-            if trimtab.should_stop():
-                break
+            taken += 1
         last = torch.load(seen.run.directory / "last.pt", weights_only=True)
-    assert taken < 49
+    assert taken < 50
     assert same(last["models"]["Sequential"].values(), training.weights)
 
 
 def test_unwinding_ends_a_loop_that_does_not_ask(watching, training):
     policies = [answered_by(Halt("enough"))]
-    with (
-        pytest.raises(HaltTraining),
-        watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies, on_halt="unwind"),
-    ):
+    with watching(act="process", rules=[ALWAYS], policies=policies, on_halt="unwind") as seen:
         training.steps(50)
+    assert len(seen.losses()) < 50
 
 
 def test_watched_function_that_was_unwound_returns_none(training, tmp_path):
