@@ -158,13 +158,13 @@ RULES: dict[str, RuleSpec] = {
             name="loss_spike",
             signal="loss_spike_score",
             judged="step",
-            threshold=10.0,
+            threshold=25.0,
             severity="warning",
             meaning="The loss jumped by a multiple of all that it had ever come down: a poisoned batch, damaged "
             "weights or optimizer state, or a learning rate far too high.",
             advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
-            "If it "
-            "comes again, lower the learning rate or the second beta of Adam, or clip gradients.",
+            "If it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
+            "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters there.",
         ),
         RuleSpec(
             name="loss_diverged",

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "rules" / "README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES_OF_OTHER_TESTS = ("backends.md",)  # tests/backends/test_third_party.py builds a wheel from it
 COMMANDS_OF_OTHER_TESTS = ("make", "pip")  # CI runs the one; the other needs an index
@@ -79,3 +80,17 @@ def test_links_of_a_page_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pages_of_rules_are_current():
+    made = runpy.run_path(str(ROOT / "docs" / "make_rules.py"))
+    found = {path.name: path.read_text() for path in made["FOLDER"].glob("*.md")}
+    assert found == made["pages"](), "run: python docs/make_rules.py"
+
+
+def test_rules_show_a_table_that_can_be_read():
+    from trimtab.rules.rule import resolve
+
+    (example,) = blocks(ROOT / "docs" / "rules" / "README.md", "toml")
+    shown = msgspec.toml.decode(example)["rules"]
+    assert {rule["name"] for rule in shown} <= {rule.name for rule in resolve(shown)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+GAINING = 0.02  # of what validation has gained: a pass that adds as much is not overfitting yet
 LEARNED = 0.3  # of what training gained: where validation gained less, it is not the same task
 
 
@@ -19,9 +20,11 @@ class Validated(NamedTuple):
 class GeneralizationGap:
     """How much worse validation is than training, in units of what validation has gained.
 
-    (validation loss - training loss) / (first - best validation loss), 0 where that is negative. 0 too while
-    validation has gained less than 0.3 of what training has, since then the two are not the same task (a curriculum).
-    `first` is the largest of the training loss at the beginning and the first two results. Warm-up: two passes.
+    (validation loss - training loss) / (first - best validation loss), 0 where that is negative. 0 too at a pass that
+    betters the best by 0.02 of that gain, and while validation has gained less than 0.3 of what training has, since
+    then the two are not the same task (a curriculum).
+    `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
+    two passes.
     """
 
     __slots__ = ("_best", "_count", "_first")
@@ -37,14 +40,12 @@ class GeneralizationGap:
         if loss is None or train is None or not math.isfinite(loss - train):
             return None
         self._count += 1
-        self._best = min(self._best, loss)
-        if self._count <= 2:
-            began = result.beginning
-            self._first = max(self._first, loss, train, loss if began is None else began)
-        if self._count < 2:
+        better, self._best = self._best - loss, min(self._best, loss)
+        if self._count == 1:
+            self._first = max(loss, train) if result.beginning is None else result.beginning
             return None
         gained = self._first - self._best
-        if gained <= 0.0 or gained < LEARNED * (self._first - train):
+        if gained <= 0.0 or gained < LEARNED * (self._first - train) or better > GAINING * gained:
             return 0.0
         return max(0.0, (loss - train) / gained)
 
