@@ -164,7 +164,7 @@ RULES: dict[str, RuleSpec] = {
             "weights or optimizer state, or a learning rate far too high.",
             advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
             "If it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
-            "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters there.",
+            "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters.",
         ),
         RuleSpec(
             name="loss_diverged",
