@@ -288,13 +288,16 @@ class _Bench:
             problem = self._attempted(function, loss, found)
             if problem is not None:
                 seat.failures += 1
-            elif found[0] is not None and seat.level.update(step, float(found[0])) is not None:
+            elif found[0] is None or (seat.relative and self._rate.settling > 0):
+                continue
+            elif seat.level.update(step, found[0]) is not None:
                 verdicts.append(self._verdict(seat, step))
         return verdicts
 
     def _attempted(self, function: Function, loss: float | None, found: list[float | None]) -> Exception | None:
         def call() -> None:
-            found.append(function(loss))
+            value = function(loss)
+            found.append(None if value is None else float(value))
 
         if self._attempt is not None:
             return self._attempt(call)
