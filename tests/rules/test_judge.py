@@ -1,0 +1,277 @@
+"""Numbers in, verdicts out: real rules on series made for them."""
+
+import math
+
+import pytest
+
+from trimtab.catalog import RULES
+from trimtab.guard import Guard
+from trimtab.rules.judge import FAILURES, SKIPS, Judge
+from trimtab.rules.rates import SETTLE
+from trimtab.rules.rule import Rule, resolve
+from trimtab.types import GradientReading
+
+
+def reading(norm=1.0, **layers):
+    return GradientReading(norm=norm, finite=math.isfinite(norm), layer_norms=layers or {"a": norm})
+
+
+def edges(verdicts):
+    return [(verdict.rule, verdict.state) for verdict in verdicts]
+
+
+class Steps:
+    """A judge, and the steps of one optimizer."""
+
+    def __init__(self, rules, **options):
+        self.judge = Judge(rules, **options)
+        self.at = 0
+
+    def take(self, losses, gradients=None, rate=0.1, optimizer="0"):
+        verdicts = []
+        for loss in losses:
+            verdicts += self.judge.step(optimizer, self.at, loss, gradients, rate)
+            self.at += 1
+        return verdicts
+
+
+def shipped(*names):
+    return [RULES[name] for name in names]
+
+
+def falling(count=60):
+    return [0.3 + 2.0 * 0.95**i + 0.02 * (i % 2) for i in range(count)]
+
+
+def test_verdict_says_what_fired_and_where():
+    (verdict,) = Steps(resolve()).take([2.0, math.nan])
+    rule = RULES["loss_nonfinite"]
+    assert (verdict.rule, verdict.optimizer, verdict.state, verdict.episode) == (rule.name, "0", "firing", 1)
+    assert (verdict.severity, verdict.threshold) == (rule.severity, rule.threshold)
+    assert (verdict.value, verdict.level, verdict.step, verdict.since) == (math.inf, math.inf, 1, 1)
+
+
+def test_episode_gives_one_verdict_when_it_begins_and_one_when_it_ends():
+    steps = Steps(shipped("loss_nonfinite"))
+    assert edges(steps.take([math.nan, math.nan, math.nan])) == [("loss_nonfinite", "firing")]
+    assert edges(steps.take([1.0, 1.0])) == [("loss_nonfinite", "resolved")]
+    assert [verdict.episode for verdict in steps.take([math.inf, 1.0])] == [2, 2]
+
+
+def test_healthy_run_gives_no_verdict_of_any_rule():
+    steps = Steps(resolve())
+    norms = reading(1.0, **{"a.weight": 0.5, "b.weight": 0.6, "c.weight": 0.4})
+    assert steps.take(falling(400), norms) == []
+    assert steps.judge.healthy("0")
+
+
+def test_spike_of_the_loss_fires_and_the_run_is_no_longer_healthy():
+    steps = Steps(shipped("loss_spike"))
+    assert edges(steps.take([*falling(), 50.0])) == [("loss_spike", "firing")]
+    assert not steps.judge.healthy("0")
+
+
+def test_run_without_a_loss_is_not_called_healthy():
+    judge = Judge(resolve())
+    judge.step("0", 0, None, reading(), 0.1)
+    assert not judge.healthy("0")
+    assert not judge.healthy("never seen")
+
+
+def test_optimizers_are_judged_apart():
+    steps = Steps(shipped("loss_nonfinite"))
+    (one,) = steps.take([math.nan], optimizer="0")
+    (other,) = steps.take([math.nan], optimizer="1")
+    assert [(one.optimizer, one.episode), (other.optimizer, other.episode)] == [("0", 1), ("1", 1)]
+
+
+def test_gradients_that_are_not_finite_fire_though_the_norm_may_be():
+    judge = Judge(shipped("gradient_nonfinite"))
+    unfinished = GradientReading(norm=1.0, finite=False, layer_norms={})
+    assert edges(judge.step("0", 0, 1.0, unfinished, 0.1)) == [("gradient_nonfinite", "firing")]
+
+
+def test_value_that_is_not_finite_enters_no_baseline():
+    clean, broken = Steps(resolve()), Steps(resolve())
+    for loss in falling(100):
+        clean.take([loss], reading(loss))
+        broken.take([loss], reading(loss))
+        broken.take([math.nan], reading(math.inf))
+    found, expected = broken.judge.signals(), clean.judge.signals()
+    for name in ("loss_divergence", "gradient_spike_score"):
+        assert found[name, "0"] == expected[name, "0"]
+    assert broken.judge.usual_norm("0") == clean.judge.usual_norm("0")
+
+
+def test_change_of_the_learning_rate_suspends_relative_rules():
+    steps = Steps(shipped("loss_spike"))
+    steps.take(falling())
+    assert steps.take([50.0] * 3, rate=0.2) == []
+    steps = Steps(shipped("loss_spike"))
+    steps.take(falling())
+    assert edges(steps.take([50.0], rate=0.19)) == [("loss_spike", "firing")]
+
+
+def test_change_of_the_learning_rate_does_not_suspend_nonfinite():
+    steps = Steps(shipped("loss_nonfinite"))
+    steps.take(falling())
+    assert edges(steps.take([math.nan], rate=1.0)) == [("loss_nonfinite", "firing")]
+
+
+def test_relative_rules_are_judged_again_once_the_rate_has_settled():
+    steps = Steps(shipped("loss_spike"))
+    steps.take(falling())
+    steps.take(falling()[-1:] * (2 * SETTLE), rate=0.01)
+    assert edges(steps.take([50.0], rate=0.01)) == [("loss_spike", "firing")]
+
+
+def test_rule_for_steady_rates_waits_while_the_rate_warms_up():
+    steps = Steps(shipped("loss_high"))
+    for step in range(400):
+        assert steps.take([2.3], rate=1e-3 * 1.01**step) == []
+    assert edges(steps.take([2.3] * 40, rate=0.06)) == [("loss_high", "firing")]
+
+
+def test_scaler_that_skips_three_times_in_a_row_fires():
+    judge = Judge(shipped("gradient_nonfinite"))
+    found = [edges(judge.skipped("0", step)) for step in range(SKIPS)]
+    assert found == [[], [], [("gradient_nonfinite", "firing")]]
+
+
+def test_scaler_that_looks_for_its_scale_fires_nothing():
+    judge = Judge(shipped("gradient_nonfinite"))
+    for step in range(0, 30, 3):
+        assert judge.skipped("0", step) == judge.skipped("0", step + 1) == []
+        assert judge.step("0", step + 2, 1.0, reading(), 0.1) == []
+
+
+def test_usual_norm_is_the_geometric_mean_of_the_norms_before():
+    steps = Steps([])
+    for norm in [0.5, 2.0] * 10:
+        steps.take([1.0], reading(norm))
+    assert steps.judge.usual_norm("0") == pytest.approx(1.0, rel=0.1)
+    before = steps.judge.usual_norm("0")
+    steps.take([1.0], reading(1e6))
+    assert steps.judge.usual_norm("0") == pytest.approx(before, rel=0.1)
+
+
+def test_rule_by_function_is_given_the_loss_and_fires():
+    seen = []
+    rule = Rule("mine", lambda loss: seen.append(loss) or loss, threshold=5.0, hold=2, severity="critical")
+    verdicts = Steps([rule]).take([1.0, 6.0, 7.0])
+    assert edges(verdicts) == [("mine", "firing")]
+    assert (verdicts[0].step, verdicts[0].since, verdicts[0].severity) == (2, 1, "critical")
+    assert seen == [1.0, 6.0, 7.0]
+
+
+def test_rule_by_function_that_returns_none_has_no_point():
+    steps = Steps([Rule("mine", lambda loss: None, threshold=1.0)])
+    assert steps.take([9.0, 9.0]) == []
+    assert steps.judge.take_levels("0") == {}
+
+
+@pytest.mark.parametrize("bad", [lambda loss: 1 / 0, lambda loss: "high"], ids=["raises", "returns no number"])
+def test_rule_by_function_that_fails_is_left_out_after_five_times(bad):
+    called = []
+    steps = Steps([Rule("bad", lambda loss: called.append(loss) or bad(loss), 1.0)], attempt=Guard.attempt)
+    assert steps.take([1.0] * 20) == []
+    assert len(called) == FAILURES
+
+
+def test_rule_by_function_that_fails_leaves_the_others_judging():
+    rules = [Rule("bad", lambda loss: 1 / 0, 1.0), Rule("good", lambda loss: loss, 1.0), *shipped("loss_nonfinite")]
+    steps = Steps(rules, attempt=Guard.attempt)
+    assert {verdict.rule for verdict in steps.take([math.nan])} == {"good", "loss_nonfinite"}
+
+
+@pytest.mark.parametrize(("relative", "expected"), [(True, []), (False, [("mine", "firing")])])
+def test_relative_rule_by_function_is_suspended_too(relative, expected):
+    steps = Steps([Rule("mine", lambda loss: loss, threshold=5.0, relative=relative)])
+    steps.take(falling())
+    assert edges(steps.take([50.0], rate=1.0)) == expected
+
+
+def test_rule_by_logged_value_fires_on_that_value_alone():
+    judge = Judge([Rule("perplexed", "logged:perplexity", threshold=100.0)])
+    assert judge.logged(1, "accuracy", 500.0) == []
+    (verdict,) = judge.logged(2, "perplexity", 500.0)
+    assert (verdict.rule, verdict.optimizer, verdict.step) == ("perplexed", "", 2)
+
+
+def test_rule_by_a_built_in_signal_fires_at_its_own_threshold():
+    steps = Steps([Rule("small_spike", "loss_spike_score", threshold=2.0), *shipped("loss_spike")])
+    assert edges(steps.take([*falling(), 0.3 + 3 * 2.0])) == [("small_spike", "firing")]
+
+
+def test_overfitting_fires_after_three_passes_with_a_gap():
+    judge = Judge(shipped("overfitting"))
+    good = [judge.validation(step, 2.0 - 0.3 * step, None, 2.0 - 0.3 * step) for step in range(5)]
+    bad = [edges(judge.validation(step, 1.5, None, 0.3)) for step in range(5, 8)]
+    assert good == [[]] * 5
+    assert bad == [[], [], [("overfitting", "firing")]]
+
+
+def test_patience_of_the_monitored_loss_runs_out():
+    judge = Judge(shipped("no_improvement"))
+    found = [edges(judge.validation(step, 1.0, None, None)) for step in range(12)]
+    assert found.index([("no_improvement", "firing")]) == 10
+
+
+def test_monitor_says_whether_the_newest_pass_is_the_best():
+    judge = Judge([], monitor=("accuracy", "max"))
+    improved = []
+    for step, accuracy in enumerate([0.5, 0.7, 0.6, 0.8]):
+        judge.validation(step, 1.0, accuracy, None)
+        improved.append(judge.improved)
+    assert improved == [True, True, False, True]
+
+
+def test_monitor_may_be_a_logged_value():
+    judge = Judge(shipped("no_improvement"), monitor=("bleu", "max"))
+    found = [edges(judge.logged(step, "bleu", 30.0)) for step in range(12)]
+    assert found.index([("no_improvement", "firing")]) == 10
+
+
+def test_record_is_judged_by_the_names_of_signals():
+    judge = Judge(shipped("input_bound", "backend_failing"))
+    assert edges(judge.record(0, data_wait_share=0.1, backend_errors=1.0)) == [("backend_failing", "firing")]
+    found = [edges(judge.record(step, data_wait_share=0.9)) for step in range(1, 11)]
+    assert found == [[]] * 9 + [[("input_bound", "firing")]]
+
+
+def test_rule_of_the_watchdog_is_not_judged_here():
+    judge = Judge(shipped("run_hung"))
+    assert judge.record(0, hung_seconds_ratio=9.0) == []
+
+
+def test_fence_of_one_optimizer_closes_its_episodes_alone():
+    steps = Steps(shipped("loss_nonfinite"))
+    steps.take([math.nan], optimizer="0")
+    steps.take([math.nan], optimizer="1")
+    steps.judge.fence(2, "0")
+    assert edges(steps.take([1.0], optimizer="0")) == []
+    assert edges(steps.take([1.0], optimizer="1")) == [("loss_nonfinite", "resolved")]
+
+
+def test_levels_taken_are_the_worst_since_the_last_time():
+    steps = Steps([Rule("mine", lambda loss: loss, threshold=2.0)])
+    steps.take([1.0, 4.0, 1.0])
+    assert steps.judge.take_levels("0") == {"mine": 2.0}
+    assert steps.judge.take_levels("0") == {}
+
+
+def test_restored_run_numbers_its_episodes_on():
+    first = Steps(shipped("loss_nonfinite"))
+    first.take([math.nan, 1.0, math.nan])
+    resumed = Steps(shipped("loss_nonfinite"))
+    resumed.judge.restore(first.judge.state())
+    assert resumed.judge.state() == first.judge.state()
+    assert [verdict.episode for verdict in resumed.take([math.nan])] == [3]
+
+
+def test_restoring_never_numbers_backwards():
+    steps = Steps(shipped("loss_nonfinite"))
+    before = steps.judge.state()
+    steps.take([math.nan, 1.0])
+    steps.judge.restore({**before, "0": {"loss_nonfinite": 0}})
+    assert [verdict.episode for verdict in steps.take([math.nan])] == [2]

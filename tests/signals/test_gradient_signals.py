@@ -1,0 +1,130 @@
+"""What is told from gradient norms, layers' norms and update ratios."""
+
+import math
+import random
+
+import pytest
+
+from trimtab.catalog import RULES
+from trimtab.signals import Course, Crawl, DeadShare, NoiseScale, NormSpikeScore, UpdateRatio, VanishingShare
+from trimtab.signals.gradients import WARM_UP
+
+EXPLODING = RULES["gradient_exploding"].threshold
+
+
+def norm_scores(norms):
+    signal = NormSpikeScore()
+    return [signal.update(norm) for norm in norms]
+
+
+def usual_norms(count=200, seed=0):
+    rng = random.Random(seed)
+    return [math.exp(rng.gauss(0.0, 0.4)) for _ in range(count)]
+
+
+def course_of(losses):
+    course = Course()
+    for loss in losses:
+        course.update(loss)
+    return course
+
+
+def test_norm_score_has_no_value_before_it_is_warm():
+    found = norm_scores([1.0] * 12)
+    assert found[:WARM_UP] == [None] * WARM_UP
+    assert found[WARM_UP:] == pytest.approx([0.0] * 4, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_norm_score_of_usual_norms_stays_under_the_threshold(seed):
+    assert max(norm_scores(usual_norms(2000, seed))[WARM_UP:]) < EXPLODING
+
+
+def test_norm_score_is_the_logarithm_over_the_largest_before():
+    assert norm_scores([1.0] * WARM_UP + [math.e**3])[-1] == pytest.approx(3.0, abs=0.01)
+
+
+def test_norm_score_of_three_times_the_largest_fires_where_it_lasts():
+    *_, first, second, third = norm_scores([1.0] * 50 + [6.0, 20.0, 70.0])
+    assert max(first, second) < EXPLODING < third
+
+
+def test_norm_score_counts_one_reading_as_no_more_than_three_times_the_largest():
+    assert norm_scores([1.0] * 50 + [1e6, 100.0])[-1] == pytest.approx(math.log(100 / 3), abs=0.01)
+
+
+def test_norm_that_is_not_finite_has_no_score_and_changes_no_baseline():
+    with_gaps, without = NormSpikeScore(), NormSpikeScore()
+    for norm in usual_norms():
+        assert with_gaps.update(math.inf) is None
+        assert with_gaps.update(math.nan) is None
+        assert with_gaps.update(norm) == without.update(norm)
+
+
+def test_vanishing_share_counts_layers_under_a_thousandth_of_the_largest():
+    norms = {"a.weight": 1e-5, "b.weight": 5e-4, "c.weight": 0.5, "d.weight": 1.0}
+    assert VanishingShare().update(norms) == 0.5
+
+
+def test_vanishing_share_of_a_healthy_net_is_zero():
+    assert VanishingShare().update({"a.weight": 0.01, "b.weight": 0.3, "c.weight": 1.0}) == 0.0
+
+
+def test_vanishing_share_takes_the_parameters_of_a_module_as_one_layer():
+    norms = {"a.weight": 1.0, "a.bias": 0.0, "b.weight": 1.0, "b.bias": 0.0, "c.weight": 1.0, "c.bias": 0.0}
+    assert VanishingShare().update(norms) == 0.0
+
+
+@pytest.mark.parametrize(
+    "norms",
+    [{}, {"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0, "c": 0.0}, {"a": math.nan, "b": 1.0, "c": 1.0}],
+    ids=["none", "two layers", "all zero", "not finite"],
+)
+def test_vanishing_share_has_no_value_where_there_is_nothing_to_compare(norms):
+    assert VanishingShare().update(norms) is None
+
+
+def test_vanishing_share_follows_when_other_parameters_are_trained():
+    signal = VanishingShare()
+    signal.update({"a": 1.0, "b": 1.0, "c": 1.0})
+    assert signal.update({"b": 1.0, "c": 1.0, "d": 1e-6, "e": 1e-6}) == 0.5
+
+
+def test_dead_share_counts_exact_zeros_only():
+    norms = {"a.weight": 0.0, "a.bias": 0.0, "b.weight": 1e-30, "c.weight": 1.0, "d.weight": 1.0}
+    assert DeadShare().update(norms) == 0.25
+    assert DeadShare().update({**norms, "a.weight": 1e-30}) == 0.0
+
+
+def test_update_ratio_is_the_median_in_thousandths():
+    assert UpdateRatio().update({"a": 1e-3, "b": 2e-3, "c": 0.9}) == pytest.approx(2.0)
+    assert UpdateRatio().update({}) is None
+
+
+def test_crawl_is_high_where_neither_loss_nor_weights_move():
+    slow = Crawl(course_of([2.3] * 60))
+    assert slow.update({"a": 1e-6, "b": 1e-6, "c": 1e-6}) > RULES["loss_stalled"].threshold
+    assert slow.update({"a": 1e-3, "b": 1e-3, "c": 1e-3}) == pytest.approx(1.0)
+
+
+def test_crawl_is_zero_once_the_loss_has_come_down(healthy):
+    assert Crawl(course_of(healthy())).update({"a": 1e-9}) == 0.0
+
+
+def test_crawl_has_no_value_while_losses_are_few():
+    assert Crawl(course_of([2.3] * 10)).update({"a": 1e-9}) is None
+
+
+def test_noise_scale_is_found_again_from_norms_that_have_it():
+    signal, found = NoiseScale(), None
+    square, trace = 4.0, 400.0  # |G|^2 and tr(S): a scale of 100 samples
+    for _ in range(20):
+        assert found is None
+        found = signal.update((8, math.sqrt(square + trace / 8)), (64, math.sqrt(square + trace / 64)))
+    assert found == pytest.approx(100.0)
+
+
+def test_noise_scale_needs_two_sizes_of_batch():
+    signal = NoiseScale()
+    assert {signal.update((8, 1.0), (8, 1.0)) for _ in range(30)} == {None}
+    assert {signal.update((8, 1.0), None) for _ in range(30)} == {None}

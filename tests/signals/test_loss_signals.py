@@ -1,0 +1,156 @@
+"""Each fires on a series made for it, and stays under its rule's threshold on a healthy one."""
+
+import math
+import random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from trimtab.catalog import RULES
+from trimtab.signals import Course, Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
+from trimtab.signals.loss import PATIENCE, WARM_UP
+
+OF_THE_COURSE = [SpikeScore, Divergence, Oscillation, Progress, StillHigh]
+SPIKE = RULES["loss_spike"].threshold
+DIVERGED = RULES["loss_diverged"].threshold
+OSCILLATING = RULES["loss_oscillating"].threshold
+HIGH = RULES["loss_high"].threshold
+
+
+def flat(count, level=2.3, noise=0.05):
+    rng = random.Random(1)
+    return [level + rng.gauss(0.0, noise) for _ in range(count)]
+
+
+@pytest.mark.parametrize("signal", OF_THE_COURSE)
+def test_a_loss_signal_has_no_value_before_it_is_warm(signal, scores, healthy):
+    found = scores(signal, healthy(60))
+    assert found[:WARM_UP] == [None] * WARM_UP
+    assert None not in found[WARM_UP:]
+
+
+@pytest.mark.parametrize(
+    ("signal", "threshold"), [(SpikeScore, SPIKE), (Divergence, DIVERGED), (Oscillation, OSCILLATING)]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_run_stays_under_half_the_threshold(signal, threshold, seed, scores, healthy):
+    assert max(scores(signal, healthy(600, seed))[WARM_UP:]) < threshold / 2
+
+
+@pytest.mark.parametrize("signal", OF_THE_COURSE)
+@given(
+    losses=st.lists(st.integers(-64, 64), min_size=30, max_size=60),
+    factor=st.sampled_from([2.0**-20, 0.25, 8.0, 2.0**20]),
+    shift=st.integers(-256, 256),
+)
+def test_a_loss_signal_is_the_same_for_any_unit_and_any_zero(signal, losses, factor, shift):
+    assume(max(losses) - min(losses) >= 4)
+
+    def found(values):
+        course = Course()
+        judge = signal(course)
+        scored = []
+        for value in values:
+            scored.append(judge.update(value))
+            course.update(value)
+        return [-1.0 if score is None else score for score in scored]
+
+    there = found([factor * (float(loss) + shift) for loss in losses])
+    assert there == pytest.approx(found([float(loss) for loss in losses]), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(math.nan, math.inf), (-math.inf, math.inf), (1e300, 0.0), (-3.0, 0.0)])
+def test_nonfinite_is_infinite_for_what_is_not_finite_and_else_zero(loss, expected):
+    assert Nonfinite().update(loss) == expected
+
+
+def test_spike_score_is_in_units_of_what_the_loss_has_come_down(scores, healthy):
+    *_, score = scores(SpikeScore, [*healthy(), 0.3 + 25 * 2.0])
+    assert 20.0 < score < 30.0
+
+
+def test_spike_score_of_a_falling_loss_is_zero(scores):
+    falling = [10.0 - 0.02 * i for i in range(200)]
+    assert set(scores(SpikeScore, falling)[WARM_UP:]) == {0.0}
+
+
+def test_spike_score_of_a_jump_that_lasts_counts_more(scores, healthy):
+    jump = 0.3 + 5 * 2.0
+    *_, once, _, thrice = scores(SpikeScore, [*healthy(), jump, jump, jump])
+    assert once < SPIKE < thrice
+
+
+def test_spike_score_forgets_at_a_fence_how_long_a_jump_has_lasted(healthy):
+    course = Course()
+    for loss in healthy():
+        course.update(loss)
+    signal = SpikeScore(course)
+    signal.update(9.0)
+    signal.update(9.0)
+    before = SpikeScore(course).update(9.0)
+    signal.fence()
+    assert signal.update(9.0) == before
+
+
+def test_divergence_passes_the_threshold_when_the_loss_is_back_where_it_began(scores, healthy):
+    found = scores(Divergence, healthy() + flat(60))
+    assert 0.8 <= found[-1] < 1.3
+
+
+def test_divergence_of_one_spike_stays_under_the_threshold(scores, healthy):
+    assert max(scores(Divergence, [*healthy(), 100.0, *healthy()[-30:]])[300:]) < DIVERGED
+
+
+def test_divergence_takes_no_baseline_from_a_bad_stretch(scores, healthy):
+    assert min(scores(Divergence, healthy() + flat(800))[-500:]) > DIVERGED
+
+
+def test_oscillation_fires_on_a_loss_that_swings_to_and_fro(scores, healthy):
+    swinging = [0.3 + 2.0 * (i % 2) for i in range(100)]
+    assert scores(Oscillation, healthy() + swinging)[-1] > OSCILLATING
+
+
+def test_oscillation_takes_a_single_jump_for_no_reversal(scores):
+    smooth = [0.3 + 2.0 * math.exp(-i / 60) for i in range(200)]
+    assert max(scores(Oscillation, smooth + [2.0] * 50)[WARM_UP:]) < OSCILLATING / 100
+
+
+def test_progress_is_missing_on_a_flat_loss_and_certain_on_a_falling_one(scores, healthy):
+    assert scores(Progress, flat(200))[-1] > 0.3
+    assert scores(Progress, healthy(200))[-1] == 0.0
+
+
+def test_progress_that_was_certain_once_stays_so(scores, healthy):
+    assert scores(Progress, healthy(200) + flat(200, 9.0))[-1] == 0.0
+
+
+def test_still_high_fires_on_a_loss_that_stays_where_it_began_only_after_its_patience(scores):
+    constant = [2.3] * (WARM_UP + PATIENCE + 10)
+    found = scores(StillHigh, constant)
+    assert found[WARM_UP + PATIENCE // 2] < HIGH
+    assert found[-1] == 1.0
+
+
+def test_still_high_fires_at_once_where_the_loss_exploded_and_came_back(scores):
+    exploded = [2.3, 80.0, 900.0, 50.0, 5.0, *flat(60, 2.5)]
+    assert scores(StillHigh, exploded)[-1] >= HIGH
+
+
+def test_still_high_is_zero_once_the_loss_has_come_down(scores, healthy):
+    assert scores(StillHigh, healthy(400))[-1] == 0.0
+
+
+def test_still_high_waits_anew_after_a_fence():
+    course = Course()
+    signal = StillHigh(course)
+    for loss in [2.3] * (WARM_UP + PATIENCE):
+        signal.update(loss)
+        course.update(loss)
+    signal.fence()
+    assert signal.update(2.3) == 1 / PATIENCE
+
+
+def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
+    for signal in (SpikeScore, Divergence, Oscillation):
+        assert set(scores(signal, [0.0] * 100)[WARM_UP:]) == {0.0}

@@ -1,0 +1,78 @@
+import math
+
+import pytest
+
+from trimtab.catalog import RULES
+from trimtab.signals import GeneralizationGap, Validated, ValidationsSinceBest
+
+OVERFITTING = RULES["overfitting"].threshold
+
+
+def gaps(*results):
+    signal = GeneralizationGap()
+    return [signal.update(Validated(*result)) for result in results]
+
+
+def since_best(values, **options):
+    signal = ValidationsSinceBest(**options)
+    return [signal.update(value) for value in values]
+
+
+def test_gap_has_no_value_before_the_second_pass():
+    first, second = gaps((2.0, 2.0), (1.5, 1.5))
+    assert (first, second) == (None, 0.0)
+
+
+def test_gap_is_in_units_of_what_validation_has_gained():
+    *_, gap = gaps((2.0, 2.0, 2.0), (1.0, 1.0), (1.2, 0.7))
+    assert gap == pytest.approx(0.5)
+
+
+def test_gap_of_a_run_that_generalizes_stays_under_the_threshold():
+    found = gaps(*((2.0 * 0.8**i + 0.02, 2.0 * 0.8**i) for i in range(20)))
+    assert max(found[1:]) < OVERFITTING
+
+
+def test_gap_is_zero_where_validation_is_better_than_training():
+    assert gaps((2.0, 2.1), (1.0, 1.4), (0.8, 1.2))[1:] == [0.0, 0.0]
+
+
+def test_gap_is_zero_where_validation_is_not_the_same_task():
+    assert gaps((2.0, 2.0), (1.95, 0.3), (1.95, 0.1))[1:] == [0.0, 0.0]
+
+
+def test_gap_is_measured_from_the_beginning_of_the_run():
+    *_, of_passes = gaps((1.0, 1.0), (0.5, 0.5), (0.6, 0.4))
+    *_, of_the_run = gaps((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (0.6, 0.4, 3.0))
+    assert of_the_run == pytest.approx(of_passes * 0.5 / 2.5)
+
+
+def test_gap_leaves_out_passes_that_are_missing_or_not_finite():
+    whole = gaps((2.0, 2.0), (1.0, 1.0), (1.2, 0.7))
+    broken = gaps((2.0, 2.0), (math.nan, 1.0), (-math.inf, 1.0), (1.0, None), (1.0, 1.0), (1.2, 0.7))
+    assert broken[1:4] == [None] * 3
+    assert broken[-1] == whole[-1]
+
+
+def test_since_best_counts_passes_without_a_new_best():
+    assert since_best([3.0, 2.0, 2.0, 2.5, 1.0]) == [0.0, 0.0, 1.0, 2.0, 0.0]
+
+
+def test_since_best_takes_more_for_better_where_asked():
+    assert since_best([0.5, 0.6, 0.55], mode="max") == [0.0, 0.0, 1.0]
+
+
+def test_since_best_takes_less_than_min_delta_for_no_improvement():
+    assert since_best([1.0, 0.95, 0.85], min_delta=0.1) == [0.0, 1.0, 0.0]
+
+
+def test_since_best_takes_a_value_that_is_not_finite_for_no_best():
+    assert since_best([math.nan, 1.0, -math.inf, 0.5]) == [None, 0.0, 1.0, 0.0]
+
+
+def test_since_best_counts_anew_after_a_fence_and_keeps_the_best():
+    signal = ValidationsSinceBest()
+    for value in (1.0, 2.0, 2.0):
+        signal.update(value)
+    signal.fence()
+    assert signal.update(1.5) == 1.0
