@@ -41,7 +41,7 @@ class Helm:
 
     def __init__(self):
         self.judge, self.said, self.usual_norm, self.models = Judge(), [], None, []
-        lane = Lane(*[None] * 6)
+        lane = Lane(*[None] * 7)
         lane.close()  # every step takes the long way
         self.hooks = OptimizerHooks(self.judge, lane)
         self.steering = Steering(self.hooks, lambda parameters: self.models, lambda label: self.usual_norm, self._say)
