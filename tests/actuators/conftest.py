@@ -8,7 +8,6 @@ from torch import nn
 
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
-from trimtab.capture.lane import Lane
 from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
@@ -41,9 +40,7 @@ class Helm:
 
     def __init__(self):
         self.judge, self.said, self.usual_norm, self.models = Judge(), [], None, []
-        lane = Lane(*[None] * 7)
-        lane.close()  # every step takes the long way
-        self.hooks = OptimizerHooks(self.judge, lane)
+        self.hooks = OptimizerHooks(self.judge)  # with no lane, every step takes the long way
         self.steering = Steering(self.hooks, lambda parameters: self.models, lambda label: self.usual_norm, self._say)
         self.guard = Guard(self._say)
 
@@ -51,7 +48,7 @@ class Helm:
         self.said.append(text)
 
     def attach(self):
-        self.hooks.attach(functools.partial(self.guard.wrap_hook, meter=Meter()), self.guard)
+        self.hooks.attach(functools.partial(self.guard.wrap_hook, meter=Meter()), self.guard.wrap)
 
     def controls(self, *optimizers, label="0"):
         for optimizer in optimizers:
