@@ -29,14 +29,22 @@ SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants ever
 def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...]]:
     """What a run is judged by, and what is done about it.
 
+    A policy that ships is left out where its rule is not judged, and where that has the severity info: such a rule is
+    told, and acted upon only by a policy that the user wrote or named.
+
     Raises:
         ConfigError: a rule or a policy that cannot be used.
     """
     rules = resolve(config.rules)
     names = [rule.name for rule in rules]
+    acting = {rule.name for rule in rules if rule.severity != "info"}
     chosen = POLICIES if config.policies is None else policies(config.policies, POLICIES)
-    shipped = {policy.on for policy in POLICIES}
-    chosen = tuple(policy for policy in chosen if policy.on in names or policy.on not in shipped)
+    asked = {given for given in config.policies or () if isinstance(given, str)}
+    chosen = tuple(
+        policy
+        for policy in chosen
+        if policy not in POLICIES or policy.on in acting or (policy.name in asked and policy.on in names)
+    )
     check(chosen, names)
     return rules, chosen
 

@@ -127,7 +127,9 @@ REASONS: dict[str, str] = {
     "beginning, at a tenth of the rate.",
     "loss_oscillating": "The rate is too high for the valley, but nothing is lost: half of it, without going back.",
     "overfitting": "More regularisation once; if the gap goes on growing, the best state is behind.",
-    "no_improvement": "The patience is in the rule. The best state is put back before the loop is asked to stop.",
+    "no_improvement": "The patience is in the rule, which is of severity info: most healthy runs end so. To stop "
+    "early, with the best state kept, name this policy (`policies=['shipped', 'no_improvement']`), or raise the rule "
+    "to warning.",
     "loss_stalled": "A bounded raise: three times, ten times in all. What needs more than that has another cause.",
     "gradient_vanishing": "A higher rate reaches early layers sooner; it is bounded, since it is no cure.",
 }

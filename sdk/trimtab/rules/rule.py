@@ -45,7 +45,7 @@ class Rule:
         threshold: what is too much, over 0.
         hold: for so many points in a row.
         clear: the share of the threshold under which an episode ends.
-        severity: "info" never acts; "warning" and "critical" may, where a policy says so.
+        severity: "info" is only told, but where a policy of yours is bound to it; "warning" and "critical" may act.
         relative: suspended for a while after a sudden change of the learning rate.
     """
 
