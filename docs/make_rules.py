@@ -89,6 +89,11 @@ def suspended(spec: RuleSpec) -> list[str]:
         lines.append("It is not judged for 20 points after your own learning rate changed by 2x within 8 steps.")
     if spec.steady:
         lines.append("It is judged only while the learning rate is neither rising nor under a fifth of its highest.")
+    if spec.descent:
+        lines.append(
+            "It is not judged for optimizers that work against each other, as those of a GAN or an actor and its "
+            "critic: one's loss goes up when the other gets better."
+        )
     return [*wrapped(" ".join(lines)), ""] if lines else []
 
 

@@ -34,6 +34,7 @@ class RuleSpec:
     severity: Literal["info", "warning", "critical"]
     relative: bool = True  # suspended for a settle time after the user's own learning rate changed by 2x
     steady: bool = False  # judged only while the learning rate is neither warming up nor all but gone
+    descent: bool = False  # presumes a loss that comes down: not judged where optimizers work against each other
     min_delta: float = 0.0  # of a count since the best: what is no improvement, in the unit of the metric
     meaning: str  # one or two sentences
     advice: str
@@ -160,6 +161,7 @@ RULES: dict[str, RuleSpec] = {
             judged="step",
             threshold=25.0,
             severity="warning",
+            descent=True,
             meaning="The loss jumped by a multiple of all that it had ever come down: a poisoned batch, damaged "
             "weights or optimizer state, or a learning rate far too high.",
             advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
@@ -174,6 +176,7 @@ RULES: dict[str, RuleSpec] = {
             hold=25,
             severity="critical",
             relative=False,
+            descent=True,
             meaning="The loss has been nearly back where it began, or worse, for 25 steps.",
             advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5). If "
             "the "
@@ -186,6 +189,7 @@ RULES: dict[str, RuleSpec] = {
             threshold=0.3,
             hold=20,
             severity="warning",
+            descent=True,
             meaning="The loss swings to and fro by a third of all that it has come down: steps are too long.",
             advice="Lower the learning rate, or enlarge the batch.",
         ),
@@ -197,6 +201,7 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="warning",
             steady=True,
+            descent=True,
             meaning="The loss has not come down since the run began, and each step changes the weights by less than a "
             "ten-thousandth: training is too slow to see.",
             advice="Raise the learning rate, tenfold at first; see that the scheduler does not start at nothing and "
@@ -211,6 +216,7 @@ RULES: dict[str, RuleSpec] = {
             hold=8,
             severity="warning",
             steady=True,
+            descent=True,
             meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "
             "moved for 160 steps.",
             advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. "

@@ -132,8 +132,9 @@ class Controller:
         if self._follows_cycle:
             self._cycle.stepped(label)
 
-    def backward_reached(self, label: str, *, cleared: bool) -> None:
-        """A backward wrote to gradients that the optimizer `label` will apply."""
+    def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
+        """A backward wrote to gradients that the optimizer `label` may apply."""
+        self._judge.contest.backward(label, loss)
         self._cycle.backward(label, cleared=cleared)
 
     def validated(self, summary: PhaseSummary) -> None:

@@ -54,8 +54,8 @@ class StepController(Protocol):
         """What the step used instead of the schedule's own learning rates."""
         ...
 
-    def backward_reached(self, label: str, *, cleared: bool) -> None:
-        """A backward wrote to gradients that an optimizer will apply; the first since they were `cleared`."""
+    def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
+        """A backward of `loss` wrote to gradients that an optimizer may apply; the first since they were `cleared`."""
         ...
 
 
@@ -289,7 +289,9 @@ class Steps:
     def _reached(self, share: Share) -> None:
         for tracked in self._tracked.values():
             if tracked.share is share:
-                self.controller.backward_reached(tracked.ledger.label, cleared=len(share.losses) == 1)
+                self.controller.backward_reached(
+                    tracked.ledger.label, loss=share.losses[-1], cleared=len(share.losses) == 1
+                )
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""

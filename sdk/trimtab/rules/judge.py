@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from trimtab import signals
 from trimtab.catalog import RULES, RuleSpec
+from trimtab.rules.contest import Contest
 from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
@@ -42,12 +43,14 @@ class Judge:
     ) -> None:
         self.rules = [rule.name for rule in rules]
         self.improved = False  # whether the newest validation pass is the best so far
+        self.contest = Contest()
         self._given = list(rules)
         self._monitor = monitor
         self._attempt = attempt
         self._benches: dict[str, _Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
         self._best = ValidationsSinceBest(monitor[1])
+        self._several = False  # optimizers
 
     def step(
         self,
@@ -59,6 +62,9 @@ class Judge:
     ) -> list[Verdict]:
         """Judge one step of one optimizer. `learning_rate` is the schedule's own, without a scale of ours."""
         bench = self._benches.get(optimizer) or self._bench(optimizer)
+        if self._several and loss is not None:
+            self.contest.step(optimizer, loss)
+            bench.contested = self.contest.involves(optimizer)
         return bench.step(step, loss, gradients, learning_rate)
 
     def skipped(self, optimizer: str, step: int) -> list[Verdict]:
@@ -144,13 +150,14 @@ class Judge:
             rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
             bench = self._benches[optimizer] = _Bench(optimizer, rules, self._monitor[1], self._attempt)
             bench.number(self._episodes.get(optimizer, {}))
+            self._several = len(self._benches.keys() - {""}) > 1
         return bench
 
 
 class _Seat:
     """One rule as it is judged for one optimizer."""
 
-    __slots__ = ("failures", "level", "relative", "rule", "signal", "signal_name", "steady")
+    __slots__ = ("descent", "failures", "level", "relative", "rule", "signal", "signal_name", "steady")
 
     def __init__(self, rule: AnyRule, signal: Signal, signal_name: str) -> None:
         self.rule = rule
@@ -158,6 +165,7 @@ class _Seat:
         self.signal_name = signal_name
         self.relative = rule.relative
         self.steady = isinstance(rule, RuleSpec) and rule.steady
+        self.descent = isinstance(rule, RuleSpec) and rule.descent
         self.level = Level(rule.threshold, rule.hold, rule.clear)
         self.failures = 0
 
@@ -175,6 +183,7 @@ class _Bench:
         self.course = Course()
         self.seats: list[_Seat] = []
         self.skips = 0
+        self.contested = False
         self.usual_norm: float | None = None
         self._optimizer = optimizer
         self._attempt = attempt
@@ -205,10 +214,12 @@ class _Bench:
         """Give `value` to every signal that reads `source`."""
         verdicts: list[Verdict] = []
         rate = self._rate
-        suspended, unsteady = rate.settling > 0, not rate.steady
+        suspended, unsteady, contested = rate.settling > 0, not rate.steady, self.contested
         for seat in self._by_source.get(source, ()):
             found = seat.signal.update(value)
             if found is None or (suspended and seat.relative) or (unsteady and seat.steady):
+                continue
+            if contested and seat.descent:
                 continue
             if seat.level.update(step, found) is not None:
                 verdicts.append(self._verdict(seat, step))

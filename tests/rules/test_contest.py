@@ -1,0 +1,78 @@
+"""Whose losses are expected to come down."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import trimtab
+from trimtab.rules.contest import Contest
+from trimtab.testing import RecordingBackend
+from trimtab.types import Alert
+
+
+def test_optimizers_that_one_backward_reaches_and_that_apply_other_losses_are_rivals():
+    contest, loss = Contest(), object()
+    contest.backward("d", loss)
+    contest.backward("g", loss)
+    contest.step("g", 0.7)
+    contest.step("d", 1.4)
+    assert contest.involves("g") and contest.involves("d")
+
+
+def test_optimizers_that_share_a_loss_are_no_rivals():
+    contest, loss = Contest(), object()
+    contest.backward("muon", loss)
+    contest.backward("adam", loss)
+    contest.step("muon", 0.7)
+    contest.step("adam", 0.7)
+    assert not contest.involves("muon") and not contest.involves("adam")
+
+
+def test_optimizers_of_separate_models_are_no_rivals():
+    contest = Contest()
+    for optimizer, loss in (("a", 0.7), ("b", 1.4)):
+        contest.backward(optimizer, object())
+        contest.step(optimizer, loss)
+    assert not contest.involves("a") and not contest.involves("b")
+
+
+def adversaries(steps, *, rate):
+    """A generator that a discriminator with a hundred times its rate overwhelms."""
+    torch.manual_seed(0)
+    generator, discriminator = nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    g = torch.optim.Adam(generator.parameters(), lr=1e-4)
+    d = torch.optim.Adam(discriminator.parameters(), lr=rate)
+    for _ in range(steps):
+        made, real = generator(torch.randn(32, 4)), torch.randn(32, 8) + 2
+        d.zero_grad()
+        verdicts = discriminator(torch.cat([real, made.detach()]))
+        F.binary_cross_entropy_with_logits(verdicts, torch.cat([torch.ones(32, 1), torch.zeros(32, 1)])).backward()
+        d.step()
+        g.zero_grad()
+        F.binary_cross_entropy_with_logits(discriminator(made), torch.ones(32, 1)).backward()
+        g.step()
+
+
+@pytest.mark.parametrize("rate", [1e-2, 1e-3])
+def test_generator_that_loses_ground_has_not_diverged(tmp_path, rate):
+    backend = RecordingBackend()
+    with trimtab.watch(backends=[backend], directory=tmp_path, gradients_every=4):
+        adversaries(200, rate=rate)
+    assert [alert.rule for alert in backend.of(Alert)] == []
+
+
+def test_partners_are_judged_like_any_other(tmp_path):
+    torch.manual_seed(0)
+    backend, encoder, decoder = RecordingBackend(), nn.Linear(8, 8), nn.Linear(8, 8)
+    with trimtab.watch(backends=[backend], directory=tmp_path, gradients_every=4):
+        both = [torch.optim.SGD(part.parameters(), lr=0.05) for part in (encoder, decoder)]
+        for step in range(200):
+            x = torch.randn(32, 8) * (1 if step < 120 else 20)
+            loss = F.mse_loss(decoder(encoder(x)), x)
+            for optimizer in both:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in both:
+                optimizer.step()
+    assert {alert.optimizer for alert in backend.of(Alert) if alert.rule.startswith("loss_")} == {"0", "1"}
