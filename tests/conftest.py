@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import os
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -113,3 +115,29 @@ def watching(tmp_path, one_record_a_step):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def program():
+    """The path of an installed program. Without it the test is skipped, or fails where REQUIRE_SERVERS is set."""
+
+    def program(name):
+        found = shutil.which(name)
+        if found is None:
+            tell = pytest.fail if os.environ.get("REQUIRE_SERVERS") else pytest.skip
+            tell(f"needs {name}: apt-get install prometheus prometheus-alertmanager")
+        return found
+
+    return program
+
+
+@pytest.fixture
+def promtool(program):
+    """Run promtool, and fail with what it says."""
+
+    def promtool(*arguments, cwd=None):
+        command = [program("promtool"), *map(str, arguments)]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return promtool

@@ -7,8 +7,9 @@ import pytest
 
 import trimtab
 import trimtab_backends
+import trimtab_dashboards
 
-ROOTS = {package.__name__: Path(package.__file__).parent for package in (trimtab, trimtab_backends)}
+ROOTS = {package.__name__: Path(package.__file__).parent for package in (trimtab, trimtab_backends, trimtab_dashboards)}
 NOUNS = {"types", "errors", "catalog", "measurements"}
 
 # Which rooms a room may import. Rooms that are not here may import what they like, but for `KNOWN_BY`.
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
     "trimtab_backends": NOUNS,
+    "trimtab_dashboards": {"catalog", "errors"},
     "testing": {"types"},
 }
 
@@ -48,6 +50,7 @@ KNOWN_BY = {
     "run": {"watching", "trimtab"},
     "watching": {"cli", "script", "trimtab"},
     "trimtab_backends": set(),
+    "trimtab_dashboards": {"cli"},
 }
 
 

@@ -1,6 +1,5 @@
 import http.client
 import json
-import os
 import shutil
 import socket
 import ssl
@@ -87,20 +86,6 @@ def certificate(make_certificate):
 @pytest.fixture(scope="session")
 def trusting(certificate):
     return ssl.create_default_context(cafile=certificate[0])
-
-
-@pytest.fixture
-def program():
-    """The path of an installed program. Without it the test is skipped, or fails where REQUIRE_SERVERS is set."""
-
-    def program(name):
-        found = shutil.which(name)
-        if found is None:
-            tell = pytest.fail if os.environ.get("REQUIRE_SERVERS") else pytest.skip
-            tell(f"needs {name}: apt-get install prometheus")
-        return found
-
-    return program
 
 
 class Prometheus:

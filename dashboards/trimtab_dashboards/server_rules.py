@@ -1,0 +1,159 @@
+"""What only a server can judge: that a run is gone, hangs, lags behind its other ranks, or fails with others.
+
+A run's name and id are joined to a series by `run_info` of the same target, since two processes may bear one name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab import catalog
+from trimtab.catalog import RULES
+from trimtab_dashboards.alert_rules import AlertRule, Operator
+
+SLOWER = 1.5  # a rank's step over the median of its run
+WAITS_MORE = 0.2  # share of its time that a rank waits for data beyond the median of its run
+FAILING_RUNS = 3
+
+IDENTIFIED = f"* on (job, instance, run, rank) group_left (run_id) {catalog.RUN_INFO.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A series that Prometheus computes ahead, for alerts and panels."""
+
+    name: str
+    expression: str
+
+
+STEP_SECONDS = Recording(
+    "rank:trimtab_step_seconds:mean5m",
+    f"rate({catalog.STEP_DURATION.name}_sum[5m]) / rate({catalog.STEP_DURATION.name}_count[5m])",
+)
+DATA_WAIT = Recording("rank:trimtab_data_wait:rate5m", f"rate({catalog.DATA_WAIT.name}[5m])")
+GONE = Recording(
+    "run:trimtab_gone:group",
+    f"""\
+group by (run, run_id) (
+  last_over_time({catalog.RUN_INFO.name}[1h])
+  and on (job, instance, run, rank) last_over_time({catalog.RUN_STATUS.name}{{status="running"}}[1h]) == 1
+  and on (job, instance, run, rank) topk by (job, instance) (1, last_over_time({catalog.LAST_ACTIVITY.name}[1h]))
+  and on (job, instance) up == 0
+)""",
+)
+FAILING = Recording(
+    "run:trimtab_failing:group",
+    f"""\
+group by (run) (
+  {catalog.RULE_LEVEL.name}{{rule=~"{"|".join(s.name for s in RULES.values() if s.severity == "critical")}"}} >= 1
+  or max_over_time({catalog.RUN_STATUS.name}{{status="failed"}}[10m]) == 1
+  or {GONE.name} == 1
+)""",
+)
+RECORDINGS = (STEP_SECONDS, DATA_WAIT, GONE, FAILING)
+
+
+def judged_by_server() -> list[AlertRule]:
+    """The alerts about runs that cannot speak for themselves, and about the way that alerts take."""
+    return [*_silent(), *_ranks(), _several(), *_alert_path()]
+
+
+def _silent() -> list[AlertRule]:
+    idle = f"(time() - {catalog.LAST_ACTIVITY.name}) / {catalog.HUNG_AFTER.name}"
+    return [
+        _alert(
+            "TrimtabRunHungLasts", "critical",
+            f'max by (run, run_id) (\n  {idle} {IDENTIFIED}\n  or {catalog.RULE_LEVEL.name}{{rule="run_hung"}}\n)',
+            ">=", 1, for_s=60, keep_s=300, rule="run_hung", page="rules/run_hung.md",
+            summary="{{ $labels.run }}: no sign of life",
+            description="The run has said nothing for longer than `trimtab_hung_after_seconds`, or its own watchdog "
+            f"says that it hangs. {RULES['run_hung'].advice}",
+        ),
+        _alert(
+            "TrimtabRunGone", "critical", GONE.name, "==", 1, for_s=60,
+            summary="{{ $labels.run }}: gone without an end",
+            description="The run was running when it last answered, and answers no more, though its discovery file is "
+            "still there: its process was killed, its machine is gone, or an extension holds the interpreter. See "
+            "`trimtab targets list`, and `trimtab targets clean` once you know.",
+        ),
+        _alert(
+            "TrimtabTargetDown", "warning",
+            f'(up{{job=~".*trimtab.*"}} unless on (job, instance) last_over_time({catalog.RUN_INFO.name}[1h]))',
+            "==", 0, for_s=120, keep_s=300,
+            summary="{{ $labels.instance }}: never reached",
+            description="A run says that it serves metrics here, and Prometheus has not reached it within the hour. Is "
+            "the run bound to an address that Prometheus can reach, is a token needed, is a firewall between?",
+        ),
+    ]  # fmt: skip
+
+
+def _ranks() -> list[AlertRule]:
+    step, wait = STEP_SECONDS.name, DATA_WAIT.name
+    return [
+        _alert(
+            "TrimtabRankStraggling", "warning",
+            "max by (run, run_id, rank) (\n"
+            f"  {step} / on (run) group_left () quantile by (run) (0.5, {step})\n  {IDENTIFIED}\n)",
+            ">", SLOWER, for_s=300, keep_s=600,
+            summary="{{ $labels.run }}: rank {{ $labels.rank }} is slower than the others",
+            description="Its steps take half as long again as those of the median rank. Ranks that wait for each other "
+            "in every step all take the same time: then see which waits for data, and which does not wait at all.",
+        ),
+        _alert(
+            "TrimtabRankStarving", "warning",
+            "max by (run, run_id, rank) (\n"
+            f"  ({wait} - on (run) group_left () quantile by (run) (0.5, {wait}))\n  {IDENTIFIED}\n)",
+            ">", WAITS_MORE, for_s=300, keep_s=600,
+            summary="{{ $labels.run }}: rank {{ $labels.rank }} waits for data, and the others for it",
+            description="It waits for its loader for a fifth of its time more than the median rank. Look at its disk, "
+            "its network and its loader's workers.",
+        ),
+    ]  # fmt: skip
+
+
+def _several() -> AlertRule:
+    return _alert(
+        "TrimtabSeveralRunsFailing", "critical", f"count({FAILING.name})", ">=", FAILING_RUNS, for_s=60, keep_s=600,
+        summary="{{ $value }} runs fail at once",
+        description="Runs that have nothing to do with each other seldom fail together. Look at what they share: "
+        "storage, network, driver, a data set, the last commit.",
+    )  # fmt: skip
+
+
+def _alert_path() -> list[AlertRule]:
+    return [
+        _alert(
+            "TrimtabAlertPathAlive", "none", "vector(1)", "==", 1,
+            summary="Alerts get through",
+            description="Always firing, and no trouble: send it to something that pages you when it stops coming.",
+        ),
+    ]  # fmt: skip
+
+
+def _alert(
+    name: str,
+    severity: Literal["critical", "warning", "none"],
+    value: str,
+    operator: Operator,
+    bound: float,
+    *,
+    summary: str,
+    description: str,
+    for_s: int = 0,
+    keep_s: int = 0,
+    rule: str = "",
+    page: str = "",
+) -> AlertRule:
+    return AlertRule(
+        name=name,
+        value=value,
+        operator=operator,
+        bound=bound,
+        for_s=for_s,
+        keep_s=keep_s,
+        labels={"severity": severity, **({"rule": rule} if rule else {}), "purpose": "page"},
+        summary=summary,
+        description=description,
+        page=page or f"alert-rules.md#{name.lower()}",
+    )
