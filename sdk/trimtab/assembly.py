@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.halting import Halting
@@ -12,6 +11,7 @@ from trimtab.actuators.snapshots import Snapshots
 from trimtab.actuators.steering import Steering
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
+from trimtab.control import Control
 from trimtab.controller import Controller
 from trimtab.guard import Guard
 from trimtab.policies import Engine, Policy
@@ -21,7 +21,7 @@ from trimtab.policies.reading import policies
 from trimtab.rules.judge import AnyRule, Judge
 from trimtab.rules.rule import resolve
 from trimtab.sample.sampler import Sampler
-from trimtab.types import Act, Config, Event
+from trimtab.types import Act, Config, Event, RunInfo
 
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
 
@@ -50,10 +50,8 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
 
 
 def build(
-    config: Config,
+    info: RunInfo,
     *,
-    world_size: int,
-    directory: Path,
     capture: Capture,
     models: Models,
     sampler: Sampler,
@@ -63,6 +61,7 @@ def build(
     say: Callable[[str, str], None],
 ) -> Controller:
     """The controller of one run. Raises what `rules_and_policies` raises."""
+    config, world_size = info.config, info.world_size
     rules, chosen = rules_and_policies(config)
     judge = Judge(rules, config.monitor, guard.attempt)
     act: Act = config.act
@@ -83,7 +82,18 @@ def build(
         Snapshots(every=SNAPSHOT_EVERY if config.gradients_every is not None else None),
         halting,
         parts,
-        directory,
+        info.directory,
     )
-    controller = Controller(judge, Engine(chosen, act=act), actuators, sampler, guard, emit, say, acts=bool(act))
+    controller = Controller(
+        judge,
+        Engine(chosen, act=act),
+        actuators,
+        sampler,
+        guard,
+        emit,
+        say,
+        acts=bool(act),
+        control=Control(info.directory, info.run_id, resumed=config.resume, say=say) if info.rank == 0 else None,
+        no_orders=f"{world_size} ranks do not agree on adjustments yet" if world_size > 1 else "",
+    )
     return controller

@@ -83,6 +83,7 @@ class Alert(_Record, tag="alert"):
 class Adjustment(_Record, tag="adjustment"):
     """See `types.Adjustment`."""
 
+    moment: str = "after_step"
     policy: str = ""
     action: str = ""
     arguments: dict[str, Any] = {}

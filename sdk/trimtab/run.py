@@ -74,9 +74,7 @@ class Run:
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
         self._halting = Halting(config.on_halt, self._say, self._capture.before_backwards)
         self._controller = build(
-            config,
-            world_size=world_size,
-            directory=self.directory,
+            self.info,
             capture=self._capture,
             models=self._models,
             sampler=self._sampler,
@@ -133,6 +131,7 @@ class Run:
             self._say(text, text)
         for event in self._early:
             self._emit(event)
+        self._controller.open()
         self._closed = False
         self._capture.attach(self._controller)
         self._watchdog.start()
@@ -249,7 +248,7 @@ class Run:
         window, spent = now - self._health_at, overhead - self._overhead_at_health
         self._health_at, self._overhead_at_health = now, overhead
         if window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
-            self._sampler.gradient_spacing.widen()
+            self._sampler.widen()
         errors = sum(self._bus.errors().values())
         if window > HEALTH_INTERVAL_S / 2 and not self._closed:
             excess = spent / window / self.info.config.overhead if self.info.config.overhead else 0.0

@@ -257,6 +257,7 @@ class Adjustment(Event):
     """A policy, or a person, changed the run, or would have."""
 
     name: ClassVar[str] = "adjustment"
+    moment: Literal["before_step", "after_step"] = "after_step"  # whether the step of that number was applied by then
     policy: str  # its name, or "person"
     action: str
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the action, where they are not its defaults

@@ -125,3 +125,46 @@ def test_run_that_ends_meanwhile_gives_the_command_back(desk, run):
 def test_run_that_takes_no_commands_is_told_apart(desk, run):
     (desk.directory / "runs" / "resnet" / "control").rmdir()
     assert "takes no commands" in desk.trimtab("pause", "resnet").stderr
+
+
+UNTIL_STOPPED = """
+    import sys
+    import trimtab
+    print("ready", flush=True)
+    steps = 0
+    while not trimtab.should_stop() and steps < 10_000_000:
+        step()
+        steps += 1
+    print("saw", optimizer.param_groups[0]["lr"])
+"""
+
+
+def test_run_is_steered_by_the_real_commands_from_beginning_to_end(desk, train):
+    process = desk.start("--run", "steered", desk.write("train.py", train, UNTIL_STOPPED))
+    try:
+        done = [
+            desk.trimtab(*arguments, "--wait", "60")
+            for arguments in (
+                ("pause", "steered"),
+                ("resume", "steered"),
+                ("adjust", "steered", "--scale-lr", "0.5"),
+                ("adjust", "steered", "--dropout", "0.5"),
+                ("stop", "steered"),
+            )
+        ]
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert [each.returncode for each in done] == [0, 0, 0, 1, 0], [each.stderr for each in done]
+    assert "learning_rate_scale 1 -> 0.5" in done[2].stdout
+    assert out == "saw 0.1\n"
+    recorded = [(e["action"], e["outcome"]) for e in desk.record() if e["event"] == "adjustment"]
+    assert recorded == [
+        ("pause", "applied"),
+        ("resume", "applied"),
+        ("scale_learning_rate", "applied"),
+        ("set_dropout", "refused"),
+        ("halt", "applied"),
+    ]
+    assert "learning_rate_scale 1 -> 0.5" in err
+    assert desk.status() == "halted"

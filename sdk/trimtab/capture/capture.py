@@ -70,6 +70,7 @@ class Capture:
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
+        recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)
         self._lane.ways = Ways(self._lane)

@@ -129,7 +129,7 @@ class Lane:
         meter = self._recorder.meter
         if meter.steps >= meter.turn_at:
             meter.turn()
-        if self._look_ahead():
+        if self._look_ahead() and not self._steps.awaited:
             self._await_first()
         else:
             self.awaits = OUT

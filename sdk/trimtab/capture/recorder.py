@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Recorder:
         self.sampler = sampler
         self.meter = meter
         self.clock = time.perf_counter
+        self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
         self._passes = passes
         self._criteria = criteria
@@ -61,6 +62,7 @@ class Recorder:
         """End the ledger's block."""
         started = self.clock()
         self.sampler.close(ledger, started)
+        self.closed()
         self.meter.add(self.clock() - started)
 
     def search(self, models: Models, parameters: Sequence[Tensor]) -> None:

@@ -25,7 +25,11 @@ class StepController(Protocol):
     """What judges steps, and may change the run around them. Every call is made by the thread that steps."""
 
     awaits_steps: bool  # whether `stepped` is to be called after every step
-    steers: bool  # whether `left_out` and `rates` are worth asking
+
+    @property
+    def steers(self) -> bool:
+        """Whether `left_out` and `rates` are worth asking."""
+        ...
 
     def met(self, optimizer: Optimizer, label: str) -> None:
         """An optimizer is about to step for the first time."""
@@ -40,6 +44,10 @@ class StepController(Protocol):
 
     def skipped(self, label: str) -> None:
         """GradScaler skipped a step."""
+        ...
+
+    def record_closed(self) -> None:
+        """A record of steps is complete, some four a second, at the end of a step. May set `awaits_steps`."""
         ...
 
     def stepped(self, optimizer: Optimizer, label: str) -> None:
@@ -141,6 +149,11 @@ class Steps:
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
         self._calls_before_scaler = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the end of a step, be it an ordinary one."""
+        return self.controller.awaits_steps
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""

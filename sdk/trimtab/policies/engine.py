@@ -93,6 +93,13 @@ class Engine:
         self._accounts.cool(policy, decision.optimizer, step)
         return None
 
+    def withdraw(self, decision: Decision) -> None:
+        """A decision will not be carried out. Its episode may be answered anew, if it is still open."""
+        self._under_way.discard(decision.optimizer)
+        key = (decision.rule, decision.optimizer)
+        if decision.episode is not None and self._accounts.acted.get(key) == decision.episode:
+            self._accounts.acted[key] = decision.episode - 1
+
     def fence(self, optimizer: str | None = None) -> None:
         """What was seen before is no evidence any more, of one optimizer and the run as a whole, or (None) of all."""
         for key in [key for key in self._newest if optimizer is None or meets(key[1], optimizer)]:

@@ -1,0 +1,253 @@
+"""Carries decisions out, each at its moment, and records what became of them.
+
+What touches one step alone is done before that step is applied; what changes settings waits for the end of a step, what
+changes weights for the end of the optimizer cycle, with no graph pending. Everything runs on the thread that trains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from trimtab.actions import Action, Change, Controls, Refused, ScaleLearningRate, Stage
+from trimtab.actuators.controls import Actuators
+from trimtab.actuators.cycle import Cycle
+from trimtab.guard import Guard
+from trimtab.policies import Decision, Engine
+from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
+from trimtab.policies.reading import arguments
+from trimtab.types import Adjustment, Event, Outcome
+
+_STAGES: tuple[Stage, ...] = ("before_step", "after_step", "cycle_end")
+ATTEMPTS = 50  # to find weights that no graph is waiting for
+PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
+
+Told: TypeAlias = Callable[[Sequence[Adjustment]], object]
+
+
+class Moment(NamedTuple):
+    """When something is decided, or done."""
+
+    step: int
+    applied: bool  # whether that step is applied by now
+    late: bool  # whether the step that was judged is: on a device it is the one before
+
+    @classmethod
+    def after(cls, step: int) -> Moment:
+        """When a step is over."""
+        return cls(step, True, True)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A decision whose moment has not come."""
+
+    decision: Decision
+    stage: Stage
+    since: int
+    told: Told | None
+    attempts: int = 0
+
+
+class Execution:
+    """What is to be done, and what was done.
+
+    Args:
+        labels: the optimizers that there are, by label.
+        fenced: called with a decision that was carried out, and whether it is about the whole run: what was seen
+            before is no evidence any more.
+    """
+
+    def __init__(
+        self,
+        actuators: Actuators,
+        engine: Engine,
+        guard: Guard,
+        emit: Callable[[Event], None],
+        labels: Iterable[str],
+        fenced: Callable[[Decision, int, bool], None],
+    ) -> None:
+        self.steers = False  # whether anything was ever adjusted
+        self.adjustments: list[Adjustment] = []
+        self.follows_cycle = False  # whether weights may change between steps of several optimizers
+        self.cycle = Cycle()
+        self._actuators = actuators
+        self._engine = engine
+        self._guard = guard
+        self._emit = emit
+        self._labels = labels
+        self._fenced = fenced
+        self._waiting: list[_Waiting] = []
+        self._counted: Counter[tuple[str, str, str]] = Counter()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for the end of a step."""
+        return bool(self._waiting)
+
+    def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
+        """Do it now, or when its moment comes. `told` is called with what was recorded, once."""
+        stage = max((action.stage for action in decision.actions), key=_STAGES.index)
+        if decision.outcome is not None:
+            controls = self._actuators.dry_controls(decision.optimizer, moment.step, decision.since)
+            for action in decision.actions:
+                self._attempt(decision, action, controls, moment, decision.outcome)
+        elif stage == "before_step":
+            self._carry_out(decision, moment, told)
+        else:
+            self._waiting.append(_Waiting(decision, stage, moment.step, told))
+
+    def stepped(self, label: str, step: int) -> bool:
+        """The optimizer `label` has stepped: do what waited for it. Returns whether weights may be changed now."""
+        may_write = not self.follows_cycle or self.cycle.stepped(label)
+        for waiting in list(self._waiting):
+            if self._is_due(waiting, label, may_write):
+                self._waiting.remove(waiting)
+                pending = waiting.attempts > ATTEMPTS
+                self._carry_out(waiting.decision, Moment.after(step), waiting.told, pending=pending)
+            elif step - waiting.since > PATIENCE_STEPS:
+                self._withdraw(waiting, step, "refused", f"no moment came for it within {PATIENCE_STEPS:,} steps")
+        return may_write
+
+    def withdraw(
+        self,
+        step: int,
+        outcome: Outcome,
+        reason: str,
+        which: Callable[[Decision], bool] = lambda decision: True,
+    ) -> None:
+        """Do not do what waits, where `which` says so. It is recorded, with the outcome and the reason."""
+        for waiting in [waiting for waiting in self._waiting if which(waiting.decision)]:
+            self._withdraw(waiting, step, outcome, reason)
+
+    def record(
+        self,
+        decision: Decision,
+        action: str,
+        moment: Moment,
+        outcome: Outcome,
+        *,
+        change: Change | None = None,
+        reason: str = "",
+        optimizer: str = "",
+        given: Mapping[str, Any] | None = None,
+    ) -> Adjustment:
+        """Put it on record that `action`, `given` its arguments, had this outcome for this optimizer."""
+        change = change or Change()
+        self._counted[decision.policy, action, outcome] += 1
+        adjustment = Adjustment(
+            ts=time.time(),
+            step=moment.step,
+            moment="after_step" if moment.applied else "before_step",
+            policy=decision.policy,
+            action=action,
+            arguments=given or {},
+            rule=decision.rule,
+            episode=decision.episode,
+            optimizer=optimizer,
+            before=change.before,
+            after=change.after,
+            outcome=outcome,
+            reason=reason,
+            count=self._counted[decision.policy, action, outcome],
+            budget_remaining=decision.budget_remaining,
+        )
+        self.adjustments.append(adjustment)
+        self._emit(adjustment)
+        return adjustment
+
+    def _carry_out(self, decision: Decision, moment: Moment, told: Told | None, *, pending: bool = False) -> None:
+        recorded: list[Adjustment] = []
+        for action in decision.actions:
+            every = not decision.optimizer and action.stage != "cycle_end"
+            for label in list(self._labels) if every else [decision.optimizer]:
+                controls = self._actuators.controls(
+                    label, moment.step, decision.since, late=moment.late, pending=pending
+                )
+                recorded.append(self._attempt(decision, action, controls, moment, optimizer=label))
+        outcomes: list[Outcome] = [adjustment.outcome for adjustment in recorded]
+        self.steers = self.steers or "applied" in outcomes
+        following = self._engine.settle(decision, outcomes, moment.step)
+        if "applied" in outcomes:
+            self._applied(decision, moment.step)
+        if told is not None:
+            told(recorded)
+        if following is not None:
+            self.take_up(following, moment)
+
+    def _applied(self, decision: Decision, step: int) -> None:
+        if decision.policy == CREEP_BACK:
+            self._engine.scaled(decision.optimizer, self._actuators.steering.scale(decision.optimizer))
+        elif not momentary(decision.actions):
+            writes = any(action.stage == "cycle_end" for action in decision.actions)
+            of_all = writes or not decision.optimizer
+            if writes:
+                self.cycle.dropped()
+            self._fenced(decision, step, of_all)
+            chosen = decision.policy == PERSON and any(isinstance(a, ScaleLearningRate) for a in decision.actions)
+            for label in self._labels if of_all else [decision.optimizer]:
+                self._engine.scaled(label, self._actuators.steering.scale(label), by_person=chosen)
+
+    def _attempt(
+        self,
+        decision: Decision,
+        action: Action,
+        controls: Controls,
+        moment: Moment,
+        outcome: Outcome = "applied",
+        *,
+        optimizer: str | None = None,
+    ) -> Adjustment:
+        """Apply one action and record what became of it. `outcome` is what it is called when it succeeds."""
+        changes: list[Change] = []
+        problem = self._guard.attempt(lambda: changes.append(action.apply(controls)))
+        reason = decision.reason
+        if isinstance(problem, Refused):
+            outcome, reason = "refused", str(problem)
+        elif problem is not None:
+            outcome, reason = "failed", f"{type(problem).__name__}: {problem}"
+        change = changes[0] if changes else Change()
+        return self.record(
+            decision,
+            action.name,
+            moment,
+            outcome,
+            change=change,
+            reason=" ".join(filter(None, (reason, change.note))),
+            optimizer=decision.optimizer if optimizer is None else optimizer,
+            given=arguments(action),
+        )
+
+    def _withdraw(self, waiting: _Waiting, step: int, outcome: Outcome, reason: str) -> None:
+        self._waiting.remove(waiting)
+        self._engine.withdraw(waiting.decision)
+        decision, moment = waiting.decision, Moment.after(step)
+        recorded = [
+            self.record(
+                decision,
+                action.name,
+                moment,
+                outcome,
+                reason=reason,
+                optimizer=decision.optimizer,
+                given=arguments(action),
+            )
+            for action in decision.actions
+        ]
+        if waiting.told is not None:
+            waiting.told(recorded)
+
+    def _is_due(self, waiting: _Waiting, label: str, may_write: bool) -> bool:
+        if waiting.stage == "after_step":
+            return waiting.decision.optimizer in ("", label)
+        if not may_write:
+            return False
+        waiting.attempts += 1
+        if self._actuators.snapshots.may_restore(self._actuators.parts()):
+            return True
+        if self.follows_cycle:
+            self.cycle.blocked(label)
+        return waiting.attempts > ATTEMPTS  # which is refused then

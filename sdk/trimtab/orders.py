@@ -1,0 +1,121 @@
+"""A person's orders, from the files of `control` to the run: taken up at the end of a step, whatever `act` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trimtab.actions import Change
+from trimtab.control import Command, Control
+from trimtab.execution import Execution, Moment
+from trimtab.guard import Guard
+from trimtab.policies import Decision, Engine
+from trimtab.policies.policy import PERSON
+from trimtab.types import Adjustment, Outcome
+
+
+class Orders:
+    """Commands that were given and not carried out yet.
+
+    Args:
+        refusal: why this run can be paused, but not adjusted or stopped; empty where it can.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        execution: Execution,
+        engine: Engine,
+        guard: Guard,
+        say: Callable[[str, str], None],
+        *,
+        refusal: str = "",
+    ) -> None:
+        self._control = control
+        self._execution = execution
+        self._engine = engine
+        self._guard = guard
+        self._say = say
+        self._refusal = refusal
+        self._open = False
+        self._given: list[Command] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any was given that the next step should not pass over."""
+        return bool(self._given)
+
+    def open(self) -> None:
+        """The run begins: from here on orders are taken."""
+        problem = self._guard.attempt(self._control.open)
+        self._open = problem is None
+        if problem is not None:
+            self._say("control", f"Commands are not taken up: {problem}.")
+
+    def look(self, now: float) -> None:
+        """See whether there are any. `now` is in seconds; looks at the disk twice a second at most."""
+        if self._open:
+            self._given += self._control.poll(now)
+
+    def take_up(self, step: int) -> None:
+        """A step is over: do what was ordered."""
+        given, self._given = self._given, []
+        for command in given:
+            if command.kind in ("pause", "resume"):
+                self._pause(command, step)
+            elif self._refusal or not command.actions:
+                self._record(command, command.kind, step, "refused", self._refusal or "it names nothing to do")
+            else:
+                self._execution.take_up(self._decision(command, step), Moment.after(step), self._answering(command))
+
+    def close(self, step: int) -> None:
+        """The run ends: answer what it will not do any more."""
+        if self._open:
+            self._open = False
+            for command in self._given:
+                self._record(command, command.kind, step, "refused", "the run ended first")
+            self._given = []
+
+    def _pause(self, command: Command, step: int) -> None:
+        """Or its end. What policies have decided and not done yet is not done."""
+        before, after = self._engine.paused, command.kind == "pause"
+        self._engine.paused = after
+        if after:
+            self._execution.withdraw(step, "silenced", "paused by a person", lambda d: d.policy != PERSON)
+        self._record(command, command.kind, step, "applied", "", Change({"paused": before}, {"paused": after}))
+
+    def _record(
+        self, command: Command, action: str, step: int, outcome: Outcome, reason: str, change: Change | None = None
+    ) -> None:
+        decision = self._decision(command, step)
+        recorded = self._execution.record(
+            decision, action, Moment.after(step), outcome, change=change, reason=reason or decision.reason
+        )
+        self._answering(command)([recorded])
+
+    @staticmethod
+    def _decision(command: Command, step: int) -> Decision:
+        """To go back is to go to the newest snapshot: a person who asks for it knows of no step at which it began."""
+        reason = f"trimtab {command.kind}"
+        return Decision(policy=PERSON, step=step, since=step + 2, actions=command.actions, reason=reason)
+
+    def _answering(self, command: Command) -> Callable[[Sequence[Adjustment]], None]:
+        def answer(recorded: Sequence[Adjustment]) -> None:
+            outcome: Outcome = next((a.outcome for a in recorded if a.outcome != "applied"), "applied")
+            text, step = "; ".join(map(_described, recorded)), max(a.step for a in recorded)
+            problem = self._guard.attempt(lambda: self._control.acknowledge(command, outcome, text, step=step))
+            if problem is not None:
+                self._say("control", f"What became of a command cannot be written down: {problem}.")
+
+        return answer
+
+
+def _described(adjustment: Adjustment) -> str:
+    if adjustment.outcome != "applied":
+        return f"{adjustment.action} was {adjustment.outcome}: {adjustment.reason}"
+    changes = [f"{name} {_short(adjustment.before.get(name))} -> {_short(v)}" for name, v in adjustment.after.items()]
+    return ", ".join(changes) or adjustment.action
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

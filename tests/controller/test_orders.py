@@ -1,0 +1,168 @@
+"""What a person orders in the middle of a run is done at the end of a step, answered and recorded."""
+
+import json
+import time
+
+import pytest
+import torch
+from controller_training import Training, same
+
+import trimtab
+from trimtab import control
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate
+from trimtab.types import Adjustment
+
+ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
+LOWER = ScaleLearningRate(0.5)
+
+
+@pytest.fixture(autouse=True)
+def looked_at_once(monkeypatch):
+    """Orders are looked for at every step, and not twice a second."""
+    monkeypatch.setattr(control, "INTERVAL_S", 0.0)
+
+
+def order(seen, kind, *actions):
+    return control.send(seen.run.directory, seen.run.id, kind, actions)
+
+
+def answered(seen, id):
+    return control.answer(seen.run.directory, id)
+
+
+def by_person(seen):
+    return [(a.action, a.outcome) for a in seen.backend.of(Adjustment) if a.policy == "person"]
+
+
+def test_order_is_done_in_a_dry_run_too(watching, training):
+    with watching(act=False) as seen:
+        training.steps(3)
+        id = order(seen, "adjust", LOWER)
+        training.steps(2)
+        assert answered(seen, id) == control.Answer(
+            "applied", 4, "learning_rate_scale 1 -> 0.5, learning_rate [0.05] -> [0.025]"
+        )
+        training.step()
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.025])
+    (adjustment,) = [a for a in seen.backend.of(Adjustment) if a.policy == "person"]
+    assert (adjustment.before["learning_rate_scale"], adjustment.after["learning_rate_scale"]) == (1.0, 0.5)
+
+
+def test_pause_keeps_policies_from_acting_until_it_ends(watching, training):
+    policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.9)], cooldown=0, budget=99)]
+    with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
+        order(seen, "pause")
+        training.steps(20)
+        while_paused = [a.outcome for a in seen.run.adjustments if a.policy == "always"]
+        order(seen, "resume")
+        training.steps(20)
+    assert "applied" not in while_paused[1:]
+    assert by_person(seen) == [("pause", "applied"), ("resume", "applied")]
+    assert seen.run.adjustments[-1].outcome == "applied"
+
+
+def test_what_a_policy_has_decided_and_not_done_is_dropped_by_a_pause(watching, training):
+    policies = [trimtab.Policy(on="always", ladder=[RollBack()])]
+    beside = Training().model
+    training.optimizer.add_param_group({"params": beside.parameters()})
+    with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
+        graph = beside(training.inputs)  # which needs weights as they are: a rollback has to wait
+        training.steps(1)
+        order(seen, "pause")
+        training.steps(1)
+        del graph
+        training.steps(5)
+    assert [(a.action, a.outcome) for a in seen.run.adjustments][:2] == [
+        ("roll_back", "silenced"),
+        ("pause", "applied"),
+    ]
+    assert ("roll_back", "applied") not in [(a.action, a.outcome) for a in seen.run.adjustments]
+
+
+def test_stop_saves_and_asks_the_loop_to_stop(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        order(seen, "stop", Halt("a person asked for it", restore_best=False))
+        taken = 0
+        while not trimtab.should_stop() and taken < 50:
+            training.step()
+            taken += 1
+        last = torch.load(seen.run.directory / "last.pt", weights_only=True)
+    assert taken < 5
+    assert same(last["models"]["Sequential"].values(), training.weights)
+    assert json.loads((seen.run.directory / "run.json").read_text())["status"] == "halted"
+
+
+def test_rollback_that_nobody_keeps_snapshots_for_is_refused(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "adjust", RollBack())
+        training.steps(2)
+        assert answered(seen, id).outcome == "refused"
+
+
+def test_rollback_goes_to_the_newest_snapshot(watching, training):
+    with watching(act="process") as seen:
+        training.steps(70)
+        order(seen, "adjust", RollBack(), LOWER)
+        training.steps(2)
+    assert by_person(seen) == [("roll_back", "applied"), ("scale_learning_rate", "applied")]
+    back = next(a for a in seen.run.adjustments if a.action == "roll_back")
+    assert back.after["weights_of_step"] == 64
+
+
+def test_order_for_two_optimizers_is_done_to_both(watching):
+    one, other = Training(), Training(lr=0.1)
+    with watching(act=False) as seen:
+        for count in range(6):
+            if count == 3:
+                order(seen, "adjust", LOWER)
+            one.step()
+            other.step()
+    assert [a.optimizer for a in seen.run.adjustments] == ["0", "1"]
+    assert seen.steps("0")[-1].learning_rate == pytest.approx([0.025])
+    assert seen.steps("1")[-1].learning_rate == pytest.approx([0.05])
+
+
+def test_clipping_by_a_person_leaves_the_scale_that_policies_chose_to_them(watching, training):
+    policies = [trimtab.Policy(on="always", ladder=[LOWER], budget=1)]
+    with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
+        training.steps(5)
+        order(seen, "adjust", ClipGradients(1.0, steps=2**31))
+        training.steps(3)
+        rates = seen.run.state_dict()["engine"]["rates"]
+    assert rates["creeping"]["0"]["home"] == 1.0
+
+
+def test_file_of_a_stranger_is_refused_and_said_once(watching, training):
+    with watching(act=False) as seen:
+        planted = seen.run.directory / "control" / "00000000000000000001-1.json"
+        planted.write_text(json.dumps({"command": "stop", "run_id": seen.run.id, "actions": []}))
+        planted.chmod(0o666)
+        training.steps(5)
+    assert by_person(seen) == []
+    assert len([text for text in seen.notices if "can be written by others" in text]) == 1
+
+
+def test_order_that_comes_too_late_is_answered_when_the_run_ends(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "adjust", LOWER)
+        seen.run._controller.record_closed()
+    assert answered(seen, id) == control.Answer("refused", 2, "adjust was refused: the run ended first")
+
+
+@pytest.mark.parametrize("gradients_every", [None, 1000])
+def test_fast_loop_takes_an_order_up_within_a_second(tmp_path, training, monkeypatch, gradients_every):
+    """Most of its steps go by without a word to whoever judges, and all of them where the user said so."""
+    monkeypatch.setattr(control, "INTERVAL_S", 0.5)
+    options = {"run": "fast", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": gradients_every}
+    with trimtab.watch(**options) as run:
+        training.steps(300)
+        id = control.send(run.directory, run.id, "adjust", [LOWER])
+        deadline = time.monotonic() + 20
+        began = time.monotonic()
+        while not run.adjustments and time.monotonic() < deadline:
+            training.step()
+        assert time.monotonic() - began < 5
+        assert control.answer(run.directory, id).outcome == "applied"
