@@ -1,1 +1,1 @@
-"""Grafana dashboards, as code. Empty until the dashboards land."""
+"""What Grafana is given: dashboards and alert rules, made from the catalog, and the client that takes them there."""

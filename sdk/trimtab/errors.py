@@ -3,6 +3,7 @@
     TrimtabError
     ├── ConfigError (also ValueError)      an option, argument or file that cannot be used
     ├── RunActiveError                     a second run in one process
+    ├── GrafanaError                       Grafana refused something, or cannot be reached
     └── BackendError                       a backend that was asked for and cannot start
         └── BackendUnavailable             ... because a package is missing
 
@@ -28,6 +29,14 @@ class ConfigError(TrimtabError, ValueError):
 
 class RunActiveError(TrimtabError):
     """A second run was started while one is active in this process."""
+
+
+class GrafanaError(TrimtabError):
+    """Grafana refused something, or cannot be reached. `status` is that of its answer, None where there was none."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class BackendError(TrimtabError):
