@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "control": {"types", "errors", "actions", "policies"},
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
-    "trimtab_backends": {*NOUNS, "trimtab_dashboards"},  # the client of Grafana alone, see below
+    "discovery": {"types"},
+    "trimtab_backends": {*NOUNS, "discovery", "trimtab_dashboards"},  # decision 0014; the client of Grafana alone, below
     "trimtab_dashboards": {"types", "errors", "catalog"},
     "testing": {"types"},
 }

@@ -6,6 +6,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from trimtab import discovery
 from trimtab.errors import BackendError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from trimtab.types import Event, RunInfo
     from trimtab_backends.exposition import Exposition
+    from trimtab_backends.scrapers import Scrapers
     from trimtab_backends.series import SeriesTable
     from trimtab_backends.server import Server
 
@@ -24,7 +26,8 @@ class PrometheusBackend:
     """Serves on `config.host` and `config.port`, or on those given here. A rank adds its local rank to the port.
 
     A port that was asked for and is taken raises; otherwise the next free one is used, and `address` tells which. A
-    scrape of 1,000 series costs about 1.5 ms of Python; it shares no lock with training.
+    scrape of 1,000 series costs about 1.5 ms of Python; it shares no lock with training. While it serves, a file tells
+    Prometheus where; see `trimtab.discovery`.
     """
 
     def __init__(self, *, host: str | None = None, port: int | None = None) -> None:
@@ -34,32 +37,68 @@ class PrometheusBackend:
         self._port = port
         self._server: Server | None = None
         self._series: SeriesTable
+        self._scrapers: Scrapers | None = None
+        self._file: discovery.TargetFile | None = None
+        self._linger_s: float | None = None
+        self._written_at = 0.0
 
     def start(self, run: RunInfo) -> None:
         """Bind the port and serve.
 
         Raises:
-            BackendError: the port is taken, the host is not ours, or the token file or TLS files cannot be used.
+            BackendError: the port is taken, the host is not ours, the token file or TLS files cannot be used, or the
+                file for discovery cannot be written.
         """
         from trimtab_backends.access import read_token, tls_context
         from trimtab_backends.exposition import Exposition
+        from trimtab_backends.scrapers import Scrapers
         from trimtab_backends.series import SeriesTable
         from trimtab_backends.server import Server, listen
 
         token, tls = read_token(run.config), tls_context(run.config)
         self._series = SeriesTable(run)
-        app = self._timed(_application(Exposition(self._series), token))
+        self._scrapers, self._linger_s = Scrapers(), run.config.linger
+        app = self._timed(_application(Exposition(self._series), token, self._visited))
         host = run.config.host if self._host is None else self._host
         self._server = Server(listen(host, self._port_of(run), exact=self._is_exact(run)), app, tls)
         self.address = _address(host, self._server.port, "https" if tls else "http")
+        self._announce(run, self.address)
 
     def write(self, events: Sequence[Event]) -> None:
         self._series.take(events)
+        self._written_at = time.monotonic()
+        if self._file is not None:
+            self._file.touch()
+
+    def linger(self) -> None:
+        """Wait until Prometheus has scraped the last state: for one scrape interval, or for the setting `linger`."""
+        if self._server is not None and self._scrapers is not None:
+            self._scrapers.wait(self._written_at, self._linger_s)
 
     def close(self) -> None:
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def _announce(self, run: RunInfo, address: str) -> None:
+        directory = discovery.folder(run.config.targets, run.config.directory)
+        try:
+            self._file = discovery.TargetFile(directory, discovery.Target.of(run, address))
+        except OSError as error:
+            self.close()
+            raise BackendError(
+                f"targets={str(directory)!r}: cannot write a file there for Prometheus to find this run by "
+                f"({error.strerror}). Give another directory: targets=..., or TRIMTAB_TARGETS_DIR."
+            ) from error
+
+    def _visited(self, client: str, at: float) -> None:
+        if self._scrapers is not None:
+            self._scrapers.visited(client, at)
+        if self._file is not None:
+            self._file.touch()
 
     def _timed(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def application(*args: Any) -> Iterable[bytes]:
@@ -90,8 +129,10 @@ def _address(host: str, port: int, scheme: str) -> str:
     return f"{scheme}://[{name}]:{port}/metrics" if ":" in name else f"{scheme}://{name}:{port}/metrics"
 
 
-def _application(exposition: Exposition, token: bytes | None) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application."""
+def _application(
+    exposition: Exposition, token: bytes | None, visited: Callable[[str, float], None]
+) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application. `visited` is told of every page given: to whom, and when it was made."""
     from trimtab_backends.access import may_read
 
     def respond(environ: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
@@ -104,7 +145,9 @@ def _application(exposition: Exposition, token: bytes | None) -> Callable[..., I
             return "200 OK", {}, b"ok"
         if not may_read(environ.get("HTTP_AUTHORIZATION", ""), token):
             return "401 Unauthorized", {"WWW-Authenticate": 'Bearer realm="trimtab"'}, b"A bearer token is needed.\n"
+        asked_at = time.monotonic()
         content_type, page = exposition.page(environ.get("HTTP_ACCEPT", ""))
+        visited(f"{environ.get('REMOTE_ADDR', '')} {environ.get('HTTP_USER_AGENT', '')}", asked_at)
         return "200 OK", {"Content-Type": content_type}, page
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -49,6 +49,11 @@ class Bus:
         while any(lane.busy() for lane in self._lanes) and time.monotonic() < until:
             time.sleep(0.01)
 
+    def linger(self) -> None:
+        """Let each backend that has a `linger()` wait, in this thread, for who still has to read its last state."""
+        for lane in self._lanes:
+            lane.linger()
+
     def close(self, deadline_s: float = 5.0) -> None:
         """Flush and close every backend, waiting `deadline_s` in all. In a forked child it does nothing."""
         if os.getpid() != self._pid:
@@ -86,6 +91,7 @@ class _Lane:
         self._stopping = False
         self._write = guard.wrap(f"backend {name}", self._counting_errors(backend.write))
         self._close = guard.wrap(f"backend {name} close", self._counting_errors(backend.close))
+        self.linger = guard.wrap(f"backend {name} linger", getattr(backend, "linger", lambda: None))
         self._thread = threading.Thread(target=self._work, name=f"trimtab-{name}", daemon=True)
         self._thread.start()
 

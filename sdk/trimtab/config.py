@@ -83,9 +83,13 @@ _SETTINGS: dict[str, _Setting] = {
     "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
     "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
+    "targets": _Setting("TRIMTAB_TARGETS_DIR", str, bool, "the path of a directory"),
+    "linger": _Setting(
+        "TRIMTAB_LINGER", float, lambda seconds: 0 <= seconds <= 3600, "seconds from 0 to 3600, where 0 is not to wait"
+    ),
 }
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
-_PATHS = ("directory", "metrics_token_file", "tls_certificate_file", "tls_key_file")
+_PATHS = ("directory", "metrics_token_file", "tls_certificate_file", "tls_key_file", "targets")
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
 
 

@@ -198,20 +198,30 @@ class Run:
         """Detach, publish what is left, flush every backend. May be called twice."""
         with self._closing:
             if self._closed:
-                return
+                return self._release(CLOSE_DEADLINE_S)  # SIGTERM while backends linger
             self._closed = True
         self._watchdog.close()
         self._guard.wrap("state", directory.write_state)(self.info, self._controller.state())
         self._guard.wrap("steering", self._controller.close)()
         self._guard.wrap("detach", self._capture.detach)()
         self._guard.wrap("finish", self._capture.finish)()
-        self._sigterm.remove()
         self._forget_exit()
         self._publish_health()
         self._emit(self._end(status, error))
-        if self._bus is not None:
-            self._bus.close(CLOSE_DEADLINE_S)
+        began = time.monotonic()
+        self._flush_backends()
+        left_s = CLOSE_DEADLINE_S - (time.monotonic() - began)
         self._guard.wrap("run.json", directory.write_status)(self.info, status, self._sampler.global_step)
+        try:
+            if self._bus is not None and status != "interrupted":
+                self._bus.linger()
+        finally:
+            self._release(left_s)
+            self._sigterm.remove()
+
+    def _release(self, deadline_s: float) -> None:
+        if self._bus is not None:
+            self._bus.close(max(0.0, deadline_s))
 
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""

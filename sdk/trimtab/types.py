@@ -51,6 +51,8 @@ class Config:
     metrics_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
+    targets: Path | None = None  # where files for Prometheus' discovery go; None: `targets` under `directory`
+    linger: float | None = None  # seconds to be scraped in at the end; None: one scrape interval, where it is known
     notices: tuple[str, ...] = ()  # what the user should be told about the settings, in sentences
 
 
@@ -301,7 +303,8 @@ class Backend(Protocol):
     An exception from `start` means that the backend cannot be used; one from `write` or `close` is counted, told
     once, and costs that batch only. After `fork` nothing is called in the child. A backend may have an attribute
     `address`, a string that says where its output is found, and `busy_seconds`, the processor time that threads of its
-    own have used, which counts as overhead.
+    own have used, which counts as overhead. One that is read by others may have a method `linger()`: it is called when
+    everything was written and the run was not interrupted, in the thread that ends the run, and may wait for readers.
     """
 
     def start(self, run: RunInfo) -> None:

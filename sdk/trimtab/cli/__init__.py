@@ -12,6 +12,7 @@ from trimtab.cli.lint import lint
 from trimtab.cli.report import report
 from trimtab.cli.run import run
 from trimtab.cli.steer import adjust, pause, resume, stop
+from trimtab.cli.targets import targets
 from trimtab.errors import TrimtabError
 
 
@@ -22,7 +23,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, lint, pause, resume, stop, adjust, backends, demo):
+for command in (run, report, lint, pause, resume, stop, adjust, backends, targets, demo):
     trimtab.add_command(command)
 
 

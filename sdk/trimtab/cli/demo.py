@@ -23,6 +23,8 @@ def demo(serve: bool) -> None:
     if importlib.util.find_spec("sklearn") is None:
         raise TrimtabError("the demo needs scikit-learn, which is not installed. Run: pip install 'trimtab[demo]'")
     name = os.environ.setdefault("TRIMTAB_RUN", names.fresh("demo"))
+    if serve:
+        os.environ.setdefault("TRIMTAB_LINGER", "0")  # whoever presses Ctrl-C has seen the end
     directory: Path = config.check().get("directory", Path("runs")) / name
 
     from trimtab.demo import train

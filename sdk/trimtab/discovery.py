@@ -1,0 +1,157 @@
+"""Files by which Prometheus finds runs (`file_sd_configs`): one for each process that serves metrics.
+
+    <runs>/targets/<run_id>-<rank>.json    [{"targets": ["127.0.0.1:9464"], "labels": {"__meta_trimtab_run": ...}}]
+
+A file is renamed into place and removed at a clean end. Its labels begin with `__`, so Prometheus drops them after
+relabelling: `run` and `rank` come from the metrics themselves. The file's time of change is that of the last scrape or
+record, to about a minute. Nothing here locks or waits, so a shared file system will do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from trimtab.types import RunInfo
+
+State: TypeAlias = Literal["alive", "dead", "elsewhere", "silent"]
+
+FOLDER = "targets"  # under the directory of runs
+SILENT_AFTER_S = 3600.0  # without a scrape or a record; what runs on another machine cannot be asked otherwise
+TOUCH_INTERVAL_S = 60.0
+_PREFIX = "__meta_trimtab_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A process that serves metrics, as its file tells of it."""
+
+    address: str  # host:port
+    scheme: str
+    run: str
+    run_id: str
+    rank: int
+    host: str  # where the process runs
+    pid: int
+    process_start: str  # tells a process from a later one of the same number; empty where the system does not say
+
+    @classmethod
+    def of(cls, run: RunInfo, url: str) -> Target:
+        """This process, which serves `run` under `url`."""
+        parts, pid = urlsplit(url), os.getpid()
+        return cls(
+            address=parts.netloc,
+            scheme=parts.scheme,
+            run=run.run,
+            run_id=run.run_id,
+            rank=run.rank,
+            host=str(run.facts.get("host", "")),
+            pid=pid,
+            process_start=process_start(pid),
+        )
+
+    @property
+    def url(self) -> str:
+        """Where its metrics are."""
+        return f"{self.scheme}://{self.address}/metrics"
+
+    def state(self, host: str, age_s: float) -> State:
+        """What is known of the process from `host`, when its file was touched `age_s` seconds ago."""
+        if self.host != host:
+            return "silent" if age_s > SILENT_AFTER_S else "elsewhere"
+        if not _runs(self.pid) or process_start(self.pid) != self.process_start:
+            return "dead"
+        return "alive"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of a directory of targets. `target` is None where the file is none of ours."""
+
+    path: Path
+    target: Target | None
+    age_s: float
+
+
+def folder(targets: Path | None, runs: Path) -> Path:
+    """Where files belong: in what the setting `targets` says, or else in `targets` under the directory of runs."""
+    return targets or runs / FOLDER
+
+
+class TargetFile:
+    """This process's own file. Raises OSError where it cannot be written."""
+
+    def __init__(self, directory: Path, target: Target) -> None:
+        self.path = directory / f"{target.run_id}-{target.rank}.json"
+        self._pid = os.getpid()
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = directory / f".{self.path.name}.tmp"  # a name that no `*.json` finds
+        temporary.write_text(json.dumps(_written(target), indent=2) + "\n")
+        temporary.replace(self.path)
+        self._touched_at = time.monotonic()
+
+    def touch(self) -> None:
+        """Say that the process lives. Touches the file once a minute at most."""
+        now = time.monotonic()
+        if now - self._touched_at > TOUCH_INTERVAL_S:
+            self._touched_at = now
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def remove(self) -> None:
+        """At a clean end; a forked child leaves its parent's file alone."""
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+
+def read(directory: Path) -> Iterator[Found]:
+    """Every file of `directory`, by name. A file that goes away meanwhile is passed over."""
+    for path in sorted(directory.glob("*.json")):
+        try:
+            yield Found(path, _read(json.loads(path.read_text())), max(0.0, time.time() - path.stat().st_mtime))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, LookupError):
+            yield Found(path, None, 0.0)
+
+
+def process_start(pid: int) -> str:
+    """When process `pid` of this machine began, as Linux says it: boot and clock ticks since. Empty elsewhere."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{boot}/{after_name[19]}"  # field 22 of proc(5): starttime
+    except (OSError, IndexError):
+        return ""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _written(target: Target) -> list[dict[str, Any]]:
+    labels = {f"{_PREFIX}{name}": str(value) for name, value in asdict(target).items() if name != "address"}
+    return [{"targets": [target.address], "labels": {"__scheme__": target.scheme, **labels}}]
+
+
+def _read(content: Any) -> Target:
+    ((group),) = content
+    (address,) = group["targets"]
+    texts = {
+        field.name: group["labels"][f"{_PREFIX}{field.name}"] for field in fields(Target) if field.name != "address"
+    }
+    return Target(**{**texts, "address": address, "rank": int(texts["rank"]), "pid": int(texts["pid"])})

@@ -1,0 +1,44 @@
+"""`trimtab targets` tells files of the living from those of the dead."""
+
+import signal
+
+import pytest
+
+
+@pytest.fixture
+def killed(desk, train):
+    """A run that serves and was killed, beside the directory of targets that it left."""
+    desk.environ |= {"TRIMTAB_BACKENDS": "prometheus", "TRIMTAB_PORT": "0"}
+    desk.write("script.py", train, "step(); print('ready', flush=True)\nimport time; time.sleep(600)")
+    process = desk.start("--run", "killed", "script.py")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_list_tells_the_living_from_the_dead(desk, killed):
+    assert desk.trimtab("targets", "list").stdout.splitlines()[1].split()[-1] == "alive"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    header, row = desk.trimtab("targets", "list").stdout.splitlines()
+    assert header.split() == ["RUN", "RANK", "ADDRESS", "HOST", "PID", "SEEN", "STATE"]
+    assert (row.split()[0], row.split()[-1]) == ("killed", "dead")
+
+
+def test_clean_removes_the_dead_only(desk, killed):
+    assert desk.trimtab("targets", "clean").stdout == ""
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (path,) = (desk.directory / "runs" / "targets").iterdir()
+    assert desk.trimtab("targets", "clean").stdout == f"removed {path}  killed rank 0\n"
+    assert not path.exists()
+
+
+def test_list_of_nothing_is_its_header(desk):
+    assert len(desk.trimtab("targets", "list").stdout.splitlines()) == 1
+
+
+def test_directory_that_is_named_must_exist(desk):
+    done = desk.trimtab("targets", "list", "--targets", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "targets='nowhere': no such directory" in done.stderr
