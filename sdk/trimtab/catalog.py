@@ -89,6 +89,9 @@ GRADIENT_PRECLIP_NORM = _gauge(
     "gradient_preclip_norm", "", "Norm that clip_grad_norm_ found before it clipped.", "optimizer"
 )
 GRADIENT_INTERVAL = _gauge("gradient_interval_steps", "steps", "Gradient statistics are taken every so many steps.")
+LAST_GRADIENT = _gauge(
+    "last_gradient_timestamp_seconds", "seconds", "When gradient statistics were last recorded.", "optimizer"
+)
 LAYER_GRADIENT_MEAN = _gauge("layer_gradient_mean", "", "Mean of one parameter's gradient.", "layer", "depth")
 LAYER_GRADIENT_VARIANCE = _gauge(
     "layer_gradient_variance", "", "Variance of one parameter's gradient.", "layer", "depth"
@@ -102,6 +105,9 @@ STEPS = _counter("steps_total", "steps", "Optimizer steps that changed the param
 GLOBAL_STEP = _gauge("global_step", "steps", "Steps of the optimizer that stepped most often.")
 SKIPPED_STEPS = _counter("skipped_steps_total", "steps", "Steps that were not taken.", "optimizer", "reason")
 SAMPLES = _counter("samples_total", "samples", "Training samples seen.")
+EPOCH_POSITION = _gauge(
+    "epoch_position", "epochs", "Epochs gone through, with the share of this one, where the loader knows its length."
+)
 EPOCHS = _counter("epochs_total", "epochs", "Epochs completed.")
 STEP_DURATION = MetricSpec(
     "trimtab_step_duration_seconds", "histogram", "seconds", "Time from the end of one step to the end of the next."
@@ -118,11 +124,23 @@ ACT_MODE = _gauge("act_mode", "", "1 for who may adjust the run, 0 for the other
 ADJUSTMENTS = _counter(
     "adjustments_total", "adjustments", "Adjustments, by what became of them.", "policy", "action", "outcome"
 )
+LAST_ADJUSTMENT = _gauge(
+    "last_adjustment_timestamp_seconds", "seconds", "When such an adjustment was last made, or would have been.",
+    "policy", "action", "outcome", "optimizer",
+)  # fmt: skip
+ADJUSTMENT_BEFORE = _gauge(
+    "adjustment_before", "", "A setting before the last such adjustment.",
+    "policy", "action", "outcome", "optimizer", "setting",
+)  # fmt: skip
+ADJUSTMENT_AFTER = _gauge(
+    "adjustment_after", "", "The setting after it.", "policy", "action", "outcome", "optimizer", "setting"
+)
 POLICY_BUDGET = _gauge("policy_budget_remaining", "adjustments", "Adjustments that a policy has left.", "policy")
 SNAPSHOT_AGE = _gauge("snapshot_age_seconds", "seconds", "Age of the newest snapshot that a rollback could use.")
 
 OVERHEAD_SECONDS = _counter("overhead_seconds_total", "seconds", "Time that Trimtab took, as it measured itself.")
 OVERHEAD_RATIO = _gauge("overhead_ratio", "ratio", "Share of the run's time that Trimtab took.")
+BACKEND_INFO = _gauge("backend_info", "", "Constant 1 for each backend that takes what the run says.", "backend")
 DROPPED = _counter("dropped_total", "events", "Events that a backend did not get.", "backend", "reason")
 BACKEND_ERRORS = _counter("backend_errors_total", "errors", "Exceptions that a backend raised.", "backend")
 

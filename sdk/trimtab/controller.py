@@ -204,6 +204,7 @@ class Controller:
             signals=self._judge.signals(),
             fired=dict(self._fired),
             learning_rate_scale=scales,
+            budgets=self._engine.budgets(),
             snapshot_age_s=None if self._snapshot_at is None else now - self._snapshot_at,
         )
         return Judged({rule: float(f"{level:.4g}") for rule, level in levels.items()}, verdicts)

@@ -54,12 +54,12 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
     elif isinstance(event, Health):
         yield from _health(event)
     elif isinstance(event, RunStart):
-        yield from _run_start(run)
+        yield from _run_start(event, run)
     elif isinstance(event, RunEnd):
         yield from _status(event.status)
 
 
-def _run_start(run: RunInfo) -> Iterator[Measurement]:
+def _run_start(event: RunStart, run: RunInfo) -> Iterator[Measurement]:
     facts = {**run.facts, "run_id": run.run_id, "world_size": run.world_size}
     labels = tuple(str(facts.get(label, "") or "") for label in catalog.RUN_INFO.labels)
     yield Measurement(catalog.RUN_INFO, labels, 1.0)
@@ -69,6 +69,8 @@ def _run_start(run: RunInfo) -> Iterator[Measurement]:
     mode = act if isinstance(act, str) else "all" if act else "dry_run"
     for each in ACT_MODES:
         yield Measurement(catalog.ACT_MODE, (each,), float(each == mode))
+    for backend in event.facts.get("config", {}).get("backends", ()):
+        yield Measurement(catalog.BACKEND_INFO, (backend,), 1.0)
 
 
 def _status(now: Status) -> Iterator[Measurement]:
@@ -95,6 +97,10 @@ def _step(event: Step) -> Iterator[Measurement]:
         yield Measurement(catalog.GLOBAL_STEP, (), event.step)
         yield Measurement(catalog.LAST_STEP, (), event.ts)
         yield Measurement(catalog.STEP_DURATION, (), tuple(event.step_durations))
+        if event.epoch is not None and event.batch is not None and event.batches:
+            yield Measurement(catalog.EPOCH_POSITION, (), event.epoch - 1 + event.batch / event.batches)
+    if event.gradient_norm is not None:
+        yield Measurement(catalog.LAST_GRADIENT, of, event.ts)
     yield from _groups(catalog.LEARNING_RATE, event.optimizer, event.learning_rate)
     yield from _groups(catalog.WEIGHT_DECAY, event.optimizer, event.weight_decay)
     yield from _layers(event)
@@ -112,12 +118,27 @@ def _verdicts(verdicts: Verdicts, run: RunInfo) -> Iterator[Measurement]:
         yield Measurement(catalog.LEARNING_RATE_SCALE, (optimizer, str(group)), scale)
     if verdicts.snapshot_age_s is not None:
         yield Measurement(catalog.SNAPSHOT_AGE, (), verdicts.snapshot_age_s)
+    for policy, left in verdicts.budgets.items():
+        yield Measurement(catalog.POLICY_BUDGET, (policy,), left)
 
 
 def _adjustment(event: Adjustment) -> Iterator[Measurement]:
     yield Measurement(catalog.ADJUSTMENTS, (event.policy, event.action, event.outcome), event.count)
     if event.budget_remaining is not None:
         yield Measurement(catalog.POLICY_BUDGET, (event.policy,), event.budget_remaining)
+    of = (event.policy, event.action, event.outcome, event.optimizer)
+    yield Measurement(catalog.LAST_ADJUSTMENT, of, event.ts)
+    for spec, settings in ((catalog.ADJUSTMENT_BEFORE, event.before), (catalog.ADJUSTMENT_AFTER, event.after)):
+        for setting, value in settings.items():
+            if (number := _number(value)) is not None:
+                yield Measurement(spec, (*of, setting), number)
+
+
+def _number(value: object) -> float | None:
+    """A setting as a number, where it is one: of several groups with one value each there is no such number."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _groups(spec: MetricSpec, optimizer: str, values: object) -> Iterator[Measurement]:

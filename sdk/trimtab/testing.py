@@ -131,12 +131,18 @@ def sample_events() -> list[Event]:
         fired={"loss_spike": 1},
         learning_rate_scale={("0", 0): 0.5},
         snapshot_age_s=2.5,
+        budgets={"loss_spike": 2, "loss_diverged": 3},
     )
     of_rule: dict[str, Any] = {"rule": "loss_spike", "optimizer": "0", "episode": 1}
     folded = {"steps": 4, "loss_min": 0.4, "loss_max": 1.0, "gradient_nonfinite": 0, "skipped": once}
     at: dict[str, Any] = {"ts": SAMPLE_TIME + 1, "step": 5}
     return [
-        RunStart(ts=SAMPLE_TIME, step=0, facts={"torch": "2.13.0"}, addresses={"jsonl": "runs/sample/rank-0.jsonl"}),
+        RunStart(
+            ts=SAMPLE_TIME,
+            step=0,
+            facts={"torch": "2.13.0", "config": {"backends": ["jsonl"]}},
+            addresses={"jsonl": "runs/sample/rank-0.jsonl"},
+        ),
         sample_step(1),
         sample_step(
             5,

@@ -194,6 +194,7 @@ class Verdicts:
     fired: Mapping[str, int]  # rule to episodes since the run began
     learning_rate_scale: Mapping[tuple[str, int], float]  # optimizer and group
     snapshot_age_s: float | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)  # policy to adjustments that it has left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import sys
 import threading
@@ -9,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from trimtab import catalog
 from trimtab.testing import SAMPLE_TIME, faulty_event, sample_events, sample_run, sample_step
-from trimtab.types import LayerStatistics, Metric, Totals
+from trimtab.types import Adjustment, LayerStatistics, Metric, Step, Totals
 from trimtab_backends.exposition import Exposition
 from trimtab_backends.series import SeriesTable
 
@@ -114,6 +115,32 @@ def test_the_histogram_counts_each_step_once_and_only_finite_ones(series, exposi
     assert {bound: value(exposition, f"{name}_bucket", le=bound) for bound in expected} == expected
     assert value(exposition, f"{name}_count") == 4
     assert value(exposition, f"{name}_sum") == pytest.approx(700.15011)
+
+
+def test_the_position_in_an_epoch_is_one_number(series, exposition):
+    series.take([sample_step(1, epoch=3, batch=25, batches=100), sample_step(2, epoch=4, batch=7, batches=None)])
+    assert value(exposition, "trimtab_epoch_position") == 2.25
+
+
+def test_gradient_statistics_have_an_age(series, exposition):
+    series.take([sample_step(1), sample_step(2, gradient_norm=None)])
+    assert value(exposition, "trimtab_last_gradient_timestamp_seconds", optimizer="") == sample_step(1).ts
+
+
+def test_an_adjustment_tells_when_and_what_was_before_and_after(series, exposition):
+    (made,) = (event for event in sample_events() if isinstance(event, Adjustment))
+    before = {"learning_rate_scale": 1.0, "learning_rate": [0.1], "dropout": [0.1, 0.2], "last": "state.pt"}
+    series.take([dataclasses.replace(made, before=before)])
+    of = {"policy": "loss_spike", "action": "scale_learning_rate", "outcome": "dry_run", "optimizer": "0"}
+    assert value(exposition, "trimtab_last_adjustment_timestamp_seconds", **of) == made.ts
+    found = {dict(labels)["setting"]: v for (n, *labels), v in samples(exposition).items() if n.endswith("_before")}
+    assert found == {"learning_rate_scale": 1.0, "learning_rate": 0.1}
+    assert value(exposition, "trimtab_adjustment_after", **of, setting="learning_rate_scale") == 0.5
+
+
+def test_every_policy_shows_its_budget_before_it_has_spent_any(series, exposition):
+    series.take([event for event in sample_events() if isinstance(event, Step)])
+    assert value(exposition, "trimtab_policy_budget_remaining", policy="loss_diverged") == 3
 
 
 @pytest.fixture
