@@ -138,6 +138,13 @@ ADJUSTMENT_AFTER = _gauge(
 POLICY_BUDGET = _gauge("policy_budget_remaining", "adjustments", "Adjustments that a policy has left.", "policy")
 SNAPSHOT_AGE = _gauge("snapshot_age_seconds", "seconds", "Age of the newest snapshot that a rollback could use.")
 
+ALERTS_RECEIVED = _counter(
+    "alerts_received_total", "alerts", "Alerts that came in, by what became of them.", "source", "outcome"
+)
+ALERT_SOURCE_LAST_SUCCESS = _gauge(
+    "alert_source_last_success_timestamp_seconds", "seconds", "When an alert source was last heard.", "source"
+)
+
 OVERHEAD_SECONDS = _counter("overhead_seconds_total", "seconds", "Time that Trimtab took, as it measured itself.")
 OVERHEAD_RATIO = _gauge("overhead_ratio", "ratio", "Share of the run's time that Trimtab took.")
 BACKEND_INFO = _gauge("backend_info", "", "Constant 1 for each backend that takes what the run says.", "backend")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from trimtab import names, plugins
 from trimtab.errors import ConfigError, did_you_mean
@@ -41,6 +42,22 @@ def _anything(value: Any) -> bool:
 
 def _a_file(variable: str) -> _Setting:
     return _Setting(variable, str, bool, "the path of a file")
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an HTTP address without a secret, which would show in process lists and logs."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port is None or parts.port > 0)
+            and not (parts.username or parts.password or parts.query or parts.fragment)
+            and text.isprintable()
+            and " " not in text
+        )
+    except ValueError:
+        return False
 
 
 _SETTINGS: dict[str, _Setting] = {
@@ -80,6 +97,19 @@ _SETTINGS: dict[str, _Setting] = {
         "what to improve, such as 'loss', and 'min' or 'max', such as ('accuracy', 'max')",
     ),
     "on_halt": _Setting("TRIMTAB_ON_HALT", Literal["ask", "unwind"], _anything, "'ask' or 'unwind'"),
+    "alerts": _Setting(
+        "TRIMTAB_ALERTS",
+        str,
+        _is_address,
+        "the address of an Alertmanager or a Grafana, such as http://127.0.0.1:9093, without user, password or query. "
+        "A token is read from alerts_token_file",
+    ),
+    "alerts_every": _Setting(
+        "TRIMTAB_ALERTS_EVERY", float, lambda seconds: 0.5 <= seconds <= 300, "seconds, from 0.5 to 300"
+    ),
+    "alerts_token_file": _a_file("TRIMTAB_ALERTS_TOKEN_FILE"),
+    "alerts_ca_file": _a_file("TRIMTAB_ALERTS_CA_FILE"),
+    "webhook_token_file": _a_file("TRIMTAB_WEBHOOK_TOKEN_FILE"),
     "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
     "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
@@ -89,7 +119,7 @@ _SETTINGS: dict[str, _Setting] = {
     ),
 }
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
-_PATHS = ("directory", "metrics_token_file", "tls_certificate_file", "tls_key_file", "targets")
+_PATHS = ("directory", "targets", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
 
 
@@ -185,7 +215,8 @@ def _read(name: str, given: _Given) -> Any:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{given.said}: expected {setting.expected}.") from error
     if not setting.allows(value):
-        raise ConfigError(f"{given.said}: expected {setting.expected}.")
+        said = name if name == "alerts" else given.said  # there may be a password in it
+        raise ConfigError(f"{said}: expected {setting.expected}.")
     if name == "backends":
         _refuse_unusable(given.said, value)
     if name in _PATHS:

@@ -18,6 +18,7 @@ from trimtab.types import (
     Epoch,
     Event,
     Health,
+    Intake,
     Metric,
     RunEnd,
     RunInfo,
@@ -53,6 +54,8 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
                 yield Measurement(catalog.LOGGED_VALUE, (name, event.phase or ""), value)
     elif isinstance(event, Health):
         yield from _health(event)
+    elif isinstance(event, Intake):
+        yield from _intake(event)
     elif isinstance(event, RunStart):
         yield from _run_start(event, run)
     elif isinstance(event, RunEnd):
@@ -183,3 +186,11 @@ def _health(event: Health) -> Iterator[Measurement]:
             yield Measurement(catalog.DROPPED, (backend, reason), count)
     for backend, count in event.backend_errors.items():
         yield Measurement(catalog.BACKEND_ERRORS, (backend,), count)
+
+
+def _intake(event: Intake) -> Iterator[Measurement]:
+    for source, outcomes in event.received.items():
+        for outcome, count in outcomes.items():
+            yield Measurement(catalog.ALERTS_RECEIVED, (source, outcome), count)
+    for source, moment in event.last_success.items():
+        yield Measurement(catalog.ALERT_SOURCE_LAST_SUCCESS, (source,), moment)

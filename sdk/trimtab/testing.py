@@ -32,6 +32,7 @@ from trimtab.types import (
     Epoch,
     Event,
     Health,
+    Intake,
     LayerStatistics,
     Metric,
     Notice,
@@ -184,6 +185,7 @@ def sample_events() -> list[Event]:
             backend_errors={"jsonl": 1},
             hung_after_seconds=600.0,
         ),
+        Intake(**at, received={"alertmanager": {"accepted": 1}}, last_success={"alertmanager": SAMPLE_TIME}),
         RunEnd(**at, status="completed", seconds=0.5, totals={"steps": 5}),
     ]
 

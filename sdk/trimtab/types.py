@@ -48,6 +48,11 @@ class Config:
     policies: tuple[Any, ...] | None = None  # None: those that ship; see `trimtab.policies`
     monitor: tuple[str, Literal["min", "max"]] = ("loss", "min")
     on_halt: Literal["ask", "unwind"] = "ask"
+    alerts: str | None = None  # address of an Alertmanager or a Grafana that is asked for alerts about the run
+    alerts_every: float = 5.0  # seconds
+    alerts_token_file: Path | None = None
+    alerts_ca_file: Path | None = None
+    webhook_token_file: Path | None = None
     metrics_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -246,7 +251,7 @@ class Alert(Event):
     name: ClassVar[str] = "alert"
     rule: str
     optimizer: str = ""  # empty where the rule is about none: validation, the run itself
-    episode: int  # numbered per rule and optimizer, from 1
+    episode: int  # numbered per rule and optimizer, from 1; 0 where it is about none of ours
     state: AlertState
     source: AlertSource = "process"
     severity: Severity
@@ -286,6 +291,15 @@ class Health(Event):
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # backend to reason to events lost
     backend_errors: Mapping[str, int] = field(default_factory=dict)
     hung_after_seconds: float | None = None  # without a sign of life: see `watchdog`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake(Event):
+    """What came in from alert servers. Counts are totals since the run began."""
+
+    name: ClassVar[str] = "intake"
+    received: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # source to outcome to alerts
+    last_success: Mapping[str, float] = field(default_factory=dict)  # source to when it was last heard, as `ts`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

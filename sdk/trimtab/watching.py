@@ -67,6 +67,8 @@ def watch(
     policies: Sequence[Any] | None = None,
     monitor: str | tuple[str, Literal["min", "max"]] | None = None,
     on_halt: Literal["ask", "unwind"] | None = None,
+    alerts: str | None = None,
+    alerts_every: float | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Watch: ...
 
@@ -95,7 +97,9 @@ def watch(fn: Any = None, **options: Any) -> Any:
         monitor: what a better model is told by, such as "loss" or ("accuracy", "max"). Default: the validation loss.
         on_halt: "ask" stops the loop through its framework or `should_stop()`, "unwind" also by raising
             `HaltTraining` where nobody asks. Default: "ask".
-        config: a TOML file with any of these.
+        alerts: the address of an Alertmanager or a Grafana, which is asked for alerts about this run.
+        alerts_every: seconds between two questions. Default: 5.
+        config: a TOML file with any of these, and files of secrets.
 
     Raises:
         ConfigError: an option that cannot be used, or a coroutine or generator function.

@@ -53,6 +53,11 @@ def test_every_variable_is_read():
             "TRIMTAB_LAYERS": "encoder.*,head.*",
             "TRIMTAB_RESUME": "1",
             "TRIMTAB_METRICS_TOKEN_FILE": "/t",
+            "TRIMTAB_ALERTS": "https://alerts.example:9093/path",
+            "TRIMTAB_ALERTS_EVERY": "1.5",
+            "TRIMTAB_ALERTS_TOKEN_FILE": "/a",
+            "TRIMTAB_ALERTS_CA_FILE": "/ca",
+            "TRIMTAB_WEBHOOK_TOKEN_FILE": "/w",
             "TRIMTAB_TLS_CERTIFICATE_FILE": "/c",
             "TRIMTAB_TLS_KEY_FILE": "/k",
         }
@@ -61,6 +66,9 @@ def test_every_variable_is_read():
     assert (settings.host, settings.port, settings.overhead, settings.gradients_every) == ("::1", 0, 0.5, 8)
     assert (settings.layers, settings.resume) == (("encoder.*", "head.*"), True)
     assert settings.metrics_token_file == Path("/t")
+    assert (settings.alerts, settings.alerts_every) == ("https://alerts.example:9093/path", 1.5)
+    assert (settings.alerts_token_file, settings.alerts_ca_file) == (Path("/a"), Path("/ca"))
+    assert settings.webhook_token_file == Path("/w")
     assert (settings.tls_certificate_file, settings.tls_key_file) == (Path("/c"), Path("/k"))
     assert settings.backends_requested
     assert settings.notices == ()
@@ -93,6 +101,11 @@ def test_empty_variable_counts_as_not_set():
         ({"backends": ["jsonl", 7]}, "7 is neither a name nor an instance"),
         ({"backends": 7}, "backends=7: expected a list"),
         ({"resume": True}, "resume=True: expected the name of the run"),
+        ({"alerts": "localhost:9093"}, "alerts: expected the address of an Alertmanager or a Grafana"),
+        ({"alerts": "http://"}, "alerts: expected the address"),
+        ({"alerts": "http://h:99999"}, "alerts: expected the address"),
+        ({"alerts": "http://h?token=x"}, "alerts: expected the address"),
+        ({"alerts_every": 0.1}, "alerts_every=0.1: expected seconds, from 0.5 to 300"),
         ({"overhed": 0.1}, "overhed is not a setting. Did you mean 'overhead'?"),
     ],
 )
@@ -118,6 +131,12 @@ def test_bad_file_is_named_with_the_reason(tmp_path, content, sentence):
     with pytest.raises(ConfigError, match=r"trimtab\.toml") as caught:
         resolve(config=file)
     assert sentence in str(caught.value)
+
+
+def test_password_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match="without user, password") as caught:
+        resolve({"TRIMTAB_ALERTS": "http://me:hunter2@alerts.example"})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_file_that_does_not_exist_is_an_error(tmp_path):
