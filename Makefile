@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test lint types bench rescue clean
+.PHONY: demo stack test lint types bench rescue clean
 
 demo: .venv/.demo
 	$(BIN)/trimtab demo
+
+stack:
+	$(PYTHON) deploy/stack.py
 
 test: lint types
 	$(BIN)/python -m pytest
