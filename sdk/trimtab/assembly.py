@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
-from trimtab.actuators.snapshots import Snapshots
+from trimtab.actuators.snapshots import MOST, Snapshots
 from trimtab.actuators.steering import Steering
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
 from trimtab.control import Control
 from trimtab.controller import Controller
+from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Engine, Policy
 from trimtab.policies.defaults import POLICIES
 from trimtab.policies.policy import check
 from trimtab.policies.reading import policies
+from trimtab.policies.replay import Replay
 from trimtab.rules.judge import AnyRule, Judge
 from trimtab.rules.rule import resolve
 from trimtab.sample.sampler import Sampler
@@ -49,6 +51,27 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
     return rules, chosen
 
 
+def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Callable[[str, str], None]) -> Replay:
+    """The adjustments of the run that `config.replay` names.
+
+    Raises:
+        ConfigError: there is no such record, or it cannot be made again here.
+    """
+    from trimtab import logs
+
+    said = f"replay={config.replay!r}"
+    if world_size > 1:
+        raise ConfigError(f"{said}: a run of {world_size} ranks cannot be replayed. Replay it on one.")
+    try:
+        log = logs.read(logs.locate(str(config.replay), config.directory))
+    except ConfigError as error:
+        raise ConfigError(f"{said}: {error}") from error
+    every = log.start.facts.get("config", {}).get("gradients_every") if log.start is not None else None
+    if every != config.gradients_every:
+        say("replay spacing", f"{log.run} ran with gradients_every={every}; only with the same is this run the same.")
+    return Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
+
+
 def build(
     info: RunInfo,
     *,
@@ -71,6 +94,7 @@ def build(
             "act over ranks",
             f"act={config.act!r}: {world_size} ranks do not agree on adjustments yet, so this is a dry run.",
         )
+    replay = None if config.replay is None else record_of(config, world_size, chosen, say)
     controller: Controller
 
     def parts() -> Parts:
@@ -79,7 +103,10 @@ def build(
 
     actuators = Actuators(
         Steering(capture.hooks, models.holding, judge.usual_norm, say),
-        Snapshots(every=SNAPSHOT_EVERY if config.gradients_every is not None else None),
+        Snapshots(
+            every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
+            most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
+        ),
         halting,
         parts,
         info.directory,
@@ -92,8 +119,9 @@ def build(
         guard,
         emit,
         say,
-        acts=bool(act),
+        acts=bool(act) or replay is not None,
         control=Control(info.directory, info.run_id, resumed=config.resume, say=say) if info.rank == 0 else None,
+        replay=replay,
         no_orders=f"{world_size} ranks do not agree on adjustments yet" if world_size > 1 else "",
     )
     return controller

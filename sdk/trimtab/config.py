@@ -88,6 +88,7 @@ _SETTINGS: dict[str, _Setting] = {
         _anything,
         "false (adjustments are only shown), 'process' (on rules judged here), 'alerts' (on alerts) or true (both)",
     ),
+    "replay": _Setting("TRIMTAB_REPLAY", str, bool, "a run that has ended: its name, its directory or its log"),
     "rules": _Setting("TRIMTAB_RULES", list[Any], _anything, "a list of rules; see trimtab.Rule"),
     "policies": _Setting("TRIMTAB_POLICIES", list[Any], _anything, "a list of policies; see trimtab.Policy"),
     "monitor": _Setting(

@@ -22,6 +22,7 @@ from trimtab.execution import Execution, Moment
 from trimtab.guard import Guard
 from trimtab.orders import Orders
 from trimtab.policies import Decision, Engine
+from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.ledger import GradientSample, Ledger
@@ -47,9 +48,13 @@ class Controller:
         acts: bool,
         control: Control | None = None,
         no_orders: str = "",
+        replay: Replay | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken."""
+        """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
+
+        With `replay` what it says is done, and what policies say is not.
+        """
         self.awaits_steps = False
         self.alerts: list[Alert] = []
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
@@ -61,6 +66,7 @@ class Controller:
         self._emit = emit
         self._say = say
         self._acts = acts
+        self._replay = replay
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self.optimizers, self._fence)
         self._orders = (
@@ -119,6 +125,9 @@ class Controller:
                 if loss is not None:
                     self._train = self._train[0] + loss, self._train[1] + 1
             self._answer(label, verdicts, Moment(step, False, late))
+        if self._replay is not None:
+            self._repeat(self._replay, label, Moment(step, False, False))
+            return 1
         return self._sampler.judging_interval
 
     def left_out(self, optimizer: Optimizer) -> bool:
@@ -183,8 +192,10 @@ class Controller:
         step = self._sampler.steps_written()
         if self._orders is not None:
             self._orders.take_up(step)
+        if self._replay is not None:
+            self._repeat(self._replay, label, Moment.after(step))
         may_write = self._execution.stepped(label, step)
-        if self._acts and may_write and self._actuators.snapshots.due(step):
+        if self._acts and may_write and self._snapshot_is_due(step):
             self._snapshot(step)
         self.awaits_steps = self._awaits()
 
@@ -215,6 +226,8 @@ class Controller:
         self._execution.withdraw(step, "refused", "the run ended first")
         if self._orders is not None:
             self._orders.close(step)
+        if self._replay is not None and self._replay.left:
+            self._say("replay", f"{self._replay.left} adjustments of the record were not reached.")
         self._actuators.close()
 
     def state(self) -> dict[str, Any]:
@@ -237,15 +250,21 @@ class Controller:
             )
 
     def _awaits(self) -> bool:
-        return self._execution.waits or self._execution.follows_cycle
+        return self._execution.waits or self._execution.follows_cycle or self._replay is not None
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
         for verdict in verdicts:
             self._tell(verdict)
+        if self._replay is not None:
+            return
         healthy = (label,) if label and self._judge.healthy(label) else ()
-        for decision in self._engine.decide(verdicts, moment.step, healthy=healthy):
+        for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label or None):
             self._execution.take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
+
+    def _repeat(self, replay: Replay, label: str, moment: Moment) -> None:
+        for decision in replay.due(moment.step, label, applied=moment.applied):
+            self._execution.take_up(decision, moment)
 
     def _tell(self, verdict: Verdict) -> None:
         if verdict.state == "firing":
@@ -272,8 +291,11 @@ class Controller:
             self._on_device.clear()
         self._trailing.fence(self._clock())
 
+    def _snapshot_is_due(self, step: int) -> bool:
+        return self._actuators.snapshots.due(step) if self._replay is None else step in self._replay.snapshots
+
     def _snapshot(self, step: int) -> None:
-        if all(map(self._judge.healthy, self.optimizers)):
+        if self._replay is not None or all(map(self._judge.healthy, self.optimizers)):
             step_s = self._sampler.gradient_spacing.median_step_s
             if self._take(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
                 self._snapshot_at = self._clock()

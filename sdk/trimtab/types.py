@@ -44,6 +44,7 @@ class Config:
     port_requested: bool = False  # False: the default port, and the next free one will do
     resume: bool = False
     act: Act = False
+    replay: str | None = None  # a run whose adjustments are made again: its name, directory or log
     rules: tuple[Any, ...] = ()  # beside those that ship; see `trimtab.rules`
     policies: tuple[Any, ...] | None = None  # None: those that ship; see `trimtab.policies`
     monitor: tuple[str, Literal["min", "max"]] = ("loss", "min")

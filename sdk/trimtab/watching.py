@@ -63,6 +63,7 @@ def watch(
     linger: float | None = None,
     resume: bool | None = None,
     act: bool | Literal["process", "alerts"] | None = None,
+    replay: str | None = None,
     rules: Sequence[Any] | None = None,
     policies: Sequence[Any] | None = None,
     monitor: str | tuple[str, Literal["min", "max"]] | None = None,
@@ -92,6 +93,8 @@ def watch(fn: Any = None, **options: Any) -> Any:
         resume: go on with the run of the same name: its step count, scales, budgets and episodes go on.
         act: whether policies may adjust the run: False (a dry run: shown and logged), "process" (on rules judged here),
             "alerts" (on alerts from outside), True (both). Default: False.
+        replay: a run whose adjustments are made again, each at its own step, and no other, whatever `act` says: its
+            name, its directory or its log. With the same seeds, data and `gradients_every` the weights are the same.
         rules: rules of your own, and shipped ones with other thresholds; see `Rule`. Those that ship are always judged.
         policies: what is done about a rule, instead of what ships; see `Policy`.
         monitor: what a better model is told by, such as "loss" or ("accuracy", "max"). Default: the validation loss.

@@ -31,18 +31,18 @@ class Course:
         self.refusing = ()  # names of actions
         self.decisions = []
 
-    def fire(self, rule, step, **more):
+    def fire(self, rule, step, *, stepping=None, **more):
         """A new episode begins at `step`. Returns what was decided, each rung as the names of its actions."""
         key = rule, more.get("optimizer", "0")
         self.episodes[key] = self.episodes.get(key, 0) + 1
-        return self.judge(step, make_verdict(rule, step, self.episodes[key], **more))
+        return self.judge(step, make_verdict(rule, step, self.episodes[key], **more), stepping=stepping)
 
     def resolve(self, rule, step, **more):
         key = rule, more.get("optimizer", "0")
         return self.judge(step, make_verdict(rule, step, self.episodes[key], state="resolved", **more))
 
-    def judge(self, step, *verdicts, healthy=()):
-        return self.carry_out(self.engine.decide(verdicts, step, healthy=healthy), step)
+    def judge(self, step, *verdicts, **more):
+        return self.carry_out(self.engine.decide(verdicts, step, **more), step)
 
     def carry_out(self, decisions, step):
         said = []

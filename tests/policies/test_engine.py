@@ -352,3 +352,10 @@ class TestResuming:
         run.engine.scaled("0", 0.6)
         other = run.resumed(json.loads(json.dumps(run.engine.state())))
         assert other.fire("loss_stalled", 500) == []
+
+
+def test_first_aid_waits_for_the_turn_of_its_own_optimizer(course, nonfinite):
+    """Or the next step of it would be left out, which may be a good one."""
+    run = course(nonfinite)
+    assert run.fire("gradient_nonfinite", 10, stepping="1") == []
+    assert run.judge(10, stepping="0") == ["skip_step"]

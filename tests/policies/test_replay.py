@@ -13,6 +13,7 @@ from trimtab.types import Adjustment
 
 def recorded(step, action, outcome="applied", **more):
     described = reading.describe(action)
+    more.setdefault("moment", "before_step" if action.stage == "before_step" else "after_step")
     return Adjustment(
         ts=0.0, step=step, policy="p", action=described.pop("action"), arguments=described, optimizer="0",
         outcome=outcome, **more,
@@ -21,7 +22,7 @@ def recorded(step, action, outcome="applied", **more):
 
 def test_adjustments_come_at_their_steps_and_once():
     replay = Replay([recorded(10, ScaleLearningRate(0.3)), recorded(20, ScaleLearningRate(0.1, ramp=5))])
-    found = [(step, [d.actions for d in replay.due(step, applied=True)]) for step in range(30)]
+    found = [(step, [d.actions for d in replay.due(step, "0", applied=True)]) for step in range(30)]
     assert [pair for pair in found if pair[1]] == [
         (10, [(ScaleLearningRate(0.3),)]),
         (20, [(ScaleLearningRate(0.1, ramp=5),)]),
@@ -31,13 +32,13 @@ def test_adjustments_come_at_their_steps_and_once():
 
 def test_what_touches_a_step_comes_before_it():
     replay = Replay([recorded(10, SkipStep()), recorded(10, ClipGradients(2.0, steps=3)), recorded(10, Halt())])
-    assert [d.actions[0] for d in replay.due(10, applied=False)] == [SkipStep(), ClipGradients(2.0, steps=3)]
-    assert [d.actions[0] for d in replay.due(10, applied=True)] == [Halt()]
+    assert [d.actions[0] for d in replay.due(10, "0", applied=False)] == [SkipStep(), ClipGradients(2.0, steps=3)]
+    assert [d.actions[0] for d in replay.due(10, "0", applied=True)] == [Halt()]
 
 
 def test_rollback_goes_to_the_snapshot_that_it_went_to():
     replay = Replay([recorded(70, RollBack(back=2), after={"weights_of_step": 32})])
-    (decision,) = replay.due(70, applied=True)
+    (decision,) = replay.due(70, "0", applied=True)
     assert (decision.actions, decision.since, replay.snapshots) == ((RollBack(),), 34, {32})
 
 
@@ -48,7 +49,32 @@ def test_what_was_not_applied_is_not_repeated():
 
 def test_step_that_is_passed_over_makes_up_for_it():
     replay = Replay([recorded(step, SkipStep()) for step in (10, 11, 40)])
-    assert [d.step for d in replay.due(12, applied=False)] == [10, 11]
+    assert [d.step for d in replay.due(12, "0", applied=False)] == [10, 11]
+
+
+def test_what_was_done_to_a_second_attempt_waits_for_it():
+    replay = Replay([recorded(10, SkipStep()), recorded(9, ScaleLearningRate(0.3)), recorded(10, SkipStep())])
+    due = [replay.due(step, "0", applied=applied) for step, applied in ((9, True), (10, False), (9, True), (10, False))]
+    assert [[d.actions[0].name for d in each] for each in due] == [
+        [], ["skip_step"], ["scale_learning_rate"], ["skip_step"],
+    ]  # fmt: skip
+
+
+def test_another_optimizers_turn_is_not_taken():
+    replay = Replay([recorded(10, SkipStep())])
+    assert replay.due(10, "1", applied=False) == []
+    assert len(replay.due(10, "0", applied=False)) == 1
+
+
+def test_rung_that_waited_is_one_again():
+    replay = Replay([recorded(70, RollBack(), after={"weights_of_step": 70}), recorded(70, ScaleLearningRate(0.3))])
+    (decision,) = replay.due(70, "0", applied=True)
+    assert (decision.actions, decision.since) == ((RollBack(), ScaleLearningRate(0.3)), 72)
+
+
+def test_pause_of_a_person_is_no_adjustment():
+    switches = [Adjustment(ts=0.0, step=1, policy="person", action=a, outcome="applied") for a in ("pause", "resume")]
+    assert Replay(switches).left == 0
 
 
 def test_unknown_action_is_said_at_once():
@@ -68,6 +94,6 @@ def test_replayed_run_is_the_run(course, spike, nonfinite):
         run.fire("gradient_nonfinite" if step < 10 else "loss_spike", step)
     record = [recorded(d.step, action) for d in run.decisions for action in d.actions]
     replay = Replay(record)
-    found = [replay.due(step, applied=applied) for step, applied in itertools.product(range(61), (False, True))]
-    repeated = [(d.step, d.actions[0]) for due in found for d in due]
+    found = [replay.due(step, "0", applied=applied) for step, applied in itertools.product(range(61), (False, True))]
+    repeated = [(d.step, action) for due in found for d in due for action in d.actions]
     assert repeated == [(d.step, action) for d in run.decisions for action in d.actions]

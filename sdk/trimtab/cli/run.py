@@ -28,6 +28,7 @@ from trimtab import config, script
 @click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, such as 'encoder.*'; again.")
 @click.option("--act", metavar="WHO", help="Who may adjust the run: process, alerts or true. [default: a dry run]")
 @click.option("--alerts", metavar="URL", help="An Alertmanager or a Grafana to ask for alerts about this run.")
+@click.option("--replay", metavar="RUN", help="Make the adjustments of RUN again, each at its own step, and no other.")
 @click.option("--on-halt", type=click.Choice(["ask", "unwind"]), help="How a halt reaches a loop. [default: ask]")
 @click.option("--config", "config_", metavar="FILE", help="TOML file with settings.")
 @click.option("--resume", is_flag=True, default=None, help="Go on with the run of that name.")

@@ -45,10 +45,15 @@ class Engine:
         self._told: dict[Key, int] = {}  # rule: the last episode of which it was said why nothing was done
         self._under_way: set[str] = set()  # optimizers
         self._step = 0
+        self._stepping: str | None = None
         self._gap = 1  # steps between two judgements
 
-    def decide(self, verdicts: Iterable[Verdict], step: int, *, healthy: Collection[str] = ()) -> list[Decision]:
+    def decide(
+        self, verdicts: Iterable[Verdict], step: int, *, healthy: Collection[str] = (), stepping: str | None = None
+    ) -> list[Decision]:
         """What to do after one judgement. `step` is the one about to be applied, `healthy` names optimizers.
+
+        `stepping` is whose step it is: a ladder that begins with first aid waits for the turn of its own optimizer.
 
         Call it at every judgement, also without verdicts: an episode may have waited for a cooldown, and a lowered rate
         creeps back. Costs 0.3 us when nothing is the matter, 2 us while a lowered rate comes back.
@@ -56,6 +61,7 @@ class Engine:
         passed = step - self._step
         if passed > 0:
             self._gap, self._step = passed, step
+        self._stepping = stepping
         for verdict in verdicts:
             self._hear(verdict, step)
         decisions = self._choose(self._open.values(), "process", step) if self._open else []
@@ -67,6 +73,7 @@ class Engine:
         For an alert bound by name `rule` is `alert:NAME`, and `verdict` describes it, numbered by whoever took it in.
         Returns nothing when the episode has been acted on, or has to wait: ask again while the alert goes on.
         """
+        self._stepping = None
         if verdict is not None:
             self._mind(verdict, step)
             return self._choose([verdict], source, step)
@@ -216,6 +223,8 @@ class Engine:
         """The rung whose turn it is, or None when nothing can be done now."""
         aided, lasting = self._accounts.position(policy, verdict.optimizer, step, self._gap)
         late = verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
+        if policy.first_aid and not meets(verdict.optimizer, self._stepping or ""):
+            return None
         if aided < policy.first_aid and not late:
             return aided
         if momentary(policy.rungs[lasting]):
