@@ -11,6 +11,7 @@ from trimtab.actuators.snapshots import MOST, Snapshots
 from trimtab.actuators.steering import Steering
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
+from trimtab.catalog import RULES
 from trimtab.control import Control
 from trimtab.controller import Controller
 from trimtab.errors import ConfigError
@@ -21,10 +22,11 @@ from trimtab.policies.policy import check
 from trimtab.policies.reading import policies
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import AnyRule, Judge
-from trimtab.rules.rule import resolve
+from trimtab.rules.rule import Rule, resolve
 from trimtab.sample.sampler import Sampler
 from trimtab.types import Act, Config, Event, RunInfo
 
+_HUNG = RULES["run_hung"]
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
 
 
@@ -38,6 +40,12 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
         ConfigError: a rule or a policy that cannot be used.
     """
     rules = resolve(config.rules)
+    for rule in rules:
+        if isinstance(rule, Rule) and rule.signal == _HUNG.signal:
+            raise ConfigError(
+                f"rule {rule.name}: signal={rule.signal!r} is judged by {_HUNG.name} alone, on its own thread. Give "
+                f"a table with name = {_HUNG.name!r} and another threshold."
+            )
     names = [rule.name for rule in rules]
     acting = {rule.name for rule in rules if rule.severity != "info"}
     chosen = POLICIES if config.policies is None else policies(config.policies, POLICIES)

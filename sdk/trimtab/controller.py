@@ -88,6 +88,11 @@ class Controller:
         """Everything that was done, or would have been."""
         return self._execution.adjustments
 
+    @property
+    def rules(self) -> Mapping[str, Mapping[str, Any]]:
+        """By what each rule is judged: threshold, hold, clear, severity, and what a point of it is."""
+        return self._judge.described()
+
     def open(self) -> None:
         """The run begins."""
         if self._orders is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import time
@@ -39,7 +40,7 @@ from trimtab.types import (
     Status,
     Step,
 )
-from trimtab.watchdog import Watchdog
+from trimtab.watchdog import RULE, Watchdog
 
 HEALTH_INTERVAL_S = 5.0
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
@@ -90,6 +91,7 @@ class Run:
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
             guard=self._guard,
+            threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
         logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
         self._log = self._guard.wrap("log", logged.log)
@@ -287,6 +289,9 @@ class Run:
             "gradients_every": config.gradients_every,
             "layers": list(config.layers) if config.layers is not None else None,
             "resume": config.resume,
+            "act": config.act,
+            "replay": config.replay,
+            "rules": self._controller.rules,
         }
         self._emit(
             RunStart(

@@ -271,3 +271,27 @@ def test_ranks_of_torchrun_write_one_run(desk, train, launch):
     assert done.returncode == 0, done.stderr
     assert [desk.record(rank)[-1]["rank"] for rank in (0, 1)] == [0, 1]
     assert desk.status() == "completed"
+
+
+def test_run_is_replayed_from_the_command_line(desk):
+    script = desk.write(
+        "train.py",
+        """
+        import sys, torch
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for count in range(80):
+            optimizer.zero_grad()
+            x = torch.randn(16, 4) * (float("nan") if count in (40, 41, 42) and "spoil" in sys.argv else 1.0)
+            torch.nn.functional.mse_loss(model(x), torch.ones(16, 1)).backward()
+            optimizer.step()
+        print(model.weight.tolist())
+        """,
+    )
+    first = desk.trimtab("run", "--run", "first", "--act", "process", "--gradients-every", "1", script, "spoil")
+    again = desk.trimtab("run", "--run", "again", "--replay", "first", "--gradients-every", "1", script, "spoil")
+    assert "roll_back" in first.stderr
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert first.stdout == again.stdout
+    assert "nan" not in first.stdout

@@ -1,10 +1,14 @@
 """Which policies a run has, from its settings."""
 
+import math
+
 import pytest
 
+import trimtab
 from trimtab import config
 from trimtab.actions import Halt
 from trimtab.assembly import rules_and_policies
+from trimtab.errors import ConfigError
 from trimtab.policies.policy import Policy
 
 
@@ -30,3 +34,34 @@ def test_raised_severity_brings_the_shipped_policy_in():
 
 def test_lowered_severity_leaves_the_shipped_policy_out():
     assert "loss_oscillating" not in answered(rules=[{"name": "loss_oscillating", "severity": "info"}])
+
+
+def test_record_begins_with_what_each_rule_is_judged_by(watching):
+    own = trimtab.Rule("too_perplexed", signal="logged:perplexity", threshold=100, hold=2)
+    with watching(rules=[own, {"name": "loss_spike", "threshold": 9.0}]) as seen:
+        pass
+    rules = seen.start.facts["config"]["rules"]
+    assert rules["too_perplexed"] == {
+        "threshold": 100, "hold": 2, "clear": 0.8, "severity": "warning", "judged": "record",
+    }  # fmt: skip
+    assert (rules["loss_spike"]["threshold"], rules["loss_spike"]["judged"]) == (9.0, "step")
+
+
+def test_rule_of_the_watchdog_takes_its_threshold_from_the_user(watching):
+    with watching(rules=[{"name": "run_hung", "threshold": 2.0}]) as seen:
+        limit_s = seen.run._watchdog.limit_s
+    with watching(rules=[{"name": "run_hung", "enabled": False}], run="other") as seen:
+        assert (limit_s, seen.run._watchdog.limit_s) == (7200.0, math.inf)
+
+
+def test_second_rule_on_the_watchdogs_signal_is_refused():
+    with pytest.raises(ConfigError, match="is judged by run_hung alone"):
+        answered(rules=[trimtab.Rule("very_hung", signal="hung_seconds_ratio", threshold=3.0)])
+
+
+def test_what_keeping_the_first_state_costs_is_counted(watching, training, monkeypatch):
+    with watching(act="process") as seen:
+        before = seen.run._meter.seconds
+        monkeypatch.setattr(seen.run._controller, "met", lambda *_: sum(range(2_000_000)))
+        training.step()
+        assert seen.run._meter.seconds - before > 0.005

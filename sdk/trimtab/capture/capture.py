@@ -218,7 +218,9 @@ class Capture:
 
     def _validated(self, sums: PassSums) -> None:
         self._sampler.validation(sums)
-        self._controller.validated(sums.summary())
+        started = time.perf_counter()
+        self._controller.validated(sums.summary())  # which may keep the best weights
+        self._meter.add(time.perf_counter() - started)
 
     def _batch_came(self, iterator: Any, batch: Any, asked: float) -> None:
         got = time.perf_counter()

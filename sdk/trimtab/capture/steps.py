@@ -294,7 +294,9 @@ class Steps:
                 self._attribution.drop(self._tracked.pop(key).share)
             self._tracked[id(optimizer)] = tracked
             self.any_seen = True
-            self.controller.met(optimizer, ledger.label)
+            started = self._recorder.clock()
+            self.controller.met(optimizer, ledger.label)  # which may keep its first state
+            self._recorder.meter.add(self._recorder.clock() - started)
             if len(self._tracked) > 1:
                 self._attribution.on_reached = self._reached
             return tracked

@@ -125,6 +125,11 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.usual_norm if bench is not None else None
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """By what each rule is judged in this run, in plain values: for the record."""
+        names = ("threshold", "hold", "clear", "severity")
+        return {r.name: {name: getattr(r, name) for name in names} | {"judged": _judged(r)} for r in self._given}
+
     def state(self) -> dict[str, dict[str, int]]:
         """The number of episodes so far, by optimizer and rule."""
         counted = {
