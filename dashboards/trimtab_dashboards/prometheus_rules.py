@@ -19,17 +19,19 @@ _PAGING = "# Alerts for people, and the series that they and the dashboards need
 
 def files(docs_url: str = DOCS_URL) -> dict[str, str]:
     """The rule files by their names. `docs_url` is where the pages of `docs/` are found, for `runbook_url`."""
-    groups = [_group("trimtab-acting", acting(), docs_url)]
-    recordings = {
-        "name": "trimtab-recordings",
-        "rules": [{"record": each.name, "expr": each.expression} for each in RECORDINGS],
+    return {
+        ACTING: _HEAD + _ACTING + dump({"groups": [_group("trimtab-acting", acting(), docs_url)]}),
+        PAGING: _HEAD + _PAGING + dump({"groups": _paging(docs_url)}),
     }
-    paging = [
-        recordings,
+
+
+def _paging(docs_url: str) -> list[dict[str, Any]]:
+    recordings = [{"record": each.name, "expr": each.expression} for each in RECORDINGS]
+    return [
+        {"name": "trimtab-recordings", "rules": recordings},
         _group("trimtab-lasting", lasting(), docs_url),
         _group("trimtab-servers", judged_by_server(), docs_url),
     ]
-    return {ACTING: _HEAD + _ACTING + dump({"groups": groups}), PAGING: _HEAD + _PAGING + dump({"groups": paging})}
 
 
 def _group(name: str, alerts: Iterable[AlertRule], docs_url: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trimtab_dashboards.alert_rules import AlertRule, Operator
 SLOWER = 1.5  # a rank's step over the median of its run
 WAITS_MORE = 0.2  # share of its time that a rank waits for data beyond the median of its run
 FAILING_RUNS = 3
+UNREACHABLE_S = 120  # a source of alerts; after 300 s a run forgets the silences that it knew
 
 IDENTIFIED = f"* on (job, instance, run, rank) group_left (run_id) {catalog.RUN_INFO.name}"
 
@@ -122,7 +123,16 @@ def _several() -> AlertRule:
 
 
 def _alert_path() -> list[AlertRule]:
+    last = catalog.ALERT_SOURCE_LAST_SUCCESS.name
     return [
+        _alert(
+            "TrimtabAlertSourceUnreachable", "warning",
+            f"max by (run, run_id, source) (\n  (time() - {last}) {IDENTIFIED}\n)",
+            ">", UNREACHABLE_S, for_s=60, keep_s=300,
+            summary="{{ $labels.run }}: {{ $labels.source }} cannot be reached",
+            description="The run asks it for alerts and silences. Silences that it knew hold for five minutes, then "
+            "its own rules go on. See `trimtab doctor`.",
+        ),
         _alert(
             "TrimtabAlertPathAlive", "none", "vector(1)", "==", 1,
             summary="Alerts get through",

@@ -214,7 +214,25 @@ SEVERAL = [
     ),
 ]  # fmt: skip
 
-PATH = [Scenario("TrimtabAlertPathAlive", "with no series at all", {}, {"0m": [({}, "1")], "60m": [({}, "1")]})]
+SOURCE = "alert_source_last_success_timestamp_seconds"
+PATH = [
+    Scenario(
+        "TrimtabAlertSourceUnreachable",
+        "silent, or in touch",
+        _info("a") | _of("a", SOURCE, "0x60", ', source="alertmanager"')
+        | _info("b") | _of("b", SOURCE, "0+60x60", ', source="alertmanager"')
+        | _info("nan") | _of("nan", SOURCE, "NaN+0x60", ', source="grafana"')
+        | _info("gone", "1x2 stale") | _of("gone", SOURCE, "0x2 stale", ', source="grafana"')
+        | _info("back") | _of("back", SOURCE, "0x5 360+60x60", ', source="grafana"'),
+        {
+            "3m": [],
+            "4m": [({"run": run, "run_id": run, "source": source}, "240")
+                   for run, source in (("a", "alertmanager"), ("back", "grafana"))],
+            "12m": [({"run": "a", "run_id": "a", "source": "alertmanager"}, "720")],
+        },
+    ),
+    Scenario("TrimtabAlertPathAlive", "with no series at all", {}, {"0m": [({}, "1")], "60m": [({}, "1")]}),
+]  # fmt: skip
 
 SERVER = [*HUNG, *GONE, *DOWN, *RANKS, *SEVERAL, *PATH]
 

@@ -10,6 +10,7 @@ from trimtab.cli.backends import backends
 from trimtab.cli.demo import demo
 from trimtab.cli.lint import lint
 from trimtab.cli.report import report
+from trimtab.cli.rules import rules
 from trimtab.cli.run import run
 from trimtab.cli.steer import adjust, pause, resume, stop
 from trimtab.cli.targets import targets
@@ -23,7 +24,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, lint, pause, resume, stop, adjust, backends, targets, demo):
+for command in (run, report, lint, pause, resume, stop, adjust, rules, backends, targets, demo):
     trimtab.add_command(command)
 
 
