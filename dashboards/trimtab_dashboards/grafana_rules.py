@@ -3,8 +3,8 @@
 A rule asks for the value (A, shown in annotations, held under a billion since JSON has no infinity) and for whether it
 is over its bound as 0 or 1 (B), which a threshold (C) turns into the condition. So no NaN ever reaches the condition,
 where Grafana would take it for an alert. Where there is no series there is no alert (`noDataState: OK`), and a
-Prometheus that is down shows as an error of the rule. Nothing about contact points or policies is written: a policy tree
-would replace the organisation's own.
+Prometheus that is down shows as an error of the rule. Nothing about contact points or policies is written, since a tree
+of policies would replace the organisation's own.
 """
 
 from __future__ import annotations

@@ -26,12 +26,10 @@ def files(docs_url: str = DOCS_URL) -> dict[str, str]:
 
 
 def _paging(docs_url: str) -> list[dict[str, Any]]:
-    recordings = [{"record": each.name, "expr": each.expression} for each in RECORDINGS]
-    return [
-        {"name": "trimtab-recordings", "rules": recordings},
-        _group("trimtab-lasting", lasting(), docs_url),
-        _group("trimtab-servers", judged_by_server(), docs_url),
-    ]
+    servers = _group("trimtab-servers", judged_by_server(), docs_url)
+    # Rules of one group are evaluated in their order, groups in none.
+    servers["rules"][:0] = [{"record": each.name, "expr": each.expression} for each in RECORDINGS]
+    return [_group("trimtab-lasting", lasting(), docs_url), servers]
 
 
 def _group(name: str, alerts: Iterable[AlertRule], docs_url: str) -> dict[str, Any]:

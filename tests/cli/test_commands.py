@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-COMMANDS = ("adjust", "backends", "demo", "lint", "pause", "report", "resume", "rules", "run", "stop")
+COMMANDS = ("adjust", "backends", "demo", "lint", "pause", "report", "resume", "rules", "run", "stop", "targets")
 
 
 def test_help_lists_the_commands_that_there_are(desk):
