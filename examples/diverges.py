@@ -1,4 +1,4 @@
-"""Trains on scikit-learn's handwritten digits until, halfway, its schedule makes the rate 100 times too high by mistake.
+"""Trains on scikit-learn's handwritten digits until, halfway, its schedule makes the rate 100 times too high.
 
 Bare, it ends where it does no better than guessing. Watched, it is put back on its way:
 
