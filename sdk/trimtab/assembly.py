@@ -96,13 +96,8 @@ def build(
     rules, chosen = rules_and_policies(config)
     judge = Judge(rules, config.monitor, guard.attempt)
     act: Act = config.act
-    if act and world_size > 1:
-        act = False
-        say(
-            "act over ranks",
-            f"act={config.act!r}: {world_size} ranks do not agree on adjustments yet, so this is a dry run.",
-        )
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
+    together = bool(act) and world_size > 1 and replay is None
     controller: Controller
 
     def parts() -> Parts:
@@ -110,7 +105,7 @@ def build(
         return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers)
 
     actuators = Actuators(
-        Steering(capture.hooks, models.holding, judge.usual_norm, say),
+        Steering(capture.hooks, models.holding, lambda label: controller.usual_norm(label), say),
         Snapshots(
             every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
             most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
@@ -118,6 +113,7 @@ def build(
         halting,
         parts,
         info.directory,
+        info.rank if together else None,
     )
     controller = Controller(
         judge,
@@ -130,6 +126,9 @@ def build(
         acts=bool(act) or replay is not None,
         control=Control(info.directory, info.run_id, resumed=config.resume, say=say) if info.rank == 0 else None,
         replay=replay,
-        no_orders=f"{world_size} ranks do not agree on adjustments yet" if world_size > 1 else "",
+        no_orders=f"{world_size} ranks take orders together only where act= is set"
+        if world_size > 1 and not together
+        else "",
+        place=(info.rank, world_size),
     )
     return controller

@@ -23,6 +23,7 @@ from trimtab.guard import Guard
 from trimtab.orders import Orders
 from trimtab.policies import Decision, Engine
 from trimtab.policies.replay import Replay
+from trimtab.ranks import ASKED, Ranks
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.ledger import GradientSample, Ledger
@@ -49,11 +50,12 @@ class Controller:
         control: Control | None = None,
         no_orders: str = "",
         replay: Replay | None = None,
+        place: tuple[int, int] = (0, 1),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
 
-        With `replay` what it says is done, and what policies say is not.
+        With `replay` what it says is done, and what policies say is not. `place` is the rank and the number of ranks.
         """
         self.awaits_steps = False
         self.alerts: list[Alert] = []
@@ -69,8 +71,17 @@ class Controller:
         self._replay = replay
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self.optimizers, self._fence)
+        rank, world_size = place
+        self._ranks = (
+            Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down)
+            if acts and world_size > 1 and replay is None
+            else None
+        )
+        self._take_up = (self._ranks or self._execution).take_up
         self._orders = (
-            None if control is None else Orders(control, self._execution, engine, guard, say, refusal=no_orders)
+            None
+            if control is None
+            else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
         )
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
@@ -102,6 +113,8 @@ class Controller:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
         self.optimizers[label] = weakref.ref(optimizer)
         self._actuators.steering.meet(label, optimizer)
+        if self._ranks is not None:
+            self._ranks.meet([p for group in optimizer.param_groups for p in group["params"]])
         if self._acts:
             self._take(lambda: self._actuators.snapshots.meet(self._actuators.parts(), self._sampler.steps_written()))
             self._execution.follows_cycle = len(self.optimizers) > 1
@@ -121,8 +134,10 @@ class Controller:
         late = not newest[1].immediate
         if late:
             arrived, self._on_device[label] = self._on_device.get(label), newest
-        if arrived is not None:
-            last, read = arrived[0], arrived[1].read()
+        last, read = (arrived[0], arrived[1].read()) if arrived is not None else (step, [])
+        if self._ranks is not None:
+            read = self._ranks.level(step, read)
+        if read:
             rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
             verdicts: list[Verdict] = []
             for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):
@@ -133,7 +148,7 @@ class Controller:
         if self._replay is not None:
             self._repeat(self._replay, label, Moment(step, False, False))
             return 1
-        return self._sampler.judging_interval
+        return self._next_in(label, Moment(step, False, late))
 
     def left_out(self, optimizer: Optimizer) -> bool:
         """See `StepController`."""
@@ -162,7 +177,7 @@ class Controller:
         total, count = self._train
         self._train = (0.0, 0)
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, total / count if count else None)
-        if self._acts and self._judge.improved:
+        if self._acts and self._leads and self._judge.improved:
             self._take(lambda: self._actuators.snapshots.take_best(self._actuators.parts(), step))
         self._answer("", verdicts, Moment.after(step))
 
@@ -200,7 +215,7 @@ class Controller:
         if self._replay is not None:
             self._repeat(self._replay, label, Moment.after(step))
         may_write = self._execution.stepped(label, step)
-        if self._acts and may_write and self._snapshot_is_due(step):
+        if self._acts and may_write and self._takes_snapshot(step):
             self._snapshot(step)
         self.awaits_steps = self._awaits()
 
@@ -224,6 +239,10 @@ class Controller:
             snapshot_age_s=None if self._snapshot_at is None else now - self._snapshot_at,
         )
         return Judged({rule: float(f"{level:.4g}") for rule, level in levels.items()}, verdicts)
+
+    def usual_norm(self, label: str) -> float | None:
+        """The norm that the gradients of an optimizer usually have, None while that is not known."""
+        return self._judge.usual_norm(label) if self._ranks is None else self._ranks.usual_norm(label)
 
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
@@ -263,8 +282,10 @@ class Controller:
         if self._replay is not None:
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
+        if not self._leads:
+            return
         for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label or None):
-            self._execution.take_up(decision, moment)
+            self._take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
     def _repeat(self, replay: Replay, label: str, moment: Moment) -> None:
@@ -296,14 +317,49 @@ class Controller:
             self._on_device.clear()
         self._trailing.fence(self._clock())
 
-    def _snapshot_is_due(self, step: int) -> bool:
-        return self._actuators.snapshots.due(step) if self._replay is None else step in self._replay.snapshots
+    @property
+    def _leads(self) -> bool:
+        """Whether this rank decides."""
+        return self._ranks is None or self._ranks.leads
+
+    def _next_in(self, label: str, moment: Moment) -> int:
+        """Every how many steps to judge. With other ranks this is where they hear of each other."""
+        interval = self._sampler.judging_interval
+        if self._ranks is None:
+            return interval
+        due = self._actuators.snapshots.due(moment.step) and self._is_healthy()
+        spacing = self._sampler.gradient_spacing
+        step_s = spacing.median_step_s if spacing.fixed is None else None
+        interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=due)
+        self.awaits_steps = self._awaits()
+        return interval
+
+    def _stand_down(self, reason: str) -> None:
+        """The ranks cannot adjust together: from here on this is a dry run."""
+        self._say(ASKED, reason)
+        self._acts = False
+        self._execution.others = None
+        self._execution.withdraw(self._sampler.steps_written(), "refused", reason)
+        self._engine.stand_down()
+        if self._orders is not None:
+            self._orders.refusal = reason
+
+    def _is_healthy(self) -> bool:
+        return all(map(self._judge.healthy, self.optimizers))
+
+    def _takes_snapshot(self, step: int) -> bool:
+        if self._replay is not None:
+            return step in self._replay.snapshots
+        if self._ranks is not None:
+            return self._ranks.takes_snapshot
+        return self._actuators.snapshots.due(step) and self._is_healthy()
 
     def _snapshot(self, step: int) -> None:
-        if self._replay is not None or all(map(self._judge.healthy, self.optimizers)):
-            step_s = self._sampler.gradient_spacing.median_step_s
-            if self._take(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
-                self._snapshot_at = self._clock()
+        if self._ranks is not None:
+            self._ranks.takes_snapshot = False
+        step_s = self._sampler.gradient_spacing.median_step_s
+        if self._take(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
+            self._snapshot_at = self._clock()
 
     def _take(self, take: Callable[[], object]) -> bool:
         """Whether a snapshot could be taken; why not is told once."""

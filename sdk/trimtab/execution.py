@@ -10,9 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
-from trimtab.actions import Action, Change, Controls, Refused, ScaleLearningRate, Stage
+from trimtab.actions import Action, Change, Controls, Refused, RollBack, ScaleLearningRate, Stage
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard
@@ -22,6 +22,7 @@ from trimtab.policies.reading import arguments
 from trimtab.types import Adjustment, Event, Outcome
 
 _STAGES: tuple[Stage, ...] = ("before_step", "after_step", "cycle_end")
+_OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ATTEMPTS = 50  # to find weights that no graph is waiting for
 PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
 
@@ -52,6 +53,22 @@ class _Waiting:
     attempts: int = 0
 
 
+class Others(Protocol):
+    """The other ranks of the run: see `ranks.Ranks`."""
+
+    def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
+        """Decided here, for all."""
+        ...
+
+    def vote(self, value: float) -> bool:
+        """Whether all ranks say the same."""
+        ...
+
+    def part(self, reason: str) -> None:
+        """They have done different things: from here on nothing is done together."""
+        ...
+
+
 class Execution:
     """What is to be done, and what was done.
 
@@ -74,6 +91,7 @@ class Execution:
         self.adjustments: list[Adjustment] = []
         self.follows_cycle = False  # whether weights may change between steps of several optimizers
         self.cycle = Cycle()
+        self.others: Others | None = None  # ranks, with whom all is done together
         self._actuators = actuators
         self._engine = engine
         self._guard = guard
@@ -123,6 +141,26 @@ class Execution:
         for waiting in [waiting for waiting in self._waiting if which(waiting.decision)]:
             self._withdraw(waiting, step, outcome, reason)
 
+    def leave(
+        self, decision: Decision, moment: Moment, outcome: Outcome, reason: str, told: Told | None = None
+    ) -> None:
+        """Do not do what was decided. It is recorded, with the outcome and the reason."""
+        self._engine.withdraw(decision)
+        recorded = [
+            self.record(
+                decision,
+                action.name,
+                moment,
+                outcome,
+                reason=reason,
+                optimizer=decision.optimizer,
+                given=arguments(action),
+            )
+            for action in decision.actions
+        ]
+        if told is not None:
+            told(recorded)
+
     def record(
         self,
         decision: Decision,
@@ -169,6 +207,8 @@ class Execution:
                 )
                 recorded.append(self._attempt(decision, action, controls, moment, optimizer=label))
         outcomes: list[Outcome] = [adjustment.outcome for adjustment in recorded]
+        if self.others is not None and not self.others.vote(_in_one_number(outcomes)):
+            self.others.part(f"{decision.actions[0].name} had another outcome on another rank.")
         self.steers = self.steers or "applied" in outcomes
         following = self._engine.settle(decision, outcomes, moment.step)
         if "applied" in outcomes:
@@ -176,7 +216,7 @@ class Execution:
         if told is not None:
             told(recorded)
         if following is not None:
-            self.take_up(following, moment)
+            (self.others or self).take_up(following, moment)
 
     def _applied(self, decision: Decision, step: int) -> None:
         if decision.policy == CREEP_BACK:
@@ -223,22 +263,7 @@ class Execution:
 
     def _withdraw(self, waiting: _Waiting, step: int, outcome: Outcome, reason: str) -> None:
         self._waiting.remove(waiting)
-        self._engine.withdraw(waiting.decision)
-        decision, moment = waiting.decision, Moment.after(step)
-        recorded = [
-            self.record(
-                decision,
-                action.name,
-                moment,
-                outcome,
-                reason=reason,
-                optimizer=decision.optimizer,
-                given=arguments(action),
-            )
-            for action in decision.actions
-        ]
-        if waiting.told is not None:
-            waiting.told(recorded)
+        self.leave(waiting.decision, Moment.after(step), outcome, reason, waiting.told)
 
     def _is_due(self, waiting: _Waiting, label: str, may_write: bool) -> bool:
         if waiting.stage == "after_step":
@@ -246,8 +271,20 @@ class Execution:
         if not may_write:
             return False
         waiting.attempts += 1
-        if self._actuators.snapshots.may_restore(self._actuators.parts()):
+        if self._agreed(waiting.decision, free=self._actuators.snapshots.may_restore(self._actuators.parts())):
             return True
         if self.follows_cycle:
             self.cycle.blocked(label)
         return waiting.attempts > ATTEMPTS  # which is refused then
+
+    def _agreed(self, decision: Decision, *, free: bool) -> bool:
+        """Whether the weights are free here, and everywhere else, to go back to the same snapshot."""
+        if self.others is None:
+            return free
+        back = next((action.back for action in decision.actions if isinstance(action, RollBack)), None)
+        aim = None if back is None else self._actuators.snapshots.aim(decision.since, back)
+        return self.others.vote(-2.0 if not free else -1.0 if aim is None else float(aim)) and free
+
+
+def _in_one_number(outcomes: Sequence[Outcome]) -> float:
+    return float(sum((_OUTCOMES.index(outcome) + 1) * 6**at for at, outcome in enumerate(outcomes[:16])))

@@ -7,7 +7,7 @@ from typing import Any
 
 from trimtab.actions import Change
 from trimtab.control import Command, Control
-from trimtab.execution import Execution, Moment
+from trimtab.execution import Execution, Moment, Told
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
@@ -18,6 +18,7 @@ class Orders:
     """Commands that were given and not carried out yet.
 
     Args:
+        take_up: how a decision is carried out.
         refusal: why this run can be paused, but not adjusted or stopped; empty where it can.
     """
 
@@ -29,14 +30,16 @@ class Orders:
         guard: Guard,
         say: Callable[[str, str], None],
         *,
+        take_up: Callable[[Decision, Moment, Told], object],
         refusal: str = "",
     ) -> None:
+        self.refusal = refusal
         self._control = control
+        self._take_up = take_up
         self._execution = execution
         self._engine = engine
         self._guard = guard
         self._say = say
-        self._refusal = refusal
         self._open = False
         self._given: list[Command] = []
 
@@ -63,10 +66,10 @@ class Orders:
         for command in given:
             if command.kind in ("pause", "resume"):
                 self._pause(command, step)
-            elif self._refusal or not command.actions:
-                self._record(command, command.kind, step, "refused", self._refusal or "it names nothing to do")
+            elif self.refusal or not command.actions:
+                self._record(command, command.kind, step, "refused", self.refusal or "it names nothing to do")
             else:
-                self._execution.take_up(self._decision(command, step), Moment.after(step), self._answering(command))
+                self._take_up(self._decision(command, step), Moment.after(step), self._answering(command))
 
     def close(self, step: int) -> None:
         """The run ends: answer what it will not do any more."""
@@ -80,7 +83,7 @@ class Orders:
         """Or its end. What policies have decided and not done yet is not done."""
         before, after = self._engine.paused, command.kind == "pause"
         self._engine.paused = after
-        if after:
+        if after and self._execution.others is None:  # what ranks have agreed on, all of them do
             self._execution.withdraw(step, "silenced", "paused by a person", lambda d: d.policy != PERSON)
         self._record(command, command.kind, step, "applied", "", Change({"paused": before}, {"paused": after}))
 

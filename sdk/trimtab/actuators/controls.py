@@ -20,16 +20,27 @@ BEST, LAST = "best.pt", "last.pt"
 
 
 class Actuators:
-    """Everything that can change a run. `parts` says what there is; `directory` is the run's own."""
+    """Everything that can change a run. `parts` says what there is; `directory` is the run's own.
+
+    `rank` is None where the run has one. Of several the first writes for all, and none goes back to the best state by
+    itself, since the first alone keeps it.
+    """
 
     def __init__(
-        self, steering: Steering, snapshots: Snapshots, halting: Halting, parts: Callable[[], Parts], directory: Path
+        self,
+        steering: Steering,
+        snapshots: Snapshots,
+        halting: Halting,
+        parts: Callable[[], Parts],
+        directory: Path,
+        rank: int | None = None,
     ) -> None:
         self.steering = steering
         self.snapshots = snapshots
         self.halting = halting
         self.parts = parts
         self.directory = directory
+        self.rank = rank
 
     def controls(
         self, optimizer: str, step: int, since: int | None, *, late: bool = False, pending: bool = False
@@ -91,6 +102,8 @@ class RunControls:
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
         """Save the last state, go back to the best one and save that, then ask the loop to stop."""
+        if self._of.rank is not None:
+            return self._halt_together(reason)
         saved = save(self._of.parts(), self._of.directory / LAST, self._step)
         change = Change({"halted": False}, {"halted": True, "last": str(saved)})
         if restore_best and not self._pending and self._of.snapshots.best is not None:
@@ -99,6 +112,18 @@ class RunControls:
             change = Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(best)})
         self._of.halting.request(reason)
         return change
+
+    def _halt_together(self, reason: str) -> Change:
+        """The same with other ranks, whose weights stay those of the last step."""
+        of, files = self._of, {}
+        if of.rank == 0:
+            files["last"] = str(save(of.parts(), of.directory / LAST, self._step))
+            best = of.snapshots.best
+            if best is not None and not self._pending:
+                of.snapshots.with_best(of.parts(), self._step, lambda: save(of.parts(), of.directory / BEST, best))
+                files["best"] = str(of.directory / BEST)
+        of.halting.request(reason)
+        return Change({"halted": False}, {"halted": True, **files})
 
     def _around(self) -> StepControls:
         return StepControls(self._of.steering, self._optimizer)

@@ -151,7 +151,7 @@ class Snapshots:
         Raises:
             Refused: there is no such snapshot, or the parameters are not those it was taken of. Nothing was changed.
         """
-        good = [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
+        good = self._good(since)
         if len(good) <= back:
             raise Refused(self._why_none(since, back))
         chosen = good[-1 - back]
@@ -160,6 +160,11 @@ class Snapshots:
             self._drop(snapshot)
         self._due_at = step + self.interval
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step})
+
+    def aim(self, since: int | None, back: int = 0) -> int | None:
+        """The step whose weights `roll_back` would restore; None where there is no such snapshot."""
+        good = self._good(since)
+        return good[-1 - back].step if len(good) > back else None
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one.
@@ -171,6 +176,22 @@ class Snapshots:
             raise Refused("No state was kept as the best one: no validation result has been seen yet.")
         self._restore(self._best, parts)
         return Change({"weights_of_step": step}, {"weights_of_step": self._best.step})
+
+    def with_best(self, parts: Parts, step: int, use: Callable[[], object]) -> None:
+        """Call `use` while the best one is in place, and put the present state back, gradients too.
+
+        Raises:
+            Refused: as `take` and `restore_best` do. Nothing was changed.
+        """
+        here = self._picture(self._laid_out(parts), step)
+        gradients = [(p, p.grad) for o in parts.optimizers.values() for g in o.param_groups for p in g["params"]]
+        self.restore_best(parts, step)
+        try:
+            use()
+        finally:
+            here.restore()
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
 
     def close(self) -> None:
         """Drop everything, files too."""
@@ -192,6 +213,9 @@ class Snapshots:
         snapshot = Snapshot(step, self._picture(layout, step), [], generators.states() if self._rng else None)
         self._kept.append(snapshot)
         return snapshot
+
+    def _good(self, since: int | None) -> list[Snapshot]:
+        return [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
         try:

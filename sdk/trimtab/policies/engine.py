@@ -100,6 +100,11 @@ class Engine:
         self._accounts.cool(policy, decision.optimizer, step)
         return None
 
+    def stand_down(self) -> None:
+        """Nothing can be adjusted any more: from here on this is a dry run."""
+        self._act = False
+        self._under_way.clear()
+
     def withdraw(self, decision: Decision) -> None:
         """A decision will not be carried out. Its episode may be answered anew, if it is still open."""
         self._under_way.discard(decision.optimizer)

@@ -1,0 +1,123 @@
+"""Every rank is adjusted alike, at the same optimizer step, or none is."""
+
+import pytest
+
+pytestmark = pytest.mark.ranks
+
+TRAINING = """
+import trimtab
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from trimtab.testing import RecordingBackend
+from trimtab.types import Adjustment, Notice
+
+torch.manual_seed(0)
+inputs = torch.randn(64, 8)
+labels = inputs[:, :3].argmax(1)
+model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+parallel = DistributedDataParallel(model)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+half = slice(32 * rank, 32 * rank + 32)  # of the batch
+
+def step(spoil=1.0):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(parallel(inputs[half] * spoil), labels[half]).backward()
+    optimizer.step()
+
+backend = RecordingBackend()
+
+def said(**more):
+    of = ("learning_rate_scale", "weights_of_step")
+    done = [
+        (a.step, a.policy, a.action, a.outcome, [a.after[name] for name in of if name in a.after])
+        for a in backend.of(Adjustment)
+    ]
+    total = [p.detach().double().sum().item() for p in model.parameters()]
+    say(done=done, total=total, notices=[n.text for n in backend.of(Notice)], **more)
+"""
+
+
+def alike(ranks):
+    """What both ranks say, where they say the same."""
+    first, second = ranks
+    assert (first["done"], first["total"]) == (second["done"], second["total"])
+    return [tuple(done) for done in first["done"]]
+
+
+@pytest.fixture(scope="module")
+def poisoned(in_ranks):
+    """The loss of one rank alone is NaN at one step. By itself each would judge and sample other steps."""
+    return in_ranks(
+        TRAINING
+        + """
+with trimtab.watch(run="a", backends=[backend], act="process"):
+    for _ in range(150):
+        step()
+    step(math.nan if rank == 1 else 1.0)
+    for _ in range(150):
+        step()
+said(finite=all(p.isfinite().all().item() for p in model.parameters()))
+"""
+    )
+
+
+def test_bad_batch_of_one_rank_is_undone_on_all(poisoned):
+    assert {(action, outcome) for _, _, action, outcome, _ in alike(poisoned)} <= {
+        ("skip_step", "applied"),
+        ("skip_step", "refused"),
+        ("roll_back", "applied"),
+    }
+    assert [rank["finite"] for rank in poisoned] == [True, True]
+
+
+def test_decision_of_the_first_rank_is_carried_out_on_all(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8):
+    for at in range(300):
+        step(1.0 if at < 150 else -20.0)  # from here on nothing is as it was
+said()
+"""
+    )
+    applied = {action for _, _, action, outcome, _ in alike(ranks) if outcome == "applied"}
+    assert applied >= {"roll_back", "scale_learning_rate"}
+
+
+def test_ranks_of_which_one_is_not_watched_are_left_alone(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab import ranks
+ranks.MEETING_S = 1.0
+if rank == 0:
+    with trimtab.watch(run="a", backends=[backend], act="process"):
+        for _ in range(100):
+            step()
+else:
+    for _ in range(100):
+        step()
+said()
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert any("Not every rank is watched" in notice for notice in ranks[0]["notices"])
+
+
+def test_rank_that_is_lost_ends_adjusting_and_not_training(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab import ranks
+ranks.PATIENCE_S = 3.0
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
+    for _ in range(30):
+        step()
+    if rank == 0:
+        optimizer.step()  # by itself
+    for _ in range(30):
+        step()
+said()
+"""
+    )
+    assert all(any("lost each other" in notice for notice in rank["notices"]) for rank in ranks)
