@@ -1,0 +1,331 @@
+"""The dashboard *Run*: one run, whose first row answers what a person on call asks."""
+
+from __future__ import annotations
+
+from trimtab import catalog
+from trimtab_dashboards.dashboard import Dashboard, Row
+from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
+from trimtab_dashboards.promql import EACH_PROCESS, of_run, or_zero, rate
+
+ALERT_PATH = "TrimtabAlertPathAlive"  # the alert that always fires; see `server_rules`
+STATUS_COLORS = {"running": GREEN, "completed": BLUE, "halted": ORANGE, "interrupted": ORANGE, "failed": RED}
+ALIVE = {0.0: ("over", GREY), 1.0: ("alive", GREEN), 2.0: ("hung", RED)}
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        uid="trimtab-run",
+        description="One training run: how it stands, what it learns, and what was done about it.",
+        rows=[
+            Row(title="How it stands", panels=[*_standing(), *_steering()]),
+            Row(title="What it learns", panels=_learning()),
+            Row(title="Gradients, as the optimizer used them", panels=_gradients()),
+            Row(title="Speed", panels=_speed()),
+            Row(title="Rules and adjustments", panels=_rules()),
+        ],
+    )
+
+
+def _standing() -> list[Panel]:
+    position = of_run(catalog.EPOCH_POSITION)
+    idle = f"time() - {of_run(catalog.LAST_ACTIVITY)} > bool {EACH_PROCESS} {of_run(catalog.HUNG_AFTER)}"
+    running = of_run(catalog.RUN_STATUS, status="running")
+    to_go = f"(ceil({position}) - {position}) / (deriv({position}[$__rate_interval]) > 0)"
+    return [
+        stat(
+            "Alive or hung",
+            "Hung is a run that has said nothing for longer than trimtab_hung_after_seconds. Over is one that ended.",
+            Query(f"max({running} * {EACH_PROCESS} (1 + ({idle})) or {running})", "state"),
+            states=ALIVE,
+            empty="not scraped",
+            width=3,
+        ),
+        stat(
+            "Status",
+            "What the run itself says of its state. Several stand here when ranks disagree.",
+            Query(f"max by (status) ({of_run(catalog.RUN_STATUS)}) == 1", "{{status}}"),
+            show="name",
+            names=STATUS_COLORS,
+            empty="not scraped",
+            width=3,
+        ),
+        stat(
+            "Who may adjust it",
+            "dry_run: nobody, adjustments are only shown. process: the run's own rules. alerts: alerts that come back.",
+            Query(f"max by (mode) ({of_run(catalog.ACT_MODE)}) == 1", "{{mode}}"),
+            show="name",
+            names={"dry_run": BLUE, "process": ORANGE, "alerts": ORANGE, "all": ORANGE},
+            width=3,
+        ),
+        stat(
+            "Alert path",
+            "Whether the alert that always fires does so in Prometheus. Without it no other alert would come either; "
+            "load deploy/prometheus/trimtab-paging.rules.yml.",
+            Query(or_zero(f'max(ALERTS{{alertname="{ALERT_PATH}", alertstate="firing"}})'), "rules"),
+            states={0.0: ("no rules", ORANGE), 1.0: ("alive", GREEN)},
+            width=3,
+        ),
+        stat(
+            "Alerts last asked for",
+            "How long ago the run heard from the server that it asks for alerts, or that posts them.",
+            Query(f"time() - max({of_run(catalog.ALERT_SOURCE_LAST_SUCCESS)}) or on () vector(-1)", "heard"),
+            unit="s",
+            states={-1.0: ("not set up", GREY)},
+            width=3,
+        ),
+        stat(
+            "Epochs gone through",
+            "With the share of the one that runs, where the loader knows its length. How many there will be, only the "
+            "training code knows.",
+            Query(f"max({position})", "epochs"),
+            decimals=2,
+            empty="unknown",
+            width=3,
+        ),
+        stat(
+            "Time to go in this epoch",
+            "Until the loader is through, at the pace of the last minutes. Validation is not in it.",
+            Query(f"max(({to_go}) or (ceil({position}) - {position} == 0))", "to go"),
+            unit="s",
+            empty="unknown",
+            width=3,
+        ),
+        stat(
+            "Owner and job",
+            "Who started it, and the scheduler's job, where there is one.",
+            Query(f"max by (owner, exported_job) ({of_run(catalog.RUN_INFO)})", "{{owner}} {{exported_job}}"),
+            show="name",
+            names={},
+            width=3,
+        ),
+    ]
+
+
+def _steering() -> list[Panel]:
+    same = "on (run, rank, policy, action, outcome, optimizer)"
+    last = f"topk(1, {of_run(catalog.LAST_ADJUSTMENT)})"
+    before, after = of_run(catalog.ADJUSTMENT_BEFORE), of_run(catalog.ADJUSTMENT_AFTER)
+    return [
+        table(
+            "Last adjustment",
+            "What was changed last, or would have been in a dry run, with the setting before and after. Empty until "
+            "there is one.",
+            {"policy": "policy", "action": "action", "outcome": "outcome", "setting": "setting"},
+            # Anything to the power of 0 is 1, NaN and infinity as well.
+            Column("when", f"1000 * {last} * {same} group_right () {after} ^ 0", unit="dateTimeFromNow"),
+            Column("before", f"{before} and {same} {last}"),
+            Column("after", f"{after} and {same} {last}"),
+            width=12,
+            height=4,
+        ),
+        stat(
+            "Learning-rate scale",
+            "What policies and persons multiply the schedule's learning rate by; 1 is untouched.",
+            Query(f"min({of_run(catalog.LEARNING_RATE_SCALE)})", "scale"),
+            bounds=[(None, ORANGE), (1, GREEN), (1.001, ORANGE)],
+            decimals=3,
+        ),
+        stat(
+            "Budget left",
+            "Adjustments that the policy with the fewest may still make. At 0 it only tells.",
+            Query(f"bottomk(1, min by (policy) ({of_run(catalog.POLICY_BUDGET)}))", "{{policy}}"),
+            show="value_and_name",
+            bounds=[(None, RED), (1, GREEN)],
+        ),
+        stat(
+            "Snapshot age",
+            "Of the newest healthy state that a rollback could use, when it last told.",
+            Query(f"min({of_run(catalog.SNAPSHOT_AGE)})", "age"),
+            unit="s",
+            empty="none",
+        ),
+    ]
+
+
+def _learning() -> list[Panel]:
+    return [
+        lines(
+            "Loss",
+            "Training: mean of the last record, and its moving average over 50 steps. Validation: mean over the last "
+            "pass. The mean over ranks; NaN is shown as a gap.",
+            Query(f"avg by (optimizer) ({of_run(catalog.LOSS, phase='train')})", "train, optimizer {{optimizer}}"),
+            Query(f"avg by (optimizer) ({of_run(catalog.LOSS_EMA)})", "smoothed, optimizer {{optimizer}}"),
+            Query(f"avg({of_run(catalog.LOSS, phase='validation')})", "validation"),
+            width=12,
+            height=9,
+        ),
+        lines(
+            "Accuracy",
+            "Share of right predictions, where the loss tells classes.",
+            Query(f"avg by (phase) ({of_run(catalog.ACCURACY)})", "{{phase}}"),
+            unit="percentunit",
+            width=12,
+            height=9,
+        ),
+        lines(
+            "Learning rate",
+            "What the last step used: the schedule's, times the scale.",
+            Query(
+                f"max by (optimizer, group) ({of_run(catalog.LEARNING_RATE)})",
+                "optimizer {{optimizer}}, group {{group}}",
+            ),
+            unit="sci",
+        ),
+        lines(
+            "Learning-rate scale over time",
+            "What policies and persons multiply the schedule by; 1 is untouched.",
+            Query(
+                f"min by (optimizer, group) ({of_run(catalog.LEARNING_RATE_SCALE)})",
+                "optimizer {{optimizer}}, group {{group}}",
+            ),
+            least=0,
+        ),
+        lines(
+            "Weight decay",
+            "What the last step used.",
+            Query(
+                f"max by (optimizer, group) ({of_run(catalog.WEIGHT_DECAY)})",
+                "optimizer {{optimizer}}, group {{group}}",
+            ),
+            unit="sci",
+        ),
+        lines(
+            "Logged values",
+            "What the training code gave to trimtab.log, or the framework logged.",
+            Query(f"avg by (name, phase) ({of_run(catalog.LOGGED_VALUE)})", "{{name}} {{phase}}"),
+            width=24,
+            height=6,
+        ),
+    ]
+
+
+def _gradients() -> list[Panel]:
+    age = f"time() - max by (optimizer) ({of_run(catalog.LAST_GRADIENT)})"
+    return [
+        lines(
+            "Gradient norm",
+            "2-norm of the whole gradient: as applied, after clipping, and as clip_grad_norm_ found it.",
+            Query(f"max by (optimizer) ({of_run(catalog.GRADIENT_NORM)})", "applied, optimizer {{optimizer}}"),
+            Query(
+                f"max by (optimizer) ({of_run(catalog.GRADIENT_PRECLIP_NORM)})",
+                "before clipping, optimizer {{optimizer}}",
+            ),
+            log=True,
+        ),
+        lines(
+            "Gradient mean",
+            "Mean of all gradient elements, as applied.",
+            Query(f"avg by (optimizer) ({of_run(catalog.GRADIENT_MEAN)})", "optimizer {{optimizer}}"),
+            unit="sci",
+        ),
+        lines(
+            "Gradient variance",
+            "Variance of all gradient elements, as applied.",
+            Query(f"avg by (optimizer) ({of_run(catalog.GRADIENT_VARIANCE)})", "optimizer {{optimizer}}"),
+            unit="sci",
+            log=True,
+        ),
+        lines(
+            "Age of these figures",
+            "How long ago gradient statistics were last taken. Trimtab spaces them to stay within its overhead.",
+            Query(age, "optimizer {{optimizer}}"),
+            unit="s",
+            least=0,
+            width=12,
+            height=6,
+        ),
+        lines(
+            "Steps between gradient statistics",
+            "They are taken on every so many steps.",
+            Query(f"max({of_run(catalog.GRADIENT_INTERVAL)})", "steps"),
+            least=0,
+            width=12,
+            height=6,
+        ),
+    ]
+
+
+def _speed() -> list[Panel]:
+    buckets = f"sum by (le) ({rate(of_run(catalog.STEP_DURATION, '_bucket'))})"
+    return [
+        lines(
+            "Samples per second",
+            "Training samples, all ranks together.",
+            Query(f"sum({rate(of_run(catalog.SAMPLES))})", "samples/s"),
+            least=0,
+            width=6,
+        ),
+        lines(
+            "Steps per second",
+            "Optimizer steps that changed the parameters.",
+            Query(f"max by (optimizer) ({rate(of_run(catalog.STEPS))})", "optimizer {{optimizer}}"),
+            least=0,
+            width=6,
+        ),
+        lines(
+            "Step time",
+            "From the end of one step to the end of the next, from a histogram: read it as an order of magnitude.",
+            Query(f"histogram_quantile(0.5, {buckets})", "half are faster"),
+            Query(f"histogram_quantile(0.99, {buckets})", "99 in 100 are faster"),
+            unit="s",
+            log=True,
+            width=6,
+        ),
+        lines(
+            "Waiting for data",
+            "Share of the time in which training waited for its loader.",
+            Query(f"max by (rank) ({rate(of_run(catalog.DATA_WAIT))})", "rank {{rank}}"),
+            unit="percentunit",
+            least=0,
+            width=6,
+        ),
+    ]
+
+
+def _rules() -> list[Panel]:
+    made = f"sum by (policy, action, outcome) ({of_run(catalog.ADJUSTMENTS)})"
+    return [
+        lines(
+            "Rule levels",
+            "Worst over the last minute; at 1 a rule fires. All 0 for a minute after an adjustment.",
+            Query(f"max by (rule) ({of_run(catalog.RULE_LEVEL)})", "{{rule}}"),
+            least=0,
+            width=12,
+            legend="right",
+        ),
+        lines(
+            "Episodes",
+            "How often each rule has fired.",
+            Query(or_zero(f"sum by (rule) ({of_run(catalog.RULE_FIRED)})", "rule"), "{{rule}}"),
+            least=0,
+            width=6,
+        ),
+        lines(
+            "Adjustments",
+            "How many were made, shown, silenced, refused, or failed.",
+            Query(or_zero(made, "policy"), "{{policy}}: {{action}} {{outcome}}"),
+            least=0,
+            width=6,
+        ),
+        lines(
+            "Signals",
+            "What the rules judge, by optimizer: larger is worse, 0 is healthy.",
+            Query(f"max by (signal, optimizer) ({of_run(catalog.SIGNAL)})", "{{signal}} {{optimizer}}"),
+            width=12,
+            legend="right",
+        ),
+        lines(
+            "NaN and Inf",
+            "How many were seen, in losses, in gradients and among logged values.",
+            Query(or_zero(f"sum by (kind) ({of_run(catalog.NONFINITE)})", "kind"), "{{kind}}"),
+            least=0,
+            width=6,
+        ),
+        lines(
+            "Steps not taken",
+            "Left out by GradScaler or by a policy.",
+            Query(or_zero(f"sum by (reason) ({of_run(catalog.SKIPPED_STEPS)})", "reason"), "{{reason}}"),
+            least=0,
+            width=6,
+        ),
+    ]
