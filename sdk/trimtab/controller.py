@@ -176,7 +176,9 @@ class Controller:
         step = self._sampler.steps_written()
         total, count = self._train
         self._train = (0.0, 0)
-        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, total / count if count else None)
+        criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
+        trained = criterion or (total / count if count else None, None)
+        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
         if self._acts and self._leads and self._judge.improved:
             self._take(lambda: self._actuators.snapshots.take_best(self._actuators.parts(), step))
         self._answer("", verdicts, Moment.after(step))

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from controller_training import Training, same
+from torch.nn import functional as F
 
 import trimtab
 from trimtab.actions import Halt, RollBack, ScaleLearningRate
@@ -167,3 +168,21 @@ def test_policy_on_an_unknown_rule_is_refused_with_the_nearest_name(watching):
         watching(policies=[trimtab.Policy(on="loss_spik", ladder=[Halt()])]),
     ):
         pass
+
+
+def test_objective_in_another_unit_than_validation_is_no_overfitting(watching, training):
+    def validate():
+        training.model.eval()
+        with torch.no_grad():
+            F.cross_entropy(training.model(training.inputs), training.labels)
+        training.model.train()
+
+    with watching(act="process", gradients_every=1) as seen:
+        for _ in range(8):
+            for _ in range(5):
+                training.optimizer.zero_grad()
+                loss = F.cross_entropy(training.model(training.inputs), training.labels)
+                (0.1 * loss).backward()
+                training.optimizer.step()
+            validate()
+    assert "overfitting" not in {alert.rule for alert in seen.backend.of(Alert)}

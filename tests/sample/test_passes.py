@@ -1,8 +1,9 @@
 import math
 
 import pytest
+import torch
 
-from trimtab.sample.criteria import Criterion, mean_of
+from trimtab.sample.criteria import Criterion, TrainingCriterion, mean_of
 from trimtab.sample.ledger import Columns
 from trimtab.sample.passes import EpochSums, PassSums
 
@@ -94,3 +95,20 @@ def test_epoch_of_which_nothing_was_seen_has_no_summary():
 def test_rows_are_parted_by_epoch():
     rows = columns((1.0, 2.0, 3.0), (1, 1, 1), epoch=(1, 1, 2))
     assert [(epoch, part.loss) for epoch, part in rows.by_epoch()] == [(1, (1.0, 2.0)), (2, (3.0,))]
+
+
+def test_criterion_of_training_is_a_mean_since_the_last_time_beside_that_of_the_first_steps():
+    criterion = TrainingCriterion()
+    assert criterion.take() is None
+    for step in range(TrainingCriterion.BEGINNING + 2):
+        criterion.add(4.0 if step < TrainingCriterion.BEGINNING else 1.0)
+    assert criterion.take() == (pytest.approx(3.4), 4.0)
+    criterion.add(0.5)
+    assert criterion.take() == (0.5, 4.0)
+
+
+def test_criterion_of_training_on_a_device_is_read_when_it_is_asked_for():
+    criterion = TrainingCriterion()
+    for value in (2.0, 4.0):
+        criterion.add(torch.tensor(value))
+    assert criterion.take() == (3.0, 3.0)

@@ -41,6 +41,8 @@ class Recorder:
         if criteria.has_news:
             mean_loss, criterion, predictions = criteria.take()
             ledger.predictions += [(len(ledger.rows), *pair) for pair in predictions]
+            if criterion is not None:
+                ledger.criterion.add(criterion)
         seconds = None
         if ended_at is not None:
             seconds = now - (ended_at if ended_at > passes.resumed_at else passes.resumed_at)

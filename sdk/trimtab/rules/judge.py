@@ -74,11 +74,21 @@ class Judge:
         return bench.take("norm", step, math.inf) if bench.skips >= SKIPS else []
 
     def validation(
-        self, step: int, loss: float | None, accuracy: float | None, train_loss: float | None
+        self,
+        step: int,
+        loss: float | None,
+        accuracy: float | None,
+        train_loss: float | None,
+        beginning: float | None = None,
     ) -> list[Verdict]:
-        """Judge a validation pass. `train_loss`: the mean over the training steps since the one before."""
+        """Judge a validation pass.
+
+        `train_loss` is the same quantity as `loss`, its mean over the training steps since the pass before, and
+        `beginning` over the first steps of the run: None where the objective itself is that quantity.
+        """
         bench = self._bench("")
-        beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
+        if beginning is None:
+            beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
         verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning))
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])

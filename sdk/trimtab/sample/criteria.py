@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from trimtab.sample.scalars import Held, hold
+from trimtab.sample.scalars import Held, Transfer, hold
 
 NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 
@@ -51,6 +51,36 @@ class Criterion:
     value: Held
     weight: Held
     samples: int
+
+
+class TrainingCriterion:
+    """The loss function's own mean over training steps, where the objective is another one: scaled, or penalised.
+
+    That is what a validation loss can be compared with. On a device its sums stay there until they are asked for.
+    """
+
+    BEGINNING = 8  # steps
+
+    def __init__(self) -> None:
+        self._first: Held = 0.0
+        self._seen = 0
+        self._sum: Held = 0.0
+        self._count = 0  # since it was last asked for
+
+    def add(self, value: Held) -> None:
+        """Take the value of one step."""
+        if self._seen < self.BEGINNING:
+            self._first, self._seen = self._first + value, self._seen + 1
+        self._sum, self._count = self._sum + value, self._count + 1
+
+    def take(self) -> tuple[float, float] | None:
+        """Its mean since this was last asked, and over the first steps of the run; None where it is the objective."""
+        if not self._count:
+            return None
+        total, first = Transfer([self._sum, self._first]).read()
+        mean = total / self._count
+        self._sum, self._count = 0.0, 0
+        return mean, first / self._seen
 
 
 @torch.no_grad()

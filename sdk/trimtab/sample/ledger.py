@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from trimtab.sample.criteria import TrainingCriterion
 from trimtab.sample.gradients import Moments, Taken
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.sample.updates import UpdateSample
@@ -155,6 +156,7 @@ class Ledger:
         self.newest_update: UpdateSample | None = None  # for whoever judges: a block that is cut takes the others
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
+        self.criterion = TrainingCriterion()
         self.learning_rate: Sequence[Held | None] = ()
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.newly_skipped: Counter[str] = Counter()
