@@ -36,7 +36,14 @@ from rescue_recipes import (
 )
 
 REPORTED_SEEDS, TUNING_SEEDS = range(5), range(100, 105)
-TOO_HIGH = ("loss_diverged", "loss_high", "loss_oscillating", "loss_nonfinite", "gradient_nonfinite")
+TOO_HIGH = (
+    "update_too_large",
+    "loss_diverged",
+    "loss_high",
+    "loss_oscillating",
+    "loss_nonfinite",
+    "gradient_nonfinite",
+)
 RAISED = (*TOO_HIGH, "loss_spike")
 BLOWN_UP = ("loss_spike", "loss_diverged", "loss_nonfinite")
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 PATIENCE = 3  # validations; Lightning's default
 GUARD_WINDOW, GUARD_WARM_UP = 100, 10  # gradient norms
+UPDATES_EVERY = 8  # steps, as Trimtab does with `gradients_every=1`
 
 
 class KeepBest(Method):
@@ -109,16 +110,31 @@ def stops_after(losses: Sequence[float]) -> int:
 
 
 class Tracing(Method):
-    """Watches and writes down: loss and gradient norms of each step, as rules would see them."""
+    """Watches and writes down: loss and gradient norms of each step, as rules would see them, and how far every eighth
+    step moved the weights."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, Any] = {"loss": [], "learning_rate": [], "gradient_norm": [], "layers": {}}
+        self.steps: dict[str, Any] = {"loss": [], "learning_rate": [], "gradient_norm": [], "layers": {}, "updates": {}}
+        self._before: dict[str, Tensor] = {}
 
     def may_step(self, loss: Tensor, model: nn.Module, optimizer: Optimizer) -> bool:
         norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+        step = len(self.steps["loss"])
         self.steps["loss"].append(loss.item())
         self.steps["learning_rate"].append(optimizer.param_groups[0]["lr"])
         self.steps["gradient_norm"].append(math.sqrt(sum(norm * norm for norm in norms.values())))
         for name, norm in norms.items():
             self.steps["layers"].setdefault(name, []).append(norm)
+        self._compare(step, model)
         return True
+
+    def _compare(self, step: int, model: nn.Module) -> None:
+        """The update ratios of the step before, where its weights were kept; keep those of this one in turn."""
+        if self._before:
+            moved = {name: (p.detach() - self._before[name]).norm() for name, p in model.named_parameters()}
+            known = {name: weight.norm() for name, weight in self._before.items()}
+            ratios = {name: (moved[name] / norm).item() for name, norm in known.items() if norm}
+            self.steps["updates"][step] = ratios
+        self._before = {}
+        if step % UPDATES_EVERY == 0:
+            self._before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -34,6 +34,7 @@ class RuleSpec:
     severity: Literal["info", "warning", "critical"]
     relative: bool = True  # suspended for a settle time after the user's own learning rate changed by 2x
     steady: bool = False  # judged only while the learning rate is neither warming up nor all but gone
+    reach: int = 0  # steps before the first point in which the trouble may have begun
     descent: bool = False  # presumes a loss that comes down: not judged where optimizers work against each other
     min_delta: float = 0.0  # of a count since the best: what is no improvement, in the unit of the metric
     meaning: str  # one or two sentences
@@ -211,19 +212,33 @@ RULES: dict[str, RuleSpec] = {
             name="loss_oscillating",
             signal="loss_oscillation",
             judged="step",
-            threshold=0.3,
+            threshold=0.4,
             hold=20,
             severity="warning",
             descent=True,
-            meaning="The loss swings to and fro by a third of all that it has come down: steps are too long.",
+            meaning="The loss swings to and fro by four tenths of all that it has come down: steps are too long.",
             advice="Lower the learning rate, or enlarge the batch.",
+        ),
+        RuleSpec(
+            name="update_too_large",
+            signal="update_excess",
+            judged="gradients",
+            threshold=0.5,
+            severity="warning",
+            relative=False,
+            reach=64,
+            descent=True,
+            meaning="A step changed most layers by half of their own size, or the last few did so together while the "
+            "loss did not improve: what the weights held is overwritten. The learning rate is far too high.",
+            advice="Begin again with a learning rate ten times lower, or with a warm-up. A thousandth for each step is "
+            "usual.",
         ),
         RuleSpec(
             name="loss_stalled",
             signal="loss_crawl",
             judged="gradients",
             threshold=10.0,
-            hold=10,
+            hold=8,
             severity="warning",
             steady=True,
             descent=True,
@@ -243,7 +258,7 @@ RULES: dict[str, RuleSpec] = {
             steady=True,
             descent=True,
             meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "
-            "moved for 160 steps.",
+            "moved for 750 steps.",
             advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. "
             "Otherwise look "
             "whether labels belong to their inputs, whether gradients reach the weights, and whether the rate is "

@@ -39,6 +39,9 @@ def shipped(*names):
     return [RULES[name] for name in names]
 
 
+SPIKE = 0.3 + 10 * RULES["loss_spike"].threshold * 2.0  # 2.0: what `falling` comes down
+
+
 def falling(count=60):
     return [0.3 + 2.0 * 0.95**i + 0.02 * (i % 2) for i in range(count)]
 
@@ -67,8 +70,24 @@ def test_healthy_run_gives_no_verdict_of_any_rule():
 
 def test_spike_of_the_loss_fires_and_the_run_is_no_longer_healthy():
     steps = Steps(shipped("loss_spike"))
-    assert edges(steps.take([*falling(), 50.0])) == [("loss_spike", "firing")]
+    assert edges(steps.take([*falling(), SPIKE])) == [("loss_spike", "firing")]
     assert not steps.judge.healthy("0")
+
+
+def test_health_is_judged_at_the_newest_point_of_a_rule_that_waits():
+    steps = Steps(shipped("loss_diverged"))
+    steps.take(falling())
+    assert steps.judge.healthy("0")
+    assert steps.take([2.3] * 10) == []
+    assert not steps.judge.healthy("0")
+
+
+def test_verdict_reaches_back_to_where_the_trouble_may_have_begun():
+    judge, reach = Judge(shipped("update_too_large")), RULES["update_too_large"].reach
+    torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 2.0))
+    (late,) = judge.step("0", 3 * reach, 1.0, torn, 0.1)
+    (early,) = judge.step("1", reach // 2, 1.0, torn, 0.1)
+    assert (late.step, late.since, early.since) == (3 * reach, 2 * reach, 0)
 
 
 def test_run_without_a_loss_is_not_called_healthy():
@@ -106,10 +125,10 @@ def test_value_that_is_not_finite_enters_no_baseline():
 def test_change_of_the_learning_rate_suspends_relative_rules():
     steps = Steps(shipped("loss_spike"))
     steps.take(falling())
-    assert steps.take([50.0] * 3, rate=0.2) == []
+    assert steps.take([SPIKE] * 3, rate=0.2) == []
     steps = Steps(shipped("loss_spike"))
     steps.take(falling())
-    assert edges(steps.take([50.0], rate=0.19)) == [("loss_spike", "firing")]
+    assert edges(steps.take([SPIKE], rate=0.19)) == [("loss_spike", "firing")]
 
 
 def test_change_of_the_learning_rate_does_not_suspend_nonfinite():
@@ -122,14 +141,14 @@ def test_relative_rules_are_judged_again_once_the_rate_has_settled():
     steps = Steps(shipped("loss_spike"))
     steps.take(falling())
     steps.take(falling()[-1:] * (2 * SETTLE), rate=0.01)
-    assert edges(steps.take([50.0], rate=0.01)) == [("loss_spike", "firing")]
+    assert edges(steps.take([SPIKE], rate=0.01)) == [("loss_spike", "firing")]
 
 
 def test_rule_for_steady_rates_waits_while_the_rate_warms_up():
     steps = Steps(shipped("loss_high"))
-    for step in range(400):
-        assert steps.take([2.3], rate=1e-3 * 1.01**step) == []
-    assert edges(steps.take([2.3] * 40, rate=0.06)) == [("loss_high", "firing")]
+    for step in range(1000):
+        assert steps.take([2.3], rate=1e-3 * 1.005**step) == []
+    assert edges(steps.take([2.3] * 40, rate=0.15)) == [("loss_high", "firing")]
 
 
 def test_scaler_that_skips_three_times_in_a_row_fires():
@@ -209,6 +228,19 @@ def test_overfitting_fires_after_three_passes_with_a_gap():
     bad = [edges(judge.validation(step, 1.5, None, 0.3)) for step in range(5, 8)]
     assert good == [[]] * 5
     assert bad == [[], [], [("overfitting", "firing")]]
+
+
+def test_overfitting_is_judged_from_a_beginning_in_the_unit_of_validation():
+    rule = shipped("overfitting")
+    penalised, plain = Judge(rule), Judge(rule)
+    for judge in (penalised, plain):
+        judge.step("0", 0, 40.0, None, 0.1)  # the objective, in a unit of its own
+    found = [
+        [edges(judge.validation(step, 1.5, None, 0.3, beginning)) for step in range(6)]
+        for judge, beginning in ((penalised, 2.3), (plain, None))
+    ]
+    assert [("overfitting", "firing")] in found[0]
+    assert found[1] == [[]] * 6
 
 
 def test_patience_of_the_monitored_loss_runs_out():

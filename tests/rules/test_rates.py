@@ -39,6 +39,11 @@ def test_rate_that_warms_up_is_not_steady():
     assert changes(warming + [0.06] * 40)[1].steady
 
 
+def test_rate_that_falls_after_its_warm_up_is_steady_at_once():
+    warming = [1e-3 * i for i in range(1, 40)]
+    assert changes([*warming, 0.038])[1].steady
+
+
 def test_rate_that_is_all_but_gone_is_not_steady():
     assert not changes([0.1] * 50 + [0.01] * 60)[1].steady
 

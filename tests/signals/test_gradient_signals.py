@@ -6,7 +6,16 @@ import random
 import pytest
 
 from trimtab.catalog import RULES
-from trimtab.signals import Course, Crawl, DeadShare, NoiseScale, NormSpikeScore, UpdateRatio, VanishingShare
+from trimtab.signals import (
+    Course,
+    Crawl,
+    DeadShare,
+    NoiseScale,
+    NormSpikeScore,
+    UpdateExcess,
+    UpdateRatio,
+    VanishingShare,
+)
 from trimtab.signals.gradients import WARM_UP
 
 EXPLODING = RULES["gradient_exploding"].threshold
@@ -101,10 +110,56 @@ def test_update_ratio_is_the_median_in_thousandths():
     assert UpdateRatio().update({}) is None
 
 
+def moved(ratio):
+    return {"a.weight": ratio, "a.bias": 10.0, "b.weight": ratio, "b.bias": 10.0, "c.weight": ratio}
+
+
+def test_update_excess_is_what_one_step_changes_of_a_typical_layer():
+    signal = UpdateExcess(Course())
+    assert signal.update(moved(0.8)) == 0.8
+    assert signal.update(moved(0.001)) == 0.001
+
+
+def test_update_excess_adds_long_steps_up_while_the_loss_does_not_improve():
+    settled = UpdateExcess(course_of([3.0, 2.5, *[2.0] * 30, *[2.4] * 10]))
+    falling = UpdateExcess(course_of([3.0 - 0.02 * i for i in range(40)]))
+    for signal, expected in ((settled, 1.7 * 0.36), (falling, 1.7 * 0.18)):
+        found = [signal.update(moved(0.06)) for _ in range(6)]
+        assert found[-1] == pytest.approx(expected)
+
+
+def test_update_excess_of_usual_steps_stays_far_under_the_threshold():
+    signal = UpdateExcess(course_of([2.3] * 40))
+    assert max(signal.update(moved(3e-3)) for _ in range(20)) < RULES["update_too_large"].threshold / 10
+
+
+def test_update_excess_counts_a_reading_once_however_often_it_is_shown():
+    signal, same = UpdateExcess(course_of([2.0] * 40)), moved(0.05)
+    first = signal.update(same)
+    assert [signal.update(same) for _ in range(10)] == [first] * 10
+
+
+def test_update_excess_has_no_value_of_a_linear_model():
+    assert UpdateExcess(Course()).update({"weight": 5.0, "bias": 5.0}) is None
+
+
+def test_update_excess_forgets_its_readings_at_a_fence():
+    signal, newest = UpdateExcess(course_of([2.0] * 40)), moved(0.9)
+    signal.update(newest)
+    signal.fence()
+    assert signal.update(newest) is None
+
+
 def test_crawl_is_high_where_neither_loss_nor_weights_move():
     slow = Crawl(course_of([2.3] * 60))
     assert slow.update({"a": 1e-6, "b": 1e-6, "c": 1e-6}) > RULES["loss_stalled"].threshold
     assert slow.update({"a": 1e-3, "b": 1e-3, "c": 1e-3}) == pytest.approx(1.0)
+
+
+def test_crawl_takes_weights_that_moved_and_came_to_rest_for_converged():
+    rested = Crawl(course_of([2.3] * 60))
+    rested.update({"a": 1e-3, "b": 1e-3, "c": 1e-3})
+    assert rested.update({"a": 1e-9, "b": 1e-9, "c": 1e-9}) < RULES["loss_stalled"].threshold / 5
 
 
 def test_crawl_is_zero_once_the_loss_has_come_down(healthy):

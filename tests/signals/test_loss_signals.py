@@ -114,6 +114,10 @@ def test_oscillation_fires_on_a_loss_that_swings_to_and_fro(scores, healthy):
     assert scores(Oscillation, healthy() + swinging)[-1] > OSCILLATING
 
 
+def test_oscillation_of_a_loss_that_was_as_noisy_from_the_start_is_usual(scores):
+    assert max(scores(Oscillation, flat(300, noise=1.0))[WARM_UP:]) < OSCILLATING
+
+
 def test_oscillation_takes_a_single_jump_for_no_reversal(scores):
     smooth = [0.3 + 2.0 * math.exp(-i / 60) for i in range(200)]
     assert max(scores(Oscillation, smooth + [2.0] * 50)[WARM_UP:]) < OSCILLATING / 100

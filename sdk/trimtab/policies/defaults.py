@@ -48,7 +48,7 @@ POLICIES: tuple[Policy, ...] = (
     Policy(
         on="loss_diverged",
         ladder=[
-            (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(), ScaleLearningRate(0.2)),
             (RollBack(), ScaleLearningRate(0.1)),
             (RollBack(), ScaleLearningRate(0.1)),
             Halt("the loss diverges at every rate that was tried"),
@@ -85,6 +85,13 @@ POLICIES: tuple[Policy, ...] = (
         ladder=[(RollBack(), ScaleLearningRate(0.1)), (RollBack(), ScaleLearningRate(0.1))],
         cooldown=50,
         budget=3,
+    ),
+    Policy(
+        on="update_too_large",
+        ladder=[(RollBack(), ScaleLearningRate(0.05)), (RollBack(), ScaleLearningRate(0.2))],
+        cooldown=10,
+        budget=3,
+        group=_INSTABILITY,
     ),
     Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=50, budget=4),
     Policy(
@@ -125,6 +132,8 @@ REASONS: dict[str, str] = {
     "spike alone never ends a run.",
     "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
     "beginning, at a tenth of the rate.",
+    "update_too_large": "What such steps leave behind is no start for a lower rate: back to before "
+    "them, and far down, since a run that began 30 times or more too high has no rate yet that is known to be good.",
     "loss_oscillating": "The rate is too high for the valley, but nothing is lost: half of it, without going back.",
     "overfitting": "More regularisation once; if the gap goes on growing, the best state is behind.",
     "no_improvement": "The patience is in the rule, which is of severity info: most healthy runs end so. To stop "

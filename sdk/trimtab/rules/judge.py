@@ -126,7 +126,7 @@ class Judge:
         }
 
     def healthy(self, optimizer: str) -> bool:
-        """Whether no rule that may act is near its threshold, and the loss has been seen."""
+        """Whether no rule that may act is near its threshold at its newest point, and the loss has been seen."""
         bench = self._benches.get(optimizer)
         return bench is not None and bench.course.count > 0 and bench.healthy()
 
@@ -172,7 +172,7 @@ class Judge:
 class _Seat:
     """One rule as it is judged for one optimizer."""
 
-    __slots__ = ("descent", "failures", "level", "relative", "rule", "signal", "signal_name", "steady")
+    __slots__ = ("descent", "failures", "level", "reach", "relative", "rule", "signal", "signal_name", "steady")
 
     def __init__(self, rule: AnyRule, signal: Signal, signal_name: str) -> None:
         self.rule = rule
@@ -181,6 +181,7 @@ class _Seat:
         self.relative = rule.relative
         self.steady = isinstance(rule, RuleSpec) and rule.steady
         self.descent = isinstance(rule, RuleSpec) and rule.descent
+        self.reach = rule.reach if isinstance(rule, RuleSpec) else 0
         self.level = Level(rule.threshold, rule.hold, rule.clear)
         self.failures = 0
 
@@ -252,7 +253,7 @@ class _Bench:
 
     def healthy(self) -> bool:
         return not any(
-            (seat.level.level or 0.0) >= NEAR or seat.level.firing
+            seat.level.value >= NEAR * seat.rule.threshold or seat.level.firing
             for seat in self.seats
             if seat.rule.severity != "info"
         )
@@ -342,7 +343,7 @@ class _Bench:
             threshold=seat.rule.threshold,
             level=level.level if level.level is not None else 0.0,
             step=step,
-            since=level.since,
+            since=level.since - seat.reach if level.since > seat.reach else 0,
         )
 
 

@@ -16,7 +16,7 @@ class LearningRate:
 
     def __init__(self) -> None:
         self.settling = 0  # points for which relative rules are still suspended
-        self.steady = True  # neither rising nor far below its highest
+        self.steady = True  # falling, or not rising; and not far below its highest
         self._last: float | None = None
         self._ring: list[float] = []
         self._index = 0
@@ -39,13 +39,14 @@ class LearningRate:
         ring, index = self._ring, self._index
         if len(ring) < RISING:
             ring += [rate] * (RISING - len(ring))
+        falling = self._last is not None and rate < self._last
         self._last = rate
         if rate > self._highest:
             self._highest = rate
         before, long_before = ring[index - BACK], ring[index]
         ring[index] = rate
         self._index = (index + 1) % RISING
-        self.steady = rate <= long_before and rate >= FAR_BELOW * self._highest
+        self.steady = (falling or rate <= long_before) and rate >= FAR_BELOW * self._highest
         if rate < CHANGE * before and before < CHANGE * rate:
             return False
         first = not self.settling

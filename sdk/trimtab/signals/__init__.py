@@ -18,6 +18,7 @@ from trimtab.signals.gradients import (
     DeadShare,
     NoiseScale,
     NormSpikeScore,
+    UpdateExcess,
     UpdateRatio,
     VanishingShare,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "SignalSpec",
     "SpikeScore",
     "StillHigh",
+    "UpdateExcess",
     "UpdateRatio",
     "Validated",
     "ValidationsSinceBest",
@@ -100,6 +102,7 @@ SIGNALS: dict[str, SignalSpec] = {
     "vanishing_share": SignalSpec(lambda course: VanishingShare(), "layer_norms", VanishingShare),
     "dead_share": SignalSpec(lambda course: DeadShare(), "layer_norms", DeadShare),
     "update_ratio": SignalSpec(lambda course: UpdateRatio(), "update_ratios", UpdateRatio),
+    "update_excess": SignalSpec(UpdateExcess, "update_ratios", UpdateExcess),
     "generalization_gap": SignalSpec(lambda course: GeneralizationGap(), "validated", GeneralizationGap),
     "validations_since_best": SignalSpec(lambda course: ValidationsSinceBest(), "monitor", ValidationsSinceBest),
     "hung_seconds_ratio": SignalSpec(lambda course: Itself(), "number", Itself),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from trimtab.signals.course import Course
@@ -114,27 +116,89 @@ class UpdateRatio:
         """Nothing is remembered."""
 
 
+class UpdateExcess:
+    """How far steps throw a typical layer about, as a share of its own size: 0.5 is half of its weights in one step.
+
+    The update ratio of a module is the least of its parameters', and the typical one the median over modules. The score
+    is the newest typical ratio; or 1.7 times the sum of the last six, where that is larger and the loss does not
+    improve: its middle average is over its best by 0.05 of what it has come down. While it does improve, half of that.
+    The sum is for the first 200 losses: a rate that has held for longer is judged by what it does to the loss.
+
+    Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
+    nature. Layers that begin at zero have no ratio at first (see `sample.updates`).
+    """
+
+    __slots__ = ("_course", "_names", "_newest", "_places", "_ratios", "_typical")
+
+    READINGS = 6
+    WEIGHT = 1.7
+    OFF = 0.05
+    LOSSES = range(10, 200)
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._newest: Mapping[str, float] | None = None
+        self._ratios: deque[float] = deque(maxlen=self.READINGS)
+        self._typical = 0.0
+        self._names: tuple[str, ...] = ()
+        self._places: list[int] = []
+
+    def update(self, ratios: Mapping[str, float]) -> float | None:
+        """Of update ratios by layer. The same object again is the same reading."""
+        if ratios is not self._newest:
+            self._newest = ratios
+            self._read(ratios)
+        if not self._ratios:
+            return None
+        course = self._course
+        total = self.WEIGHT * sum(self._ratios) if course.count in self.LOSSES else 0.0
+        if course.middle - course.best <= self.OFF * (course.first - course.best):
+            total /= 2
+        return max(self._typical, total)
+
+    def _read(self, ratios: Mapping[str, float]) -> None:
+        names = tuple(ratios)
+        if names != self._names:
+            self._names, self._places = names, layers_of(names)
+        least = [math.inf] * (max(self._places, default=-1) + 1)
+        for place, ratio in zip(self._places, ratios.values(), strict=True):
+            least[place] = min(least[place], ratio)
+        if len(least) >= FEWEST:
+            self._typical = statistics.median(least)
+            self._ratios.append(self._typical)
+
+    def fence(self) -> None:
+        """Forget every reading but which was the newest."""
+        self._ratios.clear()
+        self._typical = 0.0
+
+
 class Crawl:
     """How much slower than usual the weights move while the loss does not: 0 once it has come down.
 
-    What is missing of certain progress (see `Progress`) times 1e-3 over the median update ratio (see `UpdateRatio`).
-    Warm-up: 24 losses, and a step on which update ratios were taken.
+    What is missing of certain progress (see `Progress`) times 1e-3 over the largest median update ratio so far (see
+    `UpdateRatio`): a run that has moved and then come to rest does not crawl, it has converged. Warm-up: 24 losses, and
+    a step on which update ratios were taken.
     """
 
-    __slots__ = ("_progress",)
+    __slots__ = ("_largest", "_newest", "_progress")
 
     def __init__(self, course: Course) -> None:
         self._progress = Progress(course)
+        self._newest: Mapping[str, float] | None = None
+        self._largest = 0.0
 
     def update(self, ratios: Mapping[str, float]) -> float | None:
         """Of update ratios by layer; None where there are none."""
         if not ratios:
             return None
+        if ratios is not self._newest:
+            self._newest = ratios
+            self._largest = max(self._largest, _median(ratios))
         missing = self._progress.update(0.0)
         if not missing:
             return missing
-        median = _median(ratios)
-        return missing * USUAL_RATIO / median if median else math.inf
+        return missing * USUAL_RATIO / self._largest if self._largest else math.inf
 
     def fence(self) -> None:
         """What has been seen once stays."""

@@ -20,7 +20,7 @@ QUIET = 8.0  # reversals so many times those at the best are still usual
 
 ERROR = 4.0  # standard errors that make a fall of the loss certain
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
-PATIENCE = 160  # values after which a loss that has not moved is stuck, whatever its first values were
+PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
 
 class Nonfinite:
@@ -138,6 +138,7 @@ class Oscillation:
             self._best = course.best
             self._calm = self.size
         if course.count < WARM_UP:
+            self._calm = max(self._calm, self.size)
             return None
         scale = max(QUIET * self._calm, course.first - course.best)
         return self.size / scale if scale else 0.0
@@ -184,7 +185,7 @@ class Progress:
 class StillHigh:
     """How likely the loss is stuck where it began, from 0 to 1.
 
-    What is missing of certain progress (see `Progress`) times the share of the patience (160 values) that has gone by;
+    What is missing of certain progress (see `Progress`) times the share of the patience (1000 values) that has gone by;
     at once where the loss exploded within its first 24 values, by 12 times its later swing. Warm-up: 24 values.
     """
 
