@@ -1,6 +1,6 @@
 """How many runs that go wrong are saved, and how many healthy ones are left alone.
 
-    python benchmarks/rescue.py [--quick] [--only KIND ...] [--tuning] [--write] [--results FILE]
+    python benchmarks/rescue.py [--quick] [--seeds N] [--only KIND ...] [--tuning] [--write] [--results FILE]
     python benchmarks/rescue.py --tuning --traces DIRECTORY     what rules see, step by step, of unwatched runs
 
 `benchmarks/RESCUE.md` says what is trained and what counts, and holds the last table that was made with `--write`.
@@ -28,8 +28,8 @@ CALM = ("unwatched", "guard", "ours")
 
 
 def jobs_of(options: argparse.Namespace) -> list[Job]:
-    """Everything that is to be trained, what takes long spread over all."""
-    seeds = list(TUNING_SEEDS if options.tuning else REPORTED_SEEDS)
+    """Everything that is to be trained, seed by seed."""
+    seeds = list(TUNING_SEEDS if options.tuning else REPORTED_SEEDS)[: options.seeds]
     faulty, calm = (seeds[:1], seeds[:1]) if options.quick else (seeds, seeds[:2])
     methods = ("trace",) if options.traces else FAULTY
     jobs = [
@@ -41,7 +41,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         for method in methods
     ]
     methods = ("trace",) if options.traces else CALM[:: 2 if options.quick else 1]
-    return jobs + [
+    jobs += [
         Job("", recipe.name, seed, method, each.name)
         for each in healthy()
         if _wanted(each.name, options) and not (options.tuning and each.held_out)
@@ -49,6 +49,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         for seed in calm
         for method in methods
     ]
+    return sorted(jobs, key=lambda job: (job.seed, bool(job.healthy) and job.method == "guard"))
 
 
 def train_all(jobs: Sequence[Job], workers: int, known: Path | None) -> list[Result]:
@@ -65,12 +66,13 @@ def train_all(jobs: Sequence[Job], workers: int, known: Path | None) -> list[Res
         nonlocal done
         done += 1
         found[job] = result
+        if known is not None:
+            with known.open("a", encoding="utf-8") as kept:  # at once: the later of two counts
+                kept.write(json.dumps(result) + "\n")
         if done % 40 == 0 or done == len(to_do):
             print(f"{done} of {len(to_do)} runs, {time.monotonic() - began:.0f} s", file=sys.stderr)
 
     rescue_jobs.run_all(to_do, workers, tell)
-    if known is not None:
-        known.write_text("".join(json.dumps(result) + "\n" for result in found.values()), encoding="utf-8")
     return [found[job] for job in jobs]
 
 
@@ -104,6 +106,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, every other healthy run")
+    parser.add_argument("--seeds", metavar="N", type=int, default=5, help="the first so many seeds of each fault")
     parser.add_argument("--only", metavar="KIND", nargs="+", help="kinds of faults and healthy loops that begin so")
     parser.add_argument("--tuning", action="store_true", help="the kinds and seeds that thresholds may be tuned on")
     parser.add_argument("--results", metavar="FILE", type=Path, help="keep results; do not repeat others' runs")
