@@ -23,8 +23,11 @@ MAY_IMPORT = {
     "capture": {"sample", "guard", "types"},
     "signals": {"errors"},
     "rules": {"types", "errors", "catalog", "signals"},
+    "tokens": {"errors"},
+    "alerts": {"types", "errors", "catalog", "guard", "policies", "tokens"},
     "controller": {
         "types",
+        "alerts",
         "actions",
         "actuators",
         "control",
@@ -52,7 +55,7 @@ MAY_IMPORT = {
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
     "discovery": {"types"},
-    "trimtab_backends": {*NOUNS, "discovery", "trimtab_dashboards"},  # decision 0014; see below
+    "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0014; see below
     "trimtab_dashboards": {"types", "errors", "catalog"},
     "testing": {"types"},
 }
@@ -61,6 +64,7 @@ MAY_IMPORT = {
 KNOWN_BY = {
     "capture": {"run", "assembly"},
     "signals": {"lint", "rules"},
+    "alerts": {"assembly", "controller"},
     "controller": {"assembly"},
     "execution": {"controller", "orders", "ranks"},
     "agreement": {"ranks"},

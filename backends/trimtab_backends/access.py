@@ -5,13 +5,11 @@ What is configured and cannot be used raises. Nothing falls back to plain text o
 
 from __future__ import annotations
 
-import hmac
-import os
 import ssl
-import stat
 from typing import TYPE_CHECKING
 
-from trimtab.errors import BackendError
+from trimtab import tokens
+from trimtab.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from trimtab.types import Config
@@ -27,22 +25,14 @@ def read_token(config: Config) -> bytes | None:
     if path is None:
         return None
     try:
-        mode, token = path.stat().st_mode, path.read_bytes().strip()
-    except OSError as error:
-        raise BackendError(f"metrics_token_file={str(path)!r}: cannot be read ({error.strerror}).") from error
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise BackendError(f"metrics_token_file={str(path)!r}: others than its owner may use it. Run: chmod 600 {path}")
-    if not token:
-        raise BackendError(f"metrics_token_file={str(path)!r}: empty. Write the token into it, on one line.")
-    return token
+        return tokens.read("metrics_token_file", path)
+    except ConfigError as error:
+        raise BackendError(str(error)) from error
 
 
 def may_read(authorization: str, token: bytes | None) -> bool:
     """Whether an `Authorization` header, in Latin-1 as WSGI has it, carries the token. Its time tells nothing."""
-    if token is None:
-        return True
-    scheme, _, given = authorization.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1", "replace"), token)
+    return token is None or tokens.carries(authorization, token)
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

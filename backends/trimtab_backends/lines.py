@@ -92,9 +92,13 @@ def alert(event: Alert) -> Line:
     firing = event.state == "firing"
     style = ALARM if event.severity == "critical" else "bold yellow"
     word = (event.severity.upper(), style) if firing else ("resolved", "green")
+    if event.source != "process":  # what a server says is told apart from what is judged here
+        word = (event.source, "bold yellow" if event.outcome == "accepted" else DIM)
     line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), word, (f" {_clean(event.rule)}", "bold")]
     if event.optimizer not in ("", "0"):
         line += _item("optimizer", (_clean(event.optimizer), ""))
+    if event.source != "process":
+        line += [("  ", ""), (_clean((event.outcome or "").replace("_", " ")), DIM)]
     if firing and event.value is not None and event.threshold is not None:
         line += [("  ", ""), number(event.value), (" over ", DIM), number(event.threshold)]
     return line

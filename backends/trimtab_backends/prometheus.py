@@ -41,6 +41,13 @@ class PrometheusBackend:
         self._file: discovery.TargetFile | None = None
         self._linger_s: float | None = None
         self._written_at = 0.0
+        self._mounted: dict[str, Callable[..., Iterable[bytes]]] = {}
+        self._body_bytes = 0
+
+    def mount(self, path: str, application: Callable[..., Iterable[bytes]], body_bytes: int) -> None:
+        """Serve another WSGI application under `path` from `start` on. It sees to its own access."""
+        self._mounted[path] = application
+        self._body_bytes = max(self._body_bytes, body_bytes)
 
     def start(self, run: RunInfo) -> None:
         """Bind the port and serve.
@@ -53,14 +60,16 @@ class PrometheusBackend:
         from trimtab_backends.exposition import Exposition
         from trimtab_backends.scrapers import Scrapers
         from trimtab_backends.series import SeriesTable
-        from trimtab_backends.server import Server, listen
+        from trimtab_backends.server import BODY_BYTES, Server, listen
 
         token, tls = read_token(run.config), tls_context(run.config)
         self._series = SeriesTable(run)
         self._scrapers, self._linger_s = Scrapers(), run.config.linger
-        app = self._timed(_application(Exposition(self._series), token, self._visited))
+        app = self._timed(self._routed(_application(Exposition(self._series), token, self._visited)))
         host = run.config.host if self._host is None else self._host
-        self._server = Server(listen(host, self._port_of(run), exact=self._is_exact(run)), app, tls)
+        self._server = Server(
+            listen(host, self._port_of(run), exact=self._is_exact(run)), app, tls, max(BODY_BYTES, self._body_bytes)
+        )
         self.address = _address(host, self._server.port, "https" if tls else "http")
         self._announce(run, self.address)
 
@@ -99,6 +108,9 @@ class PrometheusBackend:
             self._scrapers.visited(client, at)
         if self._file is not None:
             self._file.touch()
+
+    def _routed(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        return lambda environ, start: self._mounted.get(environ["PATH_INFO"], app)(environ, start)
 
     def _timed(self, app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def application(*args: Any) -> Iterable[bytes]:

@@ -35,7 +35,7 @@ EXPIRY_S = 2.0  # how often one looks for those; each time wakes a thread
 REQUEST_S = 5.0  # from a request's first byte to the end of its answer, TLS handshake included
 CONNECTIONS = 64  # that are kept waiting; more go to a worker at once, and lose it after REQUEST_S
 HEADER_BYTES = 16_384
-BODY_BYTES = 4_096
+BODY_BYTES = 4_096  # unless the application takes more
 NEXT_PORTS = 100
 
 _log = logging.getLogger("trimtab.http")
@@ -44,10 +44,17 @@ _log = logging.getLogger("trimtab.http")
 class Server:
     """A running server. `close` ends its threads and frees its port."""
 
-    def __init__(self, listening: socket.socket, app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        app: Callable[..., Any],
+        tls: ssl.SSLContext | None = None,
+        body_bytes: int = BODY_BYTES,
+    ) -> None:
         self._address = listening.getsockname()[:2]
         self.port: int = self._address[1]
         self._server = _Cheroot(listening, app)
+        self._server.max_request_body_size = body_bytes
         self._server.ssl_adapter = _Tls(tls) if tls else None
         _listening.add(listening)
         ready: Future[None] = Future()

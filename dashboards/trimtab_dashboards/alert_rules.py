@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimtab import catalog
-from trimtab.catalog import RULES, RuleSpec
+from trimtab.catalog import RULES, RuleSpec, alert_name
 
 DOCS_URL = "https://trimtab.example/docs"  # where runbooks are read; no place of ours is public yet
 
@@ -44,11 +44,6 @@ class AlertRule:
     def expression(self) -> str:
         """The PromQL that yields a series for each alert."""
         return f"{self.value} {self.operator} {self.bound:g}"
-
-
-def alert_name(rule: str) -> str:
-    """`TrimtabLossDiverged` for `loss_diverged`."""
-    return "Trimtab" + "".join(part.capitalize() for part in rule.split("_"))
 
 
 def acting() -> list[AlertRule]:

@@ -9,6 +9,8 @@ from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.snapshots import MOST, Snapshots
 from trimtab.actuators.steering import Steering
+from trimtab.alerts.reception import Reception
+from trimtab.alerts.silences import Silences
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
 from trimtab.catalog import RULES
@@ -115,9 +117,26 @@ def build(
         info.directory,
         info.rank if together else None,
     )
+    silences = Silences()
+    engine = Engine(chosen, act=act, silenced=silences.cover)
+    reception: Reception | None = None
+    if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):
+        severities = {rule.name: rule.severity for rule in rules}
+        reception = Reception(
+            info,
+            severities,
+            chosen,
+            engine,
+            silences,
+            act=act,
+            guard=guard,
+            emit=emit,
+            say=say,
+            step=lambda: sampler.global_step,
+        )
     controller = Controller(
         judge,
-        Engine(chosen, act=act),
+        engine,
         actuators,
         sampler,
         guard,
@@ -125,6 +144,7 @@ def build(
         say,
         acts=bool(act) or replay is not None,
         control=Control(info.directory, info.run_id, resumed=config.resume, say=say) if info.rank == 0 else None,
+        reception=reception,
         replay=replay,
         no_orders=f"{world_size} ranks take orders together only where act= is set"
         if world_size > 1 and not together

@@ -370,3 +370,8 @@ RULES: dict[str, RuleSpec] = {
         ),
     )
 }
+
+
+def alert_name(rule: str) -> str:
+    """What servers call the alert about a rule that ships: `TrimtabLossDiverged` for `loss_diverged`."""
+    return "Trimtab" + "".join(part.capitalize() for part in rule.split("_"))

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
+from trimtab.alerts.acceptance import Acceptance
+from trimtab.alerts.reception import Reception
 from trimtab.control import Control
 from trimtab.execution import Execution, Moment
 from trimtab.guard import Guard
@@ -49,6 +51,7 @@ class Controller:
         acts: bool,
         control: Control | None = None,
         no_orders: str = "",
+        reception: Reception | None = None,
         replay: Replay | None = None,
         place: tuple[int, int] = (0, 1),
         clock: Callable[[], float] = time.perf_counter,
@@ -69,6 +72,7 @@ class Controller:
         self._say = say
         self._acts = acts
         self._replay = replay
+        self.reception = reception  # None where no alerts are taken in
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self.optimizers, self._fence)
         rank, world_size = place
@@ -145,6 +149,8 @@ class Controller:
                 if loss is not None:
                     self._train = self._train[0] + loss, self._train[1] + 1
             self._answer(label, verdicts, Moment(step, False, late))
+        if self.reception is not None and self.reception.acceptance.due:
+            self._take_in(self.reception.acceptance, Moment(step, False, True))
         if self._replay is not None:
             self._repeat(self._replay, label, Moment(step, False, False))
             return 1
@@ -262,6 +268,7 @@ class Controller:
             "engine": self._engine.state(),
             "judge": self._judge.state(),
             "steering": self._actuators.steering.state_dict(),
+            "alerts": {} if self.reception is None else self.reception.acceptance.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -269,6 +276,8 @@ class Controller:
         self._engine.restore(state["engine"])
         self._judge.restore(state["judge"])
         self._actuators.steering.load_state_dict(state["steering"])
+        if self.reception is not None:
+            self.reception.acceptance.restore(state.get("alerts", {}))
         self._execution.steers = True
         if self._engine.paused:
             self._say(
@@ -294,6 +303,12 @@ class Controller:
         for decision in replay.due(moment.step, label, applied=moment.applied):
             self._execution.take_up(decision, moment)
 
+    def _take_in(self, acceptance: Acceptance, moment: Moment) -> None:
+        """Alerts came in: what policies do about those that are accepted."""
+        for decision in acceptance.decide(moment.step, lambda: self._trailing.worst(self._clock())):
+            self._execution.take_up(decision, moment)
+        self.awaits_steps = self.awaits_steps or self._execution.waits
+
     def _tell(self, verdict: Verdict) -> None:
         if verdict.state == "firing":
             self._fired[verdict.rule] += 1
@@ -318,6 +333,8 @@ class Controller:
             self._engine.fence()
             self._on_device.clear()
         self._trailing.fence(self._clock())
+        if self.reception is not None:
+            self.reception.acceptance.fence()
 
     @property
     def _leads(self) -> bool:

@@ -32,6 +32,7 @@ from trimtab.types import (
     Config,
     Event,
     Health,
+    Intake,
     Metric,
     Notice,
     RunEnd,
@@ -125,6 +126,8 @@ class Run:
             state = directory.read_state(self.info)
             if state is not None:
                 self._guard.wrap("resume", self._controller.restore)(state)
+        reception = self._controller.reception
+        notices += [text] if reception is not None and (text := reception.mount(backends)) else []
         started, more = self._start_backends(backends)
         directory.write_status(self.info, "running", self._sampler.global_step)
         self._bus = Bus(started, self._guard)
@@ -137,6 +140,8 @@ class Run:
         self._closed = False
         self._capture.attach(self._controller)
         self._watchdog.start()
+        if reception is not None:
+            reception.start()
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._began = self._health_at = time.perf_counter()
@@ -203,6 +208,8 @@ class Run:
                 return self._release(CLOSE_DEADLINE_S)  # SIGTERM while backends linger
             self._closed = True
         self._watchdog.close()
+        if self._controller.reception is not None:
+            self._guard.wrap("alerts", self._controller.reception.close)()
         self._guard.wrap("state", directory.write_state)(self.info, self._controller.state())
         self._guard.wrap("steering", self._controller.close)()
         self._guard.wrap("detach", self._capture.detach)()
@@ -239,6 +246,8 @@ class Run:
         self._bus.publish(event)
         if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
             self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
+        if isinstance(event, Intake):
+            return  # said on a thread that does not train
         if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
             self._publish_health()
 
@@ -257,6 +266,7 @@ class Run:
             return
         now = time.perf_counter()
         overhead = self._meter.seconds + self._bus.busy_seconds()
+        overhead += self._controller.reception.busy_seconds if self._controller.reception is not None else 0.0
         window, spent = now - self._health_at, overhead - self._overhead_at_health
         self._health_at, self._overhead_at_health = now, overhead
         if window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:

@@ -79,6 +79,10 @@ class Engine:
             return self._choose([verdict], source, step)
         return self._choose([v for (name, _), v in self._newest.items() if name == rule], source, step)
 
+    def episode(self, rule: str) -> int:
+        """The newest episode of `rule` since the fence, of any optimizer; 0 where there is none."""
+        return max((v.episode for (name, _), v in self._newest.items() if name == rule), default=0)
+
     def settle(self, decision: Decision, outcomes: Sequence[Outcome], step: int) -> Decision | None:
         """How the actions of a decision went, one outcome each; returns what to try instead, or None.
 
@@ -188,7 +192,7 @@ class Engine:
         key = (verdict.rule, verdict.optimizer)
         if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
             return None
-        rung = self._rung(policy, verdict, step)
+        rung = self._rung(policy, verdict, step, late=source != "process")
         if rung is None:
             return None
         decision = self._decision(policy, verdict, source, step, rung)
@@ -224,10 +228,12 @@ class Engine:
             budget_remaining=max(self._accounts.remaining(policy) - lasting, 0),
         )
 
-    def _rung(self, policy: Policy, verdict: Verdict, step: int) -> int | None:
-        """The rung whose turn it is, or None when nothing can be done now."""
+    def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
+        """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
         aided, lasting = self._accounts.position(policy, verdict.optimizer, step, self._gap)
-        late = verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
+        late = late or (
+            verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
+        )
         if policy.first_aid and not meets(verdict.optimizer, self._stepping or ""):
             return None
         if aided < policy.first_aid and not late:

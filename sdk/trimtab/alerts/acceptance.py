@@ -1,0 +1,154 @@
+"""Whether an alert that came in moves the run. Decided on the thread that trains, at a step, so that it is on record.
+
+An alert about a rule of ours is accepted when the run itself had that rule at its level within the last minute: a
+server can say when to act, not that something is the matter. One that the user bound by name is taken at its word.
+Either must have begun after the last fence. "Resolved" ends an alert and undoes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trimtab.alerts.inbox import SKEW_S, Inbox, Waiting
+from trimtab.alerts.payloads import Incoming
+from trimtab.alerts.silences import Silences
+from trimtab.policies import Decision, Engine
+from trimtab.types import Act, Alert, Severity, Verdict
+
+Levels = Callable[[], Mapping[str, float]]
+
+
+class Acceptance:
+    """Takes alerts out of the inbox and asks the policies.
+
+    Args:
+        rules: severities of the rules that are judged, by name.
+        act: who may adjust the run. Alerts are recorded in any case.
+        emit: takes the record of what became of each alert.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        silences: Silences,
+        engine: Engine,
+        rules: Mapping[str, Severity],
+        emit: Callable[[Alert], None],
+        *,
+        act: Act,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._inbox = inbox
+        self._silences = silences
+        self._engine = engine
+        self._rules = rules
+        self._emit = emit
+        self._asked = act in (False, True, "alerts")
+        self._clock = clock
+        self._fenced_at = clock()
+        self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
+        self._episodes: Counter[str] = Counter()  # of alerts that are bound by name
+
+    @property
+    def due(self) -> bool:
+        """Whether there is anything to decide. Costs nothing to speak of."""
+        return bool(self._open) or self._inbox.waiting
+
+    def decide(self, step: int, levels: Levels) -> list[Decision]:
+        """What to do at `step` about the alerts that came in. `levels` are each rule's worst of the last minute."""
+        newest = levels()
+        for waiting in self._inbox.take():
+            self._take(waiting, step, newest)
+        decisions: list[Decision] = []
+        for rule, (alert, verdict) in list(self._open.items()):
+            if verdict is None and newest.get(rule, 0.0) < 1.0:
+                del self._open[rule]
+                continue
+            answer = self._engine.alerted(rule, step, source=alert.source, verdict=verdict)
+            if verdict is not None and any(decision.outcome in (None, "dry_run") for decision in answer):
+                del self._open[rule]
+            decisions += answer
+        return decisions
+
+    def fence(self) -> None:
+        """Something changed the run: alerts that began before are no evidence any more."""
+        self._fenced_at = self._clock()
+        self._open.clear()
+
+    def state(self) -> dict[str, int]:
+        """The number of episodes so far of each alert that is bound by name."""
+        return dict(self._episodes)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Number episodes on from `state`. A resumed run begins with a fence."""
+        self._episodes = Counter({str(name): int(count) for name, count in state.items()})
+        self.fence()
+
+    def _take(self, waiting: Waiting, step: int, levels: Mapping[str, float]) -> None:
+        alert, rule, outcome = waiting
+        if alert.state == "resolved":
+            outcome = outcome or "resolved"
+            if rule in self._open and self._open[rule][0].fingerprint == alert.fingerprint:
+                del self._open[rule]
+        if outcome is None:
+            outcome = self._judge(alert, rule, levels)
+        verdict = None
+        if outcome in ("accepted", "silenced") and alert.state == "firing":
+            verdict = self._verdict(alert, rule, step) if rule not in self._rules else None
+            self._open[rule] = (alert, verdict)
+        self._inbox.count(alert.source, outcome)
+        self._record(alert, rule, step, outcome, verdict)
+
+    def _judge(self, alert: Incoming, rule: str, levels: Mapping[str, float]) -> str:
+        if alert.starts_at < self._fenced_at - SKEW_S:
+            return "too_old"
+        if rule in self._rules and levels.get(rule, 0.0) < 1.0:
+            return "disagrees"
+        if not self._asked:
+            return "not_asked"
+        return "silenced" if self._silences.cover(rule) else "accepted"
+
+    def _verdict(self, alert: Incoming, rule: str, step: int) -> Verdict:
+        """What an alert from elsewhere says, in the words of a rule."""
+        self._episodes[rule] += 1
+        return Verdict(
+            rule=rule,
+            optimizer="",
+            episode=self._episodes[rule],
+            state="firing",
+            severity=_severity(alert),
+            value=1.0 if alert.value is None else alert.value,
+            threshold=1.0,
+            level=1.0,
+            step=step,
+            since=step,
+        )
+
+    def _record(self, alert: Incoming, rule: str, step: int, outcome: str, verdict: Verdict | None) -> None:
+        self._emit(
+            Alert(
+                ts=self._clock(),
+                step=step,
+                rule=rule or _printable(alert.name),
+                episode=self._engine.episode(rule) if verdict is None else verdict.episode,
+                state="resolved" if alert.state == "resolved" else "firing",
+                source=alert.source,
+                severity=self._rules.get(rule) or _severity(alert),
+                value=alert.value,
+                outcome=outcome,
+            )
+        )
+
+
+def _severity(alert: Incoming) -> Severity:
+    known: dict[str, Severity] = {"info": "info", "warning": "warning", "critical": "critical"}
+    return known.get(alert.severity, "warning")
+
+
+def _printable(name: str) -> str:
+    """What somebody else wrote, short and without anything that moves a cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in name[:64])

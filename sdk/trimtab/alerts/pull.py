@@ -1,0 +1,159 @@
+"""Asks an Alertmanager, or a Grafana, for alerts about this run and for silences, in a thread of its own."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from urllib.parse import quote
+
+from trimtab.alerts import payloads
+from trimtab.alerts.client import Client, NotThere, Unanswered
+from trimtab.alerts.inbox import TOO_LATE, Inbox
+from trimtab.alerts.payloads import Incoming, Malformed
+from trimtab.alerts.silences import Labels, Silences, covered
+from trimtab.guard import Guard
+from trimtab.types import AlertSource
+
+JITTER = 0.1  # of the interval: a thousand runs that were started together must not ask together
+LONGEST_S = 60.0  # between two questions to a server that does not answer
+GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
+CLOSE_S = 0.5
+
+
+class Poller:
+    """Asks every `interval_s`, less often while nobody answers. Training waits for none of it.
+
+    Args:
+        labels: what the alert of each rule would be labelled with, to know which silences are about it.
+        say: tells the user something once, by its kind.
+        published: called after each question, on this thread.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        inbox: Inbox,
+        silences: Silences,
+        labels: Mapping[str, Labels],
+        *,
+        run: str,
+        interval_s: float,
+        guard: Guard,
+        say: Callable[[str, str], None],
+        published: Callable[[], None],
+        jitter: Callable[[], float] | None = None,
+    ) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._silences = silences
+        self._labels = labels
+        self._query = "/api/v2/alerts?unprocessed=false&filter=" + quote(f'run="{run}"', safe="")
+        self._interval_s = interval_s
+        self._say = say
+        self._published = published
+        self._jitter = jitter or random.Random().random  # never the one that the user seeded
+        self._prefix = ""  # before the paths of the API
+        self._source: AlertSource = "grafana" if GRAFANA in client.address else "alertmanager"
+        self._found = False  # which of the two it is
+        self._firing: dict[tuple[str, float], Incoming] = {}
+        self._failures = 0
+        self.busy_seconds = 0.0  # processor time of asking
+        self._ending = threading.Event()
+        self._ask_guarded = guard.wrap("alerts", self.ask)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Ask from now on."""
+        self._thread = threading.Thread(target=self._work, name="trimtab-alerts", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask no more. A question that is under way is not waited for longer than `CLOSE_S`."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+
+    def ask(self) -> None:
+        """One question: what is firing, and what is silenced. Both, or nothing counts."""
+        try:
+            alerts, silenced, unread = self._answers()
+        except (Unanswered, Malformed) as problem:
+            self._failed(problem)
+        else:
+            self._answered(alerts, silenced, unread)
+        if not self._ending.is_set():
+            self._published()
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait until the next question."""
+        doubled = self._interval_s * 2.0 ** min(self._failures, 10)
+        return min(doubled, max(LONGEST_S, self._interval_s)) * (1.0 + JITTER * (2.0 * self._jitter() - 1.0))
+
+    def _work(self) -> None:
+        self._ending.wait(self._interval_s * JITTER * self._jitter())
+        while not self._ending.is_set():
+            self._ask_guarded()
+            self.busy_seconds = time.thread_time()
+            self._ending.wait(self.pause_s)
+
+    def _answers(self) -> tuple[tuple[list[Incoming], int], frozenset[str], tuple[str, ...]]:
+        silences = payloads.silences(self._get("/api/v2/silences"))
+        alerts = payloads.listed(self._get(self._query), self._source)
+        silenced, unread = covered(silences, self._labels)
+        return alerts, silenced, tuple(unread)
+
+    def _get(self, path: str) -> bytes:
+        """Whether it is an Alertmanager or a Grafana is seen by which path it knows."""
+        if self._found:
+            return self._client.get(self._prefix + path)
+        try:
+            body = self._client.get(path)
+        except NotThere:
+            if self._source == "grafana":
+                raise
+            body = self._client.get(GRAFANA + path)
+            self._prefix, self._source = GRAFANA, "grafana"
+        self._found = True
+        return body
+
+    def _failed(self, problem: Unanswered | Malformed) -> None:
+        self._failures += 1
+        kind = problem.kind if isinstance(problem, Unanswered) else "malformed"
+        if isinstance(problem, Malformed):
+            self._inbox.count(self._source, "malformed")
+        self._say(f"alerts: {kind}", f"No alerts come in: {problem} Rules judged here go on as act= says.")
+        if self._silences.lapsed:
+            self._say("alerts: lapsed", "The alert server is away for five minutes: its silences hold no longer.")
+
+    def _answered(self, alerts: tuple[list[Incoming], int], silenced: frozenset[str], unread: tuple[str, ...]) -> None:
+        self._failures = 0
+        self._inbox.heard(self._source)
+        found, unreadable = alerts
+        self._inbox.count(self._source, "malformed", unreadable)
+        suppressed = frozenset(self._rule_of(alert) for alert in found if alert.state == "suppressed")
+        self._silences.set((silenced | suppressed) - {""})
+        self._hand_in(found)
+        for text in unread:
+            self._say(f"silence {text}", f"A silence cannot be read, and counts as matching: {text}.")
+
+    def _rule_of(self, alert: Incoming) -> str:
+        """Only the alert that acts speaks for its rule: paging may be silenced while the run is still steered."""
+        if alert.purpose not in ("", "act"):
+            return ""
+        return alert.rule or f"alert:{alert.name}"
+
+    def _hand_in(self, found: list[Incoming]) -> None:
+        """What is new, and what has gone. An alert that is just listed again is no news."""
+        listed = {(alert.fingerprint, alert.starts_at): alert for alert in found}
+        gone = [replace(a, state="resolved") for key, a in self._firing.items() if key not in listed]
+        before = {key: alert.state for key, alert in self._firing.items()}
+        news = [alert for key, alert in listed.items() if before.get(key) != alert.state]
+        self._inbox.offer(gone)
+        self._firing = listed
+        for alert in news:
+            if any(self._inbox.offer([alert])[outcome] for outcome in TOO_LATE):
+                del self._firing[alert.fingerprint, alert.starts_at]  # so that it is handed in again

@@ -1,0 +1,129 @@
+"""All that takes alerts in for one run, put together: rank 0 asks and is posted to, for every rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from trimtab import tokens
+from trimtab.alerts import webhook
+from trimtab.alerts.acceptance import Acceptance
+from trimtab.alerts.client import Client
+from trimtab.alerts.inbox import Inbox
+from trimtab.alerts.pull import Poller
+from trimtab.alerts.silences import Silences, expected_labels
+from trimtab.guard import Guard
+from trimtab.policies import Engine, Policy
+from trimtab.policies.policy import ALERT
+from trimtab.types import Act, Event, Intake, RunInfo, Severity
+
+PUBLISH_INTERVAL_S = 1.0
+
+
+@runtime_checkable
+class Mounts(Protocol):
+    """A backend that serves HTTP and can serve one more application beside its own."""
+
+    def mount(self, path: str, application: webhook.Application, body_bytes: int) -> None:
+        """Serve `application` under `path` from `start` on, with bodies of up to `body_bytes`."""
+        ...
+
+
+class Reception:
+    """The alerts of one run, from the servers to the policies.
+
+    Args:
+        rules: severities of the rules that are judged, by name.
+        emit: takes events, from any thread.
+        step: the global step.
+
+    Raises:
+        ConfigError: a file of a token or of certificates that cannot be used.
+    """
+
+    def __init__(
+        self,
+        info: RunInfo,
+        rules: Mapping[str, Severity],
+        policies: Sequence[Policy],
+        engine: Engine,
+        silences: Silences,
+        *,
+        act: Act,
+        guard: Guard,
+        emit: Callable[[Event], None],
+        say: Callable[[str, str], None],
+        step: Callable[[], int],
+    ) -> None:
+        config = info.config
+        bound: dict[str, Severity] = {policy.on: "warning" for policy in policies if policy.on.startswith(ALERT)}
+        self._inbox = Inbox(info.run, info.run_id, [*rules, *bound])
+        self._emit = emit
+        self._step = step
+        self._published_at = 0.0
+        self._poller: Poller | None = None
+        self.acceptance = Acceptance(self._inbox, silences, engine, rules, self._record, act=act)
+        self._application: webhook.Application | None = None
+        if config.webhook_token_file is not None:
+            token = tokens.read("webhook_token_file", config.webhook_token_file)
+            self._application = webhook.application(self._inbox, token, self._publish_seldom)
+        if config.alerts is not None:
+            file = config.alerts_token_file
+            token_of_server = None if file is None else tokens.read("alerts_token_file", file)
+            if token_of_server is not None and config.alerts.startswith("http://"):
+                say("alerts token", f"alerts={config.alerts!r}: the token is sent in plain text. Use https.")
+            self._poller = Poller(
+                Client(config.alerts, token_of_server, config.alerts_ca_file),
+                self._inbox,
+                silences,
+                expected_labels(info.run, info.run_id, {**rules, **bound}),
+                run=info.run,
+                interval_s=config.alerts_every,
+                guard=guard,
+                say=say,
+                published=self._publish,
+            )
+
+    @property
+    def busy_seconds(self) -> float:
+        """Processor time that asking has used."""
+        return 0.0 if self._poller is None else self._poller.busy_seconds
+
+    def mount(self, backends: Mapping[str, object]) -> str | None:
+        """Have the webhook served by the backends that can; returns what to tell the user when none can."""
+        if self._application is None:
+            return None
+        serving = [backend for backend in backends.values() if isinstance(backend, Mounts)]
+        for backend in serving:
+            backend.mount(webhook.PATH, self._application, webhook.MAX_BODY)
+        if serving:
+            return None
+        return "webhook_token_file: no backend of this run serves HTTP, so no webhook is served. Add prometheus."
+
+    def start(self) -> None:
+        """The run begins: ask from now on."""
+        if self._poller is not None:
+            self._poller.start()
+
+    def close(self) -> None:
+        """The run ends: take nothing in any more."""
+        self._inbox.close()
+        if self._poller is not None:
+            self._poller.close()
+        if self._inbox.received or self._inbox.last_success:
+            self._publish()
+
+    def _record(self, event: Event) -> None:
+        self._emit(event)
+        self._publish()
+
+    def _publish_seldom(self) -> None:
+        """For the webhook: whoever holds its token cannot fill the record with more than a line a second."""
+        if time.monotonic() - self._published_at >= PUBLISH_INTERVAL_S:
+            self._publish()
+
+    def _publish(self) -> None:
+        self._published_at = time.monotonic()
+        intake: dict[str, Any] = {"received": self._inbox.received, "last_success": self._inbox.last_success}
+        self._emit(Intake(ts=time.time(), step=self._step(), **intake))

@@ -1,0 +1,88 @@
+"""Who wants nothing done: the rules that a silence or an inhibition at the server covers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from trimtab.alerts.expressions import Unreadable, matches
+from trimtab.alerts.payloads import Matcher, Silence
+from trimtab.catalog import RULES, alert_name
+
+HOLD_S = 300.0  # the last known silences hold for so long when the server is away
+
+Labels = Mapping[str, str]
+
+
+def expected_labels(run: str, run_id: str, rules: Mapping[str, str]) -> dict[str, Labels]:
+    """The labels that the alert of each rule would have; `rules` is from name to severity.
+
+    An alert bound by name, `alert:NAME`, has that name.
+    """
+    labels: dict[str, Labels] = {}
+    for rule, severity in rules.items():
+        known = {"run": run, "run_id": run_id, "severity": severity}
+        if rule.startswith("alert:"):
+            labels[rule] = {**known, "alertname": rule.removeprefix("alert:")}
+        else:
+            name = alert_name(rule) if rule in RULES else "TrimtabUserRule"
+            severity = severity if rule in RULES else "warning"
+            labels[rule] = {**known, "severity": severity, "alertname": name, "rule": rule, "purpose": "act"}
+    return labels
+
+
+def covered(silences: Iterable[Silence], labels: Mapping[str, Labels]) -> tuple[frozenset[str], Sequence[str]]:
+    """The rules that are silenced, and what could not be read of the silences' matchers.
+
+    Matchers are those of Alertmanager: all of a silence must match, a label that is missing is empty, and an expression
+    must match the whole value. One that cannot be read counts as matching a label that the alert has: in doubt,
+    nothing is done.
+    """
+    found: set[str] = set()
+    unread: dict[str, None] = {}
+    for silence in silences:
+        for rule, known in labels.items():
+            if rule not in found and all(_holds(matcher, known, unread) for matcher in silence.matchers):
+                found.add(rule)
+    return frozenset(found), tuple(unread)
+
+
+def _holds(matcher: Matcher, labels: Labels, unread: dict[str, None]) -> bool:
+    value = labels.get(matcher.name, "")
+    if not matcher.is_regex:
+        return (value == matcher.value) == matcher.is_equal
+    try:
+        return matches(matcher.value, value) == matcher.is_equal
+    except Unreadable as problem:
+        unread[f"{matcher.name[:64]!r} {matcher.value[:64]!r}: {problem}"] = None
+        return matcher.name in labels
+
+
+class Silences:
+    """The silences as they are known now. Written by the thread that asks, read by the one that trains.
+
+    `clock` is in seconds, and only differences matter.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: tuple[frozenset[str], float] = (frozenset(), clock())
+
+    def set(self, rules: frozenset[str]) -> None:
+        """The server was heard: these are silenced."""
+        self._known = (rules, self._clock())
+
+    @property
+    def rules(self) -> frozenset[str]:
+        """What is silenced; nothing once the server has been away for `HOLD_S`."""
+        rules, heard = self._known
+        return rules if self._clock() - heard <= HOLD_S else frozenset()
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether silences that were known hold no longer, since the server is away."""
+        return bool(self._known[0]) and not self.rules
+
+    def cover(self, rule: str) -> bool:
+        """Whether nothing is to be done about `rule`."""
+        return rule in self.rules

@@ -1,0 +1,39 @@
+"""Secrets from files, one for each purpose. No message holds any of their content."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from trimtab.errors import ConfigError
+
+MAX_BYTES = 16_384
+
+
+def read(setting: str, path: Path) -> bytes:
+    """The token in the file that `setting` names.
+
+    Raises:
+        ConfigError: the file cannot be read, is empty or no token, or is open to other users of the machine.
+    """
+    said = f"{setting}={str(path)!r}"
+    try:
+        with path.open("rb") as file:
+            mode, token = os.fstat(file.fileno()).st_mode, file.read(MAX_BYTES).strip()
+    except OSError as error:
+        raise ConfigError(f"{said}: cannot be read ({error.strerror}). Give the path of a file.") from error
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{said}: others than its owner may use it. Run: chmod 600 {path}")
+    if not token:
+        raise ConfigError(f"{said}: empty. Write the token into it, on one line.")
+    if any(byte <= 32 or byte == 127 for byte in token):
+        raise ConfigError(f"{said}: expected one line without spaces. Write the token alone into it.")
+    return token
+
+
+def carries(authorization: str, token: bytes) -> bool:
+    """Whether an `Authorization` header, in Latin-1 as WSGI has it, carries the token. Its time tells nothing."""
+    scheme, _, given = authorization.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1", "replace"), token)
