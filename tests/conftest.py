@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import torch
+from prometheus_server import Prometheus
 
 import trimtab
 from trimtab import guard
@@ -141,3 +142,17 @@ def promtool(program):
         assert done.returncode == 0, done.stdout + done.stderr
 
     return promtool
+
+
+@pytest.fixture
+def prometheus(tmp_path, program):
+    """Start a Prometheus that scrapes an address, or several, four times a second. See `Prometheus`."""
+    running = []
+
+    def start(*addresses, **options):
+        running.append(Prometheus(program("prometheus"), tmp_path / f"prometheus-{len(running)}", addresses, **options))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

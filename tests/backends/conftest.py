@@ -1,10 +1,7 @@
 import http.client
-import json
 import shutil
-import socket
 import ssl
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -86,55 +83,3 @@ def certificate(make_certificate):
 @pytest.fixture(scope="session")
 def trusting(certificate):
     return ssl.create_default_context(cafile=certificate[0])
-
-
-class Prometheus:
-    """A running server, to be asked PromQL."""
-
-    def __init__(self, port):
-        self.address = f"http://127.0.0.1:{port}/api/v1/query?query="
-
-    def __call__(self, promql):
-        """Label sets and values; nothing while the server is still starting."""
-        try:
-            with urllib.request.urlopen(self.address + urllib.parse.quote(promql), timeout=PATIENCE_S) as response:
-                return json.load(response)["data"]["result"]
-        except urllib.error.URLError:
-            return []
-
-    def names(self, promql):
-        """The names of the metrics in the answer."""
-        return {each["metric"]["__name__"] for each in self(promql)}
-
-    def until(self, promql, condition):
-        """Ask until the answer meets the condition, and return the last one."""
-        end = time.monotonic() + PATIENCE_S
-        while not condition(result := self(promql)) and time.monotonic() < end:
-            time.sleep(0.05)
-        return result
-
-
-@pytest.fixture
-def prometheus(tmp_path, program):
-    """Start a Prometheus that scrapes an address four times a second."""
-    running = []
-
-    def start(address):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        config = tmp_path / "prometheus.yml"
-        config.write_text(
-            "scrape_configs:\n- job_name: trimtab\n  scrape_interval: 250ms\n  scrape_timeout: 250ms\n"
-            f"  static_configs: [{{targets: ['{urllib.parse.urlsplit(address).netloc}']}}]\n"
-        )
-        arguments = [f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-        log = (tmp_path / "prometheus.log").open("w")
-        listen = f"--web.listen-address=127.0.0.1:{port}"
-        running.append((subprocess.Popen([program("prometheus"), *arguments, listen], stdout=log, stderr=log), log))
-        return Prometheus(port)
-
-    yield start
-    for process, log in running:
-        process.terminate()
-        process.wait(PATIENCE_S)
-        log.close()

@@ -1,6 +1,6 @@
 import math
 
-from trimtab.rules.trailing import BUCKET_S, WINDOW_S, TrailingWorst
+from trimtab.rules.trailing import BUCKETS, WINDOW_S, TrailingWorst
 
 
 def test_worst_level_stays_for_the_window_however_short_it_was():
@@ -8,7 +8,7 @@ def test_worst_level_stays_for_the_window_however_short_it_was():
     trailing.add(0.0, {"loss_spike": 1.5})
     trailing.add(0.05, {"loss_spike": 0.1})
     assert trailing.worst(WINDOW_S - 1)["loss_spike"] == 1.5
-    assert trailing.worst(WINDOW_S + BUCKET_S)["loss_spike"] == 0.0
+    assert trailing.worst(WINDOW_S + WINDOW_S / BUCKETS)["loss_spike"] == 0.0
 
 
 def test_rules_that_were_never_near_are_at_zero():

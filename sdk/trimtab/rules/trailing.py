@@ -7,18 +7,19 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 WINDOW_S = 60.0
-BUCKET_S = 5.0
+BUCKETS = 12
 
 
 class TrailingWorst:
-    """Maxima in buckets of `BUCKET_S`, so that a minute of fast records costs twelve small dictionaries.
+    """Maxima in `BUCKETS` parts of the window, so that a minute of fast records costs twelve small dictionaries.
 
     After a fence every level is 0 for as long as the window: what was seen before is no evidence any more, and an alert
     that a server raised on it ends. `now` is in seconds, and only differences matter.
     """
 
-    def __init__(self, rules: Iterable[str], *, window_s: float = WINDOW_S) -> None:
-        self._window_s = window_s
+    def __init__(self, rules: Iterable[str], *, window_s: float | None = None) -> None:
+        self._window_s = WINDOW_S if window_s is None else window_s
+        self._bucket_s = self._window_s / BUCKETS
         self._none = dict.fromkeys(rules, 0.0)
         self._buckets: deque[tuple[float, dict[str, float]]] = deque()  # when it began, and what is in it
         self._withheld_until = -math.inf
@@ -27,7 +28,7 @@ class TrailingWorst:
         """Take the worst levels since the last call."""
         if not levels:
             return
-        if not self._buckets or now - self._buckets[-1][0] >= BUCKET_S:
+        if not self._buckets or now - self._buckets[-1][0] >= self._bucket_s:
             self._buckets.append((now, {}))
         worst = self._buckets[-1][1]
         for rule, level in levels.items():
