@@ -118,7 +118,7 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def program():
     """The path of an installed program. Without it the test is skipped, or fails where REQUIRE_SERVERS is set."""
 

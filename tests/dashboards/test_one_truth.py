@@ -1,0 +1,89 @@
+"""Runs that go wrong are judged in process and by a real Prometheus: both name the same rules and episodes."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from judged_twice import alerted, counted, in_process
+from prometheus_server import Prometheus
+from relay import Relay
+
+import trimtab
+from trimtab.testing import RecordingBackend
+
+ROOT = Path(__file__).parents[2]
+ACTING = ROOT / "deploy" / "prometheus" / "trimtab-acting.rules.yml"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import rescue_recipes as recipes  # noqa: E402
+from rescue_faults import NanInBatch, PoisonedBatch, Rate  # noqa: E402
+from rescue_loop import Fault, Method, train  # noqa: E402
+
+pytestmark = pytest.mark.servers
+
+STEP_S = 0.01
+PATIENCE_S = 5.0
+RECIPE = recipes.MLP.but(epochs=5, steps=50, schedule=recipes.constant)
+
+
+@pytest.fixture(scope="module")
+def relay():
+    relay = Relay()
+    yield relay
+    relay.close()
+
+
+@pytest.fixture(scope="module")
+def ask(relay, program, tmp_path_factory):
+    """A Prometheus that scrapes each second, and evaluates the rules that act as often."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    server = Prometheus(program("prometheus"), directory, [relay.url], interval="1s", rules=[ACTING])
+    server.until("up", bool)
+    yield server
+    server.close()
+
+
+class Watched(Method):
+    """A run that is slowed to seconds, so that it is scraped several times."""
+
+    def __init__(self, name, directory, relay, ask):
+        self.seen = RecordingBackend()
+        self._name, self._directory, self._relay, self._ask = name, directory, relay, ask
+
+    @contextlib.contextmanager
+    def watching(self, model, optimizer):
+        options = {"run": self._name, "directory": self._directory, "port": 0, "gradients_every": 1}
+        with trimtab.watch(backends=["prometheus", self.seen], **options) as run:
+            self._relay.target = run.addresses["prometheus"]
+            yield
+            self._let_prometheus_come()
+
+    def should_stop(self):
+        time.sleep(STEP_S)
+        return False
+
+    def _let_prometheus_come(self):
+        end = time.monotonic() + PATIENCE_S
+        while alerted(self._ask, self._name).keys() != in_process(self.seen).keys() and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "named"),
+    [
+        ("rate", Rate(onset=100, factor=300.0), {"loss_spike", "loss_diverged", "loss_nonfinite"}),
+        ("poisoned", PoisonedBatch(onset=100), {"loss_spike", "gradient_exploding"}),
+        ("nan", NanInBatch(onset=100), {"loss_nonfinite"}),
+        ("healthy", Fault(), set()),
+    ],
+    ids=["rate too high", "poisoned batch", "NaN in a batch", "healthy"],
+)
+def test_process_and_prometheus_name_the_same_rules(tmp_path, relay, ask, name, fault, named):
+    watched = Watched(name, tmp_path, relay, ask)
+    train(RECIPE, 3, fault, watched)
+    said = in_process(watched.seen)
+    assert bool(named & said.keys()) == bool(said) == bool(named), said
+    assert alerted(ask, name).keys() == said.keys()
+    assert counted(ask, name) == said
