@@ -36,7 +36,7 @@ class Grafana:
         GrafanaError: from every verb, when Grafana cannot be reached, refuses, or answers what is no JSON.
     """
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, token: str, *, timeout_s: float = TIMEOUT_S, ca_file: Path | None = None) -> None:
         parts = _parsed(url)
         self.url = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         self._session = _Session(self.url, token, timeout_s)
@@ -45,6 +45,7 @@ class Grafana:
             host=parts.netloc,  # with its port, and the brackets of IPv6
             url_path_prefix=parts.path.strip("/") + "/" if parts.path.strip("/") else "",
             protocol=parts.scheme,
+            verify=str(ca_file) if ca_file is not None else True,
             timeout=timeout_s,
         )
         self._api.s = self._session
@@ -57,6 +58,9 @@ class Grafana:
 
     def put(self, *path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
         return self._api.PUT(_joined(path), json=body, headers=headers)
+
+    def patch(self, *path: str, body: Any) -> Any:
+        return self._api.PATCH(_joined(path), json=body)
 
     def delete(self, *path: str) -> Any:
         return self._api.DELETE(_joined(path))

@@ -111,6 +111,15 @@ _SETTINGS: dict[str, _Setting] = {
     "alerts_token_file": _a_file("TRIMTAB_ALERTS_TOKEN_FILE"),
     "alerts_ca_file": _a_file("TRIMTAB_ALERTS_CA_FILE"),
     "webhook_token_file": _a_file("TRIMTAB_WEBHOOK_TOKEN_FILE"),
+    "grafana": _Setting(
+        "TRIMTAB_GRAFANA",
+        str,
+        _is_address,
+        "the address of a Grafana, such as http://127.0.0.1:3000, without user, password or query. "
+        "Its token is read from grafana_token_file",
+    ),
+    "grafana_token_file": _a_file("TRIMTAB_GRAFANA_TOKEN_FILE"),
+    "grafana_ca_file": _a_file("TRIMTAB_GRAFANA_CA_FILE"),
     "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
     "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
@@ -140,9 +149,13 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     if "run" not in settings:
         settings["run"], notice = names.agree(names.fresh(default_name or names.of_script()), environ)
         notices += [notice] if notice else []
+    requested = "backends" in settings
+    if "grafana" in settings:
+        backends = settings.get("backends", Config(run="").backends)
+        settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
     return Config(
         **settings,
-        backends_requested="backends" in settings,
+        backends_requested=requested,
         port_requested="port" in settings,
         notices=tuple(notices),
     )
@@ -158,6 +171,8 @@ def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[
     certificate, key = (settings.get(name) for name in ("tls_certificate_file", "tls_key_file"))
     if (certificate is None) != (key is None):
         raise ConfigError("tls_certificate_file and tls_key_file: expected both or none. Give the one that is missing.")
+    if settings.get("grafana") and "grafana_token_file" not in settings:
+        raise ConfigError("grafana without grafana_token_file: expected both. Name the file of its token as well.")
     return settings
 
 
@@ -216,7 +231,7 @@ def _read(name: str, given: _Given) -> Any:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{given.said}: expected {setting.expected}.") from error
     if not setting.allows(value):
-        said = name if name == "alerts" else given.said  # there may be a password in it
+        said = name if name in ("alerts", "grafana") else given.said  # there may be a password in it
         raise ConfigError(f"{said}: expected {setting.expected}.")
     if name == "backends":
         _refuse_unusable(given.said, value)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "trimtab.backends"
-BUILT_IN = ("console", "jsonl", "prometheus")
+BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
 _OURS = "trimtab"
 
 

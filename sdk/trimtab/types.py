@@ -54,6 +54,9 @@ class Config:
     alerts_token_file: Path | None = None
     alerts_ca_file: Path | None = None
     webhook_token_file: Path | None = None
+    grafana: str | None = None  # address of a Grafana that annotations are written to
+    grafana_token_file: Path | None = None
+    grafana_ca_file: Path | None = None
     metrics_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None

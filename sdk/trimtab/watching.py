@@ -70,6 +70,7 @@ def watch(
     on_halt: Literal["ask", "unwind"] | None = None,
     alerts: str | None = None,
     alerts_every: float | None = None,
+    grafana: str | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Watch: ...
 
@@ -102,6 +103,7 @@ def watch(fn: Any = None, **options: Any) -> Any:
             `HaltTraining` where nobody asks. Default: "ask".
         alerts: the address of an Alertmanager or a Grafana, which is asked for alerts about this run.
         alerts_every: seconds between two questions. Default: 5.
+        grafana: the address of a Grafana, to which adjustments and alerts are written as annotations.
         config: a TOML file with any of these, and files of secrets.
 
     Raises:

@@ -9,7 +9,20 @@ import urllib.request
 
 import pytest
 
-COMMANDS = ("adjust", "backends", "demo", "lint", "pause", "report", "resume", "rules", "run", "stop", "targets")
+COMMANDS = (
+    "adjust",
+    "backends",
+    "dashboards",
+    "demo",
+    "lint",
+    "pause",
+    "report",
+    "resume",
+    "rules",
+    "run",
+    "stop",
+    "targets",
+)
 
 
 def test_help_lists_the_commands_that_there_are(desk):
@@ -40,7 +53,7 @@ def test_backends_lists_ours_as_usable(desk):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[0] == ["BACKEND", "FROM", "USABLE"]
     version = importlib.metadata.version("trimtab")
-    assert rows[1:4] == [[name, "trimtab", version, "yes"] for name in ("console", "jsonl", "prometheus")]
+    assert rows[1:5] == [[name, "trimtab", version, "yes"] for name in ("console", "grafana", "jsonl", "prometheus")]
 
 
 def test_backends_says_why_one_is_not_usable(desk):

@@ -30,6 +30,7 @@ class GrafanaServer:
             ("GET", r"/api/dashboards/uid/([^/]+)", self.get_dashboard),
             ("POST", r"/api/dashboards/db", self.post_dashboard),
             ("POST", r"/api/annotations", self.post_annotation),
+            ("PATCH", r"/api/annotations/(\d+)", self.patch_annotation),
         ]
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}/grafana"
@@ -85,6 +86,12 @@ class GrafanaServer:
         self.annotations.append(body)
         return 200, {"message": "Annotation added", "id": len(self.annotations)}
 
+    def patch_annotation(self, body, id):
+        if not 0 < int(id) <= len(self.annotations):
+            return 404, {"message": "Annotation not found"}
+        self.annotations[int(id) - 1].update(body)
+        return 200, {"message": "Annotation patched"}
+
     def _respond(self, method, path, body):
         for verb, pattern, found in self.routes:
             matched = re.fullmatch("/grafana" + pattern, path.split("?")[0])
@@ -113,7 +120,7 @@ class GrafanaServer:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass

@@ -7,6 +7,7 @@ import sys
 import click
 
 from trimtab.cli.backends import backends
+from trimtab.cli.dashboards import dashboards
 from trimtab.cli.demo import demo
 from trimtab.cli.lint import lint
 from trimtab.cli.report import report
@@ -24,7 +25,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, lint, pause, resume, stop, adjust, rules, backends, targets, demo):
+for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rules, backends, targets, demo):
     trimtab.add_command(command)
 
 
