@@ -58,8 +58,8 @@ class Controls(Protocol):
         """Multiply the weight decay by `factor`, and let it be `floor` at least, `ceiling` at most."""
         ...
 
-    def set_dropout(self, ratio: float) -> Change:
-        """Set the ratio of every dropout module of the optimizer's models."""
+    def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
+        """Raise the ratio of every dropout module of the optimizer's models to this; with `lower` also lower it."""
         ...
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
@@ -74,7 +74,7 @@ class Controls(Protocol):
         ...
 
     def roll_back(self, *, back: int = 0) -> Change:
-        """Restore the newest snapshot from before the trouble began, or the `back`th before that one."""
+        """Restore the newest snapshot from before the trouble began, or the `back`th before that, or the oldest."""
         ...
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
@@ -136,18 +136,19 @@ class ScaleWeightDecay:
 
 @dataclass(frozen=True, slots=True)
 class SetDropout:
-    """Set every dropout module to `ratio`. Refused in a model that has none."""
+    """Raise every dropout module to `ratio`, or with `lower` set it in each. Refused in a model that has none."""
 
     name: ClassVar[str] = "set_dropout"
     stage: ClassVar[Stage] = "after_step"
     ratio: float
+    lower: bool = False  # also those that have more
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio from 0 to below 1, such as 0.1.")
 
     def apply(self, controls: Controls) -> Change:
-        return controls.set_dropout(self.ratio)
+        return controls.set_dropout(self.ratio, lower=self.lower)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class RollBack:
 
     name: ClassVar[str] = "roll_back"
     stage: ClassVar[Stage] = "cycle_end"
-    back: int = 0  # so many snapshots before the newest good one
+    back: int = 0  # so many snapshots before the newest good one, or the oldest where there are not as many
 
     def __post_init__(self) -> None:
         if self.back < 0:

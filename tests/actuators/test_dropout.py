@@ -90,3 +90,23 @@ def test_resumed_run_keeps_its_dropout(helm, steer):
 def test_ratio_for_export_is_the_largest():
     assert ratio_of([nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))]) == 0.2
     assert ratio_of([nn.Linear(1, 1)]) is None
+
+
+def test_higher_ratio_is_lowered_only_where_that_is_asked_for(steer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.8))
+    controls = steer(model)
+    change = controls.set_dropout(0.5)
+    assert [module.p for module in model[1:]] == [0.5, 0.8]
+    assert change.before == {"dropout": 0.1}
+    controls.set_dropout(0.5, lower=True)
+    assert [module.p for module in model[1:]] == [0.5, 0.5]
+
+
+def test_close_puts_back_what_was_set_in_two_goes(helm, steer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.6))
+    controls = steer(model)
+    controls.set_dropout(0.5)
+    controls.set_dropout(0.3, lower=True)
+    controls.set_dropout(0.7)
+    helm.close()
+    assert [module.p for module in model[1:]] == [0.1, 0.6]

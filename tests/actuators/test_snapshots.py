@@ -80,11 +80,10 @@ def test_roll_back_without_a_snapshot_is_refused():
         Snapshots().roll_back(Parts(optimizers={}), 10)
 
 
-def test_roll_back_further_than_there_is_is_refused_and_nothing_changed(model):
+def test_roll_back_further_than_there_is_goes_to_the_oldest(model):
     snapshots = filled(model, [10])
-    with pytest.raises(Refused, match="the 3 newest would be needed"):
-        snapshots.roll_back(model.at(11), 11, back=2)
-    assert model.step == 11
+    snapshots.roll_back(model.at(11), 11, back=2)
+    assert model.step == 0
 
 
 def test_a_snapshot_over_the_cap_is_refused_once(model):

@@ -68,7 +68,7 @@ def test_adjust_may_ask_for_everything_at_once(desk, run):
         RollBack(),
         ScaleLearningRate(0.5, floor=0.0, ceiling=1e6),
         ScaleWeightDecay(2.0, floor=0.0, ceiling=1e6),
-        SetDropout(0.1),
+        SetDropout(0.1, lower=True),
         ClipGradients(1.0, steps=2**31),
     )
 

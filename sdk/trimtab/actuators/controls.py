@@ -82,8 +82,8 @@ class RunControls:
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         return self._around().scale_weight_decay(factor, floor=floor, ceiling=ceiling)
 
-    def set_dropout(self, ratio: float) -> Change:
-        return self._around().set_dropout(ratio)
+    def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
+        return self._around().set_dropout(ratio, lower=lower)
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         if self._late and steps == 1:
@@ -148,7 +148,7 @@ class DryControls:
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         return Change({}, {"factor": factor, "floor": floor, "ceiling": ceiling})
 
-    def set_dropout(self, ratio: float) -> Change:
+    def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
         before = ratio_of(list(self._of.parts().models.values()))
         if before is None:
             raise Refused("The model has no dropout module whose ratio could be set.")

@@ -20,24 +20,30 @@ class Dropout:
 
     def __init__(self) -> None:
         self.ratio: float | None = None  # that was set
+        self.lower = False  # also where there was more
         self._own: list[tuple[weakref.ref[nn.Module], str, Any, float]] = []  # module, attribute, the user's, ours
 
-    def set(self, models: Sequence[nn.Module], ratio: float) -> list[float]:
-        """Set `ratio` everywhere, and return what there was, each value once. Raises `Refused` where there is none."""
-        found = list(_dropouts(models))
-        if not found:
+    def set(self, models: Sequence[nn.Module], ratio: float, *, lower: bool = False) -> list[float]:
+        """Raise every one to `ratio`, with `lower` set it; return what there was where it changes, each value once.
+
+        Raises `Refused` where nothing would change.
+        """
+        every = list(_dropouts(models))
+        if not every:
             raise Refused("The model has no dropout module whose ratio could be set.")
+        found = [(m, name) for m, name in every if getattr(m, name) < ratio or (lower and getattr(m, name) > ratio)]
+        if not found:
+            raise Refused(f"Every dropout has the ratio {ratio:g} already{'' if lower else ', or more'}.")
         before = sorted({float(getattr(module, name)) for module, name in found})
-        if before == [ratio]:
-            raise Refused(f"Every dropout has the ratio {ratio:g} already.")
         users = {(id(module()), name): own for module, name, own, _ in self._own}
-        self._own = [
+        left = [own for own in self._own if all(own[0]() is not module for module, _ in found)]
+        self._own = left + [
             (weakref.ref(module), name, users.get((id(module), name), getattr(module, name)), ratio)
             for module, name in found
         ]
         for module, name in found:
             setattr(module, name, ratio)
-        self.ratio = ratio
+        self.ratio, self.lower = ratio, lower
         return before
 
     def put_back(self) -> None:

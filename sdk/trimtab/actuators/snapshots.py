@@ -144,6 +144,8 @@ class Snapshots:
     def roll_back(self, parts: Parts, step: int, *, since: int | None = None, back: int = 0) -> Change:
         """Restore the newest snapshot from before `since`, the first step that looked bad, or the `back`th before it.
 
+        Where there are not as many, the oldest is restored.
+
         The loss of a step is that of the weights before it, so a snapshot counts as good when the loss after it did.
         Snapshots newer than the restored one are dropped. Parameters lose their gradients; learning rates and
         schedulers are not turned back.
@@ -152,9 +154,9 @@ class Snapshots:
             Refused: there is no such snapshot, or the parameters are not those it was taken of. Nothing was changed.
         """
         good = self._good(since)
-        if len(good) <= back:
-            raise Refused(self._why_none(since, back))
-        chosen = good[-1 - back]
+        if not good:
+            raise Refused(self._why_none(since))
+        chosen = good[max(len(good) - 1 - back, 0)]
         self._restore(chosen, parts)
         for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
             self._drop(snapshot)
@@ -164,7 +166,7 @@ class Snapshots:
     def aim(self, since: int | None, back: int = 0) -> int | None:
         """The step whose weights `roll_back` would restore; None where there is no such snapshot."""
         good = self._good(since)
-        return good[-1 - back].step if len(good) > back else None
+        return good[max(len(good) - 1 - back, 0)].step if good else None
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one.
@@ -269,14 +271,13 @@ class Snapshots:
                 self.interval *= 2
         self._due_at = (step // self.interval + 1) * self.interval
 
-    def _why_none(self, since: int | None, back: int) -> str:
+    def _why_none(self, since: int | None) -> str:
         if self.refusal is not None:
             return self.refusal
         if not self._kept:
             return "There is no snapshot to go back to: none has been taken yet."
         when = "" if since is None else f" from before step {since}"
-        place = f"the {back + 1} newest" if back else "one"
-        return f"There is no snapshot{when} to go back to: {place} would be needed, kept are steps {self.steps}."
+        return f"There is no snapshot{when} to go back to: kept are steps {self.steps}."
 
 
 def _size(layout: Layout) -> int:

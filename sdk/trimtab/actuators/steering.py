@@ -55,7 +55,12 @@ class Steered:
     def state(self) -> dict[str, Any]:
         """JSON-able, see `Steering.state_dict`."""
         scale, decay = self.settings.scale.state(), self.settings.decay.state()
-        return {"learning_rate": scale, "weight_decay": decay, "dropout": self.dropout.ratio}
+        return {
+            "learning_rate": scale,
+            "weight_decay": decay,
+            "dropout": self.dropout.ratio,
+            "lower": self.dropout.lower,
+        }
 
 
 class Steering:
@@ -174,7 +179,8 @@ class Steering:
         settings.decay.load(saved["weight_decay"])
         if saved["dropout"] is not None:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
-                steered.dropout.set(self.models_of(parameters_of(steered)), saved["dropout"])
+                models = self.models_of(parameters_of(steered))
+                steered.dropout.set(models, saved["dropout"], lower=saved.get("lower", False))
         if settings.scale.value != 1.0 or settings.scale.target != 1.0 or settings.decay.changes:
             with contextlib.suppress(Refused):
                 self.surround(steered)

@@ -60,12 +60,15 @@ class StepControls:
         decay.multiply(factor, own, floor=floor, ceiling=ceiling)
         return Change({"weight_decay": before}, {"weight_decay": decay.of(own)})
 
-    def set_dropout(self, ratio: float) -> Change:
-        """Set the ratio of every dropout in the models that hold the optimizer's parameters, until the run ends."""
+    def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
+        """Raise the ratio of every dropout in the models that hold the optimizer's parameters, until the run ends.
+
+        With `lower` those that have more are set to it too.
+        """
         models = self._steering.models_of(parameters_of(self._steered))
         if not models:
             raise Refused("The model is not known: no module holds the optimizer's parameters.")
-        before = self._steered.dropout.set(models, ratio)
+        before = self._steered.dropout.set(models, ratio, lower=lower)
         return Change({"dropout": before if len(before) > 1 else before[0]}, {"dropout": ratio})
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:

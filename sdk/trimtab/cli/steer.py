@@ -90,7 +90,7 @@ def _actions(
     if scale_weight_decay is not None:
         actions.append(ScaleWeightDecay(scale_weight_decay, floor=0.0, ceiling=UNBOUNDED))
     if dropout is not None:
-        actions.append(SetDropout(dropout))
+        actions.append(SetDropout(dropout, lower=True))
     if clip is not None:
         actions.append(ClipGradients(clip, steps=2**31))
     return actions
