@@ -108,6 +108,11 @@ class Controller:
         """By what each rule is judged: threshold, hold, clear, severity, and what a point of it is."""
         return self._judge.described()
 
+    @property
+    def judges_at_once(self) -> bool:
+        """Whether a bad step may be judged out of turn. Ranks meet where it is the turn of all of them."""
+        return self._ranks is None
+
     def open(self) -> None:
         """The run begins."""
         if self._orders is not None:
@@ -164,6 +169,11 @@ class Controller:
         """See `StepController`."""
         used = self._actuators.steering.used(optimizer)
         return None if used is None else used.learning_rates
+
+    def decays(self, optimizer: Optimizer) -> Sequence[Any] | None:
+        """See `StepController`."""
+        used = self._actuators.steering.used(optimizer)
+        return None if used is None else used.weight_decays
 
     def skipped(self, label: str) -> None:
         """GradScaler skipped a step."""
@@ -295,7 +305,7 @@ class Controller:
         healthy = (label,) if label and self._judge.healthy(label) else ()
         if not self._leads:
             return
-        for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label or None):
+        for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):
             self._take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 

@@ -271,11 +271,18 @@ class Execution:
         if not may_write:
             return False
         waiting.attempts += 1
-        if self._agreed(waiting.decision, free=self._actuators.snapshots.may_restore(self._actuators.parts())):
+        if self._agreed(waiting.decision, free=self._is_free()):
             return True
         if self.follows_cycle:
             self.cycle.blocked(label)
         return waiting.attempts > ATTEMPTS  # which is refused then
+
+    def _is_free(self) -> bool:
+        """Whether no graph needs the weights as they are."""
+        try:
+            return self._actuators.snapshots.may_restore(self._actuators.parts())
+        except Refused:  # weights that nobody can copy: who tries to restore them will hear why
+            return True
 
     def _agreed(self, decision: Decision, *, free: bool) -> bool:
         """Whether the weights are free here, and everywhere else, to go back to the same snapshot."""

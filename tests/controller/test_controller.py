@@ -1,5 +1,6 @@
 """The closed loop in a real run: a fault is noticed, answered, recorded."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -10,8 +11,10 @@ from controller_training import Training, same
 from torch.nn import functional as F
 
 import trimtab
-from trimtab.actions import Halt, RollBack, ScaleLearningRate
+from trimtab import execution
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SkipStep
 from trimtab.errors import ConfigError
+from trimtab.policies import Decision
 from trimtab.types import Adjustment, Alert, Step
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
@@ -110,7 +113,8 @@ def test_watched_function_that_was_unwound_returns_none(training, tmp_path):
 
 
 def test_rollback_without_a_good_snapshot_is_refused_and_training_goes_on(watching, training):
-    policies = [answered_by(RollBack(back=7))]
+    training.model.extra = torch.nn.Parameter(torch.empty(2, device="meta"))  # no copy can be made of it
+    policies = [answered_by(RollBack())]
     with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:
         training.steps(20)
     assert ("roll_back", "refused") in outcomes(seen)
@@ -186,3 +190,90 @@ def test_objective_in_another_unit_than_validation_is_no_overfitting(watching, t
                 training.optimizer.step()
             validate()
     assert "overfitting" not in {alert.rule for alert in seen.backend.of(Alert)}
+
+
+def test_nan_between_two_judgements_changes_nothing_either(watching, training):
+    """Of 64 steps one has its turn to be judged; a loss that can be read at once is not waited for."""
+    with watching(act="process", gradients_every=64) as seen:
+        training.steps(100)
+        before = training.weights
+        training.step(spoil=math.nan)
+        assert same(training.weights, before)
+        training.steps(100)
+    assert outcomes(seen) == [("skip_step", "applied")]
+
+
+def test_loss_that_stays_nan_is_not_judged_at_every_step(watching, training, monkeypatch):
+    with watching(gradients_every=64) as seen:
+        judged = []
+        judge = seen.run._controller.judge
+        monkeypatch.setattr(seen.run._controller, "judge", lambda *args: judged.append(1) or judge(*args))
+        training.steps(10)
+        for _ in range(128):
+            training.step(spoil=math.nan)
+    assert len(judged) < 32
+
+
+def test_first_aid_ends_with_the_bad_step_and_not_with_its_episode(watching, training):
+    signal = iter([0.0] * 10 + [2.0] + [0.9] * 50)  # 0.9 is no trouble any more, but not under the bound that ends it
+    rule = trimtab.Rule("spoilt", signal=lambda loss: next(signal), threshold=1.0, clear=0.5)
+    policies = [trimtab.Policy(on="spoilt", ladder=[SkipStep(), SkipStep(), Halt()])]
+    with watching(act="process", rules=[rule], policies=policies) as seen:
+        training.steps(30)
+    assert outcomes(seen) == [("skip_step", "applied")]
+
+
+def test_weight_decay_that_was_used_is_the_one_recorded(watching):
+    training = Training(optimizer=torch.optim.AdamW)
+    policies = [answered_by(ScaleWeightDecay(10.0, ceiling=1.0), budget=1)]
+    with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
+        training.steps(5)
+    assert [step.weight_decay for step in seen.steps()][::4] == [[0.01], [0.1]]
+
+
+def test_decision_about_an_optimizer_that_steps_no_more_is_given_up(watching, monkeypatch):
+    monkeypatch.setattr(execution, "PATIENCE_STEPS", 10)
+    first, other = Training(), Training()
+    policies = [trimtab.Policy(on="spoilt", ladder=[ScaleLearningRate(0.5)])]
+    rule = trimtab.Rule("spoilt", signal="logged:spoilt", threshold=1.0)
+    with watching(act="process", rules=[rule], policies=policies) as seen:
+        first.step()
+        other.step()
+        seen.run._controller._execution.take_up(
+            Decision(
+                policy="spoilt",
+                rule="spoilt",
+                optimizer="0",
+                episode=1,
+                step=1,
+                since=1,
+                actions=(ScaleLearningRate(0.5),),
+            ),
+            execution.Moment.after(1),
+        )
+        other.steps(30)
+    assert outcomes(seen) == [("scale_learning_rate", "refused")]
+
+
+def test_step_that_raises_while_it_is_first_steered_leaves_everything_usable(watching):
+    """The post-hooks are skipped then, and with them what puts the schedule's own rate back."""
+
+    class Exploding(torch.optim.SGD):
+        calls = 0
+
+        def step(self):
+            Exploding.calls += 1
+            if Exploding.calls == 5:
+                raise RuntimeError("out of memory")
+            super().step()
+
+    training = Training(optimizer=Exploding)
+    policies = [answered_by((ScaleLearningRate(0.5), ClipGradients(1.0, steps=3)), budget=1)]
+    late = trimtab.Rule("always", signal=lambda loss: float(Exploding.calls >= 3), threshold=0.5)
+    with watching(act="process", rules=[late], policies=policies) as seen:
+        for _ in range(12):
+            with contextlib.suppress(RuntimeError):
+                training.step()
+            assert training.optimizer.state_dict()["param_groups"][0]["lr"] == 0.05
+    assert len(seen.losses()) == 11
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.025])

@@ -27,6 +27,11 @@ class StepController(Protocol):
     awaits_steps: bool  # whether `stepped` is to be called after every step
 
     @property
+    def judges_at_once(self) -> bool:
+        """Whether a step whose loss is not finite is judged though it is not its turn."""
+        ...
+
+    @property
     def steers(self) -> bool:
         """Whether `left_out` and `rates` are worth asking."""
         ...
@@ -62,6 +67,10 @@ class StepController(Protocol):
         """What the step used instead of the schedule's own learning rates."""
         ...
 
+    def decays(self, optimizer: Optimizer) -> Sequence[Any] | None:
+        """What the step used instead of the user's own weight decay."""
+        ...
+
     def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
         """A backward of `loss` wrote to gradients that an optimizer may apply; the first since they were `cleared`."""
         ...
@@ -69,6 +78,7 @@ class StepController(Protocol):
 
 Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"
 
+HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
 
 
@@ -76,8 +86,8 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "found_inf", "group_count", "judge_at", "judged", "ledger", "optimizer",
-        "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
+        "calls", "ended_at", "evaluated", "found_inf", "group_count", "hasty", "judge_at", "judged", "ledger",
+        "optimizer", "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -92,6 +102,7 @@ class Tracked:
         self.weights = Weights()
         self.weights_held = False  # for the step that is under way
         self.judge_at = 0  # the call on which rules are judged next
+        self.hasty = 0  # steps that were judged out of turn since
         self.judged = False  # whether the step that is under way was
         self.unjudged: list[Held | None] = []  # losses of the steps since
         self.sampled: list[tuple[int, GradientSample]] = []  # ... and what was sampled on them
@@ -202,7 +213,7 @@ class Steps:
                 self._hold_weights(tracked, optimizer)
             if gradients_ready:
                 self._sample(tracked, optimizer)
-        if gradients_ready and tracked.calls >= tracked.judge_at:
+        if gradients_ready and (tracked.calls >= tracked.judge_at or self._is_bad(tracked, tracked.share.losses)):
             self._judge(tracked, optimizer, tracked.share.losses)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
@@ -212,7 +223,7 @@ class Steps:
             tracked.evaluated = list(tracked.share.losses)
             if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
-            if tracked.calls >= tracked.judge_at:
+            if tracked.calls >= tracked.judge_at or self._is_bad(tracked, tracked.evaluated):
                 self._judge(tracked, optimizer, tracked.evaluated)
 
     def after_step(self, optimizer: Optimizer) -> None:
@@ -325,6 +336,8 @@ class Steps:
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
         started = self._recorder.clock()
+        if tracked.calls >= tracked.judge_at:
+            tracked.hasty = 0
         tracked.unjudged.append(total(losses))
         values, samples = tracked.unjudged, tracked.sampled
         tracked.unjudged, tracked.sampled, tracked.judged = [], [], True
@@ -332,6 +345,13 @@ class Steps:
         interval = self.controller.judge(optimizer, tracked.ledger, values, samples)
         tracked.judge_at = (tracked.calls // interval + 1) * interval
         self._recorder.meter.add(self._recorder.clock() - started)
+
+    def _is_bad(self, tracked: Tracked, losses: Sequence[Held]) -> bool:
+        """Whether a loss that could be read at once is not finite: then the step is judged before it does harm."""
+        if all(type(loss) is not float or loss - loss == 0.0 for loss in losses):
+            return False
+        tracked.hasty += 1
+        return tracked.hasty <= HASTY and self.controller.judges_at_once
 
     def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
         started = self._recorder.clock()
@@ -347,6 +367,7 @@ class Steps:
         rates = self.controller.rates(optimizer)
         if rates is not None:
             tracked.ledger.learning_rate = [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+        tracked.ledger.used_decay = self.controller.decays(optimizer)
         return False
 
     def _skip(self, tracked: Tracked, losses: Sequence[Held], now: float, reason: str = "scaler") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,16 +28,23 @@ class Engine:
         act: False for a dry run, in which budgets, cooldowns and ladders move as if everything had been done;
             "process", "alerts", or True for both.
         silenced: whether somebody silenced a rule, by its name.
+        level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
     """
 
     def __init__(
-        self, policies: Sequence[Policy], *, act: Act = False, silenced: Callable[[str], bool] = lambda rule: False
+        self,
+        policies: Sequence[Policy],
+        *,
+        act: Act = False,
+        silenced: Callable[[str], bool] = lambda rule: False,
+        level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
         self._order = {policy.on: at for at, policy in enumerate(self.policies)}
         self._act = act
         self._silenced = silenced
+        self._level = level
         self._accounts = Accounts()
         self._rates = Rates()
         self._open: dict[Key, Verdict] = {}
@@ -46,6 +54,7 @@ class Engine:
         self._under_way: set[str] = set()  # optimizers
         self._step = 0
         self._stepping: str | None = None
+        self._fresh: set[Key] = set()  # rules that began to fire at this judgement
         self._gap = 1  # steps between two judgements
 
     def decide(
@@ -53,7 +62,8 @@ class Engine:
     ) -> list[Decision]:
         """What to do after one judgement. `step` is the one about to be applied, `healthy` names optimizers.
 
-        `stepping` is whose step it is: a ladder that begins with first aid waits for the turn of its own optimizer.
+        `stepping` is whose step it is, empty between steps: episodes of other optimizers wait for their own turn, when
+        it is known whether they are still in trouble.
 
         Call it at every judgement, also without verdicts: an episode may have waited for a cooldown, and a lowered rate
         creeps back. Costs 0.3 us when nothing is the matter, 2 us while a lowered rate comes back.
@@ -62,6 +72,7 @@ class Engine:
         if passed > 0:
             self._gap, self._step = passed, step
         self._stepping = stepping
+        self._fresh.clear()
         for verdict in verdicts:
             self._hear(verdict, step)
         decisions = self._choose(self._open.values(), "process", step) if self._open else []
@@ -159,6 +170,7 @@ class Engine:
             self._open.pop(key, None)
             return
         self._mind(verdict, step)
+        self._fresh.add(key)
         self._open[key] = self._newest[key] = verdict
 
     def _mind(self, verdict: Verdict, step: int) -> None:
@@ -175,6 +187,8 @@ class Engine:
         decisions: list[Decision] = []
         for verdict in sorted(verdicts, key=self._precedence):
             policy = self._policy(verdict.rule)
+            if self._stepping is not None and verdict.optimizer not in ("", self._stepping):
+                continue
             if policy is None or any(meets(verdict.optimizer, other) for other in self._under_way):
                 continue
             decision = self._answer(policy, verdict, source, step)
@@ -231,11 +245,11 @@ class Engine:
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
         aided, lasting = self._accounts.position(policy, verdict.optimizer, step, self._gap)
+        if policy.first_aid and not late and not self._needs_aid(verdict):
+            return None
         late = late or (
             verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
         )
-        if policy.first_aid and not meets(verdict.optimizer, self._stepping or ""):
-            return None
         if aided < policy.first_aid and not late:
             return aided
         if momentary(policy.rungs[lasting]):
@@ -245,6 +259,11 @@ class Engine:
         if (exhausted or hindered) and policy.first_aid and not late:
             return policy.first_aid - 1
         return lasting if exhausted or not hindered else None
+
+    def _needs_aid(self, verdict: Verdict) -> bool:
+        """Whether this step is a bad one: an episode goes on for a while after the last of those."""
+        rule, optimizer = verdict.rule, verdict.optimizer
+        return (rule, optimizer) in self._fresh or self._level(rule, optimizer) >= 1.0
 
     def _hindered(self, policy: Policy, rung: int, severity: Severity, optimizer: str, step: int) -> bool:
         if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):

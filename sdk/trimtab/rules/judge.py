@@ -135,6 +135,12 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.usual_norm if bench is not None else None
 
+    def level(self, rule: str, optimizer: str) -> float:
+        """The newest point of a rule over its threshold; 0 where there is none."""
+        bench = self._benches.get(optimizer)
+        seats = () if bench is None else (seat for seat in bench.seats if seat.rule.name == rule)
+        return next((seat.level.value / seat.level.threshold for seat in seats), 0.0)
+
     def described(self) -> dict[str, dict[str, Any]]:
         """By what each rule is judged in this run, in plain values: for the record."""
         names = ("threshold", "hold", "clear", "severity")

@@ -159,6 +159,7 @@ class Ledger:
         self.criterion = TrainingCriterion()
         self.learning_rate: Sequence[Held | None] = ()
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
+        self.used_decay: Sequence[Any] | None = None  # of the last step, where it was not the groups' own
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0
         self.nonfinite_seen = False
@@ -174,7 +175,7 @@ class Ledger:
             updates=self.updates,
             preclip_norms=self.preclip_norms,
             learning_rate=list(self.learning_rate),
-            weight_decay=[group.get("weight_decay") for group in self.groups],
+            weight_decay=list(self.used_decay or (group.get("weight_decay") for group in self.groups)),
             predictions=self.predictions,
             skipped=self.newly_skipped,
             ts=ts,
