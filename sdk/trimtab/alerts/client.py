@@ -122,10 +122,12 @@ def _told_apart(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cut_off(connected: socket.socket) -> Iterator[None]:
-    """A time limit for each read alone would let a server drip for ever."""
+    """A time limit for each read alone would let a server drip for ever. Raises TimeoutError where it had to cut."""
     connected.settimeout(DEADLINE_S)
+    late = threading.Event()
 
     def cut() -> None:
+        late.set()
         with contextlib.suppress(OSError):
             connected.shutdown(socket.SHUT_RDWR)
 
@@ -136,3 +138,5 @@ def _cut_off(connected: socket.socket) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        if late.is_set():  # what was read by then looks like a short answer
+            raise TimeoutError

@@ -122,10 +122,10 @@ class Poller:
 
     def _failed(self, problem: Unanswered | Malformed) -> None:
         self._failures += 1
-        kind = problem.kind if isinstance(problem, Unanswered) else "malformed"
-        if isinstance(problem, Malformed):
-            self._inbox.count(self._source, "malformed")
-        self._say(f"alerts: {kind}", f"No alerts come in: {problem} Rules judged here go on as act= says.")
+        kind, text = "malformed", f"{self._client.address} answers with JSON of another kind: {problem}."
+        if isinstance(problem, Unanswered):
+            kind, text = problem.kind, str(problem)
+        self._say(f"alerts: {kind}", f"No alerts come in: {text} Rules judged here go on as act= says.")
         if self._silences.lapsed:
             self._say("alerts: lapsed", "The alert server is away for five minutes: its silences hold no longer.")
 

@@ -1,0 +1,170 @@
+"""An alert moves the run when the run itself agrees, once for an episode, and not after a fence."""
+
+import pytest
+from sending import alert, posted
+
+from trimtab.actions import RollBack, ScaleLearningRate, SkipStep
+from trimtab.alerts import payloads
+from trimtab.alerts.acceptance import Acceptance
+from trimtab.alerts.inbox import SKEW_S
+from trimtab.alerts.silences import Silences
+from trimtab.policies import Engine, Policy
+from trimtab.types import Verdict
+
+HALVE = [ScaleLearningRate(0.5)]
+POLICIES = [Policy(on="loss_diverged", ladder=HALVE), Policy(on="alert:GpuHot", ladder=HALVE, cooldown=0)]
+
+
+class Desk:
+    """A run of which the test says how bad it is."""
+
+    def __init__(self, inbox, clock, act=True):
+        self.inbox, self.clock, self.records, self.step = inbox, clock, [], 100
+        self.level = 2.0
+        self.silences = Silences(clock)
+        self.engine = Engine(POLICIES, act=act, silenced=self.silences.cover)
+        rules = {"loss_diverged": "critical", "loss_spike": "warning"}
+        self.acceptance = Acceptance(
+            inbox, self.silences, self.engine, rules, self.records.append, act=act, clock=clock
+        )
+
+    def fires(self, episode=1):
+        """The run judges itself."""
+        verdict = Verdict(
+            rule="loss_diverged", optimizer="0", episode=episode, state="firing", severity="critical", value=2.0,
+            threshold=1.0, level=2.0, step=self.step, since=self.step - 25,
+        )  # fmt: skip
+        return self.engine.decide([verdict], self.step)
+
+    def receives(self, **changes):
+        """An alert comes in: what is decided."""
+        self.clock.now += 1
+        self.step += 1
+        (incoming,), _ = payloads.webhook(posted(alert(**{"at": self.clock.now, **changes})))
+        self.inbox.offer([incoming])
+        return self.decides()
+
+    def decides(self):
+        self.step += 1
+        return self.acceptance.decide(self.step, lambda: {"loss_diverged": self.level})
+
+    @property
+    def outcomes(self):
+        return [record.outcome for record in self.records]
+
+
+@pytest.fixture
+def desk(inbox, clock):
+    return lambda **options: Desk(inbox, clock, **options)
+
+
+def test_alert_moves_the_run_once_for_an_episode(desk):
+    it = desk(act="alerts")
+    assert it.fires() == []
+    (decision,) = it.receives()
+    assert (decision.rule, decision.source, decision.episode, decision.outcome) == ("loss_diverged", "webhook", 1, None)
+    it.engine.settle(decision, ["applied"], it.step)
+    assert it.receives(fingerprint="of another replica") == []
+    assert it.outcomes == ["accepted", "accepted"]
+
+
+def test_alert_that_the_run_does_not_agree_with_is_ignored(desk):
+    it = desk()
+    it.level = 0.99
+    assert it.receives() == []
+    assert it.outcomes == ["disagrees"]
+
+
+def test_first_to_come_has_the_episode(desk):
+    it = desk(act=True)
+    (decision,) = it.fires()
+    it.engine.settle(decision, ["applied"], it.step)
+    assert it.receives() == []
+
+
+@pytest.mark.parametrize(("before_s", "outcome"), [(SKEW_S - 1, "accepted"), (SKEW_S + 2, "too_old")])
+def test_alert_from_before_a_fence_is_ignored_but_for_the_skew_of_clocks(desk, clock, before_s, outcome):
+    it = desk()
+    clock.now += 1_000
+    it.acceptance.fence()
+    it.receives(at=clock.now - before_s)
+    assert it.outcomes == [outcome]
+
+
+def test_alert_that_has_to_wait_is_answered_later_if_it_still_goes_on(desk):
+    it = desk(act="alerts")
+    it.fires()
+    it.engine.paused = True
+    (vetoed,) = it.receives()
+    assert vetoed.outcome == "silenced"
+    it.engine.paused = False
+    assert [decision.outcome for decision in it.decides()] == [None]
+
+
+def test_resolved_undoes_nothing_and_ends_the_waiting(desk):
+    it = desk(act="alerts")
+    it.fires()
+    it.engine.paused = True
+    it.receives(at=it.clock.now)
+    it.engine.paused = False
+    assert it.receives(at=it.clock.now, status="resolved") == []
+    assert it.decides() == []
+    assert it.outcomes == ["accepted", "resolved"]
+
+
+def test_silence_vetoes_alerts_and_what_is_judged_in_process(desk):
+    it = desk(act=True)
+    it.silences.set(frozenset({"loss_diverged"}))
+    assert [decision.outcome for decision in it.fires()] == ["silenced"]
+    assert it.receives() == []
+    assert it.outcomes == ["silenced"]
+
+
+def test_alert_bound_by_name_is_taken_at_its_word_each_time_it_fires(desk):
+    it = desk(act="alerts")
+    for episode in (1, 2):
+        (decision,) = it.receives(rule=None, alertname="GpuHot", run_id=None)
+        assert (decision.rule, decision.episode, decision.outcome) == ("alert:GpuHot", episode, None)
+        it.engine.settle(decision, ["applied"], it.step)
+        it.step += 100
+    assert it.decides() == []
+
+
+def test_numbers_of_episodes_outlive_a_resume(desk, inbox, clock):
+    it = desk(act="alerts")
+    it.receives(rule=None, alertname="GpuHot")
+    resumed = Desk(inbox, clock, act="alerts")
+    resumed.acceptance.restore(it.acceptance.state())
+    resumed.engine.restore(it.engine.state())
+    (decision,) = resumed.receives(rule=None, alertname="GpuHot")
+    assert decision.episode == 2
+
+
+def test_dry_run_says_what_it_would_have_done(desk):
+    it = desk(act=False)
+    it.fires(episode=1)
+    it.fires(episode=2)  # which waits for the cooldown, and is still open
+    it.step += 1_000
+    assert [decision.outcome for decision in it.receives()] == ["dry_run"]
+
+
+def test_run_that_acts_on_its_own_rules_only_ignores_alerts(desk):
+    it = desk(act="process")
+    assert it.receives() == []
+    assert it.outcomes == ["not_asked"]
+
+
+def test_hostile_names_are_recorded_short_and_printable(desk):
+    it = desk()
+    it.receives(rule=None, alertname="\x1b[2J" + "x" * 200)
+    assert it.records[0].rule == " [2J" + "x" * 60
+    assert it.outcomes == ["unknown_rule"]
+
+
+def test_first_aid_is_not_given_when_an_alert_comes():
+    engine = Engine([Policy(on="loss_diverged", ladder=[SkipStep(), RollBack()])], act="alerts")
+    desk = Desk.__new__(Desk)
+    desk.engine, desk.step = engine, 100
+    desk.fires()
+    (decision,) = engine.alerted("loss_diverged", 100, source="alertmanager")
+    assert [action.name for action in decision.actions] == ["roll_back"]

@@ -1,0 +1,281 @@
+"""A server is asked, and whatever it answers there is one clear record and no harm."""
+
+import contextlib
+import json
+import random
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+import zlib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sending import RUN, RUN_ID, alert, listed, mutilated, silence
+from serving import Server, http
+
+from trimtab.alerts import client, payloads
+from trimtab.alerts.client import Client, Unanswered
+from trimtab.alerts.payloads import Malformed
+from trimtab.alerts.pull import LONGEST_S, Poller
+from trimtab.alerts.silences import Silences, expected_labels
+from trimtab.guard import Guard
+
+LABELS = expected_labels(RUN, RUN_ID, {"loss_diverged": "critical", "alert:GpuHot": "warning"})
+
+
+class Asking:
+    """A poller, the server that it asks, and what it told."""
+
+    def __init__(self, inbox, clock, *, token=None, prefix=""):
+        self.alerts, self.silences_given, self.told = [], [], []
+        self.state = {}
+        self.prefix = prefix  # under which the server knows the API
+        self.server = Server(self.good)
+        self.silences = Silences(clock)
+        self.poller = Poller(
+            Client(self.server.address, token),
+            inbox,
+            self.silences,
+            LABELS,
+            run=RUN,
+            interval_s=5.0,
+            guard=Guard(lambda place, text: self.told.append(text)),
+            say=lambda kind, text: self.told.append(text),
+            published=lambda: None,
+            jitter=lambda: 0.5,
+        )
+
+    def good(self, path):
+        if path == f"{self.prefix}/api/v2/silences":
+            return http(json.dumps(self.silences_given).encode())
+        if path.startswith(f"{self.prefix}/api/v2/alerts?"):
+            return http(listed(*self.alerts, **self.state))
+        return http(b"<html>", "404 Not Found", "text/html")
+
+    def answering(self, answer):
+        """From now on the server says this, whatever it is asked."""
+        self.server.answer = lambda path: answer() if callable(answer) else answer
+        return self
+
+
+@pytest.fixture
+def asking(inbox, clock):
+    made = []
+
+    def asking(**options):
+        made.append(Asking(inbox, clock, **options))
+        return made[-1]
+
+    yield asking
+    for each in made:
+        each.poller.close()
+        each.server.close()
+
+
+def test_alert_is_handed_in_once_and_ends_when_it_is_listed_no_more(asking, inbox, clock):
+    it = asking()
+    it.alerts = [alert(at=clock.now)]
+    it.poller.ask()
+    it.alerts = [alert(at=clock.now, annotations={"value": "9"})]
+    it.poller.ask()
+    it.alerts = []
+    it.poller.ask()
+    assert [(w.alert.source, w.alert.state) for w in inbox.take()] == [
+        ("alertmanager", "firing"),
+        ("alertmanager", "resolved"),
+    ]
+    assert inbox.last_success == {"alertmanager": clock.now}
+
+
+def test_question_is_about_this_run_alone(asking):
+    it = asking()
+    it.poller.ask()
+    assert "GET /api/v2/alerts?unprocessed=false&filter=run%3D%22resnet%22 HTTP/1.1" in it.server.requests[1]
+
+
+def test_grafana_is_found_under_its_own_path(asking, inbox, clock):
+    it = asking(prefix="/api/alertmanager/grafana")
+    it.alerts = [alert(at=clock.now)]
+    it.poller.ask()
+    assert inbox.take()[0].alert.source == "grafana"
+    assert it.told == []
+
+
+def test_token_is_sent_and_told_to_nobody(asking):
+    it = asking(token=b"s3cret")
+    it.answering(http(b"{}", "401 Unauthorized")).poller.ask()
+    assert "Authorization: Bearer s3cret" in it.server.requests[0]
+    assert "refuses the token" in it.told[0]
+    assert "s3cret" not in it.told[0]
+
+
+def test_proxies_and_netrc_are_not_obeyed(asking, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password hunter2\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    it = asking()
+    it.poller.ask()
+    assert it.told == []
+    assert "authorization" not in it.server.requests[0].lower()
+
+
+def test_silence_and_suppressed_alert_veto_their_rules(asking, clock):
+    it = asking()
+    it.silences_given = [silence(("alertname", "GpuHot"))]
+    it.alerts, it.state = [alert(at=clock.now)], {"state": "suppressed", "inhibited_by": ["f9"]}
+    it.poller.ask()
+    assert it.silences.rules == {"loss_diverged", "alert:GpuHot"}
+
+
+def test_alert_that_pages_may_be_silenced_while_the_run_is_steered(asking, clock):
+    it = asking()
+    it.alerts, it.state = [alert(at=clock.now, purpose="page")], {"silenced_by": ["5c1c"]}
+    it.poller.ask()
+    assert it.silences.rules == frozenset()
+
+
+def drip():
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    for _ in range(1_000):
+        threading.Event().wait(0.02)
+        yield b" "
+
+
+def drip_headers():
+    yield b"HTTP/1.1 200 OK\r\n"
+    for number in range(1_000):
+        threading.Event().wait(0.02)
+        yield b"X-%d: y\r\n" % number
+
+
+def endless():
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n["
+    while True:
+        yield b" " * 65_536
+
+
+BOMB = zlib.compress(b" " * 50_000_000)
+WRONG = {
+    "HTML": (http(b"<html>Sign in</html>", kind="text/html"), "something else than JSON"),
+    "500": (http(b"{}", "500 Internal Server Error"), "answers 500"),
+    "403": (http(b"{}", "403 Forbidden"), "refuses the token"),
+    "404": (http(b"", "404 Not Found"), "neither an Alertmanager nor a Grafana"),
+    "redirect": (http(b"", "302 Found", "text/html", "Location: http://127.0.0.1:1/"), "redirects (302)"),
+    "cut short": (http(b"[" * 50)[:-20], "in part only"),
+    "silent": (b"", "in part only"),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
+    "gzip bomb": (http(BOMB, "200 OK", "application/json", "Content-Encoding: deflate"), "something else than JSON"),
+    "huge": (endless, "more than 4 MiB"),
+    "slow": (drip, "does not answer within"),
+    "slow headers": (drip_headers, "does not answer within"),
+    "deep": (http(b'[{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]"), "nested too deeply"),
+    "no list": (http(b'{"status": "success"}'), "expected a JSON list"),
+    "many headers": (http(b"[]", "200 OK", "application/json", *["X: y"] * 200), "does not speak HTTP"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_answer_that_is_wrong_is_told_in_one_sentence(asking, inbox, monkeypatch, how):
+    monkeypatch.setattr(client, "DEADLINE_S", 0.3)
+    answer, sentence = WRONG[how]
+    it = asking().answering(answer)
+    it.poller.ask()
+    (told,) = it.told
+    assert sentence in told
+    assert not inbox.waiting
+    assert inbox.last_success == {}
+
+
+def test_server_that_is_away_is_told_and_asked_less_and_less_often(asking, clock):
+    it = asking()
+    it.poller._client = Client("http://127.0.0.1:1")
+    pauses = []
+    for _ in range(6):
+        it.poller.ask()
+        pauses.append(it.poller.pause_s)
+    assert pauses == [10.0, 20.0, 40.0, LONGEST_S, LONGEST_S, LONGEST_S]
+    assert "does not answer" in it.told[0]
+
+
+def test_silences_outlive_a_server_that_is_away_by_five_minutes(asking, clock):
+    it = asking()
+    it.silences_given = [silence(("run", RUN))]
+    it.poller.ask()
+    it.answering(http(b"{}", "500 Internal Server Error"))
+    clock.now += 299
+    it.poller.ask()
+    assert it.silences.cover("loss_diverged")
+    clock.now += 2
+    it.poller.ask()
+    assert not it.silences.cover("loss_diverged")
+    assert "its silences hold no longer" in it.told[-1]
+
+
+def test_alert_that_came_while_the_inbox_was_full_is_handed_in_again(asking, inbox, clock):
+    it = asking()
+    it.alerts = [alert(at=clock.now, fingerprint=str(number)) for number in range(201)]
+    it.poller.ask()
+    assert len(inbox.take()) == 200
+    clock.now += 5
+    it.poller.ask()
+    assert len(inbox.take()) == 1
+
+
+def test_thread_asks_until_it_is_closed(asking, inbox):
+    it = asking()
+    it.poller._interval_s = 0.01
+    it.poller.start()
+    until = time.monotonic() + 10
+    while len(it.server.requests) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    it.poller.close()
+    assert len(it.server.requests) >= 4
+    assert not it.poller._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """The path of a certificate for 127.0.0.1 with its key, which nobody signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl: apt-get install openssl")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ["-subj", "/CN=alerts", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_server_is_believed_when_its_certificate_is_trusted(certificate, trusted):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = Server(lambda path: http(b"[]"), tls=context)
+    refused = pytest.raises(Unanswered, match=r"is not trusted .*alerts_ca_file")
+    with contextlib.closing(server), contextlib.nullcontext() if trusted else refused:
+        assert Client(server.address, b"s3cret", certificate if trusted else None).get("/") == b"[]"
+    assert len(server.requests) == int(trusted)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(seed=st.integers(0))
+def test_a_hundred_times_a_hundred_mutilated_answers_neither_crash_nor_act(inbox, clock, seed):
+    """Nothing can come of them but an alert that was in the good one, and no silence but that of the good one."""
+    draw = random.Random(seed)
+    for body in mutilated(listed(alert(at=clock.now)), 50, draw):
+        try:
+            inbox.offer(payloads.listed(body, "alertmanager")[0])
+        except Malformed:
+            continue
+        clock.now += 1
+        assert {waiting.rule for waiting in inbox.take()} <= {"loss_diverged", ""}
+    for body in mutilated(json.dumps([silence(("rule", "none"))]).encode(), 50, draw):
+        try:
+            found = payloads.silences(body)
+        except Malformed:
+            continue
+        assert all(isinstance(matcher.name, str) for each in found for matcher in each.matchers)

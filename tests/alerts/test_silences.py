@@ -1,0 +1,58 @@
+"""Silences are understood as Alertmanager does; in doubt nothing is done."""
+
+import json
+
+import pytest
+from sending import RUN, RUN_ID, silence
+
+from trimtab.alerts import payloads
+from trimtab.alerts.silences import HOLD_S, Silences, covered, expected_labels
+
+LABELS = expected_labels(RUN, RUN_ID, {"loss_diverged": "critical", "mine": "info", "alert:GpuHot": "warning"})
+
+
+def silenced(*silences):
+    return covered(payloads.silences(json.dumps(silences).encode()), LABELS)[0]
+
+
+@pytest.mark.parametrize(
+    ("matchers", "rules"),
+    [
+        ([("run", RUN)], {"loss_diverged", "mine", "alert:GpuHot"}),
+        ([("run_id", RUN_ID), ("rule", "loss_diverged")], {"loss_diverged"}),
+        ([("run", "other")], set()),
+        ([("alertname", "=~", "Trimtab.*")], {"loss_diverged", "mine"}),
+        ([("alertname", "=~", "Trimtab")], set()),
+        ([("alertname", "TrimtabUserRule"), ("rule", "mine")], {"mine"}),
+        ([("alertname", "GpuHot")], {"alert:GpuHot"}),
+        ([("run", RUN), ("severity", "!=", "critical")], {"mine", "alert:GpuHot"}),
+        ([("run", RUN), ("rule", "!~", "loss_.*|mine")], {"alert:GpuHot"}),
+        ([("run", RUN), ("team", "")], {"loss_diverged", "mine", "alert:GpuHot"}),
+        ([("run", RUN), ("purpose", "page")], set()),
+        ([("team", "vision")], set()),
+    ],
+)
+def test_silence_covers_what_its_matchers_say(matchers, rules):
+    assert silenced(silence(*matchers)) == rules
+
+
+@pytest.mark.parametrize("state", ["expired", "pending"])
+def test_silence_that_does_not_hold_now_covers_nothing(state):
+    assert silenced(silence(("run", RUN), state=state)) == set()
+
+
+def test_matcher_that_cannot_be_read_counts_as_matching_a_label_of_ours():
+    mine, other = silence(("run", "=~", "(?i)RESNET")), silence(("team", "=~", "(?i)x"))
+    found, unread = covered(payloads.silences(json.dumps([mine, other]).encode()), LABELS)
+    assert found == LABELS.keys()
+    assert "flags" in unread[0]
+
+
+def test_last_known_silences_hold_for_five_minutes(clock):
+    silences = Silences(clock)
+    silences.set(frozenset({"loss_diverged"}))
+    clock.now += HOLD_S
+    assert silences.cover("loss_diverged")
+    clock.now += 1
+    assert not silences.cover("loss_diverged")
+    assert silences.lapsed
