@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -39,6 +40,28 @@ def export(kind: str, output: Path | None, docs: str | None, datasource: str | N
             click.echo(f"# {name}\n{text}", nl=False)
         else:
             click.echo(_write(output / name, text))
+
+
+@rules.command(short_help="Put alert rules into a Grafana.")
+@click.option("--grafana", "url", metavar="URL", envvar="TRIMTAB_GRAFANA", required=True, help="Its address.")
+@click.option("--datasource", metavar="UID", help="Of the Prometheus in it, or its name. [default: the only one]")
+@click.option("--docs", metavar="URL", help="Where Trimtab's docs are read, for runbook_url.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; show what would change.")
+def push(url: str, datasource: str | None, docs: str | None, dry_run: bool) -> None:
+    """Put the alert rules into a Grafana, in a folder of their own. Only what differs is written; a rule that somebody
+    paused stays paused. The token of a service account is read from the file that TRIMTAB_GRAFANA_TOKEN_FILE names."""
+    from trimtab_dashboards import rules_push
+    from trimtab_dashboards.alert_rules import DOCS_URL
+    from trimtab_dashboards.grafana_client import TOKEN_VARIABLE, Grafana, read_token
+
+    named = os.environ.get(TOKEN_VARIABLE)
+    grafana = Grafana(url, read_token(Path(named) if named else None))
+    try:
+        for pushed in rules_push.push(grafana, docs_url=docs or DOCS_URL, datasource=datasource, dry_run=dry_run):
+            would = "would be " if dry_run and pushed.state != "unchanged" else ""
+            click.echo("\n".join([*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"]))
+    finally:
+        grafana.close()
 
 
 def _write(path: Path, text: str) -> Path:
