@@ -77,6 +77,7 @@ def servers(targets: Path, data: Path, prometheus: int, alertmanager: int, grafa
                 f"--config.file={config}",
                 f"--storage.tsdb.path={data / 'prometheus'}",
                 f"--web.listen-address=127.0.0.1:{prometheus}",
+                "--rules.alert.resend-delay=10s",  # the first alerts come before it has found Alertmanager
             ],
         ),
         Server(

@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"types", "errors"},
     "discovery": {"types"},
+    "doctor": {"errors", "plugins", "discovery", "trimtab_dashboards"},
     "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0014; see below
     "trimtab_dashboards": {"types", "errors", "catalog"},
     "testing": {"types"},
@@ -75,7 +76,7 @@ KNOWN_BY = {
     "run": {"watching", "trimtab"},
     "watching": {"cli", "script", "trimtab"},
     "trimtab_backends": set(),
-    "trimtab_dashboards": {"cli", "trimtab_backends"},
+    "trimtab_dashboards": {"cli", "doctor", "trimtab_backends"},
 }
 
 

@@ -9,6 +9,7 @@ import click
 from trimtab.cli.backends import backends
 from trimtab.cli.dashboards import dashboards
 from trimtab.cli.demo import demo
+from trimtab.cli.doctor import doctor
 from trimtab.cli.lint import lint
 from trimtab.cli.report import report
 from trimtab.cli.rules import rules
@@ -25,7 +26,7 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rules, backends, targets, demo):
+for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rules, backends, targets, doctor, demo):
     trimtab.add_command(command)
 
 

@@ -1,0 +1,120 @@
+"""`trimtab doctor`: does every link hold, from the package to the dashboards?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trimtab import config, discovery, tokens
+
+if TYPE_CHECKING:
+    from trimtab.doctor.finding import Finding
+
+PROMETHEUS, ALERTMANAGER, GRAFANA = (f"http://127.0.0.1:{port}" for port in (9090, 9093, 3000))
+
+
+@click.command(short_help="Check a set-up end to end, and say what to do.")
+@click.option("--run", "name", metavar="NAME", help="The run to look for. [default: the one heard of last]")
+@click.option("--targets", metavar="DIR", help="Where runs leave files for Prometheus. [default: runs/targets]")
+@click.option("--prometheus", metavar="URL", help=f"[default: {PROMETHEUS}]")
+@click.option("--alertmanager", metavar="URL", help=f"[default: TRIMTAB_ALERTS, or {ALERTMANAGER} if it answers]")
+@click.option("--grafana", metavar="URL", help=f"[default: TRIMTAB_GRAFANA, or {GRAFANA} if it answers]")
+@click.option("--config", "config_", metavar="FILE", help="TOML file with the settings of the run.")
+def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int:
+    """Check the package, its backends, a run that serves, Prometheus, Alertmanager and Grafana, one line each. What is
+    wrong comes with the next thing to do, and makes the exit code 1. Tokens are read from the files that the settings
+    name."""
+    settings = config.check(config=config_, targets=targets)
+    broken = 0
+    for finding in _findings(settings, asked):
+        click.echo(f"{finding.verdict:<8} {finding.subject:<13} {finding.text}")
+        if finding.advice:
+            click.echo(f"{'':<22} {finding.advice}")
+        broken += finding.verdict == "wrong"
+    click.echo("All is well." if not broken else f"{broken} to put right, the first one first.")
+    return 1 if broken else 0
+
+
+def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> Iterator[Finding]:
+    from trimtab.doctor import local, prometheus
+
+    yield local.package()
+    yield local.backends()
+    directory = discovery.folder(settings.get("targets"), settings.get("directory", Path("runs")))
+    finding, target = local.find_run(directory, asked["name"])
+    yield finding
+    if target is not None:
+        yield from _with_token(settings, "metrics_token_file", lambda token: iter([local.port(target, token)]))
+    yield from prometheus.check(asked["prometheus"] or PROMETHEUS, target, _alerts())
+    yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"))
+    yield from _grafana(settings, asked["grafana"] or settings.get("grafana"))
+
+
+def _alertmanager(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
+    from trimtab.doctor import alertmanager
+    from trimtab.doctor.finding import skipped
+
+    if url is None and not _answers(ALERTMANAGER, "/-/ready"):
+        yield skipped(
+            "alertmanager", f"nothing answers at {ALERTMANAGER}.", "One that runs elsewhere: --alertmanager URL."
+        )
+        return
+    address = url or ALERTMANAGER
+    yield from _with_token(settings, "alerts_token_file", lambda token: alertmanager.check(address, token))
+
+
+def _grafana(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
+    from trimtab.doctor import grafana
+    from trimtab.doctor.finding import skipped
+
+    if url is None and not _answers(GRAFANA, "/api/health"):
+        yield skipped("grafana", f"nothing answers at {GRAFANA}.", "One that runs elsewhere: --grafana URL.")
+        return
+    address = url or GRAFANA
+    named = os.environ.get("TRIMTAB_GRAFANA_TOKEN_FILE")
+    given = {"grafana_token_file": Path(named) if named else None, **settings}
+    yield from _with_token(given, "grafana_token_file", lambda token: grafana.check(address, token, _dashboards()))
+
+
+def _with_token(
+    settings: Mapping[str, Any], setting: str, check: Callable[[str | None], Iterator[Finding]]
+) -> Iterator[Finding]:
+    """The findings of a check that may need a token; a file that cannot be used is a finding of its own."""
+    from trimtab.doctor.finding import wrong
+    from trimtab.errors import ConfigError
+
+    try:
+        path = settings.get(setting)
+        token = None if path is None else tokens.read(setting, path).decode("latin-1")
+    except ConfigError as error:
+        yield wrong("token", str(error), "Put the file right, and ask again.")
+        return
+    yield from check(token)
+
+
+def _answers(url: str, path: str) -> bool:
+    from trimtab.doctor.http import Http, Unanswered
+
+    try:
+        Http(url).text(path)
+    except Unanswered as error:
+        return error.status is not None
+    return True
+
+
+def _alerts() -> list[str]:
+    from trimtab_dashboards.alert_rules import acting, lasting
+    from trimtab_dashboards.server_rules import judged_by_server
+
+    return [rule.name for rule in (*acting(), *lasting(), *judged_by_server())]
+
+
+def _dashboards() -> dict[str, str]:
+    """What ships: uid to title."""
+    from trimtab_dashboards import library
+
+    return {uid: str(each["title"]) for uid, each in library.shipped().items()}

@@ -1,0 +1,84 @@
+"""The links of this machine: the package, its backends, a run that serves, and its port."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+from pathlib import Path
+
+from trimtab import discovery, plugins
+from trimtab.discovery import Target
+from trimtab.doctor.finding import Finding, ok, skipped, wrong
+from trimtab.doctor.http import Http, Unanswered
+
+OLDEST_TORCH = (2, 6)
+
+
+def package() -> Finding:
+    """Whether Trimtab is installed beside a torch that it knows. Imports neither."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        ours = version("trimtab")
+    except PackageNotFoundError:
+        return wrong("package", "Trimtab is imported from its source, not installed.", "Run: pip install trimtab")
+    if importlib.util.find_spec("torch") is None:
+        return wrong("package", f"trimtab {ours} is here, torch is not.", "Run: pip install torch")
+    torch = version("torch")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", torch)[:2])
+    if numbers < OLDEST_TORCH:
+        return wrong("package", f"torch {torch} is older than 2.6.", "Run: pip install 'torch>=2.6'")
+    return ok("package", f"trimtab {ours}, torch {torch}, Python {platform.python_version()}")
+
+
+def backends() -> Finding:
+    """Whether every backend that is installed can be used."""
+    offers = plugins.installed()
+    for offer in offers:
+        if offer.problem:
+            return wrong("backends", f"{offer.name}: {offer.problem}", "All of them: trimtab backends.")
+    missing = set(plugins.BUILT_IN) - {offer.name for offer in offers}
+    if missing:
+        return wrong("backends", f"{', '.join(sorted(missing))}: not installed.", "Run: pip install trimtab")
+    return ok("backends", ", ".join(offer.name for offer in offers))
+
+
+def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None]:
+    """The run to follow through the chain: of that name, or the one heard of last."""
+    host = platform.node()
+    found = sorted(discovery.read(directory), key=lambda each: each.age_s)
+    targets = [(each.target, each.target.state(host, each.age_s)) for each in found if each.target is not None]
+    dead = sum(state == "dead" for _, state in targets)
+    living = [target for target, state in targets if state in ("alive", "elsewhere")]
+    wanted = [target for target in living if name in (None, target.run)]
+    if wanted:
+        others = f", and {len(living) - 1} more" if len(living) > 1 else ""
+        return ok("run", f"{wanted[0].run}, rank {wanted[0].rank}, at {wanted[0].url}{others}"), wanted[0]
+    asked = f"run {name!r}" if name else "no run"
+    said = (
+        f"{asked} serves metrics, as far as {directory} tells" if not name else f"{asked} is not told of in {directory}"
+    )
+    advice = "Start one: trimtab demo --serve. Runs that are kept elsewhere: --targets DIR."
+    if dead:
+        said, advice = f"{said}; it holds {dead} files of dead processes", f"Run: trimtab targets clean. {advice}"
+    return wrong("run", f"{said}.", advice), None
+
+
+def port(target: Target, token: str | None) -> Finding:
+    """Whether the run answers on its port, and is who it says."""
+    if target.host != platform.node():
+        return skipped("port", f"{target.url} belongs to {target.host}; Prometheus has to reach it, not this machine.")
+    server = Http(target.url.removesuffix("/metrics"), token)
+    try:
+        page = server.text("/metrics")
+    except Unanswered as error:
+        if error.status == 401:
+            said = "the token is not the run's" if token else "it wants a token"
+            advice = "Name the file that the run was given: TRIMTAB_METRICS_TOKEN_FILE."
+            return wrong("port", f"{target.url}: {said}.", advice)
+        return wrong("port", f"{error}.", "Does the process hang? See its log. Another process may hold the port.")
+    if f'run="{target.run}"' not in page:
+        return wrong("port", f"{target.url} is served by another run.", "Run: trimtab targets clean")
+    series = sum(not line.startswith("#") for line in page.splitlines())
+    return ok("port", f"{target.url} serves {series} series")

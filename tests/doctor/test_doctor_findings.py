@@ -1,0 +1,148 @@
+"""Each link that does not hold is told, with what to do about it."""
+
+import dataclasses
+import platform
+import socket
+
+import pytest
+
+from trimtab import discovery
+from trimtab.doctor import local, prometheus
+from trimtab.doctor.prometheus import seconds
+from trimtab.rules.trailing import WINDOW_S
+from trimtab.testing import sample_run, sample_step
+from trimtab_backends.prometheus import PrometheusBackend
+
+
+@pytest.fixture
+def target(tmp_path):
+    """A run of this machine that serves, as its file tells."""
+    backend = PrometheusBackend()
+    run = sample_run(tmp_path)
+    run.facts["host"] = platform.node()
+    backend.start(run)
+    backend.write([sample_step()])
+    (found,) = discovery.read(tmp_path / "targets")
+    yield found.target
+    backend.close()
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / "token"
+    path.write_text("t0ken")
+    path.chmod(0o600)
+    return path
+
+
+def scraped(target, **changes):
+    labels = {"__meta_trimtab_run_id": target.run_id, "__meta_trimtab_rank": str(target.rank)}
+    return {
+        "discoveredLabels": labels, "scrapeUrl": "http://somewhere/metrics", "health": "up", "lastError": "",
+        "lastScrape": "2026-01-01T00:00:00Z", "scrapeInterval": "5s", **changes,
+    }  # fmt: skip
+
+
+def group(*names, interval=5, **rule):
+    return {"interval": interval, "rules": [{"name": name, "health": "ok", **rule} for name in names]}
+
+
+def test_set_up_of_the_tests_is_in_order():
+    assert [local.package().verdict, local.backends().verdict] == ["ok", "ok"]
+
+
+def test_run_that_serves_is_found_and_answers(target, tmp_path):
+    finding, found = local.find_run(tmp_path / "targets", None)
+    assert (finding.verdict, found) == ("ok", target)
+    assert local.port(target, None).verdict == "ok"
+
+
+def test_run_of_another_name_is_not_found(target, tmp_path):
+    finding, found = local.find_run(tmp_path / "targets", "other")
+    assert (finding.verdict, found) == ("wrong", None)
+    assert "'other'" in finding.text
+
+
+def test_files_of_dead_processes_are_told(target, tmp_path):
+    (path,) = (tmp_path / "targets").glob("*.json")
+    path.write_text(path.read_text().replace(target.process_start, "boot/0"))
+    finding, _ = local.find_run(tmp_path / "targets", None)
+    assert "1 files of dead processes" in finding.text
+    assert "trimtab targets clean" in finding.advice
+
+
+def test_port_that_another_run_took_is_told(target):
+    assert "another run" in local.port(dataclasses.replace(target, run="ended"), None).text
+
+
+def test_port_that_nobody_listens_on_is_told(target):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    finding = local.port(dataclasses.replace(target, address=f"127.0.0.1:{port}"), None)
+    assert "Connection refused" in finding.text
+
+
+def test_port_that_wants_a_token_is_told(tmp_path, token_file):
+    backend = PrometheusBackend()
+    run = sample_run(tmp_path, metrics_token_file=token_file)
+    run.facts["host"] = platform.node()
+    backend.start(run)
+    (found,) = discovery.read(tmp_path / "targets")
+    for token, said in ((None, "it wants a token"), ("wrong", "the token is not the run's")):
+        assert said in local.port(found.target, token).text
+    backend.close()
+
+
+def test_window_is_that_of_the_levels():
+    assert prometheus.WINDOW_S == WINDOW_S
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5s", 5), ("1m30s", 90), ("250ms", 0.25), ("1h", 3600)])
+def test_durations_are_read_as_prometheus_writes_them(text, expected):
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "evaluation", "verdict"), [("30s", 30, "ok"), ("31s", 5, "wrong"), ("5s", 60, "wrong")]
+)
+def test_window_holds_two_scrapes_and_an_evaluation(target, interval, evaluation, verdict):
+    active = [scraped(target, scrapeInterval=interval)]
+    assert prometheus._window(active, [group("A", interval=evaluation)], target, ["A"]).verdict == verdict
+
+
+def test_window_passes_over_groups_of_others(target):
+    groups = [group("A"), group("Theirs", interval=600)]
+    assert prometheus._window([scraped(target)], groups, target, ["A"]).verdict == "ok"
+
+
+def test_run_that_prometheus_does_not_look_for_is_told(target):
+    finding = prometheus._scraping([scraped(target, discoveredLabels={})], target)
+    assert finding.verdict == "wrong"
+    assert "file_sd_configs" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("server returned HTTP status 401 Unauthorized", "credentials_file"),
+        ("x509: certificate signed by unknown authority", "ca_file"),
+        ("dial tcp 127.0.0.1:9464: connect: connection refused", "TRIMTAB_HOST"),
+    ],
+)
+def test_scrape_that_fails_is_told_with_its_remedy(target, error, advice):
+    finding = prometheus._scraping([scraped(target, health="down", lastError=error)], target)
+    assert finding.verdict == "wrong"
+    assert error in finding.text
+    assert advice in finding.advice
+
+
+def test_rules_that_are_missing_or_broken_are_told():
+    assert prometheus._rules([group("A", "B")], ["A", "B"]).verdict == "ok"
+    assert "1 of 2 alerts are not loaded: B" in prometheus._rules([group("A")], ["A", "B"]).text
+    assert (
+        "A: no such function" in prometheus._rules([group("A", health="err", lastError="no such function")], ["A"]).text
+    )
+
+
+def test_prometheus_that_tells_nobody_is_told():
+    assert prometheus._alerting([]).verdict == "wrong"
