@@ -65,7 +65,7 @@ RUN_INFO = _gauge(
     "run_id", "owner", "job", "commit", "framework", "torch", "world_size",
 )  # fmt: skip
 RUN_STATUS = _gauge("run_status", "", "1 for the state the run is in, 0 for the others.", "status")
-LAST_ACTIVITY = _gauge("last_activity_timestamp_seconds", "seconds", "When the run last said anything.")
+LAST_ACTIVITY = _gauge("last_activity_timestamp_seconds", "seconds", "When the training itself last said anything.")
 LAST_STEP = _gauge("last_step_timestamp_seconds", "seconds", "When an optimizer last stepped.")
 HUNG_AFTER = _gauge("hung_after_seconds", "seconds", "Without a step for so long, the run counts as hung.")
 

@@ -37,9 +37,14 @@ class Measurement(NamedTuple):
     value: float | tuple[float, ...]
 
 
+# What only the training itself says. That it hangs, or what an alert server answered, is said by other threads.
+_OF_TRAINING = (RunStart, Step, Epoch, Metric, Adjustment, RunEnd)
+
+
 def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
     """Yield every measurement that `event` holds. Unknown events hold none."""
-    yield Measurement(catalog.LAST_ACTIVITY, (), event.ts)
+    if isinstance(event, _OF_TRAINING):
+        yield Measurement(catalog.LAST_ACTIVITY, (), event.ts)
     if isinstance(event, Step):
         yield from _step(event)
         if event.verdicts is not None:

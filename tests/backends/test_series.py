@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from trimtab import catalog
 from trimtab.testing import SAMPLE_TIME, faulty_event, sample_events, sample_run, sample_step
-from trimtab.types import Adjustment, LayerStatistics, Metric, Step, Totals
+from trimtab.types import Adjustment, Alert, Health, Intake, LayerStatistics, Metric, Notice, Step, Totals
 from trimtab_backends.exposition import Exposition
 from trimtab_backends.series import SeriesTable
 
@@ -120,6 +120,15 @@ def test_the_histogram_counts_each_step_once_and_only_finite_ones(series, exposi
 def test_the_position_in_an_epoch_is_one_number(series, exposition):
     series.take([sample_step(1, epoch=3, batch=25, batches=100), sample_step(2, epoch=4, batch=7, batches=None)])
     assert value(exposition, "trimtab_epoch_position") == 2.25
+
+
+def test_a_run_that_hangs_shows_no_sign_of_life_though_its_threads_speak(series, exposition):
+    (health,) = (event for event in sample_events() if isinstance(event, Health))
+    (firing,) = (event for event in sample_events() if isinstance(event, Alert))
+    (intake,) = (event for event in sample_events() if isinstance(event, Intake))
+    hung = Notice(ts=0, step=1, kind="hung 1", text="No step for 700 s.")
+    series.take([sample_step(1), *(dataclasses.replace(e, ts=2e9) for e in (health, firing, intake, hung))])
+    assert value(exposition, "trimtab_last_activity_timestamp_seconds") == sample_step(1).ts
 
 
 def test_gradient_statistics_have_an_age(series, exposition):
