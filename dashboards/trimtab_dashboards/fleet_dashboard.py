@@ -8,7 +8,7 @@ from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Pa
 from trimtab_dashboards.promql import EACH_PROCESS, of_runs, rate
 from trimtab_dashboards.server_rules import GONE
 
-RUN_URL = "/d/trimtab-run?${datasource:queryparam}&var-run=${__value.raw:percentencode}&${__url_time_range}"
+RUN_URL = "/d/trimtab-run?${datasource:queryparam}&var-run=${__value.raw}&${__url_time_range}"
 RUNNING = f"({of_runs(catalog.RUN_STATUS, status='running')} == 1)"
 IDLE = f"(time() - {of_runs(catalog.LAST_ACTIVITY)})"
 STATES = {0.0: ("over", GREY), 1.0: ("running", GREEN)}
@@ -165,8 +165,9 @@ def _count_runs(query: str) -> str:
 
 
 def _owned(query: str) -> str:
-    """With the owner's name beside the run's."""
-    return f"({query}) * on (run) group_left (owner) max by (run, owner) ({of_runs(catalog.RUN_INFO)})"
+    """With the owner's name beside the run's; one of them where two persons gave one name."""
+    owner = f"topk by (run) (1, max by (run, owner) ({of_runs(catalog.RUN_INFO)}))"
+    return f"({query}) * on (run) group_left (owner) {owner}"
 
 
 def _step_time(by: str) -> str:

@@ -102,7 +102,8 @@ def _standing() -> list[Panel]:
 
 
 def _steering() -> list[Panel]:
-    same = "on (run, rank, policy, action, outcome, optimizer)"
+    labels = "run, rank, policy, action, outcome, optimizer"
+    same, each = f"on ({labels})", f"max by ({labels}, setting)"  # without their names, so that Grafana joins them
     last = f"topk(1, {of_run(catalog.LAST_ADJUSTMENT)})"
     before, after = of_run(catalog.ADJUSTMENT_BEFORE), of_run(catalog.ADJUSTMENT_AFTER)
     return [
@@ -112,9 +113,9 @@ def _steering() -> list[Panel]:
             "there is one.",
             {"policy": "policy", "action": "action", "outcome": "outcome", "setting": "setting"},
             # Anything to the power of 0 is 1, NaN and infinity as well.
-            Column("when", f"1000 * {last} * {same} group_right () {after} ^ 0", unit="dateTimeFromNow"),
-            Column("before", f"{before} and {same} {last}"),
-            Column("after", f"{after} and {same} {last}"),
+            Column("when", f"{each} (1000 * {last} * {same} group_right () {after} ^ 0)", unit="dateTimeFromNow"),
+            Column("before", f"{each} ({before} and {same} {last})"),
+            Column("after", f"{each} ({after} and {same} {last})"),
             width=12,
             height=4,
         ),

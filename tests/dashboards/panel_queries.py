@@ -26,6 +26,7 @@ class Asked:
     expr: str
     legend: str
     instant: bool
+    kind: str = ""  # of the panel
 
     def __str__(self):
         return f"{self.dashboard}, {self.panel!r}: {self.expr}"
@@ -45,7 +46,7 @@ def filled(expr, run=".+"):
 def asked():
     """Every query of every panel."""
     return [
-        Asked(uid, panel["title"], filled(target["expr"]), target["legendFormat"], target["instant"])
+        Asked(uid, panel["title"], filled(target["expr"]), target["legendFormat"], target["instant"], panel["type"])
         for uid, dashboard in DASHBOARDS.items()
         for panel in panels(dashboard)
         for target in panel["targets"]

@@ -137,6 +137,7 @@ def test_every_query_is_answered_with_data_after_a_demo_run(prometheus, demo):
     print(f"{sum(query in answers for query in panels)} of {len(panels)} queries of panels answered with data")
     assert "\n".join(str(query) for query in [*panels, *others] if query not in answers) == ""
     for query, found in answers.items():
+        assert query.kind != "table" or "__name__" not in set().union(*found), f"{query}: Grafana joins no such columns"
         told = set().union(*found)
         is_zero = any("none" in metric.values() for metric in found)  # of a counter of what did not happen
         assert is_zero or labels_of(query.legend) <= told | {"exported_job"}, query
