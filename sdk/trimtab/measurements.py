@@ -15,6 +15,7 @@ from trimtab.types import (
     ACT_MODES,
     STATUSES,
     Adjustment,
+    Alert,
     Epoch,
     Event,
     Health,
@@ -59,12 +60,23 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
                 yield Measurement(catalog.LOGGED_VALUE, (name, event.phase or ""), value)
     elif isinstance(event, Health):
         yield from _health(event)
+    elif isinstance(event, Alert):
+        yield from _hung(event, run)
     elif isinstance(event, Intake):
         yield from _intake(event)
     elif isinstance(event, RunStart):
         yield from _run_start(event, run)
     elif isinstance(event, RunEnd):
         yield from _status(event.status)
+
+
+def _hung(event: Alert, run: RunInfo) -> Iterator[Measurement]:
+    """A hung run makes no record that its level could be in."""
+    rule = catalog.RULES.get(event.rule)
+    if rule is None or rule.judged != "watchdog" or event.source != "process" or event.value is None:
+        return
+    level = event.value / (event.threshold or 1.0) if event.state == "firing" else 0.0
+    yield Measurement(catalog.RULE_LEVEL, (event.rule, run.run_id), level)
 
 
 def _run_start(event: RunStart, run: RunInfo) -> Iterator[Measurement]:
@@ -181,6 +193,8 @@ def _totals(event: Step) -> Iterator[Measurement]:
 
 
 def _health(event: Health) -> Iterator[Measurement]:
+    if event.moved_on_at is not None:
+        yield Measurement(catalog.LAST_ACTIVITY, (), event.moved_on_at)
     yield Measurement(catalog.OVERHEAD_SECONDS, (), event.overhead_seconds)
     yield Measurement(catalog.OVERHEAD_RATIO, (), event.overhead_ratio)
     yield Measurement(catalog.GRADIENT_INTERVAL, (), event.gradient_interval_steps)

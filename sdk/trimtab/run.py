@@ -44,6 +44,7 @@ from trimtab.types import (
 from trimtab.watchdog import RULE, Watchdog
 
 HEALTH_INTERVAL_S = 5.0
+ALIVE_INTERVAL_S = 30.0  # without a word from the loop; servers call a run hung after ten minutes at the earliest
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 
 
@@ -91,6 +92,7 @@ class Run:
             lambda: self._sampler.global_step,
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
+            on_alive=self._alive,
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
@@ -246,7 +248,7 @@ class Run:
         self._bus.publish(event)
         if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
             self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
-        if isinstance(event, Intake):
+        if isinstance(event, Intake) or self._watchdog.speaks:
             return  # said on a thread that does not train
         if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
             self._publish_health()
@@ -276,18 +278,28 @@ class Run:
             excess = spent / window / self.info.config.overhead if self.info.config.overhead else 0.0
             self._recorded(overhead_excess=excess, backend_errors=float(errors - self._errors_at_health))
         self._errors_at_health = errors
-        self._bus.publish(
-            Health(
-                ts=time.time(),
-                step=self._sampler.global_step,
-                overhead_seconds=overhead,
-                overhead_ratio=overhead / max(now - self._began, 1e-9),
-                gradient_interval_steps=self._sampler.gradient_spacing.interval,
-                dropped=self._bus.dropped(),
-                backend_errors=self._bus.errors(),
-                hung_after_seconds=self._watchdog.limit_s,
-            )
+        self._bus.publish(self._health(self._bus, overhead))
+
+    def _health(self, bus: Bus, overhead: float, moved_on_at: float | None = None) -> Health:
+        return Health(
+            ts=time.time(),
+            step=self._sampler.global_step,
+            overhead_seconds=overhead,
+            overhead_ratio=overhead / max(time.perf_counter() - self._began, 1e-9),
+            gradient_interval_steps=self._sampler.gradient_spacing.interval,
+            dropped=bus.dropped(),
+            backend_errors=bus.errors(),
+            hung_after_seconds=self._watchdog.limit_s,
+            moved_on_at=moved_on_at,
         )
+
+    def _alive(self) -> None:
+        """The loop moves on, though it may have nothing to say for long: a validation pass is told of at its end.
+
+        On the watchdog's thread, so nothing is judged.
+        """
+        if self._bus is not None and time.perf_counter() - self._health_at > ALIVE_INTERVAL_S:
+            self._bus.publish(self._health(self._bus, self._overhead_at_health, time.time()))
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}

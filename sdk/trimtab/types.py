@@ -295,6 +295,7 @@ class Health(Event):
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # backend to reason to events lost
     backend_errors: Mapping[str, int] = field(default_factory=dict)
     hung_after_seconds: float | None = None  # without a sign of life: see `watchdog`
+    moved_on_at: float | None = field(default=None, metadata=_UNLOGGED)  # `ts` of it, where nothing else tells of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,9 +42,10 @@ class Watchdog:
     alone may have been a fault. Up to the first step it is an hour. Time in which this thread did not run either (the
     process was stopped, the machine slept) does not count.
 
-    `on_hung(verdict, text)` and `on_recovered(verdict)` are called on this thread. A verdict's value is the time
-    without a sign of life over the limit, as `catalog` has it for this rule, and `threshold` is its threshold; `text`
-    says how long it has been and where the thread stands that called `start`. `clock` is in seconds.
+    `on_hung(verdict, text)`, `on_recovered(verdict)` and, at each look that saw the run move on, `on_alive()` are
+    called on this thread. A verdict's value is the time without a sign of life over the limit, as `catalog` has it for
+    this rule, and `threshold` is its threshold; `text` says how long it has been and where the thread stands that
+    called `start`. `clock` is in seconds.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Watchdog:
         *,
         on_hung: Callable[[Verdict, str], None],
         on_recovered: Callable[[Verdict], None],
+        on_alive: Callable[[], None] = lambda: None,
         guard: Guard,
         threshold: float = 1.0,
         episodes: int = 0,
@@ -66,6 +68,7 @@ class Watchdog:
         self._global_step = global_step
         self._on_hung = on_hung
         self._on_recovered = on_recovered
+        self._on_alive = on_alive
         self._look = guard.wrap("watchdog", self.look)
         self._threshold = threshold
         self._interval_s = interval_s
@@ -103,6 +106,11 @@ class Watchdog:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(1.0)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether the calling thread is this one, which does not train."""
+        return threading.current_thread() is self._thread
+
     def look(self) -> None:
         """One look. Costs a few microseconds, every few seconds."""
         now = self._clock()
@@ -126,6 +134,7 @@ class Watchdog:
         self._seen, self._idle_s, self.hung = progress, 0.0, False
         if verdict is not None:
             self._on_recovered(verdict)
+        self._on_alive()
 
     def _verdict(self, state: AlertState) -> Verdict:
         step, value = self._global_step(), self._idle_s / self._usual_limit_s

@@ -131,6 +131,16 @@ def test_a_run_that_hangs_shows_no_sign_of_life_though_its_threads_speak(series,
     assert value(exposition, "trimtab_last_activity_timestamp_seconds") == sample_step(1).ts
 
 
+def test_a_run_that_hangs_has_a_level_though_it_makes_no_record(series, exposition):
+    (firing,) = (event for event in sample_events() if isinstance(event, Alert))
+    hung = dataclasses.replace(firing, rule="run_hung", source="process", state="firing", value=3.0, threshold=1.5)
+    of = {"rule": "run_hung", "run_id": series._run.run_id}
+    series.take([dataclasses.replace(hung, source="alertmanager", value=9.0), hung])
+    assert value(exposition, "trimtab_rule_level", **of) == 2.0
+    series.take([dataclasses.replace(hung, state="resolved")])
+    assert value(exposition, "trimtab_rule_level", **of) == 0.0
+
+
 def test_gradient_statistics_have_an_age(series, exposition):
     series.take([sample_step(1), sample_step(2, gradient_norm=None)])
     assert value(exposition, "trimtab_last_gradient_timestamp_seconds", optimizer="") == sample_step(1).ts

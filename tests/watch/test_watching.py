@@ -1,13 +1,18 @@
 import inspect
 import json
+import time
 
 import pytest
 import torch
 
 import trimtab
+from trimtab import run
+from trimtab.catalog import LAST_ACTIVITY
 from trimtab.errors import BackendError, ConfigError, RunActiveError
+from trimtab.measurements import measure
 from trimtab.testing import RecordingBackend
-from trimtab.types import RunEnd
+from trimtab.types import Health, RunEnd
+from trimtab.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -280,3 +285,17 @@ def test_every_rank_says_which_it_is(watching, monkeypatch, tmp_path):
     info = seen.backend.run
     assert (info.rank, info.local_rank, info.world_size) == (1, 1, 4)
     assert not (tmp_path / "test" / "run.json").exists()  # rank 0 writes it for all
+
+
+def test_long_validation_is_told_to_be_alive(watching, model, monkeypatch):
+    monkeypatch.setitem(Watchdog.__init__.__kwdefaults__, "interval_s", 0.01)
+    monkeypatch.setattr(run, "ALIVE_INTERVAL_S", 0.0)
+    with watching() as seen:
+        model.eval()
+        end = time.monotonic() + 10
+        while not seen.backend.of(Health) and time.monotonic() < end:
+            with torch.no_grad():
+                torch.nn.functional.mse_loss(model(torch.ones(1, 2)), torch.ones(1, 1))
+        (first, *_) = seen.backend.of(Health)
+    assert [m.value for m in measure(first, seen.backend.run) if m.spec is LAST_ACTIVITY] == [first.moved_on_at]
+    assert seen.end.ts > first.moved_on_at > seen.start.ts

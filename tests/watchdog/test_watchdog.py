@@ -17,11 +17,11 @@ class Yard:
     def __init__(self, **options):
         self.now = 0.0
         self.steps, self.life = 0, 0
-        self.said = []
+        self.said, self.alive = [], []
         self.dog = Watchdog(
             lambda: (self.steps, self.life), lambda: 7,
             on_hung=lambda verdict, frames: self.said.append(verdict),
-            on_recovered=self.said.append,
+            on_recovered=self.said.append, on_alive=lambda: self.alive.append(self.now),
             guard=Guard(lambda place, text: None), interval_s=EVERY, clock=lambda: self.now, **options,
         )  # fmt: skip
 
@@ -178,3 +178,11 @@ def test_episodes_go_on_from_those_of_the_run_that_is_resumed(yard):
     yard.train(10)
     yard.wait(2 * LEAST_S)
     assert yard.said[0].episode == 5
+
+
+def test_each_look_that_saw_the_run_move_on_is_told(yard):
+    yard.train(1)
+    yard.wait(3 * EVERY)
+    yard.life += 1
+    yard.wait(EVERY)
+    assert yard.alive == [1.0, 1.0 + 4 * EVERY]
