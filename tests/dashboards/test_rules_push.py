@@ -123,5 +123,5 @@ def test_command_without_a_token_gets_one_sentence(server):
     command = [sys.executable, "-m", "trimtab", "rules", "push", "--grafana", server.url]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("trimtab: No token for Grafana.")
+    assert done.stderr.startswith("trimtab: grafana without grafana_token_file")
     assert not server.requests

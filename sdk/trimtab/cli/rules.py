@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from trimtab import config
 from trimtab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab_dashboards.grafana_client import Grafana
 
 
 @click.group(short_help="Write alert rules for Prometheus or Grafana, or push them.")
@@ -43,25 +47,37 @@ def export(kind: str, output: Path | None, docs: str | None, datasource: str | N
 
 
 @rules.command(short_help="Put alert rules into a Grafana.")
-@click.option("--grafana", "url", metavar="URL", envvar="TRIMTAB_GRAFANA", required=True, help="Its address.")
+@click.option("--grafana", metavar="URL", help="Its address. [default: TRIMTAB_GRAFANA]")
+@click.option(
+    "--token-file", metavar="FILE", help="Holds a service account's token. [default: TRIMTAB_GRAFANA_TOKEN_FILE]"
+)
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust. [default: TRIMTAB_GRAFANA_CA_FILE]")
 @click.option("--datasource", metavar="UID", help="Of the Prometheus in it, or its name. [default: the only one]")
 @click.option("--docs", metavar="URL", help="Where Trimtab's docs are read, for runbook_url.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would change.")
-def push(url: str, datasource: str | None, docs: str | None, dry_run: bool) -> None:
+def push(datasource: str | None, docs: str | None, dry_run: bool, **server: str | None) -> None:
     """Put the alert rules into a Grafana, in a folder of their own. Only what differs is written; a rule that somebody
-    paused stays paused. The token of a service account is read from the file that TRIMTAB_GRAFANA_TOKEN_FILE names."""
+    paused stays paused."""
     from trimtab_dashboards import rules_push
     from trimtab_dashboards.alert_rules import DOCS_URL
-    from trimtab_dashboards.grafana_client import TOKEN_VARIABLE, Grafana, read_token
 
-    named = os.environ.get(TOKEN_VARIABLE)
-    grafana = Grafana(url, read_token(Path(named) if named else None))
+    grafana = _grafana(**server)
     try:
         for pushed in rules_push.push(grafana, docs_url=docs or DOCS_URL, datasource=datasource, dry_run=dry_run):
             would = "would be " if dry_run and pushed.state != "unchanged" else ""
             click.echo("\n".join([*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"]))
     finally:
         grafana.close()
+
+
+def _grafana(grafana: str | None, token_file: str | None, ca_file: str | None) -> Grafana:
+    from trimtab_dashboards.grafana_client import Grafana, read_token
+
+    found = config.check(grafana=grafana, grafana_token_file=token_file, grafana_ca_file=ca_file)
+    if "grafana" not in found:
+        raise ConfigError("No Grafana. Give --grafana http://127.0.0.1:3000, or set TRIMTAB_GRAFANA.")
+    token = read_token(found["grafana_token_file"])
+    return Grafana(found["grafana"], token, ca_file=found.get("grafana_ca_file"))
 
 
 def _write(path: Path, text: str) -> Path:
