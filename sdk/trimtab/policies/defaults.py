@@ -61,7 +61,7 @@ POLICIES: tuple[Policy, ...] = (
         ladder=[
             SkipStep(),
             SkipStep(),
-            ClipGradients(steps=200),
+            (RollBack(), ClipGradients(steps=200)),
             (RollBack(), ScaleLearningRate(0.3), ClipGradients(steps=400)),
             (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=400)),
             Halt("gradients explode at every rate that was tried"),
@@ -93,7 +93,12 @@ POLICIES: tuple[Policy, ...] = (
         budget=3,
         group=_INSTABILITY,
     ),
-    Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=50, budget=4),
+    Policy(
+        on="loss_oscillating",
+        ladder=[ScaleLearningRate(0.3), (RollBack(), ScaleLearningRate(0.3))],
+        cooldown=30,
+        budget=4,
+    ),
     Policy(
         on="overfitting",
         ladder=[
@@ -126,15 +131,17 @@ REASONS: dict[str, str] = {
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
     "loss_diverged": "Divergence lasts, so its cause does too: back and slower at once (OPT-175B, arXiv 2205.01068). "
     "Labels that are wrong for good cannot be helped by any rate: then the run ends with its best state.",
-    "gradient_exploding": "One spike is left out before it does harm. Where they go on, they are clipped to what is "
-    "usual (ZClip, arXiv 2504.02507); where clipping does not hold, the rate is too high.",
+    "gradient_exploding": "One spike is left out before it does harm. Where they go on, the weights are "
+    "damaged: back to good ones, and for a while clipped to what is usual (ZClip, arXiv 2504.02507); where clipping "
+    "does not hold, the rate is too high.",
     "loss_spike": "Back to before the spike and on with fresh data, as PaLM did by hand (arXiv 2204.02311, 5.1). A "
     "spike alone never ends a run.",
     "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
     "beginning, at a tenth of the rate.",
     "update_too_large": "What such steps leave behind is no start for a lower rate: back to before "
     "them, and far down, since a run that began 30 times or more too high has no rate yet that is known to be good.",
-    "loss_oscillating": "The rate is too high for the valley, but nothing is lost: half of it, without going back.",
+    "loss_oscillating": "The rate is too high for the valley: less of it without going back, and then from before the "
+    "swings.",
     "overfitting": "More regularisation once; if the gap goes on growing, the best state is behind.",
     "no_improvement": "The patience is in the rule, which is of severity info: most healthy runs end so. To stop "
     "early, with the best state kept, name this policy (`policies=['shipped', 'no_improvement']`), or raise the rule "

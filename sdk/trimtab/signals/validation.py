@@ -6,7 +6,7 @@ import math
 from typing import Literal, NamedTuple
 
 GAINING = 0.02  # of what validation has gained: a pass that adds as much is not overfitting yet
-LEARNED = 0.1  # of what training gained: where validation gained less, it is not the same task
+LEARNED = 0.3  # of what training gained: where validation gained less, it is not the same task
 
 
 class Validated(NamedTuple):
@@ -21,7 +21,7 @@ class GeneralizationGap:
     """How much worse validation is than training, in units of what validation has gained.
 
     (validation loss - training loss) / (first - best validation loss), 0 where that is negative. 0 too at a pass that
-    betters the best by 0.02 of that gain, and while validation has gained less than 0.1 of what training has, since
+    betters the best by 0.02 of that gain, and while validation has gained less than 0.3 of what training has, since
     then the two are not the same task (a curriculum).
     `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
     two passes.
