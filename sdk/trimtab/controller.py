@@ -63,6 +63,7 @@ class Controller:
         self.awaits_steps = False
         self.alerts: list[Alert] = []
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
+        self._labels: dict[str, None] = {}  # of all that steps, also of what has no optimizer of its own
         self._judge = judge
         self._engine = engine
         self._actuators = actuators
@@ -74,7 +75,7 @@ class Controller:
         self._replay = replay
         self.reception = reception  # None where no alerts are taken in
         self._clock = clock
-        self._execution = Execution(actuators, engine, guard, emit, self.optimizers, self._fence)
+        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence)
         rank, world_size = place
         self._ranks = (
             Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down)
@@ -121,6 +122,7 @@ class Controller:
     def met(self, optimizer: Optimizer, label: str) -> None:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
         self.optimizers[label] = weakref.ref(optimizer)
+        self._labels.setdefault(label)
         self._actuators.steering.meet(label, optimizer)
         if self._ranks is not None:
             self._ranks.meet([p for group in optimizer.param_groups for p in group["params"]])
@@ -129,12 +131,19 @@ class Controller:
             self._execution.follows_cycle = len(self.optimizers) > 1
         self.awaits_steps = self._awaits()
 
+    def joined(self, optimizer: Optimizer, label: str) -> None:
+        """See `StepController`."""
+        self._labels.setdefault(label)
+        self._actuators.steering.meet(label, optimizer)
+
     def judge(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         ledger: Ledger,
         losses: Sequence[Held | None],
         samples: Sequence[tuple[int, GradientSample]],
+        *,
+        applied: bool = False,
     ) -> int:
         """See `StepController`. What is on a device is judged one judgement later, so that nobody waits."""
         label, step = ledger.label, self._sampler.steps_written() + 1
@@ -153,13 +162,14 @@ class Controller:
                 verdicts += self._judge.step(label, index, loss, reading, rate)
                 if loss is not None:
                     self._train = self._train[0] + loss, self._train[1] + 1
-            self._answer(label, verdicts, Moment(step, False, late))
+            self._answer(label, verdicts, Moment(step, applied, late or applied))
         if self.reception is not None and self.reception.acceptance.due:
-            self._take_in(self.reception.acceptance, Moment(step, False, True))
+            self._take_in(self.reception.acceptance, Moment(step, applied, True))
         if self._replay is not None:
-            self._repeat(self._replay, label, Moment(step, False, False))
+            if not applied:
+                self._repeat(self._replay, label, Moment(step, False, False))
             return 1
-        return self._next_in(label, Moment(step, False, late))
+        return self._next_in(label, Moment(step, applied, late or applied))
 
     def left_out(self, optimizer: Optimizer) -> bool:
         """See `StepController`."""
@@ -225,7 +235,7 @@ class Controller:
             self._orders.look(self._clock())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
 
-    def stepped(self, optimizer: Optimizer, label: str) -> None:
+    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
         """The parameters are updated: the moment for what has waited for it."""
         step = self._sampler.steps_written()
         if self._orders is not None:
@@ -233,7 +243,7 @@ class Controller:
         if self._replay is not None:
             self._repeat(self._replay, label, Moment.after(step))
         may_write = self._execution.stepped(label, step)
-        if self._acts and may_write and self._takes_snapshot(step):
+        if self._acts and may_write and label in self.optimizers and self._takes_snapshot(step):
             self._snapshot(step)
         self.awaits_steps = self._awaits()
 

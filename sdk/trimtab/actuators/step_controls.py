@@ -105,7 +105,7 @@ class StepControls:
     def _groups(self, key: str, missing: str) -> list[Group]:
         """Every group with a value for `key`. Raises `Refused` where there is none, or it cannot be held."""
         if not self._steered.optimizers:
-            raise Refused("The optimizer is gone, or has not stepped yet.")
+            raise Refused("The optimizer is gone, or has not been seen to step.")
         if self._steered.refusal:
             raise Refused(self._steered.refusal)
         groups = [group for group in groups_of(self._optimizers()) if group.get(key) is not None]

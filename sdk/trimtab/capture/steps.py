@@ -15,7 +15,7 @@ from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
-from trimtab.capture.unannounced import StepsInBackward, UnseenOptimizer
+from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
@@ -40,10 +40,23 @@ class StepController(Protocol):
         """An optimizer is about to step for the first time."""
         ...
 
-    def judge(self, optimizer: Optimizer, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> int:
-        """The loss and the gradients of a step are known and not applied yet; `losses` has those before it too.
+    def joined(self, optimizer: Optimizer, label: str) -> None:
+        """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
+        ...
 
-        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge.
+    def judge(
+        self,
+        optimizer: Optimizer | None,
+        ledger: Ledger,
+        losses: Sequence[Held | None],
+        samples: Samples,
+        *,
+        applied: bool = False,
+    ) -> int:
+        """The loss and the gradients of a step are known and not `applied` yet; `losses` has those before it too.
+
+        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge. There is no
+        `optimizer` where the step was not its own to announce.
         """
         ...
 
@@ -55,7 +68,7 @@ class StepController(Protocol):
         """A record of steps is complete, some four a second, at the end of a step. May set `awaits_steps`."""
         ...
 
-    def stepped(self, optimizer: Optimizer, label: str) -> None:
+    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
         """The parameters are updated."""
         ...
 
@@ -146,8 +159,9 @@ class Steps:
         models: Models,
         say: Callable[[str, str], None],
     ):
-        self.unseen = UnseenOptimizer(recorder, attribution, models, say)
-        self.in_backward = StepsInBackward(recorder, models)
+        judging = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
+        self.unseen = UnseenOptimizer(recorder, attribution, models, say, judging[0])
+        self.in_backward = StepsInBackward(recorder, models, judging[1])
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder

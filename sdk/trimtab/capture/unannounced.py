@@ -7,16 +7,18 @@ these are cleared between two backwards, a step was taken. Its learning rate can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.models import Models
-from trimtab.capture.recorder import Recorder
+from trimtab.capture.recorder import Recorder, total
 from trimtab.sample.gradients import Taken
-from trimtab.sample.ledger import Ledger
+from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
@@ -28,10 +30,65 @@ UNSEEN = (
 )
 
 
+class Judge(Protocol):
+    """What is needed of the controller: see `steps.StepController`."""
+
+    awaits_steps: bool
+
+    def joined(self, optimizer: Optimizer, label: str) -> None: ...
+    def judge(
+        self,
+        optimizer: Optimizer | None,
+        ledger: Ledger,
+        losses: Sequence[Held | None],
+        samples: Sequence[tuple[int, GradientSample]],
+        *,
+        applied: bool = False,
+    ) -> int: ...
+    def stepped(self, optimizer: Optimizer | None, label: str) -> None: ...
+    def rates(self, optimizer: Optimizer) -> Sequence[Any] | None: ...
+
+
+class JudgedAfterwards:
+    """Has steps judged that are known only when they are over: nothing can be left out or clipped any more."""
+
+    def __init__(self, recorder: Recorder, controller: Callable[[], Judge]) -> None:
+        self.controller = controller
+        self._recorder = recorder
+        self._losses: list[Held | None] = []
+        self._samples: list[tuple[int, GradientSample]] = []
+        self._calls = 0
+        self._judge_at = 0
+
+    def sampled(self, sample: GradientSample) -> None:
+        """Gradients of the step that follows."""
+        self._samples = [(at, known) for at, known in self._samples if at != len(self._losses)]
+        self._samples.append((len(self._losses), sample))
+
+    def judge(self, ledger: Ledger, loss: Held | None) -> None:
+        """A step is over, and about to be recorded."""
+        self._losses.append(loss)
+        if self._calls >= self._judge_at:
+            started = self._recorder.clock()
+            losses, samples = self._losses, self._samples
+            self._losses, self._samples, self._judge_at = [], [], self._calls + 1
+            interval = self.controller().judge(None, ledger, losses, samples, applied=True)
+            self._judge_at = (self._calls // interval + 1) * interval
+            self._recorder.meter.add(self._recorder.clock() - started)
+        self._calls += 1
+
+    def recorded(self, ledger: Ledger) -> None:
+        """It is recorded: the moment for what has waited for the end of a step."""
+        if self.controller().awaits_steps:
+            started = self._recorder.clock()
+            self.controller().stepped(None, ledger.label)
+            self._recorder.meter.add(self._recorder.clock() - started)
+
+
 class StepsInBackward:
     """A set of optimizers that step as soon as a gradient is there."""
 
-    def __init__(self, recorder: Recorder, models: Models) -> None:
+    def __init__(self, recorder: Recorder, models: Models, judging: JudgedAfterwards) -> None:
         self.stepped = False  # in the backward that is under way
         self._recorder = recorder
         self._models = models
@@ -41,14 +98,17 @@ class StepsInBackward:
         self._ended_at: float | None = None
         self._parameters: list[Tensor] = []  # sampled in this backward
         self._taken: list[Taken] = []
+        self._judging = judging
+        self._newest: weakref.ref[Optimizer] | None = None
 
     def stepping(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
         """One of the optimizers is about to step."""
         recorder = self._recorder
         if self._ledger is None:
             self._ledger = recorder.sampler.ledger(str(len(recorder.sampler.ledgers)))
+        self._judging.controller().joined(optimizer, self._ledger.label)
         if not self.stepped:
-            self.stepped = True
+            self.stepped, self._newest = True, weakref.ref(optimizer)
             self._ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
         if self._calls >= self._sample_at:
             started = recorder.clock()
@@ -64,20 +124,32 @@ class StepsInBackward:
             return
         if self._taken:
             recorder.search(self._models, self._parameters)
-            recorder.sampler.add(ledger, self._parameters, self._taken)
+            self._judging.sampled(recorder.sampler.add(ledger, self._parameters, self._taken))
             self._sample_at = recorder.sampler.gradient_spacing.after(self._calls)
         self._parameters, self._taken, self.stepped = [], [], False
         self._calls += 1
         ended_at, self._ended_at = self._ended_at, now
+        self._judging.judge(ledger, loss)
+        newest = None if self._newest is None else self._newest()
+        rates = None if newest is None else self._judging.controller().rates(newest)
+        if rates is not None:
+            ledger.learning_rate = rates
         recorder.record(ledger, [] if loss is None else [loss], ended_at, now)
+        self._judging.recorded(ledger)
 
 
 class UnseenOptimizer:
     """Steps told by cleared gradients. Watches only while no optimizer is known."""
 
     def __init__(
-        self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]
+        self,
+        recorder: Recorder,
+        attribution: Attribution,
+        models: Models,
+        say: Callable[[str, str], None],
+        judging: JudgedAfterwards,
     ) -> None:
+        self._judging = judging
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
@@ -108,7 +180,9 @@ class UnseenOptimizer:
         """Gradients are there; nobody knows when they will be used, so this is when they are sampled."""
         if self._ledger is not None and self._calls >= self._sample_at:
             self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
-            self._recorder.sample(self._ledger, self._parameters)
+            sample = self._recorder.sample(self._ledger, self._parameters)
+            if sample is not None:
+                self._judging.sampled(sample)
 
     def clipped(self, norm: Held) -> None:
         """Gradients are clipped, whose norm was this."""
@@ -143,4 +217,6 @@ class UnseenOptimizer:
                 self._sample_at = self._recorder.sampler.gradient_spacing.after(self._calls)
             self._calls += 1
             ended_at, self._ended_at = self._ended_at, now
+            self._judging.judge(self._ledger, total(losses))
             self._recorder.record(self._ledger, losses, ended_at, now)
+            self._judging.recorded(self._ledger)

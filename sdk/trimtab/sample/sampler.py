@@ -141,10 +141,12 @@ class Sampler:
         ledger.gradients.append(sample)
         return sample
 
-    def add(self, ledger: Ledger, parameters: Sequence[Tensor], taken: Sequence[Taken]) -> None:
+    def add(self, ledger: Ledger, parameters: Sequence[Tensor], taken: Sequence[Taken]) -> GradientSample:
         """Add statistics that were taken in parts, for the step that follows. One parameter for each gradient."""
         names = self._layers.names(ledger.label, parameters)
-        ledger.gradients.append(GradientSample(len(ledger.rows), taken, names))
+        sample = GradientSample(len(ledger.rows), taken, names)
+        ledger.gradients.append(sample)
+        return sample
 
     def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
         """Copy the layers that are shown, before the step that follows."""

@@ -1,0 +1,98 @@
+"""Steps that no hook announces in the usual way are judged too, when they are over."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import trimtab
+from trimtab.actions import Halt, ScaleLearningRate, SkipStep
+from trimtab.types import Adjustment, Alert
+
+LATE = trimtab.Rule("late", signal=lambda loss: 1.0, threshold=0.5, hold=10)
+
+
+class InBackward:
+    """One optimizer for each parameter, which steps as soon as its gradient is there."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(4, 1)
+        self.optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in self.model.parameters()}
+        for parameter in self.model.parameters():
+            parameter.register_post_accumulate_grad_hook(self.apply)
+
+    def apply(self, parameter):
+        self.optimizers[parameter].step()
+        self.optimizers[parameter].zero_grad()
+
+    def step(self, spoil=1.0):
+        F.mse_loss(self.model(torch.ones(8, 4) * spoil), torch.zeros(8, 1)).backward()
+
+
+class ByHand:
+    """No optimizer at all."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(4, 1)
+
+    def step(self, spoil=1.0):
+        F.mse_loss(self.model(torch.ones(8, 4) * spoil), torch.zeros(8, 1)).backward()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter -= 0.01 * parameter.grad
+        self.model.zero_grad()
+
+
+@pytest.mark.parametrize("loop", [InBackward, ByHand])
+def test_rules_judge_them(watching, loop):
+    training = loop()
+    with watching() as seen:
+        for _ in range(20):
+            training.step()
+        training.step(spoil=math.nan)
+        training.step()
+    fired = {(alert.rule, alert.step) for alert in seen.backend.of(Alert)}
+    assert {("loss_nonfinite", 21), ("gradient_nonfinite", 21)} <= fired
+
+
+@pytest.mark.parametrize("loop", [InBackward, ByHand])
+def test_first_aid_comes_too_late_and_says_so(watching, loop):
+    training = loop()
+    policies = [trimtab.Policy(on="late", ladder=[SkipStep()])]
+    with watching(act="process", rules=[LATE], policies=policies) as seen:
+        for _ in range(12):
+            training.step()
+    assert {(a.action, a.outcome) for a in seen.backend.of(Adjustment)} == {("skip_step", "refused")}
+
+
+@pytest.mark.parametrize("loop", [InBackward, ByHand])
+def test_halt_stops_them(watching, loop):
+    training = loop()
+    taken = 0
+    with watching(act="process", rules=[LATE], policies=[trimtab.Policy(on="late", ladder=[Halt("enough")])]):
+        while taken < 80 and not trimtab.should_stop():
+            training.step()
+            taken += 1
+    assert taken < 80
+
+
+def test_rate_of_optimizers_in_backward_is_scaled_for_all_of_them(watching):
+    training = InBackward()
+    policies = [trimtab.Policy(on="late", ladder=[ScaleLearningRate(0.5)], budget=1)]
+    with watching(act="process", rules=[LATE], policies=policies) as seen:
+        for _ in range(11):
+            training.step()
+        before = [p.detach().clone() for p in training.model.parameters()]
+        training.step()
+        gradients = torch.autograd.grad(
+            F.mse_loss(
+                torch.nn.functional.linear(torch.ones(8, 4), *(b.requires_grad_() for b in before)), torch.zeros(8, 1)
+            ),
+            before,
+        )
+    moved = [b - p for b, p in zip(before, training.model.parameters(), strict=True)]
+    assert all(torch.allclose(m, 0.05 * g) for m, g in zip(moved, gradients, strict=True))
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.05])
