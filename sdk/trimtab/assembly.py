@@ -104,7 +104,7 @@ def build(
 
     def parts() -> Parts:
         living = {label: found for label, held in controller.optimizers.items() if (found := held()) is not None}
-        return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers)
+        return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers, averages=models.averages())
 
     actuators = Actuators(
         Steering(capture.hooks, models.holding, lambda label: controller.usual_norm(label), say),

@@ -163,10 +163,12 @@ class Run:
         model: nn.Module | None = None,
         optimizer: Optimizer | Mapping[str, Optimizer] | None = None,
         criterion: nn.Module | None = None,
+        average: nn.Module | None = None,
     ) -> None:
         """Name what Trimtab cannot find by itself: a model, optimizers by name, a loss module of your own.
 
-        A criterion is a module whose output is the mean loss of a batch; it is called on (input, target).
+        A criterion is a module whose output is the mean loss of a batch; it is called on (input, target). An average is
+        a copy that follows the weights (EMA): a rollback turns it back with them. `AveragedModel` of torch is found.
         """
         if model is not None:
             self._models.add(model)
@@ -174,6 +176,8 @@ class Run:
             self._capture.name(named, name)
         if criterion is not None:
             self._capture.watch_criterion(criterion)
+        if average is not None:
+            self._models.add_average(average)
 
     @property
     def should_stop(self) -> bool:

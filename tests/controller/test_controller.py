@@ -1,6 +1,7 @@
 """The closed loop in a real run: a fault is noticed, answered, recorded."""
 
 import contextlib
+import copy
 import itertools
 import json
 import math
@@ -277,3 +278,18 @@ def test_step_that_raises_while_it_is_first_steered_leaves_everything_usable(wat
             assert training.optimizer.state_dict()["param_groups"][0]["lr"] == 0.05
     assert len(seen.losses()) == 11
     assert seen.steps()[-1].learning_rate == pytest.approx([0.025])
+
+
+def test_rollback_turns_a_named_average_back_too(watching, training):
+    average = copy.deepcopy(training.model)
+    before = [p.detach().clone() for p in average.parameters()]
+    late = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, hold=10)
+    with watching(act="process", rules=[late], policies=[answered_by(RollBack(), budget=1)]) as seen:
+        seen.run.attach(average=average)
+        while not seen.run.adjustments:
+            with torch.no_grad():
+                for mine, theirs in zip(average.parameters(), training.model.parameters(), strict=True):
+                    mine.lerp_(theirs, 0.1)
+            training.step()
+    assert seen.run.adjustments[0].after == {"weights_of_step": 0}
+    assert same(before, list(average.parameters()))

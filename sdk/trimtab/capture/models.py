@@ -17,6 +17,7 @@ class Models:
 
     def __init__(self) -> None:
         self._roots: list[weakref.ref[nn.Module]] = []
+        self._averages: list[weakref.ref[nn.Module]] = []
         self.before_change: Callable[[], object] = lambda: None
         self._named: dict[str, weakref.ref[Tensor]] = {}  # so that no two living parameters share a name
 
@@ -25,6 +26,15 @@ class Models:
         self.before_change()
         if all(root() is not model for root in self._roots):
             self._roots.insert(0, weakref.ref(model))
+
+    def add_average(self, average: nn.Module) -> None:
+        """A copy that follows a model, and trains nothing."""
+        if all(known is not average for known in self.averages()):
+            self._averages.append(weakref.ref(average))
+
+    def averages(self) -> list[nn.Module]:
+        """The copies that the user named, and that live."""
+        return [average for known in self._averages if (average := known()) is not None]
 
     def search(self, parameters: Iterable[Tensor]) -> None:
         """Find the outermost modules that hold `parameters`. One scan of the garbage collector's objects: 40 ms."""
