@@ -6,6 +6,7 @@ After Grafana's HTTP API reference and `pkg/api/{folder,dashboard,annotations,da
 import copy
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -126,3 +127,10 @@ class GrafanaServer:
                 pass
 
         return Handler
+
+
+if __name__ == "__main__":  # in a process of its own, until its stdin is closed
+    server = GrafanaServer()
+    print(server.url, flush=True)
+    sys.stdin.read()
+    server.close()

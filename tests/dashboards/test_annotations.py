@@ -1,6 +1,9 @@
 """The backend `grafana`: adjustments and alerts as annotations, written to a server with Grafana's endpoints."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +22,19 @@ from trimtab_backends.grafana import AT_ONCE, GrafanaBackend
 ALERT, ADJUSTMENT = (next(e for e in sample_events() if isinstance(e, kind)) for kind in (Alert, Adjustment))
 
 
+@pytest.fixture(scope="module")
+def elsewhere():
+    """The address of a server in another process: the contract counts the threads and files of this one."""
+    command = [sys.executable, Path(__file__).with_name("grafana_server.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
 class TestGrafanaContract(BackendContract):
     @pytest.fixture(autouse=True)
-    def serve(self, server, token_file):
-        self.settings = {"url": server.url, "token_file": token_file}
+    def serve(self, elsewhere, token_file):
+        self.settings = {"url": elsewhere, "token_file": token_file}
 
     def make_backend(self, tmp_path):
         return GrafanaBackend(**self.settings)

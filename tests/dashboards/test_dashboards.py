@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 from panel_queries import DASHBOARDS, annotated, asked, choices, labels_of, panels
@@ -14,6 +15,7 @@ from trimtab_dashboards.dashboard import UIDS
 from trimtab_dashboards.promql import of_run
 from trimtab_dashboards.server_rules import RECORDINGS, judged_by_server
 
+ROOT = Path(__file__).parents[2]
 OF_PROMETHEUS = {"ALERTS", "up", "scrape_duration_seconds", "scrape_samples_scraped"}
 LABELS_OF_PROMETHEUS = {"job", "instance", "exported_job", "alertname", "alertstate", "severity", "purpose", "le"}
 KINDS = {"stat", "timeseries", "heatmap", "table"}  # none of Angular, none younger than Grafana 9.4
@@ -126,3 +128,10 @@ def test_alert_path_is_asked_by_the_name_of_its_alert():
 def test_selector_refuses_a_label_that_the_metric_has_not():
     with pytest.raises(ValueError, match=r"trimtab_loss has no label 'phrase'; it has phase, optimizer"):
         of_run(catalog.LOSS, phrase="train")
+
+
+def test_installed_package_has_the_dashboards():
+    from hatchling.builders.wheel import WheelBuilder
+
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"trimtab_dashboards/json/{uid}.json" for uid in DASHBOARDS} <= packed
