@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "plugins": {"types", "errors"},
     "discovery": {"types"},
     "doctor": {"errors", "plugins", "discovery", "trimtab_dashboards"},
-    "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0014; see below
+    "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0015; see below
     "trimtab_dashboards": {"types", "errors", "catalog"},
     "testing": {"types"},
 }

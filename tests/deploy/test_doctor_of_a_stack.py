@@ -52,7 +52,7 @@ def test_run_that_wants_a_token_is_found_wanting_at_prometheus(stack, ask, start
 
     def refused():
         last["said"] = ask("--run", "closed", TRIMTAB_METRICS_TOKEN_FILE=str(token))
-        return "401" in last["said"][1]
+        return "HTTP status 401" in last["said"][1]
 
     assert until(refused), last["said"][1]
     verdicts, said, code = last["said"]
