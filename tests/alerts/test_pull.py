@@ -87,6 +87,7 @@ def test_alert_is_handed_in_once_and_ends_when_it_is_listed_no_more(asking, inbo
         ("alertmanager", "firing"),
         ("alertmanager", "resolved"),
     ]
+    assert inbox.received == {}
     assert inbox.last_success == {"alertmanager": clock.now}
 
 

@@ -155,5 +155,5 @@ class Poller:
         self._inbox.offer(gone)
         self._firing = listed
         for alert in news:
-            if any(self._inbox.offer([alert])[outcome] for outcome in TOO_LATE):
+            if not self._inbox.offer([alert]).keys().isdisjoint(TOO_LATE):
                 del self._firing[alert.fingerprint, alert.starts_at]  # so that it is handed in again
