@@ -61,7 +61,7 @@ class Desk:
         )
 
     def runs(self) -> list[Path]:
-        return sorted((self.directory / "runs").glob("*"))
+        return sorted(path.parent for path in (self.directory / "runs").glob("*/run.json"))
 
     def record(self, rank: int = 0) -> list[dict]:
         """The log of the only run."""
