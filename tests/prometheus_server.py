@@ -14,17 +14,21 @@ PATIENCE_S = 30.0
 
 
 class Prometheus:
-    """Scrapes `targets` (URLs) each `interval`, evaluates `rules` (files) as often, and is asked PromQL."""
+    """Scrapes `targets` (URLs) each `interval`, evaluates `rules` (files) as often, and is asked PromQL.
 
-    def __init__(self, program, directory, targets, *, interval="250ms", rules=()):
+    `files` is a pattern of discovery files, whose targets it scrapes too.
+    """
+
+    def __init__(self, program, directory, targets=(), *, interval="250ms", rules=(), files=None):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         hosts = [urllib.parse.urlsplit(target).netloc for target in targets]
         scraping = {"job_name": "trimtab", "scrape_interval": interval, "scrape_timeout": interval}
+        found = {"file_sd_configs": [{"files": [str(files)], "refresh_interval": "1s"}]} if files else {}
         settings = {
             "global": {"evaluation_interval": interval},
             "rule_files": list(map(str, rules)),
-            "scrape_configs": [{**scraping, "static_configs": [{"targets": hosts}]}],
+            "scrape_configs": [{**scraping, "static_configs": [{"targets": hosts}], **found}],
         }
         directory.mkdir(exist_ok=True)
         config = directory / "prometheus.yml"

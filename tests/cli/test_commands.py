@@ -14,6 +14,7 @@ COMMANDS = (
     "backends",
     "dashboards",
     "demo",
+    "doctor",
     "lint",
     "pause",
     "report",
