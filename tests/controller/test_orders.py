@@ -10,7 +10,8 @@ from controller_training import Training, same
 import trimtab
 from trimtab import control
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate
-from trimtab.types import Adjustment
+from trimtab.testing import RecordingBackend
+from trimtab.types import Adjustment, Notice
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
 LOWER = ScaleLearningRate(0.5)
@@ -166,3 +167,28 @@ def test_fast_loop_takes_an_order_up_within_a_second(tmp_path, training, monkeyp
             training.step()
         assert time.monotonic() - began < 5
         assert control.answer(run.directory, id).outcome == "applied"
+
+
+def test_pause_outlives_the_process_and_is_said_again(tmp_path, training):
+    options = {"run": "paused", "directory": tmp_path, "act": "process", "gradients_every": 1}
+    policies = [trimtab.Policy(on="always", ladder=[LOWER])]
+    with trimtab.watch(**options, backends=["jsonl"]) as run:
+        training.steps(2)
+        control.send(run.directory, run.id, "pause")
+        training.steps(1)
+        run._controller.record_closed()
+        training.steps(1)
+    backend = RecordingBackend()
+    with trimtab.watch(**options, backends=[backend], resume=True, rules=[ALWAYS], policies=policies):
+        training.steps(5)
+    assert {a.outcome for a in backend.of(Adjustment)} == {"silenced"}
+    assert any("paused by a person, and still is" in notice.text for notice in backend.of(Notice))
+
+
+def test_slow_loop_that_is_judged_seldom_takes_an_order_up_within_two_steps(watching, training):
+    with watching(act=False, gradients_every=64) as seen:
+        training.steps(200)
+        order(seen, "adjust", LOWER)
+        training.steps(2)
+        (adjustment,) = seen.run.adjustments
+    assert adjustment.step <= 202
