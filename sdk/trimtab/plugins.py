@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
+OF_A_SETTING = "grafana"  # comes with the setting of that name, so whoever has it asked for it
 _OURS = "trimtab"
 
 
@@ -51,7 +52,7 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
         try:
             backends.setdefault(item, _make(find(item)))
         except (BackendError, ConfigError) as error:
-            if config.backends_requested:
+            if config.backends_requested or item == OF_A_SETTING:
                 raise
             notices.append(f"{error} Going on without it.")
     return backends, notices

@@ -353,7 +353,7 @@ class Run:
                 started[name] = backend
                 continue
             error = plugins.explain(name, problem)
-            if self.info.config.backends_requested:
+            if self.info.config.backends_requested or name == plugins.OF_A_SETTING:
                 for other in started.values():
                     self._guard.attempt(other.close)
                 raise error from problem

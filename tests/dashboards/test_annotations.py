@@ -113,6 +113,13 @@ def test_setting_adds_the_backend_and_needs_a_token_file(token_file):
     assert config.resolve(environ=environ, run="test").backends == ("jsonl", "grafana")
 
 
+def test_run_does_not_start_without_the_grafana_that_was_asked_for(server, token_file, tmp_path, monkeypatch, guarded):
+    token_file.chmod(0o644)
+    monkeypatch.setenv("TRIMTAB_GRAFANA_TOKEN_FILE", str(token_file))
+    with pytest.raises(BackendError, match="chmod 600"):
+        trimtab.watch(run="refused", directory=tmp_path, port=0, grafana=server.url).__enter__()
+
+
 def test_run_that_adjusts_itself_is_annotated(server, token_file, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIMTAB_GRAFANA_TOKEN_FILE", str(token_file))
     rules = [Rule("always", signal=lambda loss: 1.0, threshold=0.5)]
