@@ -136,6 +136,7 @@ def _query(name: str, expression: str, datasource: str) -> dict[str, Any]:
             "range": False,
             "intervalMs": 1000,
             "maxDataPoints": 43200,
+            "datasource": {"type": "prometheus", "uid": datasource},
         },
     }
 

@@ -70,3 +70,23 @@ def test_alertmanager_reads_its_configuration(program):
     configuration = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
     done = subprocess.run([program("amtool"), "check-config", configuration], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("alert", "receiver"),
+    [
+        ("TrimtabLossSpike", "nobody"),
+        ("TrimtabLossDivergedLasts", "on-call"),
+        ("TrimtabLossSpikeLasts", "team"),
+        ("TrimtabInputBoundLasts", "nobody"),
+        ("TrimtabRunGone", "on-call"),
+        ("TrimtabAlertPathAlive", "heartbeat"),
+    ],
+)
+def test_alertmanager_sends_each_alert_where_it_belongs(program, alert, receiver):
+    configuration = f"--config.file={ROOT / 'deploy' / 'alertmanager' / 'alertmanager.yml'}"
+    labels = {"alertname": alert, **next(each.labels for each in ALERTS if each.name == alert)}
+    command = [program("amtool"), "config", "routes", "test", configuration]
+    done = subprocess.run([*command, *map("=".join, labels.items())], capture_output=True, text=True)
+    assert done.stdout.strip() == receiver
