@@ -253,7 +253,9 @@ def test_decision_about_an_optimizer_that_steps_no_more_is_given_up(watching, mo
             execution.Moment.after(1),
         )
         other.steps(30)
-    assert outcomes(seen) == [("scale_learning_rate", "refused")]
+        assert [(a.outcome, a.reason) for a in seen.run.adjustments] == [
+            ("refused", "no moment came for it within 10 steps")
+        ]
 
 
 def test_step_that_raises_while_it_is_first_steered_leaves_everything_usable(watching):
