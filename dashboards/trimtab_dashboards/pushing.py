@@ -1,7 +1,8 @@
 """Puts the dashboards into a Grafana: its folder, then each one that is not there yet, or differs.
 
-What Grafana adds to a dashboard (ids, a version, defaults) is no difference. A dashboard that came from a provisioning
-file is left alone, since Grafana refuses to change it.
+What Grafana adds to a dashboard (ids, a version, defaults), what it drops because it is empty, and a newer schema that
+it migrated to are no difference. A dashboard that came from a provisioning file is left alone, since Grafana refuses
+to change it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def _push(grafana: Grafana, uid: str, dashboard: dict[str, Any], dry_run: bool) 
     found = grafana.find("dashboards", "uid", uid)
     there = found["dashboard"] if found else {}
     meta = found["meta"] if found else {}
+    if there.get("schemaVersion", 0) > dashboard["schemaVersion"]:
+        there = {**there, "schemaVersion": dashboard["schemaVersion"]}
     diff = _diff(uid, _as_far_as(there, dashboard), dashboard) if found else ""
     moved = bool(found) and meta.get("folderUid") != FOLDER_UID
     if found and not diff and not moved:
@@ -80,7 +83,7 @@ def _push(grafana: Grafana, uid: str, dashboard: dict[str, Any], dry_run: bool) 
     if meta.get("provisioned"):
         return Pushed(uid, "provisioned", diff)
     if not dry_run:
-        known = {"id": there.get("id"), "version": there.get("version", 0)}  # a change in between is refused (412)
+        known = {"version": there.get("version", 0)}  # a change in between is refused (412)
         grafana.post(
             "dashboards",
             "db",
@@ -90,7 +93,9 @@ def _push(grafana: Grafana, uid: str, dashboard: dict[str, Any], dry_run: bool) 
 
 
 def _as_far_as(there: Any, ours: Any) -> Any:
-    """What Grafana holds, without the keys that we do not set. A key that it dropped counts as None."""
+    """What Grafana holds, without the keys that we do not set. What it dropped though we set it was empty is there."""
+    if there is None and not ours:
+        return ours
     if isinstance(there, dict) and isinstance(ours, dict):
         return {key: _as_far_as(there.get(key), value) for key, value in ours.items()}
     if isinstance(there, list) and isinstance(ours, list):

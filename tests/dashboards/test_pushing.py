@@ -43,6 +43,19 @@ def test_push_again_writes_nothing(server, grafana):
     assert server.writes == []
 
 
+def without_empty(value):
+    if isinstance(value, dict):
+        return {key: without_empty(item) for key, item in value.items() if item or key == "version"}
+    return [without_empty(item) for item in value] if isinstance(value, list) else value
+
+
+def test_push_again_writes_nothing_where_grafana_migrated_and_dropped_what_is_empty(server, grafana):
+    push(grafana, library.shipped())
+    for held in server.dashboards.values():
+        held["dashboard"] = {**without_empty(held["dashboard"]), "schemaVersion": 42}
+    assert set(states(push(grafana, library.shipped())).values()) == {"unchanged"}
+
+
 def test_push_changes_what_differs_and_nothing_else(server, grafana):
     push(grafana, library.shipped())
     held = server.dashboards["trimtab-run"]["dashboard"]
