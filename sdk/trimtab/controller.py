@@ -326,7 +326,7 @@ class Controller:
     def _take_in(self, acceptance: Acceptance, moment: Moment) -> None:
         """Alerts came in: what policies do about those that are accepted."""
         for decision in acceptance.decide(moment.step, lambda: self._trailing.worst(self._clock())):
-            self._execution.take_up(decision, moment)
+            self._take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
     def _tell(self, verdict: Verdict) -> None:
