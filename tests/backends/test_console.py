@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.errors import BackendError
 from trimtab.testing import SAMPLE_TIME, BackendContract, UnknownEvent, sample_events, sample_run, sample_step
-from trimtab.types import Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
+from trimtab.types import Alert, Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
 from trimtab_backends.console import ConsoleBackend
 
 
@@ -96,6 +96,15 @@ def test_a_notice_and_a_metric_are_a_line_each(console, stream):
         "trimtab  Look here.",
         "trimtab  step 7  bleu 31.25",
         "trimtab  step 8  validation  f1 0.5  auc NaN",
+    ]
+
+
+def test_what_a_server_says_is_told_apart_from_what_is_judged_here(console, stream):
+    alert = {"rule": "loss_diverged", "episode": 1, "state": "firing", "severity": "critical"}
+    console.write([Alert(**at(), **alert), Alert(**at(), **alert, source="grafana", outcome="too_old")])
+    assert said(stream) == [
+        "trimtab  step 1  CRITICAL loss_diverged",
+        "trimtab  step 1  grafana loss_diverged  too old",
     ]
 
 

@@ -28,6 +28,7 @@ class Acceptance:
         rules: severities of the rules that are judged, by name.
         act: who may adjust the run. Alerts are recorded in any case.
         emit: takes the record of what became of each alert.
+        decided: called when it is known what became of all that waited.
         clock: seconds since the epoch.
     """
 
@@ -40,6 +41,7 @@ class Acceptance:
         emit: Callable[[Alert], None],
         *,
         act: Act,
+        decided: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._inbox = inbox
@@ -48,6 +50,7 @@ class Acceptance:
         self._rules = rules
         self._emit = emit
         self._asked = act in (False, True, "alerts")
+        self._decided = decided
         self._clock = clock
         self._fenced_at = clock()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
@@ -61,8 +64,11 @@ class Acceptance:
     def decide(self, step: int, levels: Levels) -> list[Decision]:
         """What to do at `step` about the alerts that came in. `levels` are each rule's worst of the last minute."""
         newest = levels()
-        for waiting in self._inbox.take():
+        taken = self._inbox.take()
+        for waiting in taken:
             self._take(waiting, step, newest)
+        if taken:
+            self._decided()
         decisions: list[Decision] = []
         for rule, (alert, verdict) in list(self._open.items()):
             if verdict is None and newest.get(rule, 0.0) < 1.0:

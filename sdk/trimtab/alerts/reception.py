@@ -64,7 +64,7 @@ class Reception:
         self._step = step
         self._published_at = 0.0
         self._poller: Poller | None = None
-        self.acceptance = Acceptance(self._inbox, silences, engine, rules, self._record, act=act)
+        self.acceptance = Acceptance(self._inbox, silences, engine, rules, emit, act=act, decided=self._publish)
         self._application: webhook.Application | None = None
         if config.webhook_token_file is not None:
             token = tokens.read("webhook_token_file", config.webhook_token_file)
@@ -114,10 +114,6 @@ class Reception:
             self._poller.close()
         if self._inbox.received or self._inbox.last_success:
             self._publish()
-
-    def _record(self, event: Event) -> None:
-        self._emit(event)
-        self._publish()
 
     def _publish_seldom(self) -> None:
         """For the webhook: whoever holds its token cannot fill the record with more than a line a second."""
