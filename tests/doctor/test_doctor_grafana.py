@@ -1,0 +1,79 @@
+"""The links at Grafana, against a server that answers as its HTTP API does. No real Grafana runs here."""
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from trimtab.doctor import grafana
+
+TOKEN = "t0ken"
+DASHBOARDS = {"trimtab-run": "Run", "trimtab-fleet": "Fleet"}
+
+
+class Grafana(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/api/health":
+            return self.answer(200, {"database": "ok", "version": "11.6.0"})
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer(401, {"message": "Invalid API key"})
+        if self.path == "/api/datasources":
+            return self.answer(200, self.server.sources)
+        uid = self.path.removeprefix("/api/dashboards/uid/")
+        if uid in self.server.dashboards:
+            return self.answer(200, {"dashboard": {"uid": uid}, "meta": {}})
+        return self.answer(404, {"message": "Dashboard not found"})
+
+    def answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Grafana)
+    server.sources, server.dashboards = [{"name": "Main", "type": "prometheus"}], set(DASHBOARDS)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def verdicts(server, token=TOKEN):
+    found = grafana.check(f"http://127.0.0.1:{server.server_port}", token, DASHBOARDS)
+    return {finding.subject: (finding.verdict, finding.text) for finding in found}
+
+
+def test_grafana_that_holds_what_ships_is_in_order(server):
+    assert {verdict for verdict, _ in verdicts(server).values()} == {"ok"}
+    assert set(verdicts(server)) == {"grafana", "datasource", "dashboards"}
+
+
+def test_dashboards_that_are_missing_are_named(server):
+    server.dashboards.remove("trimtab-fleet")
+    assert verdicts(server)["dashboards"] == ("wrong", "missing: Fleet.")
+
+
+def test_grafana_without_a_prometheus_is_told(server):
+    server.sources = [{"name": "Logs", "type": "loki"}]
+    assert verdicts(server)["datasource"][0] == "wrong"
+
+
+def test_token_that_is_refused_is_told_without_the_token(server):
+    verdict, text = verdicts(server, "n0t-this")["token"]
+    assert verdict == "wrong"
+    assert "401" in text
+    assert "n0t-this" not in text
+
+
+def test_dashboards_are_skipped_without_a_token(server):
+    assert verdicts(server, None)["dashboards"][0] == "skipped"
