@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -41,12 +42,15 @@ class Scrapers:
     def wait(self, since: float, longest_s: float | None) -> bool:
         """Wait until every expected scraper has come after `since`; whether all came.
 
-        With `longest_s` that long at most, and for anybody where nobody is expected; without, one interval.
+        With `longest_s` that long at most, and for anybody where nobody is expected; without, one interval. Infinite
+        is until the process is interrupted, whoever comes.
         """
         due = self.due()
         if longest_s is None:
             longest_s = SLACK * max(due.values(), default=0.0)
         with self._changed:
+            if longest_s == math.inf:
+                return self._changed.wait_for(lambda: False)
             return self._changed.wait_for(lambda: self._served(due, since), longest_s)
 
     def _served(self, due: dict[str, float], since: float) -> bool:

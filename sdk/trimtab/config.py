@@ -7,6 +7,7 @@ variable counts as not set.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ _SETTINGS: dict[str, _Setting] = {
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
     "targets": _Setting("TRIMTAB_TARGETS_DIR", str, bool, "the path of a directory"),
     "linger": _Setting(
-        "TRIMTAB_LINGER", float, lambda seconds: 0 <= seconds <= 3600, "seconds from 0 to 3600, where 0 is not to wait"
+        "TRIMTAB_LINGER",
+        float,
+        lambda seconds: 0 <= seconds <= 3600 or seconds == math.inf,
+        "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until interrupted",
     ),
 }
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")

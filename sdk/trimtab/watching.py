@@ -90,7 +90,8 @@ def watch(fn: Any = None, **options: Any) -> Any:
         directory: where runs are written. Default: `runs`.
         host, port: where /metrics is served. Default: 127.0.0.1, 9464 or the next free port.
         targets: where a file tells Prometheus of the run. Default: `targets` under `directory`.
-        linger: how many seconds to wait at the end for a last scrape. Default: one scrape interval, once that is known.
+        linger: how many seconds to wait at the end for a last scrape. Default: one scrape interval, once
+            that is known. Infinite is until interrupted.
         resume: go on with the run of the same name: its step count, scales, budgets and episodes go on.
         act: whether policies may adjust the run: False (a dry run: shown and logged), "process" (on rules judged here),
             "alerts" (on alerts from outside), True (both). Default: False.

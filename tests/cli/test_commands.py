@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -108,6 +109,11 @@ def test_demo_trains_and_says_what_to_look_at(desk):
     assert last["validation"]["accuracy"] > 0.95
 
 
+def read(address):
+    with urllib.request.urlopen(address) as response:
+        return response.read().decode()
+
+
 @pytest.mark.slow
 def test_demo_serves_until_it_is_interrupted(desk):
     desk.environ |= {"TRIMTAB_BACKENDS": "prometheus,jsonl", "TRIMTAB_PORT": "0"}
@@ -117,8 +123,10 @@ def test_demo_serves_until_it_is_interrupted(desk):
     )  # fmt: skip
     assert "stay up until you press Ctrl-C" in process.stderr.readline()
     address = json.loads((desk.runs()[0] / "rank-0.jsonl").read_text().splitlines()[0])["addresses"]["prometheus"]
-    with urllib.request.urlopen(address) as response:
-        assert "trimtab_epochs_total" in response.read().decode()
+    end = time.monotonic() + 60
+    while 'status="completed"} 1.0' not in (page := read(address)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "trimtab_epochs_total" in page
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert (process.returncode, desk.status()) == (0, "completed")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import threading
 from pathlib import Path
 
 import click
@@ -24,21 +24,19 @@ def demo(serve: bool) -> None:
         raise TrimtabError("the demo needs scikit-learn, which is not installed. Run: pip install 'trimtab[demo]'")
     name = os.environ.setdefault("TRIMTAB_RUN", names.fresh("demo"))
     if serve:
-        os.environ.setdefault("TRIMTAB_LINGER", "0")  # whoever presses Ctrl-C has seen the end
+        os.environ["TRIMTAB_LINGER"] = "inf"
     directory: Path = config.check().get("directory", Path("runs")) / name
 
     from trimtab.demo import train
 
-    train(at_the_end=_serve if serve else None)
+    with contextlib.suppress(*([KeyboardInterrupt] if serve else [])):
+        train(at_the_end=_say_that_it_stays if serve else None)
     _say_what_to_look_at(directory)
 
 
-def _serve() -> None:
+def _say_that_it_stays() -> None:
+    """The run is about to end as completed, and lingers."""
     click.echo("The training is over; its metrics stay up until you press Ctrl-C.", err=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        click.echo(err=True)
 
 
 def _say_what_to_look_at(directory: Path) -> None:

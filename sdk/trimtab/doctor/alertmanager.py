@@ -1,4 +1,4 @@
-"""The links at Alertmanager: reached, the token accepted, and alerts arriving."""
+"""The links at Alertmanager, or at the one that a Grafana holds: reached, the token accepted, and alerts arriving."""
 
 from __future__ import annotations
 
@@ -9,22 +9,34 @@ from trimtab.doctor.http import Http, Unanswered
 
 ALWAYS_FIRING = "TrimtabAlertPathAlive"
 TOKEN_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE"
+IN_GRAFANA = "/api/alertmanager/grafana"  # under which a Grafana serves the API of Alertmanager
 
 
 def check(url: str, token: str | None) -> Iterator[Finding]:
     """Every link at the Alertmanager of `url`."""
     server = Http(url, token)
     try:
-        status = server.json("/api/v2/status")
-        yield ok("alertmanager", f"{url}, version {status['versionInfo']['version']}")
+        prefix, version = _found(server)
+        yield ok("alertmanager", f"{url}, {version}")
         yield ok("token", "accepted" if token else "none is needed")
-        yield _arriving(server.json("/api/v2/alerts", filter=f'alertname="{ALWAYS_FIRING}"'))
+        yield _arriving(server.json(f"{prefix}/api/v2/alerts", filter=f'alertname="{ALWAYS_FIRING}"'))
     except Unanswered as error:
         yield _refused(url, token, error)
     except (LookupError, TypeError, AttributeError):
         yield wrong(
             "alertmanager", f"{url} answers, but not as Alertmanager does.", "Give its address: --alertmanager URL."
         )
+
+
+def _found(server: Http) -> tuple[str, str]:
+    """What comes before the paths of the API, and what serves it: as a run tells the two apart."""
+    try:
+        return "", f"version {server.json('/api/v2/status')['versionInfo']['version']}"
+    except Unanswered as error:
+        if error.status != 404:
+            raise
+    server.json(f"{IN_GRAFANA}/api/v2/status")
+    return IN_GRAFANA, "the Alertmanager of a Grafana"
 
 
 def _refused(url: str, token: str | None, error: Unanswered) -> Finding:

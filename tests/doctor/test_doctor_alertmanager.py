@@ -1,0 +1,80 @@
+"""The links at an Alertmanager of its own, at that of a Grafana, and behind a token."""
+
+import http.server
+import json
+import threading
+
+import pytest
+
+from trimtab.doctor import alertmanager
+
+TOKEN = "t0ken"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the API under `server.prefix`, to whoever brings the token where there is one."""
+
+    def do_GET(self):
+        wanted = self.server.token
+        if wanted and self.headers.get("Authorization") != f"Bearer {wanted}":
+            return self.answer(401, {})
+        path = self.path.partition("?")[0]
+        pages = {
+            f"{self.server.prefix}/api/v2/status": {"versionInfo": {"version": "0.25.0"}},
+            f"{self.server.prefix}/api/v2/alerts": self.server.alerts,
+        }
+        return self.answer(200, pages[path]) if path in pages else self.answer(404, {})
+
+    def answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.prefix, server.token, server.alerts = "", None, [{"labels": {}}]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def verdicts(server, token=None):
+    found = alertmanager.check(f"http://127.0.0.1:{server.server_port}", token)
+    return {finding.subject: (finding.verdict, finding.text) for finding in found}
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/alertmanager/grafana"])
+def test_alertmanager_is_found_where_a_run_finds_it(server, prefix):
+    server.prefix = prefix
+    found = verdicts(server)
+    assert {subject: verdict for subject, (verdict, _) in found.items()} == dict.fromkeys(
+        ("alertmanager", "token", "alerts"), "ok"
+    )
+
+
+def test_alert_that_does_not_arrive_is_told(server):
+    server.alerts = []
+    assert verdicts(server)["alerts"][0] == "wrong"
+
+
+def test_token_is_accepted_wanted_or_refused(server):
+    server.token = TOKEN
+    assert verdicts(server, TOKEN)["token"] == ("ok", "accepted")
+    assert "wants a token" in verdicts(server)["token"][1]
+    verdict, text = verdicts(server, "n0t-this")["token"]
+    assert (verdict, "refuses the token (401)" in text, "n0t-this" in text) == ("wrong", True, False)
+
+
+def test_server_of_another_kind_is_not_taken_for_one(server):
+    server.prefix = "/elsewhere"
+    assert verdicts(server)["alertmanager"][0] == "wrong"
