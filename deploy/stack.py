@@ -95,11 +95,11 @@ def servers(targets: Path, data: Path, prometheus: int, alertmanager: int, grafa
         ),
         Server(
             "Grafana",
-            ("grafana-server", "grafana"),
+            ("grafana", "grafana-server"),
             "https://grafana.com/grafana/download",
             f"{local}:{grafana}",
             "/api/health",
-            ["--homepath", next((home for home in GRAFANA_HOMES if Path(home).is_dir()), GRAFANA_HOMES[0])],
+            grafana_arguments(shutil.which("grafana"), shutil.which("grafana-server")),
             grafana_environ(data, grafana, f"{local}:{prometheus}"),
         ),
     ]
@@ -112,6 +112,15 @@ def prometheus_config(targets: Path, alertmanager: int) -> str:
     text = text.replace("127.0.0.1:9093", f"127.0.0.1:{alertmanager}")
     text = text.replace("../../runs/targets/*.json", str(targets.resolve() / "*.json"))
     return re.sub(r"^( *- )(\S+\.rules\.yml)$", rf"\g<1>{folder}/\g<2>", text, flags=re.MULTILINE)
+
+
+def grafana_arguments(program: str | None, older: str | None = None) -> list[str]:
+    """How Grafana is called: `grafana server`, before version 9.4 `grafana-server`; and where its own files are."""
+    found = program or older
+    homes = [Path(found).resolve().parent.parent] if found else []
+    homes += map(Path, GRAFANA_HOMES)
+    home = next((each for each in homes if (each / "conf" / "defaults.ini").exists()), homes[-1])
+    return [*(["server"] if program else []), "--homepath", str(home)]
 
 
 def grafana_environ(data: Path, port: int, prometheus: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 128
-EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them"
+RESERVED = (".", "..", "targets")  # the last is where runs leave files for Prometheus
+EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them, and not 'targets'"
 
 _VALID = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 _SUFFIX = len("-20261123T021906Z-0000")
@@ -24,7 +25,7 @@ _runs_started = itertools.count()
 
 def is_valid(name: str) -> bool:
     """Whether a run may have this name, which is a directory, a label value and part of a file name."""
-    return _VALID.fullmatch(name) is not None and name not in (".", "..")
+    return _VALID.fullmatch(name) is not None and name not in RESERVED
 
 
 def fresh(of: str) -> str:

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 from torch.distributed import TCPStore
 
-from trimtab import names
+from trimtab import discovery, names
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,8 @@ def test_ranks_without_a_store_are_told_to_set_the_name(environ):
 
 def test_single_process_needs_no_agreement():
     assert names.agree("mine", {"WORLD_SIZE": "1", "SLURM_NTASKS": "8"}) == ("mine", None)
+
+
+def test_name_of_the_folder_for_prometheus_is_not_a_runs():
+    assert discovery.FOLDER in names.RESERVED
+    assert not names.is_valid(discovery.FOLDER)

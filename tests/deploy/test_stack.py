@@ -1,12 +1,14 @@
 """`make stack`: what is installed is started, scrapes runs that it was never told of, and is gone in the end."""
 
 import os
+import re
+import runpy
 import signal
 import socket
 from pathlib import Path
 
 import pytest
-from running_stack import need, until
+from running_stack import ROOT, need, until
 
 pytestmark = pytest.mark.servers
 
@@ -72,3 +74,24 @@ def test_stack_says_why_a_server_did_not_start(start_stack):
     assert "did not start" in said
     assert "address already in use" in said
     assert stack.stop() == 1
+
+
+def test_grafana_is_called_as_its_version_wants_it(tmp_path):
+    """No Grafana runs where these tests do; its archive has `bin/grafana` beside `conf/defaults.ini`."""
+    arguments = runpy.run_path(str(ROOT / "deploy" / "stack.py"))["grafana_arguments"]
+    for folder, name in (("bin", "grafana"), ("conf", "defaults.ini")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    assert arguments(str(tmp_path / "bin" / "grafana")) == ["server", "--homepath", str(tmp_path)]
+    assert arguments(None, str(tmp_path / "bin" / "grafana-server")) == ["--homepath", str(tmp_path)]
+
+
+def test_grafana_is_told_what_its_provisioning_asks_for(tmp_path):
+    told = runpy.run_path(str(ROOT / "deploy" / "stack.py"))["grafana_environ"](tmp_path, 3000, "http://127.0.0.1:9090")
+    files = Path(told["GF_PATHS_PROVISIONING"]).rglob("*.yml")
+    asked = {
+        name for file in files for name in re.findall(r"^[^#\n]*\$\{(TRIMTAB_\w+)\}", file.read_text(), re.MULTILINE)
+    }
+    assert asked == {"TRIMTAB_PROMETHEUS_URL", "TRIMTAB_DASHBOARDS_DIR"}
+    assert asked <= told.keys()
+    assert list(Path(told["TRIMTAB_DASHBOARDS_DIR"]).rglob("*.json"))
