@@ -12,10 +12,12 @@ import os
 import stat
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from grafana_api.grafana_api import GrafanaAPI
 
 from trimtab.errors import ConfigError, GrafanaError
@@ -115,7 +117,7 @@ class _Session(requests.Session):
         try:
             with super().request(method, url, *args, **options) as response:
                 body = self._read(response, deadline)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise self._error(f"cannot be reached ({_reason(error)}). Is the address right, and is it up?") from error
         self._refuse(response, body)
         # What `Response.json` reads; a 204 has no body, and null is the JSON for that.
@@ -128,7 +130,7 @@ class _Session(requests.Session):
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         body = b""
-        for chunk in response.iter_content(64 * 1024):
+        for chunk in _as_it_comes(response):
             body += chunk
             if len(body) > LARGEST_ANSWER:
                 raise self._error(f"answered more than {LARGEST_ANSWER} bytes.")
@@ -158,6 +160,15 @@ class _Session(requests.Session):
 
     def _error(self, text: str, status: int | None = None) -> GrafanaError:
         return GrafanaError(f"Grafana at {self._url} {text}".replace(self._token, "[token]"), status)
+
+
+def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
+    """The body in pieces. `iter_content` waits for a whole piece, however it drips; urllib3 1 has nothing else."""
+    read1 = getattr(response.raw, "read1", None)
+    if read1 is None:
+        yield from response.iter_content(256)
+    else:
+        yield from iter(lambda: read1(64 * 1024, decode_content=True), b"")
 
 
 def _parsed(url: str) -> urllib.parse.SplitResult:

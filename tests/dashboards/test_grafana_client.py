@@ -1,7 +1,9 @@
 """The seam to Grafana, against a server that answers as Grafana does, or as something else does."""
 
+import contextlib
 import re
 import socket
+import threading
 import traceback
 
 import pytest
@@ -74,6 +76,28 @@ def test_client_does_not_wait_for_ever():
         grafana = Grafana(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN, timeout_s=0.2)
         assert "timed out" in str(failure(grafana))
         grafana.close()
+
+
+def test_client_gives_up_an_answer_that_drips():
+    over = threading.Event()
+
+    def drip(listening):
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not over.wait(0.01):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        dripping = threading.Thread(target=drip, args=[listening])
+        dripping.start()
+        client = Grafana(f"http://127.0.0.1:{listening.getsockname()[1]}", TOKEN, timeout_s=0.2)
+        with pytest.raises(GrafanaError, match="took longer than"):
+            client.get("health")
+        over.set()
+        dripping.join()
+        client.close()
 
 
 def test_client_obeys_no_proxy_variable_and_no_netrc(server, grafana, monkeypatch, tmp_path):
