@@ -49,7 +49,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         for seed in calm
         for method in methods
     ]
-    return sorted(jobs, key=lambda job: (job.seed, bool(job.healthy) and job.method == "guard"))
+    return sorted(jobs, key=lambda job: (bool(job.healthy) and job.method == "guard", job.seed, not job.healthy))
 
 
 def train_all(jobs: Sequence[Job], workers: int, known: Path | None) -> list[Result]:
