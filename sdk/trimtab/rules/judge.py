@@ -26,6 +26,7 @@ FAILURES = 5  # of a function of the user's, after which it is left out
 
 Function: TypeAlias = Callable[["float | None"], "float | None"]
 AnyRule: TypeAlias = "RuleSpec | Rule"
+Seated: TypeAlias = "tuple[_Seat, Callable[[Any], float | None], Level]"
 
 
 class Judge:
@@ -212,7 +213,7 @@ class _Bench:
         self._rate = LearningRate()
         self._log_norm: float | None = None
         self._norms = 0
-        self._by_source: dict[str, list[_Seat]] = {}
+        self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[_Seat, Function]] = []
         for rule in rules:
             self._seat(rule, mode)
@@ -236,16 +237,25 @@ class _Bench:
         """Give `value` to every signal that reads `source`."""
         verdicts: list[Verdict] = []
         rate = self._rate
-        suspended, unsteady, contested = rate.settling > 0, not rate.steady, self.contested
-        for seat in self._by_source.get(source, ()):
-            found = seat.signal.update(value)
-            if found is None or (suspended and seat.relative) or (unsteady and seat.steady):
+        hindered = rate.settling > 0 or not rate.steady or self.contested
+        for seat, signal, level in self._by_source.get(source, ()):
+            found = signal(value)
+            if not found and (found is None or level.idle):  # as nearly always
                 continue
-            if contested and seat.descent:
+            if hindered and self._hindered(seat):
                 continue
-            if seat.level.update(step, found) is not None:
+            if level.update(step, found) is not None:
                 verdicts.append(self._verdict(seat, step))
         return verdicts
+
+    def _hindered(self, seat: _Seat) -> bool:
+        """Whether a rule is not judged now."""
+        rate = self._rate
+        return (
+            (seat.relative and rate.settling > 0)
+            or (seat.steady and not rate.steady)
+            or (seat.descent and self.contested)
+        )
 
     def fence(self) -> None:
         self.course.fence()
@@ -302,15 +312,18 @@ class _Bench:
             seat = _Seat(rule, Itself(), rule.name)
             self._functions.append((seat, rule.signal))
         elif rule.signal.startswith(LOGGED):
-            seat = _Seat(rule, Itself(), rule.name)
-            self._by_source.setdefault(rule.signal, []).append(seat)
+            seat = self._place(rule.signal, _Seat(rule, Itself(), rule.name))
         else:
             spec = signals.find(rule.signal)
             made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
             seat = _Seat(rule, made or spec.make(self.course), rule.signal)
-            source = rule.signal if spec.reads == "number" else spec.reads
-            self._by_source.setdefault(source, []).append(seat)
+            self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
         self.seats.append(seat)
+
+    def _place(self, source: str, seat: _Seat) -> _Seat:
+        """Let `seat` be given what `source` brings. What is called on every step is looked up here, once."""
+        self._by_source.setdefault(source, []).append((seat, seat.signal.update, seat.level))
+        return seat
 
     def _call(self, step: int, loss: float | None) -> list[Verdict]:
         verdicts: list[Verdict] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Literal
 
 Edge = Literal["firing", "resolved"]
@@ -17,8 +18,8 @@ class Level:
     """
 
     __slots__ = (
-        "_age", "_calm", "_low", "_next", "_points", "_seen", "_steps", "clear", "episode", "firing", "hold", "level",
-        "since", "threshold", "value", "worst",
+        "_calm", "_count", "_lowest", "_steps", "_zeros", "clear", "episode", "firing", "hold", "idle", "level", "since",
+        "threshold", "value", "worst",
     )  # fmt: skip
 
     def __init__(self, threshold: float, hold: int = 1, clear: float = 0.8) -> None:
@@ -29,38 +30,41 @@ class Level:
         self.since = 0  # step of the first point that the level rests on
         self.firing = False
         self.episode = 0  # the number of the last one that began
-        self._points = [0.0] * hold
         self._steps = [0] * hold
+        self._lowest: deque[tuple[float, int]] = deque()  # of the window: each point that no later one is below
         self._empty()
 
     def _empty(self) -> None:
-        self._seen = self._next = self._age = self._calm = 0
-        self._low = math.inf
+        self._count = self._calm = self._zeros = 0
+        self._lowest.clear()
+        self.idle = False  # whether another 0 would change nothing, and need not be told
         self.level = None
         self.value = 0.0
 
     def update(self, step: int, value: float) -> Edge | None:
         """Take a point in. Returns the edge of an episode, where this point is one."""
+        if value == 0.0 and not self.firing:
+            self._zeros += 1
+            self.idle = self._zeros >= self.hold
+        else:
+            self._zeros = 0
+            self.idle = False
         if value - value != 0.0:
             value = math.inf
-        self.value = value
+        self.value = low = value
         hold = self.hold
         if hold > 1:
-            index = self._next
-            self._points[index], self._steps[index] = value, step
-            self._next = index + 1 if index + 1 < hold else 0
-            if value <= self._low:
-                self._low, self._age = value, 0
-            else:
-                self._age += 1
-                if self._age >= hold:
-                    self._find_lowest(index)
-            low = self._low
-        else:
-            low = value
-        if self._seen < hold:
-            self._seen += 1
-            if self._seen < hold:
+            count, lowest = self._count, self._lowest
+            self._steps[count % hold] = step
+            self._count = count = count + 1
+            while lowest and lowest[-1][0] >= value:
+                lowest.pop()
+            lowest.append((value, count))
+            low, since = lowest[0]
+            if since + hold <= count:
+                lowest.popleft()
+                low = lowest[0][0]
+            if count < hold:
                 return None
         level = self.level = low / self.threshold
         if self.worst is None or level > self.worst:
@@ -74,22 +78,13 @@ class Level:
             self.firing = True
             self.episode += 1
             self._calm = 0
-            self.since = self._steps[self._next] if self.hold > 1 else step
+            self.since = self._steps[self._count % self.hold] if self.hold > 1 else step
             return "firing"
         self._calm = self._calm + 1 if value < self.clear else 0
         if self._calm < self.hold:
             return None
         self.firing = False
         return "resolved"
-
-    def _find_lowest(self, newest: int) -> None:
-        """The lowest point of the window, the newest of those, and how many points ago it was."""
-        low, hold = math.inf, self.hold
-        for age in range(hold):
-            point = self._points[newest - age]
-            if point < low:
-                low, self._age = point, age
-        self._low = low
 
     def fence(self) -> bool:
         """Forget every point, and close the episode. Returns whether one was open."""
@@ -101,4 +96,5 @@ class Level:
     def take(self) -> float | None:
         """The worst level since this was last asked; None where there was no level."""
         worst, self.worst = self.worst, None
+        self.idle = False
         return worst

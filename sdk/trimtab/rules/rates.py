@@ -30,6 +30,8 @@ class LearningRate:
         if rate is None:
             return False
         if rate == self._last:
+            if self._still > RISING:
+                return False
             self._still += 1
             if self._still > RISING:
                 self.steady = rate >= FAR_BELOW * self._highest
