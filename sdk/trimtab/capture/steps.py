@@ -65,7 +65,7 @@ class StepController(Protocol):
         ...
 
     def record_closed(self) -> None:
-        """A record of steps is complete, some four a second, at the end of a step. May set `awaits_steps`."""
+        """A record of steps is complete, some two a second, at the end of a step. May set `awaits_steps`."""
         ...
 
     def stepped(self, optimizer: Optimizer | None, label: str) -> None:

@@ -26,11 +26,11 @@ from trimtab.sample.spacing import Spacing
 from trimtab.sample.updates import UpdateSample, Weights
 from trimtab.types import Epoch, Event, Step, Totals, Verdicts
 
-RECORD_INTERVAL_S = 0.25  # at most four records of steps and four of validation a second, over all optimizers
-GRADIENT_SHARE = 0.4  # of the overhead budget; the rest is for hooks, records and backends
-ACCURACY_SHARE = 0.1
-UPDATE_SHARE = 0.05
-JUDGED_EVERY_S = 0.02
+RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
+GRADIENT_SHARE = 0.2  # of the overhead budget: what is left is for hooks, judging, records and backends, and for noise
+ACCURACY_SHARE = 0.05
+UPDATE_SHARE = 0.025
+JUDGED_EVERY_S = 0.1
 JUDGED_TOGETHER = 64  # steps, at most
 UPDATES_EVERY = 8  # samples of gradients, where their interval is given: a comparison costs as much as a sample
 
@@ -171,7 +171,7 @@ class Sampler:
 
     @property
     def judging_interval(self) -> int:
-        """Every how many steps rules are judged: so that it is done 50 times a second at most."""
+        """Every how many steps rules are judged: so that it is done ten times a second, or every 64th step."""
         fixed = self.gradient_spacing.fixed
         if fixed is not None:  # the same steps in every run, and all that are sampled
             return max(i for i in range(1, JUDGED_TOGETHER + 1) if fixed % i == 0)
