@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cheroot import wsgi
 from cheroot.makefile import MakeFile
-from cheroot.server import HTTPConnection
+from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.ssl import Adapter
 
 from trimtab.errors import BackendError
@@ -36,6 +36,7 @@ REQUEST_S = 5.0  # from a request's first byte to the end of its answer, TLS han
 CONNECTIONS = 64  # that are kept waiting; more go to a worker at once, and lose it after REQUEST_S
 HEADER_BYTES = 16_384
 BODY_BYTES = 4_096  # unless the application takes more
+UNREAD_BYTES = 4 * 1024 * 1024  # of a request that was refused, which are read so that its client sees why
 NEXT_PORTS = 100
 
 _log = logging.getLogger("trimtab.http")
@@ -108,6 +109,8 @@ def _listening_on(host: str, port: int) -> socket.socket:
     try:
         if os.name == "posix" and port:  # elsewhere it would let two servers share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Taken over by its connections: an answer is written in two pieces, of which the second would wait 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError:
@@ -127,16 +130,37 @@ def _serve(server: _Cheroot, ready: Future[None]) -> None:
     server.serve()
 
 
+class _Request(HTTPRequest):
+    def simple_response(self, status: str, msg: str = "") -> None:
+        """cheroot's own answer to what it does not read to the end."""
+        super().simple_response(status, msg)
+        self.conn.refused = True
+
+
 class _Connection(HTTPConnection):
+    RequestHandlerClass = _Request
+    refused = False
+
     def communicate(self) -> bool:
         """Reads a request and answers it, within `REQUEST_S`; cheroot's own timeout starts again with every byte."""
         cut = threading.Timer(REQUEST_S, self._cut)
         cut.name, cut.daemon = "trimtab-http-deadline", True
         cut.start()
         try:
-            return bool(super().communicate())  # type: ignore[no-untyped-call]
+            kept = bool(super().communicate())  # type: ignore[no-untyped-call]
+            if self.refused and not kept:
+                self._read_the_rest()
+            return kept
         finally:
             cut.cancel()
+
+    def _read_the_rest(self) -> None:
+        """A connection that is closed with something unread takes the answer back from a client that still sends."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            unread = UNREAD_BYTES
+            while unread > 0 and (piece := self.socket.recv(65_536)):
+                unread -= len(piece)
 
     def _cut(self) -> None:
         with contextlib.suppress(OSError):

@@ -197,3 +197,23 @@ def test_a_backend_that_could_not_start_holds_no_port(serve, tmp_path, free_port
         serve(PrometheusBackend(port=free_port), metrics_token_file=tmp_path / "missing")
     with socket.create_server(("127.0.0.1", free_port)):
         pass
+
+
+def test_client_that_sends_too_much_is_told_so(serve):
+    """However much of it is still on the way when it is refused."""
+    backend = serve()
+    size = 8 * server.BODY_BYTES + 2_000_000
+    with socket.create_connection(address_of(backend), timeout=PATIENCE_S) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connection.sendall(f"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        connection.sendall(b"x" * size)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_answer_does_not_wait_for_its_own_second_half(serve):
+    """By Nagle's algorithm the body would, for 40 ms, on every connection that is kept."""
+    with server.listen("127.0.0.1", 0, exact=True) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+        with client, accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
