@@ -19,7 +19,7 @@ from serving import Server, http
 from trimtab.alerts import client, payloads
 from trimtab.alerts.client import Client, Unanswered
 from trimtab.alerts.payloads import Malformed
-from trimtab.alerts.pull import LONGEST_S, Poller
+from trimtab.alerts.pull import LONGEST_S, PATIENCE, Poller
 from trimtab.alerts.silences import Silences, expected_labels
 from trimtab.guard import Guard
 
@@ -163,6 +163,7 @@ BOMB = zlib.compress(b" " * 50_000_000)
 WRONG = {
     "HTML": (http(b"<html>Sign in</html>", kind="text/html"), "something else than JSON"),
     "500": (http(b"{}", "500 Internal Server Error"), "answers 500"),
+    "503": (http(b"upstream connect error", "503 Service Unavailable", "text/plain"), "answers 503"),
     "403": (http(b"{}", "403 Forbidden"), "refuses the token"),
     "404": (http(b"", "404 Not Found"), "neither an Alertmanager nor a Grafana"),
     "redirect": (http(b"", "302 Found", "text/html", "Location: http://127.0.0.1:1/"), "redirects (302)"),
@@ -200,6 +201,42 @@ def test_server_that_is_away_is_told_and_asked_less_and_less_often(asking, clock
         pauses.append(it.poller.pause_s)
     assert pauses == [10.0, 20.0, 40.0, LONGEST_S, LONGEST_S, LONGEST_S]
     assert "does not answer" in it.told[0]
+
+
+CROWDED = http(
+    b"Limit of concurrent GET requests reached (8), try again later.\n", "503 Service Unavailable", "text/plain"
+)
+
+
+def test_server_that_has_others_to_answer_is_asked_again_later_and_told_of_only_if_that_lasts(asking, inbox, clock):
+    it = asking().answering(CROWDED)
+    pauses = []
+    for _ in range(PATIENCE):
+        it.poller.ask()
+        pauses.append(it.poller.pause_s)
+    assert it.told == []
+    assert pauses == [0.5 * ceiling for ceiling in (5.0, 10.0, 20.0, 40.0, LONGEST_S, LONGEST_S)]
+    it.poller.ask()
+    assert "has too many to answer (503)" in it.told[0]
+    it.alerts = [alert(at=clock.now)]
+    it.server.answer = it.good
+    it.poller.ask()
+    assert it.poller.pause_s == 5.0
+    assert len(inbox.take()) == 1
+
+
+def test_runs_that_started_together_ask_at_any_time_from_the_second_question_on(asking):
+    it = asking()
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        return len(waits) > 3
+
+    it.poller._ending.wait = wait
+    it.poller._jitter = lambda: 0.25
+    it.poller._work()
+    assert waits == [5.0 * 0.1 * 0.25, 5.0 * 0.25, 5.0 * 0.95, 5.0 * 0.95]
 
 
 def test_silences_outlive_a_server_that_is_away_by_five_minutes(asking, clock):

@@ -20,6 +20,7 @@ from trimtab.errors import ConfigError
 CONNECT_S = 3.0
 DEADLINE_S = 8.0
 MAX_BYTES = 4 * 1024 * 1024
+_CROWDED = b"concurrent GET requests"  # in what Alertmanager says beside 503, which others say when nobody is there
 
 
 class Unanswered(Exception):
@@ -32,6 +33,10 @@ class Unanswered(Exception):
 
 class NotThere(Unanswered):
     """The server answers, and has nothing under that path."""
+
+
+class Busy(Unanswered):
+    """The server has others to answer just now: an Alertmanager does eight at a time, or `--web.get-concurrency`."""
 
 
 class Client:
@@ -80,6 +85,8 @@ class Client:
             )
         if status == 404:
             raise NotThere("not there", f"{self.address} is neither an Alertmanager nor a Grafana (404).")
+        if status == 429 or (status == 503 and _CROWDED in answer.read(256)):
+            raise Busy("busy", f"{self.address} has too many to answer ({status}).")
         if status != 200:
             raise Unanswered("status", f"{self.address} answers {status}.")
         if kind != "application/json" or answer.headers.get("Content-Encoding", "identity") != "identity":

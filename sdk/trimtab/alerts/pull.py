@@ -10,14 +10,15 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from trimtab.alerts import payloads
-from trimtab.alerts.client import Client, NotThere, Unanswered
+from trimtab.alerts.client import Busy, Client, NotThere, Unanswered
 from trimtab.alerts.inbox import TOO_LATE, Inbox
 from trimtab.alerts.payloads import Incoming, Malformed
 from trimtab.alerts.silences import Labels, Silences, covered
 from trimtab.guard import Guard
 from trimtab.types import AlertSource
 
-JITTER = 0.1  # of the interval: a thousand runs that were started together must not ask together
+JITTER = 0.1  # of the interval
+PATIENCE = 6  # questions in a row to a server that is busy, about a minute and a half, before the user is told
 LONGEST_S = 60.0  # between two questions to a server that does not answer
 GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
 CLOSE_S = 0.5
@@ -60,6 +61,7 @@ class Poller:
         self._found = False  # which of the two it is
         self._firing: dict[tuple[str, float], Incoming] = {}
         self._failures = 0
+        self._crowded = 0  # questions that the server has had no time for, in a row
         self.busy_seconds = 0.0  # processor time of asking
         self._ending = threading.Event()
         self._ask_guarded = guard.wrap("alerts", self.ask)
@@ -80,8 +82,13 @@ class Poller:
         """One question: what is firing, and what is silenced. Both, or nothing counts."""
         try:
             alerts, silenced, unread = self._answers()
+        except Busy as problem:
+            self._failures, self._crowded = 0, self._crowded + 1
+            if self._crowded > PATIENCE:
+                self._tell(problem)
         except (Unanswered, Malformed) as problem:
-            self._failed(problem)
+            self._failures += 1
+            self._tell(problem)
         else:
             self._answered(alerts, silenced, unread)
         if not self._ending.is_set():
@@ -89,16 +96,21 @@ class Poller:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait until the next question."""
+        """How long to wait until the next question. Runs that a server has no time for come back at any time, later."""
+        if self._crowded:
+            return min(self._interval_s * 2.0 ** min(self._crowded - 1, 10), LONGEST_S) * self._jitter()
         doubled = self._interval_s * 2.0 ** min(self._failures, 10)
         return min(doubled, max(LONGEST_S, self._interval_s)) * (1.0 + JITTER * (2.0 * self._jitter() - 1.0))
 
     def _work(self) -> None:
-        self._ending.wait(self._interval_s * JITTER * self._jitter())
-        while not self._ending.is_set():
+        """A thousand runs that were started together must not ask together: the second question comes at any time."""
+        pause_s = self._interval_s * JITTER * self._jitter()
+        second = True
+        while not self._ending.wait(pause_s):
             self._ask_guarded()
             self.busy_seconds = time.thread_time()
-            self._ending.wait(self.pause_s)
+            pause_s = self._interval_s * self._jitter() if second else self.pause_s
+            second = False
 
     def _answers(self) -> tuple[tuple[list[Incoming], int], frozenset[str], tuple[str, ...]]:
         silences = payloads.silences(self._get("/api/v2/silences"))
@@ -120,8 +132,7 @@ class Poller:
         self._found = True
         return body
 
-    def _failed(self, problem: Unanswered | Malformed) -> None:
-        self._failures += 1
+    def _tell(self, problem: Unanswered | Malformed) -> None:
         kind, text = "malformed", f"{self._client.address} answers with JSON of another kind: {problem}."
         if isinstance(problem, Unanswered):
             kind, text = problem.kind, str(problem)
@@ -130,7 +141,7 @@ class Poller:
             self._say("alerts: lapsed", "The alert server is away for five minutes: its silences hold no longer.")
 
     def _answered(self, alerts: tuple[list[Incoming], int], silenced: frozenset[str], unread: tuple[str, ...]) -> None:
-        self._failures = 0
+        self._failures = self._crowded = 0
         self._inbox.heard(self._source)
         found, unreadable = alerts
         self._inbox.count(self._source, "malformed", unreadable)
