@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import torch
-from prometheus_server import Prometheus
+from servers import Prometheus
 
 import trimtab
 from trimtab import guard
@@ -150,7 +150,8 @@ def prometheus(tmp_path, program):
     running = []
 
     def start(*addresses, **options):
-        running.append(Prometheus(program("prometheus"), tmp_path / f"prometheus-{len(running)}", addresses, **options))
+        program("prometheus")
+        running.append(Prometheus(tmp_path / f"prometheus-{len(running)}", addresses, **options))
         return running[-1]
 
     yield start

@@ -1,19 +1,14 @@
 """The whole loop: a run, a Prometheus that scrapes it, an Alertmanager, and back into the run."""
 
 import contextlib
-import json
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 import torch
+from servers import Alertmanager, Prometheus
 from torch import nn
 
 import trimtab
@@ -29,39 +24,18 @@ PATIENCE_S = 40.0
 SCALE = 0.003
 POLICIES = [Policy(on="loss_diverged", ladder=[(RollBack(), ScaleLearningRate(SCALE))])]
 
-ALERTMANAGER = """
-route: {receiver: nobody, group_by: [alertname, run], group_wait: 0s, group_interval: 1s}
-receivers: [{name: nobody}]
-"""
-PROMETHEUS = """
-global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}
-rule_files: ['{rules}']
-alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager}']}}]}}]}}
-scrape_configs:
-- job_name: trimtab
-  file_sd_configs: [{{files: ['{targets}/*.json'], refresh_interval: 1s}}]
-"""
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
 
 class Servers:
     """A Prometheus and an Alertmanager. Runs that are kept in `directory` are found by their files."""
 
     def __init__(self, directory, prometheus, alertmanager):
         self.directory = directory
-        self.prometheus = f"http://{prometheus}"
-        self.alertmanager = f"http://{alertmanager}"
+        self.alertmanager = alertmanager
+        self._prometheus = prometheus
 
     def ask(self, promql):
         """The values, one a series; nothing while the server is still starting."""
-        url = f"{self.prometheus}/api/v1/query?query={urllib.parse.quote(promql)}"
-        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=5) as answer:
-            return [float(series["value"][1]) for series in json.load(answer)["data"]["result"]]
-        return []
+        return [float(series["value"][1]) for series in self._prometheus(promql)]
 
     def silence(self, run):
         """Silence every alert about `run`, for an hour."""
@@ -73,32 +47,17 @@ class Servers:
             "createdBy": "test",
             "comment": "hands off",
         }
-        request = urllib.request.Request(
-            f"{self.alertmanager}/api/v2/silences", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request, timeout=5).close()
+        self.alertmanager.post("/api/v2/silences", body)
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory, program):
+    program("prometheus"), program("prometheus-alertmanager")
     directory = tmp_path_factory.mktemp("servers")
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    (directory / "alertmanager.yml").write_text(ALERTMANAGER)
-    (directory / "prometheus.yml").write_text(
-        PROMETHEUS.format(rules=RULES, alertmanager=addresses[1], targets=directory / "targets")
-    )
-    (directory / "targets").mkdir()
-    commands = [
-        ["prometheus", f"--storage.tsdb.path={directory / 'p'}"],
-        ["prometheus-alertmanager", f"--storage.path={directory / 'a'}", "--cluster.listen-address="],
-    ]
-    with (directory / "log").open("w") as log, contextlib.ExitStack() as stack:
-        for (name, *arguments), address in zip(commands, addresses, strict=True):
-            config = f"--config.file={directory / name.removeprefix('prometheus-')}.yml"
-            command = [program(name), config, f"--web.listen-address={address}", *arguments]
-            process = stack.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
-            stack.callback(process.terminate)
-        yield Servers(directory, *addresses)
+    with Alertmanager(directory / "alertmanager") as alertmanager:
+        found = {"files": directory / "targets" / "*.json", "rules": [RULES], "alertmanager": alertmanager.url}
+        with Prometheus(directory / "prometheus", interval="500ms", **found) as prometheus:
+            yield Servers(directory, prometheus, alertmanager)
 
 
 class Faulty:
@@ -137,7 +96,7 @@ def spoilt(servers, name, act):
     """A run that was healthy until both servers knew it, and then was not."""
     recording, training = RecordingBackend(), Faulty()
     options = {
-        "alerts": servers.alertmanager,
+        "alerts": servers.alertmanager.url,
         "alerts_every": 0.5,
         "policies": POLICIES,
         "linger": 0,

@@ -6,10 +6,13 @@ import importlib
 from pathlib import Path
 
 import imports
+import loop
+import loop_bodies
 import overhead
 import pytest
 import torch
 from paired import Plan, Side, compare
+from parts import Parts
 from watched import Watched
 from workloads import tiny
 
@@ -108,12 +111,29 @@ def test_import_loads_nothing_heavy() -> None:
     assert imports.import_once()["heavy"] == []
 
 
-def test_every_part_exists() -> None:
-    for module, function, _ in overhead.PARTS.values():
+@pytest.mark.parametrize("parts", [overhead.PARTS, loop.PARTS], ids=["overhead", "loop"])
+def test_every_part_exists(parts: Parts) -> None:
+    for module, function, _ in parts.parts.values():
         assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_unknown_part_is_refused_by_name() -> None:
-    assert overhead.chosen(["default-m", "import"]) == ["default-mlp", "import"]
+    assert overhead.PARTS.chosen(["default-m", "import"]) == ["default-mlp", "import"]
     with pytest.raises(SystemExit, match="--only imprt: expected the beginning of one of default-mlp"):
-        overhead.chosen(["imprt"])
+        overhead.PARTS.chosen(["imprt"])
+
+
+def test_part_that_fails_is_a_figure_that_is_not_met(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("raise SystemExit('no such server')")
+    (figure,) = Parts(script, {"broken": ("broken", "measure", ())}).measure_all(["broken"], quick=True)
+    assert (figure.measured, figure.met, figure.note) == ("failed", False, "no such server")
+
+
+def test_malformed_bodies_are_of_every_kind_and_none_says_what_the_good_one_does() -> None:
+    labels = {"rule": "always", "run_id": "0" * 16}
+    alert = {"status": "firing", "labels": labels, "startsAt": "2026-01-01T00:00:00Z", "fingerprint": "f"}
+    assert loop_bodies.would_act(loop_bodies.good(alert), alert)
+    found = list(loop_bodies.malformed(alert, 500))
+    assert {kind for kind, _ in found} == loop_bodies.KINDS.keys()
+    assert not any(loop_bodies.would_act(body, alert) for _, body in found)

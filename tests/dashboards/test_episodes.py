@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from judged_twice import alerted, firing, in_process
-from prometheus_server import Prometheus
 from relay import Relay
+from servers import Prometheus
 
 import trimtab
 from trimtab import control
@@ -45,7 +45,8 @@ def relay():
 @pytest.fixture(scope="module")
 def ask(relay, program, tmp_path_factory):
     directory = tmp_path_factory.mktemp("prometheus")
-    server = Prometheus(program("prometheus"), directory, [relay.url], interval="250ms", rules=[ACTING])
+    program("prometheus")
+    server = Prometheus(directory, [relay.url], interval="250ms", rules=[ACTING])
     server.until("up", bool)
     yield server
     server.close()

@@ -1,26 +1,22 @@
 """Runs that go wrong are judged in process and by a real Prometheus: both name the same rules and episodes."""
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import rescue_recipes as recipes
 from judged_twice import alerted, counted, in_process
-from prometheus_server import Prometheus
 from relay import Relay
+from rescue_faults import NanInBatch, PoisonedBatch, Rate
+from rescue_loop import Fault, Method, train
+from servers import Prometheus
 
 import trimtab
 from trimtab.testing import RecordingBackend
 
 ROOT = Path(__file__).parents[2]
 ACTING = ROOT / "deploy" / "prometheus" / "trimtab-acting.rules.yml"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import rescue_recipes as recipes  # noqa: E402
-from rescue_faults import NanInBatch, PoisonedBatch, Rate  # noqa: E402
-from rescue_loop import Fault, Method, train  # noqa: E402
-
 pytestmark = pytest.mark.servers
 
 STEP_S = 0.01
@@ -39,7 +35,8 @@ def relay():
 def ask(relay, program, tmp_path_factory):
     """A Prometheus that scrapes each second, and evaluates the rules that act as often."""
     directory = tmp_path_factory.mktemp("prometheus")
-    server = Prometheus(program("prometheus"), directory, [relay.url], interval="1s", rules=[ACTING])
+    program("prometheus")
+    server = Prometheus(directory, [relay.url], interval="1s", rules=[ACTING])
     server.until("up", bool)
     yield server
     server.close()
