@@ -19,7 +19,7 @@ from serving import Server, http
 from trimtab.alerts import client, payloads
 from trimtab.alerts.client import Client, Unanswered
 from trimtab.alerts.payloads import Malformed
-from trimtab.alerts.pull import LONGEST_S, PATIENCE, Poller
+from trimtab.alerts.pull import CROWDED_S, LONGEST_S, Poller
 from trimtab.alerts.silences import Silences, expected_labels
 from trimtab.guard import Guard
 
@@ -46,6 +46,7 @@ class Asking:
             say=lambda kind, text: self.told.append(text),
             published=lambda: None,
             jitter=lambda: 0.5,
+            clock=clock,
         )
 
     def good(self, path):
@@ -208,21 +209,33 @@ CROWDED = http(
 )
 
 
-def test_server_that_has_others_to_answer_is_asked_again_later_and_told_of_only_if_that_lasts(asking, inbox, clock):
+def test_server_that_has_others_to_answer_is_asked_less_often_until_it_has_time(asking, inbox, clock):
     it = asking().answering(CROWDED)
     pauses = []
-    for _ in range(PATIENCE):
+    for _ in range(4):
         it.poller.ask()
         pauses.append(it.poller.pause_s)
-    assert it.told == []
-    assert pauses == [0.5 * ceiling for ceiling in (5.0, 10.0, 20.0, 40.0, LONGEST_S, LONGEST_S)]
-    it.poller.ask()
-    assert "has too many to answer (503)" in it.told[0]
+    assert pauses == [0.5 * 5.0 * 1.5**times for times in (1, 2, 3, 4)]
     it.alerts = [alert(at=clock.now)]
     it.server.answer = it.good
     it.poller.ask()
-    assert it.poller.pause_s == 5.0
     assert len(inbox.take()) == 1
+    assert it.poller.pause_s == 5.0 * 1.5**4
+    for _ in range(50):
+        it.poller.ask()
+    assert it.poller.pause_s == 5.0
+    assert it.told == []
+
+
+def test_server_that_has_others_to_answer_is_told_of_when_that_lasts(asking, clock):
+    it = asking().answering(CROWDED)
+    it.poller.ask()
+    clock.now += CROWDED_S
+    it.poller.ask()
+    assert it.told == []
+    clock.now += 1
+    it.poller.ask()
+    assert "has too many to answer (503)" in it.told[0]
 
 
 def test_runs_that_started_together_ask_at_any_time_from_the_second_question_on(asking):

@@ -18,8 +18,9 @@ from trimtab.guard import Guard
 from trimtab.types import AlertSource
 
 JITTER = 0.1  # of the interval
-PATIENCE = 6  # questions in a row to a server that is busy, about a minute and a half, before the user is told
 LONGEST_S = 60.0  # between two questions to a server that does not answer
+CROWDED_S = 60.0  # without an answer from a server that has others to answer, after which the user is told of it
+STRETCH, RELAX = 1.5, 0.95  # of the interval, when the server had no time for a question, and when it had
 GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
 CLOSE_S = 0.5
 
@@ -46,6 +47,7 @@ class Poller:
         say: Callable[[str, str], None],
         published: Callable[[], None],
         jitter: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -62,6 +64,9 @@ class Poller:
         self._firing: dict[tuple[str, float], Incoming] = {}
         self._failures = 0
         self._crowded = 0  # questions that the server has had no time for, in a row
+        self._crowded_since = 0.0
+        self._stretched = 1.0  # times the interval
+        self._clock = clock
         self.busy_seconds = 0.0  # processor time of asking
         self._ending = threading.Event()
         self._ask_guarded = guard.wrap("alerts", self.ask)
@@ -83,9 +88,7 @@ class Poller:
         try:
             alerts, silenced, unread = self._answers()
         except Busy as problem:
-            self._failures, self._crowded = 0, self._crowded + 1
-            if self._crowded > PATIENCE:
-                self._tell(problem)
+            self._wait_for(problem)
         except (Unanswered, Malformed) as problem:
             self._failures += 1
             self._tell(problem)
@@ -96,10 +99,11 @@ class Poller:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait until the next question. Runs that a server has no time for come back at any time, later."""
+        """How long to wait until the next question. Whom the server has no time for comes back at any time until then."""
+        interval_s = self._interval_s * self._stretched
         if self._crowded:
-            return min(self._interval_s * 2.0 ** min(self._crowded - 1, 10), LONGEST_S) * self._jitter()
-        doubled = self._interval_s * 2.0 ** min(self._failures, 10)
+            return interval_s * self._jitter()
+        doubled = interval_s * 2.0 ** min(self._failures, 10)
         return min(doubled, max(LONGEST_S, self._interval_s)) * (1.0 + JITTER * (2.0 * self._jitter() - 1.0))
 
     def _work(self) -> None:
@@ -132,6 +136,16 @@ class Poller:
         self._found = True
         return body
 
+    def _wait_for(self, problem: Busy) -> None:
+        """A server that is busy is there, and no trouble unless it stays so. All ask less often, until it has time."""
+        now = self._clock()
+        if not self._crowded:
+            self._crowded_since = now
+        self._failures, self._crowded = 0, self._crowded + 1
+        self._stretched = min(self._stretched * STRETCH, max(1.0, LONGEST_S / self._interval_s))
+        if now - self._crowded_since > CROWDED_S:
+            self._tell(problem)
+
     def _tell(self, problem: Unanswered | Malformed) -> None:
         kind, text = "malformed", f"{self._client.address} answers with JSON of another kind: {problem}."
         if isinstance(problem, Unanswered):
@@ -141,6 +155,8 @@ class Poller:
             self._say("alerts: lapsed", "The alert server is away for five minutes: its silences hold no longer.")
 
     def _answered(self, alerts: tuple[list[Incoming], int], silenced: frozenset[str], unread: tuple[str, ...]) -> None:
+        if not self._crowded:
+            self._stretched = max(1.0, self._stretched * RELAX)
         self._failures = self._crowded = 0
         self._inbox.heard(self._source)
         found, unreadable = alerts
