@@ -27,11 +27,31 @@ def keep_out(function: F, *, calls_user_code: bool = False) -> F:
     return function
 
 
+def leave_alone(code: CodeType) -> Callable[[], None]:
+    """Have Dynamo run the frames of `code`, which is somebody else's, as they are. What they call is compiled as ever.
+
+    Returns what undoes it. Nothing is done under torch before 2.7, where it could not be undone.
+    """
+    if not hasattr(_eval_frame(), "set_code_exec_strategy"):
+        return lambda: None
+    _skip(code, below=False)
+    default = _eval_frame()._FrameAction.DEFAULT
+    return lambda: _set_strategy(code, default, default)
+
+
 def _skip(code: CodeType, *, below: bool) -> None:
-    eval_frame: Any = torch._C._dynamo.eval_frame
-    if not hasattr(eval_frame, "set_code_exec_strategy"):  # torch before 2.7
+    eval_frame = _eval_frame()
+    if not hasattr(eval_frame, "set_code_exec_strategy"):
         eval_frame.skip_code(code)
         return
     action = eval_frame._FrameAction
-    strategy = eval_frame._FrameExecStrategy(action.SKIP, action.SKIP if below else action.DEFAULT)
-    eval_frame.set_code_exec_strategy(code, strategy)
+    _set_strategy(code, action.SKIP, action.SKIP if below else action.DEFAULT)
+
+
+def _set_strategy(code: CodeType, itself: Any, below: Any) -> None:
+    eval_frame = _eval_frame()
+    eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(itself, below))
+
+
+def _eval_frame() -> Any:
+    return torch._C._dynamo.eval_frame

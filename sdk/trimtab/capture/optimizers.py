@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from threading import get_ident
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from trimtab.capture.dynamo import keep_out
+from trimtab.capture.dynamo import keep_out, leave_alone
 from trimtab.capture.hooks import after_step_of, before_step_of
 from trimtab.capture.lane import Lane
 from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
@@ -50,6 +50,7 @@ class OptimizerHooks:
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
         self._surrounded: dict[int, Surrounded] = {}
         self._under_closure: set[int] = set()  # ids of optimizers whose closure has just returned
+        self._unmark: list[Callable[[], None]] = []
 
     def attach(self, hook: Wrapping, guard: Wrapping) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
@@ -63,6 +64,7 @@ class OptimizerHooks:
         self._last = keep_out(hook("step pre-hook", self._before_last))
         self._closure_returned = guard("step closure", self._listener.closure_returned)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        self._unmark = [leave_alone(code) for code in _hook_loops()]
 
     def detach(self) -> None:
         """Remove every hook, also those on instances."""
@@ -72,6 +74,9 @@ class OptimizerHooks:
         for handle in [*self._handles, *self._own_hooks.values()]:
             handle.remove()
         self._handles, self._own_hooks = [], {}
+        for unmark in self._unmark:
+            unmark()
+        self._unmark = []
 
     def surround(self, optimizer: Optimizer, surrounding: Surrounding) -> None:
         """From now on call `surrounding` around every update, also around one whose hooks are running. Once each."""
@@ -214,3 +219,12 @@ def _is_on_stack(frame: FrameType, step: FrameType) -> bool:
             return True
         caller = caller.f_back
     return False
+
+
+def _hook_loops() -> list[CodeType]:
+    """Torch's wrapper of every `step`, which calls the hooks in a loop.
+
+    Dynamo can break inside of no loop: it would look at this frame for each optimizer, and give it up.
+    """
+    inner = Optimizer.profile_hook_step.__code__.co_consts
+    return [code for code in inner if isinstance(code, CodeType) and code.co_name == "wrapper"]
