@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trimtab import directory, facts, lifecycle, plugins
+from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.assembly import build
 from trimtab.bus import Bus
@@ -120,6 +121,10 @@ class Run:
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
+        with generators.kept():  # rich draws a number from `random` when it is imported
+            self._start()
+
+    def _start(self) -> None:
         directory.make(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:

@@ -10,6 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+import trimtab
+from trimtab.testing import RecordingBackend
+
 STEPS = 6
 
 
@@ -187,6 +190,19 @@ def test_nothing_of_ours_stays_behind(watching, loop):
             assert not thing._optimizer_step_post_hooks
         if isinstance(thing, nn.Module):
             assert not any(module._forward_hooks for module in thing.modules())
+
+
+def test_random_numbers_that_a_backend_draws_when_it_starts_were_never_drawn(tmp_path):
+    class Drawing(RecordingBackend):
+        def start(self, run):
+            super().start(run)
+            self.drawn = [torch.rand(1), random.random(), numpy.random.rand()]
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
+    with trimtab.watch(run="test", directory=tmp_path, backends=[backend := Drawing()]):
+        assert backend.drawn
+        assert same(before, (torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()))
 
 
 def test_comparison_tells_one_bit():

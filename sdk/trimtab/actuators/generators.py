@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,3 +38,13 @@ def restore(states: States) -> None:
     random.setstate(states.python)
     if states.numpy is not None:
         sys.modules["numpy"].random.set_state(states.numpy)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Whatever is drawn inside, by a library that is imported for the first time as well, was never drawn."""
+    before = states()
+    try:
+        yield
+    finally:
+        restore(before)
