@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from trimtab.sample import sampler
+from trimtab.types import Epoch, Step
+
 SAMPLES, BATCH = 10, 4  # two whole batches, and one of two
 
 
@@ -94,6 +97,18 @@ def test_epoch_follows_its_steps(watching, loop):
                 loop.step(batch)
     kinds = [type(event).__name__ for event in seen.backend.events if type(event).__name__ in ("Step", "Epoch")]
     assert kinds == ["Step", "Step", "Step", "Epoch"] * 2
+
+
+def test_epoch_with_validation_is_told_before_the_steps_of_the_next(watching, loop, monkeypatch):
+    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 0.001)
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+                time.sleep(0.002)
+            loop.validate()
+    steps = [event.step for event in seen.backend.events if isinstance(event, Step | Epoch)]
+    assert steps == sorted(steps)
 
 
 def test_first_batches_of_a_loader_are_an_epoch(watching, loop):

@@ -241,7 +241,10 @@ class Sampler:
 
     def _cut_all_in_time(self) -> None:
         now = self._clock()
-        if now - self._marked_at >= self._interval_s:
+        cuts_nothing = not any(
+            ledger.rows or ledger.newly_skipped for ledger in self.ledgers
+        )  # an epoch after its pass
+        if cuts_nothing or now - self._marked_at >= self._interval_s:
             self._cut_all(now)
             self._publish(keep=len(self.ledgers))
 
