@@ -94,6 +94,11 @@ LOOPS = (
         notice="unseen_optimizer",
     ),
     Loop(
+        script="split_estimates.py",
+        optimizers=(Optimizer(loss="train_losses", learning_rate="[3e-3] * 101"),),
+        validation_loss="val_estimates",
+    ),
+    Loop(
         script="dcgan.py",
         optimizers=(Optimizer(loss="D_losses", micro_steps=2), Optimizer(loss="G_losses", micro_steps=1)),
         epochs=2,

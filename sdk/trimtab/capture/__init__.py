@@ -9,6 +9,8 @@ scaling       GradScaler and gradient clipping
 losses        the loss functions of torch, one level below `torch.nn.functional`
 loaders       DataLoader iterators
 models        parameter names, train or eval mode
+gaps          which of several validation passes is the validation
+origins       what tells them apart where no loader feeds them
 passes        which batches are training, which validation, and where an epoch ends
 capture       the one object that attaches all of these
 """

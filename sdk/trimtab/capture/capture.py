@@ -21,6 +21,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward, objective, watch_backward
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
+from trimtab.capture.gaps import UNCLEAR
 from trimtab.capture.hooks import Ways, backward_of, loss_of, next_of_loader
 from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import batch_size, pass_of, watch_loaders
@@ -66,7 +67,8 @@ class Capture:
         self._attribution = Attribution()
         self._scaled = ScaledLosses()
         self._controller: Controller
-        self._passes = Passes(self._validated, sampler.end_epoch)
+        unclear = functools.partial(say, "validation_unclear", UNCLEAR)
+        self._passes = Passes(self._validated, sampler.end_epoch, unclear)
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         recorder = Recorder(sampler, self._passes, self._criteria, meter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -13,12 +13,15 @@ from torch import Tensor, is_grad_enabled
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
+from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.sample.criteria import Criterion, criterion, mean_of, predictions
+from trimtab.sample.criteria import Criterion, LossCall, criterion, mean_of, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
+
+_Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
 
 class Criteria:
@@ -44,7 +47,8 @@ class Criteria:
         self._values: list[Criterion] = []  # of training, since the last step, where they had to be computed
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
-        self._undecided: dict[str, tuple[Criterion, tuple[Held, Held] | None]] = {}  # by loss function, of one batch
+        self._undecided: dict[str, _Judged] = {}  # by loss function, of one batch
+        self._origins = Origins()
         self._eval_mode_backwards = 0
         self._calls = 0
         self._look_at = 0  # the call on which predictions are looked at next
@@ -66,9 +70,8 @@ class Criteria:
         if not is_grad_enabled() or (in_eval_mode and not output.requires_grad):
             self._validate(loss, output, args)
         elif in_eval_mode:
-            call = loss.call(output, args)
             self._remember(loss, output, args)
-            self._undecided[loss.name] = criterion(call), predictions(call)
+            self._undecided[loss.name] = self._judged(loss.call(output, args))
             self._plain = None
         elif output.requires_grad:
             self._train(loss, output, args)
@@ -130,13 +133,14 @@ class Criteria:
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)
+        call = loss.call(output, args)
         if not self._passes.batch_samples:
-            self.samples += loss.samples(args)
+            self.samples += call.samples
+            self._origins.trained_on(call.target)
         self._calls += 1
         due = self._calls > self._look_at and loss.classes is not None and loss.name == self._primary
         if self._is_objective and not due:
             return
-        call = loss.call(output, args)
         if not self._is_objective and loss.name == self._primary:
             self._values.append(criterion(call))
             self.has_news = True
@@ -160,9 +164,12 @@ class Criteria:
 
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None or loss.name == self._primary:
-            call = loss.call(output, args)
-            self._passes.validated(criterion(call), predictions(call))
+            self._passes.validated(*self._judged(loss.call(output, args)))
             self._passes.resumed_at = self._clock()
+
+    def _judged(self, call: LossCall) -> _Judged:
+        origin = None if self._passes.is_fed else self._origins.of(call.target)
+        return criterion(call), predictions(call), origin
 
 
 def _is_being_traced() -> bool:

@@ -9,36 +9,25 @@ only when the loop has moved on to another loader or to validation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.capture.gaps import Gap, Gaps
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, batch_size
+from trimtab.capture.origins import Origin
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Place
 from trimtab.sample.scalars import Held
-
-NO_LOADER = 0
-
-
-@dataclass(slots=True)
-class _Gap:
-    """What was validated since the last training backward, by the loader it came from, in order."""
-
-    groups: dict[int, PassSums] = field(default_factory=dict)
-    training_data: set[int] = field(default_factory=set)
-
-    def chosen(self) -> PassSums | None:
-        """The validation pass: the first over data that training does not use, or else the first."""
-        fresh = [sums for loader, sums in self.groups.items() if loader not in self.training_data]
-        return next(iter(fresh or self.groups.values()), None)
 
 
 class Passes:
     """A small machine fed by loaders, losses and backwards. It reads no tensor and no clock."""
 
     def __init__(
-        self, on_validation: Callable[[PassSums], object], on_epoch: Callable[[int, PassSums | None], object]
+        self,
+        on_validation: Callable[[PassSums], object],
+        on_epoch: Callable[[int, PassSums | None], object],
+        on_unclear: Callable[[], object] = lambda: None,
     ) -> None:
         self.epoch = 1
         self.has_news = True  # whether `training` is to be called before the next training backward
@@ -58,7 +47,8 @@ class Passes:
         self._ends_seen = False
         self._over = False  # the followed pass has no more batches
         self._left = False  # ... and the loop has moved on
-        self._gap: _Gap | None = None
+        self._gaps = Gaps(on_unclear)
+        self._gap: Gap | None = None
 
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
@@ -112,22 +102,29 @@ class Passes:
         if loader is self._followed:
             self._over = True
 
-    def validated(self, criterion: Criterion, predictions: tuple[Held, Held] | None) -> None:
-        """A loss was computed for validation."""
+    @property
+    def is_fed(self) -> bool:
+        """Whether a loss that is computed now, for validation, is about the batch of a loader."""
+        return self._source is not None or (self.steady is not None and self.steady.samples > 0)
+
+    def validated(
+        self, criterion: Criterion, predictions: tuple[Held, Held] | None, origin: Origin | None = None
+    ) -> None:
+        """A loss was computed for validation. `origin` is where it comes from, where no loader feeds it."""
         self.has_news = True
         steady, self.steady = self.steady, None
         if steady is not None and steady.samples:
             self._source = steady
         if self._gap is None:
-            self._gap = _Gap()
+            self._gap = Gap()
         self._left = self._left or self._over
-        source, samples, key = self._source, criterion.samples, NO_LOADER
+        source = self._source
         if source is not None:
-            key = source.loader
-            samples, _ = source.spend()
-            if key in self._trained_loaders or source.data in self._trained_data:
-                self._gap.training_data.add(key)
-        self._gap.groups.setdefault(key, PassSums()).add(criterion, predictions, samples)
+            trained = source.loader in self._trained_loaders or source.data in self._trained_data
+            sums = self._gap.of_loader(source.loader, is_training_data=trained)
+            sums.add(criterion, predictions, source.spend()[0])
+        else:
+            self._gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
 
     def training(self) -> None:
         """A training backward is about to run, the first one since a batch came or a loss was validated."""
@@ -179,11 +176,11 @@ class Passes:
 
     def _resume(self) -> None:
         gap, self._gap = self._gap, None
-        sums = gap.chosen() if gap is not None else None
+        sums = self._gaps.chosen(gap) if gap is not None else None
         if sums is not None:
             self._on_validation(sums)
         goes_on = self._followed is not None and self._followed.held
-        if self._trained and (self._left or (sums is not None and not goes_on)):
+        if self._trained and (self._left or (gap is not None and not goes_on)):
             self._ends_seen = True
             self._on_epoch(self.epoch, sums)
             self.epoch += 1

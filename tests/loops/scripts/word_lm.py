@@ -19,7 +19,8 @@ class Corpus:
         vocabulary = {w: i for i, w in enumerate(dict.fromkeys(words))}
         ids = torch.tensor([vocabulary[w] for w in words])
         cut = int(0.85 * len(ids))
-        self.ntokens, self.train, self.valid = len(vocabulary), ids[:cut], ids[cut:]
+        end = cut + (len(ids) - cut) // 2
+        self.ntokens, self.train, self.valid, self.test = len(vocabulary), ids[:cut], ids[cut:end], ids[end:]
 
 
 class RNNModel(nn.Module):
@@ -60,6 +61,7 @@ def get_batch(source, i):
 corpus = Corpus(4000)
 train_data = batchify(corpus.train, batch_size)
 val_data = batchify(corpus.valid, eval_batch_size)
+test_data = batchify(corpus.test, eval_batch_size)
 model = RNNModel(corpus.ntokens)
 criterion = nn.NLLLoss()
 train_losses, norms, val_losses = [], [], []
@@ -113,3 +115,6 @@ except KeyboardInterrupt:
 with open("model.pt", "rb") as f:
     model = torch.load(f, weights_only=False)
     model.rnn.flatten_parameters()
+
+test_loss = evaluate(test_data)
+print("| End of training | test loss {:5.2f} | test ppl {:8.2f}".format(test_loss, math.exp(test_loss)))

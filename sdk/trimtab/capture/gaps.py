@@ -1,0 +1,106 @@
+"""What is validated between two training steps, and which pass of it is the validation.
+
+With loaders it is the first pass over data that training does not use. Without them passes are told apart by where
+they come from (see `origins`); where nothing says which of several is the validation, none is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trimtab.capture.origins import TEST, TRAINING, VALIDATION, Origin, named
+from trimtab.sample.passes import PassSums
+
+UNCLEAR = (
+    "Several evaluations stand between two training steps, and nothing tells which of them is the validation, so none "
+    "is shown. Log it: trimtab.log(loss=..., phase='validation'). Or feed it with a DataLoader of its own."
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """Batches from one loader, or one place. `origin` is None for a loader's."""
+
+    origin: Origin | None
+    is_training_data: bool
+    sums: PassSums = field(default_factory=PassSums)
+
+
+class Gap:
+    """The passes since the last training backward, in order."""
+
+    def __init__(self) -> None:
+        self.passes: list[_Pass] = []
+        self._of: dict[object, _Pass] = {}  # a loader, or an origin
+
+    def of_loader(self, loader: int, *, is_training_data: bool) -> PassSums:
+        """The pass over `loader`."""
+        found = self._of.get(loader)
+        if found is None:
+            found = self._add(loader, _Pass(None, is_training_data))
+        found.is_training_data |= is_training_data
+        return found.sums
+
+    def of_tensors(self, origin: Origin | None) -> PassSums:
+        """The pass from `origin`. Passes do not alternate: what comes in turns is one, such as two losses a batch."""
+        place = origin and origin.place
+        found = self._of.get(place)
+        if found is None:
+            found = self._add(place, _Pass(origin, False))
+        found.is_training_data |= origin is not None and origin.is_training_data
+        between = self.passes[self.passes.index(found) + 1 :]
+        if all(each.origin is not None for each in between):
+            for each in between:
+                self._fold(each, into=found)
+        return found.sums
+
+    def _add(self, key: object, new: _Pass) -> _Pass:
+        self._of[key] = new
+        self.passes.append(new)
+        return new
+
+    def _fold(self, later: _Pass, *, into: _Pass) -> None:
+        self.passes.remove(later)
+        into.sums.add_pass(later.sums)
+        for key, known in self._of.items():
+            if known is later:
+                self._of[key] = into
+
+
+class Gaps:
+    """Chooses the validation pass of each gap, and remembers the choice. `on_unclear` is called where it cannot."""
+
+    def __init__(self, on_unclear: Callable[[], object]) -> None:
+        self._on_unclear = on_unclear
+        self._chosen: object = None  # the place
+
+    def chosen(self, gap: Gap) -> PassSums | None:
+        """The validation pass, None where that is not known."""
+        fresh = [each for each in gap.passes if not each.is_training_data] or gap.passes
+        loaded = next((each for each in fresh if each.origin is None), None)
+        if loaded is not None:
+            return loaded.sums
+        found = self._of_tensors(fresh)
+        if found is None:
+            self._on_unclear()
+            return None
+        self._chosen = found.origin and found.origin.place
+        return found.sums
+
+    def _of_tensors(self, passes: list[_Pass]) -> _Pass | None:
+        if len(passes) == 1:
+            return passes[0]
+        before = [each for each in passes if each.origin is not None and each.origin.place == self._chosen]
+        if before:
+            return before[0]
+        names = named([each.origin for each in passes if each.origin is not None])
+        by_name = list(zip(names, passes, strict=True))
+        for splits in (VALIDATION, TEST):
+            called = [each for name, each in by_name if name in splits]
+            if called:
+                return called[0] if len(called) == 1 else None
+        rest = [each for name, each in by_name if name not in TRAINING]
+        if len(rest) == 1:
+            return rest[0]
+        return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None

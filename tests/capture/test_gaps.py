@@ -1,0 +1,154 @@
+"""Several evaluations between two training steps, none of them fed by a loader."""
+
+import sys
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trimtab.types import Notice
+
+
+class Loop:
+    """Trains on slices of one tensor, as language models do."""
+
+    def __init__(self, model):
+        self.model = model
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        self.data = {name: (torch.randn(24, 4), torch.randint(3, (24,))) for name in ("train", "val", "test")}
+
+    def train(self):
+        for batch in self.batches("train"):
+            self.optimizer.zero_grad()
+            self.loss(batch).backward()
+            self.optimizer.step()
+
+    def batches(self, part):
+        inputs, labels = self.data[part]
+        return [(inputs[i : i + 8], labels[i : i + 8]) for i in range(0, 24, 8)]
+
+    def loss(self, batch):
+        inputs, labels = batch
+        return F.cross_entropy(self.model(inputs), labels)
+
+    @torch.no_grad()
+    def evaluate(self, batches):
+        return sum(self.loss(batch).item() for batch in batches) / len(batches)
+
+    def copies(self, part):
+        return [(inputs.clone(), labels.clone()) for inputs, labels in self.batches(part)]
+
+
+@pytest.fixture
+def loop(model):
+    return Loop(model)
+
+
+def notices(seen):
+    return [event.kind for event in seen.backend.of(Notice)]
+
+
+def test_test_pass_after_training_is_not_counted_with_validation(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            loop.train()
+            validation = loop.evaluate(loop.copies("val"))
+        loop.evaluate(loop.copies("test"))
+    assert seen.validations[-1].loss == pytest.approx(validation)
+    assert seen.epochs[-1].validation.samples == 24
+
+
+def test_split_that_the_users_code_names_is_the_validation(watching, loop):
+    def estimate():
+        losses = {}
+        loop.model.eval()  # which is not `eval`
+        for split in ("train", "val"):
+            losses[split] = loop.evaluate(loop.copies(split))
+        loop.model.train()
+        return losses
+
+    with watching() as seen:
+        loop.train()
+        own = [estimate()["val"]]
+        loop.train()
+        own += [estimate()["val"]]
+    assert [e.validation.loss for e in seen.epochs] == pytest.approx(own)
+    assert notices(seen) == []
+
+
+def test_evaluation_on_the_tensor_that_training_reads_is_left_out(watching, loop):
+    with watching() as seen:
+        loop.train()
+        losses = [loop.evaluate(batches) for batches in (loop.batches("train"), loop.batches("val"))]
+    assert seen.validations[-1].loss == pytest.approx(losses[1])
+
+
+def test_first_pass_over_other_tensors_than_training_reads_is_the_validation(watching, loop):
+    with watching() as seen:
+        loop.train()
+        validation = loop.evaluate(loop.batches("val"))
+        loop.evaluate(loop.batches("test"))
+    assert seen.validations[-1].loss == pytest.approx(validation)
+
+
+def test_two_losses_of_each_batch_are_one_pass(watching, loop):
+    with watching() as seen:
+        loop.train()
+        with torch.no_grad():
+            losses = []
+            for batch in loop.copies("val"):
+                losses.append(loop.loss(batch).item())
+                losses.append(loop.loss((-batch[0], batch[1])).item())
+    assert seen.validations[-1].loss == pytest.approx(sum(losses) / 6)
+
+
+def test_validation_that_nothing_tells_from_another_is_left_out_and_said(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            loop.train()
+            loop.evaluate(loop.copies("train"))
+            loop.evaluate(loop.copies("val"))
+    assert seen.validations == []
+    assert [epoch.validation for epoch in seen.epochs] == [None, None]
+    assert notices(seen) == ["validation_unclear"]
+
+
+def test_variables_of_the_user_live_no_longer_for_being_looked_at(watching, loop):
+    def evaluate():
+        split = "val"
+        held = torch.zeros(3)
+        known = weakref.ref(held)
+        loop.evaluate(loop.copies(split))
+        del held
+        return known()
+
+    with watching():
+        loop.train()
+        assert evaluate() is None
+
+
+def test_variables_survive_a_debugger_that_comes_later(watching, loop):
+    def evaluate():
+        split, number = "val", 3
+        loop.evaluate(loop.copies(split))
+        sys.settrace(lambda frame, event, argument: None)
+        sys._getframe().f_trace = lambda frame, event, argument: None
+        number += 1
+        sys.settrace(None)
+        return split, number
+
+    with watching():
+        loop.train()
+        assert evaluate() == ("val", 4)
+
+
+def test_dictionary_of_variables_that_the_user_took_stays_as_it_is(watching, loop):
+    def evaluate(loop, split="val"):
+        given = locals()
+        loop.evaluate(loop.copies(split))
+        return given
+
+    with watching():
+        loop.train()
+        assert sorted(evaluate(loop)) == ["loop", "split"]
