@@ -18,8 +18,8 @@ class Level:
     """
 
     __slots__ = (
-        "_calm", "_count", "_lowest", "_steps", "_zeros", "clear", "episode", "firing", "hold", "idle", "level", "since",
-        "threshold", "value", "worst",
+        "_calm", "_count", "_lowest", "_steps", "_zeros", "clear", "episode", "firing", "hold", "idle", "level",
+        "since", "threshold", "value", "worst",
     )  # fmt: skip
 
     def __init__(self, threshold: float, hold: int = 1, clear: float = 0.8) -> None:
