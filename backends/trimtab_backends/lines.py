@@ -186,6 +186,8 @@ def _phase(phase: str, summary: PhaseSummary | None) -> Line:
         line += [(" loss ", DIM), number(summary.loss)]
     if summary.accuracy is not None:
         line += [(" accuracy ", DIM), *_percent(summary.accuracy)]
+        if summary.accuracy_samples is not None:  # not of all: it was taken on some batches only
+            line += [(f" of {summary.accuracy_samples}", DIM)]
     return line
 
 

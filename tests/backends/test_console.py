@@ -70,6 +70,12 @@ def test_an_epoch_is_one_line(console, stream):
     ]
 
 
+def test_an_accuracy_over_a_part_of_the_samples_says_so(console, stream):
+    train = PhaseSummary(loss=0.5, accuracy=0.9583, samples=1440, accuracy_samples=96)
+    console.write([Epoch(**at(), epoch=7, train=train)])
+    assert said(stream) == ["trimtab  epoch 7  train loss 0.5 accuracy 95.83% of 96"]
+
+
 def test_what_is_not_known_of_an_epoch_is_left_out(console, stream):
     console.write([Epoch(**at(), epoch=1, train=PhaseSummary(loss=0.5))])
     assert said(stream) == ["trimtab  epoch 1  train loss 0.5"]
