@@ -2,11 +2,13 @@
 
 About 1e-3 is healthy, by Stanford's course cs231n ("Neural Networks Part 3: ratio of weights:updates"). The weights are
 copied before the step and compared after it, so the figure is true for every optimizer, whatever it does with its
-learning rate, its moments and its decay.
+learning rate, its moments and its decay. Of a large layer a part is copied and compared: the whole would cost twice what
+the statistics of its gradient do.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,10 +16,11 @@ import torch
 from torch import Tensor
 
 from trimtab.sample.elements import elements_of, pieces
-from trimtab.sample.gradients import BLOCK, sum_of_squares
+from trimtab.sample.gradients import sum_of_squares
 from trimtab.sample.scalars import Held, Transfer
 
-MOST = 32 * 1024 * 1024  # elements of one optimizer that are copied: 128 MiB in float32
+MOST = 32 * 1024  # elements of a layer that are copied: ratios of norms over so many are good to a few percent
+LINE = 16  # elements that stand together: memory is read in lines of 64 bytes
 UNDEFINED = -1.0  # the ratio of a layer whose weights were all 0
 
 
@@ -46,9 +49,8 @@ class UpdateSample:
 class Weights:
     """The weights of one optimizer's layers, as they were before a step.
 
-    Memory: one copy of the shown layers, kept and used again. Where that is over `MOST` elements, large layers are
-    thinned to evenly spread ones, and their ratio is an estimate: of 100,000 elements or more, good to a few percent.
-    Of a DTensor it is the local shard's. A layer whose weights are all 0 has no ratio.
+    Memory: at most `MOST` elements a layer, kept and used again. The ratio of a larger one is an estimate, from lines
+    of elements that are evenly spread. Of a DTensor it is the local shard's. A layer whose weights are all 0 has none.
     """
 
     def __init__(self) -> None:
@@ -57,7 +59,7 @@ class Weights:
         self._names: list[str] = []
 
     def hold(self, parameters: Sequence[Tensor], names: Sequence[str | None]) -> None:
-        """Copy the parameters that have a name. Cost: one pass over them, no wait."""
+        """Copy the parameters that have a name. No wait."""
         shown = [
             (p, name)
             for p, name in zip(parameters, names, strict=True)
@@ -71,7 +73,7 @@ class Weights:
                 torch._foreach_copy_(self._buffers, weights)
 
     def compare(self) -> tuple[Sequence[str], Sequence[Held]]:
-        """Names and ratios of the layers that were held, which are let go. Cost: two to three passes, no wait."""
+        """Names and ratios of the layers that were held, which are let go. No wait."""
         names, ratios = self._names, list[Held]()
         if names:
             with torch.no_grad(), torch._C.DisableTorchFunction():
@@ -82,10 +84,8 @@ class Weights:
         return (names, ratios) if ratios else ((), ())
 
     def _spread(self) -> list[Tensor]:
-        """The elements of each layer as they are now, in one dimension."""
-        values = [elements_of(layer.detach())[0] for layer in self._layers]
-        most = MOST if sum(v.numel() for v in values) <= MOST else MOST // len(values)
-        return [_thinned(v, most) for v in values]
+        """What is compared of each layer, as it is now."""
+        return [_part_of(elements_of(layer.detach())[0]) for layer in self._layers]
 
     def _make_room(self, weights: Sequence[Tensor]) -> None:
         if len(self._buffers) != len(weights) or not all(map(_alike, self._buffers, weights)):
@@ -97,11 +97,26 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
 
 
-def _thinned(values: Tensor, most: int) -> Tensor:
+def _part_of(values: Tensor) -> Tensor:
+    """All elements in one dimension, or of many some lines, the same each time. Flat or by lines; of all it is a view."""
     size = values.numel()
     (flat,) = pieces(values, size) if size else (values.reshape(-1),)
-    # An odd stride, since the rows of most layers have an even length: every column has its turn.
-    return flat if size <= most else flat[:: (size // most + 1) | 1]
+    if size <= MOST:
+        return flat
+    lines = size // LINE
+    return flat[: lines * LINE].view(lines, LINE).index_select(0, _chosen_lines(lines, values.device))
+
+
+@functools.lru_cache(maxsize=256)
+def _chosen_lines(lines: int, device: torch.device) -> Tensor:
+    """Which of so many lines are compared: one of each stretch, each at another place of it.
+
+    At the same place of each they would fall on the same columns of a matrix again and again. Knuth's multiplicative
+    hash (The Art of Computer Programming, 6.4) takes the place of a generator, since a guest draws no random number.
+    """
+    stretch = -(-lines * LINE // MOST)
+    index = torch.arange(lines // stretch, device="cpu")
+    return (index * stretch + (index * 2_654_435_761 >> 12) % stretch).to(device)
 
 
 def _ratios(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Held]:
@@ -121,11 +136,9 @@ def _ratios(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Held]:
 
 
 def _ratio(before: Tensor, after: Tensor) -> float:
-    weights = changes = 0.0
-    for old, new in zip(torch.split(before, BLOCK), torch.split(after, BLOCK), strict=True):  # as the cache holds
-        wide = old if old.dtype in (torch.float32, torch.float64) else old.float()
-        weights += sum_of_squares(wide)
-        changes += sum_of_squares(wide.sub_(new))
+    wide = before if before.dtype in (torch.float32, torch.float64) else before.float()
+    weights = sum_of_squares(wide.view(-1))
+    changes = sum_of_squares(wide.sub_(after).view(-1))
     return UNDEFINED if weights == 0.0 else math.sqrt(changes / weights)
 
 
