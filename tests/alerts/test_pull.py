@@ -215,7 +215,7 @@ def test_server_that_has_others_to_answer_is_asked_less_often_until_it_has_time(
     for _ in range(4):
         it.poller.ask()
         pauses.append(it.poller.pause_s)
-    assert pauses == [0.5 * 5.0 * 1.5**times for times in (1, 2, 3, 4)]
+    assert pauses == [0.5 * 5.0 * intervals for intervals in (1.5, 2.0, 2.0, 2.0)]
     it.alerts = [alert(at=clock.now)]
     it.server.answer = it.good
     it.poller.ask()

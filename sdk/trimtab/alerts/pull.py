@@ -21,6 +21,7 @@ JITTER = 0.1  # of the interval
 LONGEST_S = 60.0  # between two questions to a server that does not answer
 CROWDED_S = 60.0  # without an answer from a server that has others to answer, after which the user is told of it
 STRETCH, RELAX = 1.5, 0.95  # of the interval, when the server had no time for a question, and when it had
+SOON = 2  # intervals, within which who was sent away comes back: none may have bad luck for ever
 GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
 CLOSE_S = 0.5
 
@@ -99,10 +100,10 @@ class Poller:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait until the next question. Whom the server has no time for comes back at any time until then."""
+        """How long to wait until the next question. Who was sent away comes back at any time until then."""
         interval_s = self._interval_s * self._stretched
         if self._crowded:
-            return interval_s * self._jitter()
+            return min(interval_s, self._interval_s * SOON) * self._jitter()
         doubled = interval_s * 2.0 ** min(self._failures, 10)
         return min(doubled, max(LONGEST_S, self._interval_s)) * (1.0 + JITTER * (2.0 * self._jitter() - 1.0))
 
