@@ -261,6 +261,27 @@ def test_optimizers_inside_backward_are_scaled_together(helm):
     assert len(handles) == 2
 
 
+def test_ramp_of_optimizers_inside_backward_is_one_step_a_round(helm):
+    """A parameter that is frozen on the way has no update in a round, and holds nobody up."""
+    model = nn.Linear(3, 2)
+    optimizers = [Recording([p], lr=1.0) for p in model.parameters()]
+    helm.controls(*optimizers).scale_learning_rate(0.2, ramp=4)
+    for moving in (optimizers, optimizers, optimizers[:1], optimizers, optimizers):
+        for optimizer in moving:
+            optimizer.step()
+    ramp = [0.8, 0.6, 0.4, 0.2, 0.2]
+    assert [rate for (rate,) in optimizers[0].used] == pytest.approx(ramp)
+    assert [rate for (rate,) in optimizers[1].used] == pytest.approx(ramp[:2] + ramp[3:])
+
+
+def test_used_rate_of_a_capturable_optimizer_is_the_scaled_one(helm):
+    optimizer = Recording(parameters(), torch.tensor(0.1), capturable=True)
+    helm.controls(optimizer).scale_learning_rate(0.5)
+    optimizer.step()
+    (used,) = helm.steering.used(optimizer).learning_rates
+    assert [[used.item()]] == optimizer.used
+
+
 def test_factors_that_lead_back_to_1_lead_to_the_bare_run(helm):
     optimizer = Recording(parameters())
     controls = helm.controls(optimizer)

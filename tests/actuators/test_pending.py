@@ -104,3 +104,36 @@ def test_a_checkpointed_graph_is_pending_and_not_computed_anew():
     assert len(calls) == 1
     output.sum().backward()
     assert not is_pending_on(tensors_of(model))
+
+
+class Batch(nn.Module):
+    """Its running statistics are saved by a graph, and no version tells that they were written to since."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(3), nn.Linear(3, 3)
+
+    def forward(self, inputs):
+        return self.last(self.norm(inputs))
+
+
+def test_what_only_a_dead_end_leads_to_is_not_pending():
+    """A batch that the generator made before its last step, and that the loop still holds: it can never run."""
+    generator = Batch()
+    forgotten = generator(torch.ones(4, 3))
+    generator(torch.randn(4, 3)).sum().backward()
+    assert is_pending_on(tensors_of(generator))
+    torch.optim.SGD(generator.parameters(), lr=0.1).step()
+    assert not is_pending_on(tensors_of(generator))
+    del forgotten
+
+
+def test_what_another_way_leads_to_is_pending_beneath_a_dead_end():
+    model = two_layers()
+    middle = model[:2](torch.ones(2, 3, requires_grad=True))
+    dead = model[2](middle)
+    with torch.no_grad():
+        model[2].weight.add_(1.0)
+    assert is_pending_on([model[0].weight])
+    assert not is_pending_on([model[2].weight])
+    del dead, middle

@@ -203,6 +203,66 @@ def test_the_state_of_a_wrapped_optimizer_is_restored():
     assert frozen(model, inner) == saved
 
 
+class LookaheadOfSeveral(Lookahead):
+    def __init__(self, *inner):
+        super().__init__(inner[0])
+        self.inner = list(inner)
+
+    def step(self, closure=None):
+        for each in self.inner:
+            each.step()
+
+
+def test_the_state_of_several_wrapped_optimizers_is_restored():
+    model = small_net()
+    inner = [torch.optim.Adam(part.parameters()) for part in (model[0], model[3])]
+    optimizer = LookaheadOfSeveral(*inner)
+    snapshots, parts = Snapshots(), parts_of(model, optimizer)
+    train(model, optimizer, 2)
+    saved = frozen(model, *inner)
+    snapshots.take(parts, 2)
+    train(model, optimizer, 3)
+    snapshots.roll_back(parts, 5)
+    assert frozen(model, *inner) == saved
+
+
+class KeepsStateToItself(torch.optim.Optimizer):
+    """As hand-written ones do: `state` is not the only place."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
+        self.own = self.param_groups[0]["params"]
+        self.count, self.log = 0, []
+        self.velocity = [torch.zeros_like(p) for p in self.own]
+        self.scale = {p: torch.ones(()) for p in self.own}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.count += 1
+        self.log.append(0.5)
+        for p, velocity in zip(self.own, self.velocity, strict=True):
+            self.scale[p] *= 0.9
+            p -= 0.1 * self.scale[p] * velocity.mul_(0.9).add_(p.grad)
+
+
+def test_state_that_an_optimizer_keeps_in_attributes_is_restored():
+    model = small_net()
+    optimizer = KeepsStateToItself(model.parameters())
+    snapshots, parts = Snapshots(), parts_of(model, optimizer)
+    train(model, optimizer, 2)
+    saved = copy.deepcopy((optimizer.velocity, [*optimizer.scale.values()]))
+    snapshots.take(parts, 2)
+    train(model, optimizer, 3)
+    snapshots.roll_back(parts, 5)
+    now = (optimizer.velocity, [*optimizer.scale.values()])
+    assert all(
+        torch.equal(a, b) for some, then in zip(now, saved, strict=True) for a, b in zip(some, then, strict=True)
+    )
+    assert optimizer.count == 2
+    assert len(optimizer.log) == 5  # what it wrote down is no state
+    assert all(own is p for own, p in zip(optimizer.own, model.parameters(), strict=True))
+
+
 def test_lbfgs_restores_its_history():
     model = nn.Linear(4, 2)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3, history_size=4)

@@ -227,6 +227,14 @@ def test_state_that_cannot_be_copied_is_refused(helm, matrix):
         helm.controls(optimizer).skip_step()
 
 
+def test_optimizer_that_reads_second_derivatives_is_refused(helm, matrix):
+    optimizer = Foreign([matrix])
+    (matrix.grad,) = torch.autograd.grad(matrix.square().sum(), matrix, create_graph=True)
+    with pytest.raises(Refused, match="second derivatives"):
+        helm.controls(optimizer).skip_step()
+    matrix.grad = None
+
+
 def test_optimizer_that_may_have_climbed_before_its_closure_is_refused(helm, matrix):
     optimizer, refused = Wrapper(torch.optim.SGD([matrix])), []
     controls = helm.controls(optimizer)

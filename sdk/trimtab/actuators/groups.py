@@ -16,11 +16,12 @@ def optimizers_in(optimizer: Optimizer) -> list[Optimizer]:
     """`optimizer` and those that it holds, as Lookahead, SAM and ZeroRedundancyOptimizer do."""
     found: list[Optimizer] = [optimizer]
     for each in found:
-        found += [inner for inner in _held_by(each) if all(inner is not known for known in found)]
+        found += [inner for inner in held_by(each) if all(inner is not known for known in found)]
     return found
 
 
-def _held_by(optimizer: Optimizer) -> Iterator[Optimizer]:
+def held_by(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """Those that `optimizer` holds itself, one or several in a list."""
     for value in vars(optimizer).values():
         for item in value if isinstance(value, list | tuple) else (value,):
             if issubclass(type(item), Optimizer):  # isinstance would run properties of foreign objects
@@ -40,7 +41,7 @@ class Placed:
 
     def __init__(self) -> None:
         self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
-        self._written: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, its value before, its version since
+        self._written: dict[int, tuple[Tensor, Tensor, Tensor, int]] = {}  # tensor, before, ours, its version since
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -57,8 +58,9 @@ class Placed:
             if id(value) not in self._written:
                 with torch.no_grad():
                     before = value.detach().clone()
-                    value.copy_(before * factor)
-                self._written[id(value)] = (value, before, value._version)
+                    ours = before * factor
+                    value.copy_(ours)
+                self._written[id(value)] = (value, before, ours, value._version)
             self._entries.append((group, key, value, value))
         else:
             shared = self._product_of(value)
@@ -73,6 +75,11 @@ class Placed:
         """Ours for a tensor that other groups share."""
         return next((ours for _, _, theirs, ours in self._entries if theirs is value and type(value) is Tensor), None)
 
+    def product(self, value: Any) -> Any:
+        """What stands in a group, as it was put there: a tensor that was written to will be written back."""
+        written = self._written.get(id(value))
+        return value if written is None else written[2]
+
     def put_back(self) -> bool:
         """Put the schedule's values back, where ours still are. False when somebody else has written meanwhile."""
         untouched = True
@@ -82,7 +89,7 @@ class Placed:
                 group[key] = value
             else:
                 untouched = False
-        for tensor, before, version in self._written.values():
+        for tensor, before, _, version in self._written.values():
             if tensor._version == version:
                 with torch.no_grad():
                     tensor.copy_(before)

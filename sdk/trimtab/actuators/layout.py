@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
-from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, parameters_of, state_in
-
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+from trimtab.actuators.parts import PLAIN, Parts, all_optimizers, attributes_of, buffers_of, parameters_of, state_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,20 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Keyed:
+    """Stands in a saved structure for a dictionary with a tensor, a parameter mostly, for a key."""
+
+    entries: list[tuple[weakref.ref[Tensor] | Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """What an optimizer keeps. The key of an entry is a parameter or, in some optimizers, a name."""
+    """What an optimizer keeps: in `state`, in its groups, and in attributes of its own."""
 
     optimizer: weakref.ref[Optimizer]
-    entries: list[tuple[weakref.ref[Tensor] | Any, Any]]
+    entries: Keyed
     groups: list[dict[str, Any]]
+    attributes: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -101,15 +107,22 @@ def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
 
 
 def _state(layout: Layout, label: str, optimizer: Optimizer) -> State:
-    entries = []
-    for index, (key, value) in enumerate(optimizer.state.items()):
-        kept = weakref.ref(key) if isinstance(key, Tensor) else key
-        entries.append((kept, _pack(layout, f"state.{label}.{index}", value)))
     groups = [
         _pack(layout, f"group.{label}.{index}", state_in(group, optimizer))
         for index, group in enumerate(optimizer.param_groups)
     ]
-    return State(weakref.ref(optimizer), entries, groups)
+    attributes = {name: _pack(layout, f"{label}.{name}", value) for name, value in attributes_of(optimizer).items()}
+    entries = _keyed(layout, f"state.{label}", optimizer.state)
+    return State(weakref.ref(optimizer), entries, groups, attributes)
+
+
+def _keyed(layout: Layout, name: str, mapping: Mapping[Any, Any]) -> Keyed:
+    return Keyed(
+        [
+            (weakref.ref(key) if isinstance(key, Tensor) else key, _pack(layout, f"{name}.{index}", value))
+            for index, (key, value) in enumerate(mapping.items())
+        ]
+    )
 
 
 def _pack(layout: Layout, name: str, value: Any) -> Any:
@@ -117,6 +130,8 @@ def _pack(layout: Layout, name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return _place(layout, name, value)
     if isinstance(value, dict):
+        if any(isinstance(key, Tensor) for key in value):
+            return _keyed(layout, name, value)
         return {key: _pack(layout, f"{name}.{key}", item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_pack(layout, f"{name}.{index}", item) for index, item in enumerate(value))

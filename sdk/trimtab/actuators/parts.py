@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from trimtab.actions import Refused
+from trimtab.actuators.groups import held_by
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 # What the user, or a scheduler of the user's, writes to a parameter group. Everything else in the groups of an
 # optimizer that is not torch's own is taken for its state (Prodigy and schedule-free ones keep theirs there).
@@ -20,6 +23,15 @@ SCHEDULED = frozenset(
     {"params", "param_names", "name", "lr", "initial_lr", "lr_scale", "max_lr", "min_lr", "base_lr", "swa_lr", "betas",
      "momentum", "base_momentum", "max_momentum", "min_momentum", "weight_decay", "initial_weight_decay", "eps"}
 )  # fmt: skip
+
+
+# What torch itself, or a scheduler, puts on an optimizer: not the state of one of another package.
+_OF_TORCH = frozenset(
+    {"state", "param_groups", "defaults", "step", "_step_count", "_opt_called",
+     "_warned_capturable_if_run_uncaptured"}
+)  # fmt: skip
+_HOOKS = "_optimizer_"
+_DEEPEST = 4  # containers in containers of an attribute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +87,7 @@ def all_optimizers(parts: Parts) -> Iterator[tuple[str, Optimizer]]:
             continue
         seen.add(id(optimizer))
         yield label, optimizer
-        for name, value in vars(optimizer).items():
-            if issubclass(type(value), Optimizer):
-                stack.append((f"{label}.{name}", value))
+        stack += [(f"{label}.{index}", inner) for index, inner in enumerate(held_by(optimizer))]
 
 
 def owned_by(optimizer: Optimizer) -> list[Tensor]:
@@ -90,6 +100,44 @@ def state_in(group: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     if type(optimizer).__module__.startswith("torch.optim"):
         return {}
     return {key: value for key, value in group.items() if key not in SCHEDULED}
+
+
+def attributes_of(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer of another package keeps beside `state` and its groups: numbers, and what holds tensors.
+
+    Lists of numbers are left out: they are a log mostly. So is what holds parameters or things of unknown types.
+    """
+    if type(optimizer).__module__.startswith("torch."):
+        return {}
+    parameters = {id(parameter) for parameter in owned_by(optimizer)}
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in _OF_TORCH
+        and name not in SCHEDULED
+        and not name.startswith(_HOOKS)
+        and (type(value) in (bool, int, float) or _holds_state(value, parameters))
+    }
+
+
+def _holds_state(value: Any, parameters: Set[int]) -> bool:
+    """Whether there is a tensor in it, and nothing that is no state."""
+    found, level = False, [value]
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, Tensor):
+                if id(each) in parameters or each.requires_grad:
+                    return False
+                found = True
+            elif isinstance(each, dict):
+                below += each.values()
+            elif type(each) in (list, tuple):
+                below += each
+            elif type(each) not in PLAIN:
+                return False
+        level = below
+    return found and not level
 
 
 def _holders(parts: Parts) -> Iterator[tuple[str, nn.Module]]:

@@ -1,9 +1,10 @@
 """Whether a graph is waiting for its backward that needs tensors as they are.
 
 Weights that change under such a graph end the user's run (`modified by an inplace operation`). No counter tells that
-one exists, so every tensor of the process that has a graph is followed: a node whose saved tensors can still be had,
-one of which shares memory with a tensor that is about to be written, is pending. A graph that is kept after its
-backward, or whose tensors were changed since, gives none any more.
+one exists, so every tensor of the process that has a graph is followed: a node whose saved tensors can all be had, one
+of which shares memory with a tensor that is about to be written, is pending. Of a graph that is kept after its
+backward, or whose tensors were changed since, some are gone: a backward that comes to such a node can only fail, and
+comes to what lies beneath it only by other ways.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 
 LIMIT_NODES = 200_000  # a larger graph is taken to be pending
 
+_SAYS_GONE = ("modified by an inplace operation", "backward through the graph a second time")
+_GONE = object()  # what a node saved and cannot get back: freed by its backward, or written to since
 _SAVED: dict[type, tuple[str, ...]] = {}  # the names under which a kind of node keeps what it saved
 _grad_fn: Any = vars(torch._C.TensorBase)["grad_fn"].__get__  # the property's own: subclasses may have another
 
@@ -29,35 +32,34 @@ def is_pending(tensors: Iterable[Tensor], objects: Iterable[object]) -> bool:
     """
     storages = {_storage(tensor) for tensor in tensors} - {0}
     packed = reached = False
-    for nodes, node in enumerate(_nodes(objects)):
+    stack, seen = _roots(objects), {None}
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            reached = reached or _storage(leaf) in storages
-        for saved in _saved_by(node):
-            if saved.unpack_hook is not None:
-                packed = packed or saved.data is not None
-            elif _storage(_unpacked(saved)) in storages:
-                return True
-        if (packed and reached) or nodes > LIMIT_NODES:
+        reached = reached or (leaf is not None and _storage(leaf) in storages)
+        saved = list(_saved_by(node))
+        if any(each is _GONE for each in saved):
+            continue
+        packed = packed or any(each is None for each in saved)
+        if any(_storage(each) in storages for each in saved):
             return True
+        if (packed and reached) or len(seen) > LIMIT_NODES:
+            return True
+        stack += [parent for parent, _ in node.next_functions]
     return False
 
 
-def _nodes(objects: Iterable[object]) -> Iterator[Any]:
-    """Every node of every graph that a tensor among `objects` holds."""
+def _roots(objects: Iterable[object]) -> list[Any]:
+    """The node of every tensor among `objects`, None where it has none."""
     with torch._C.DisableTorchFunction():
-        stack = [_grad_fn(thing) for thing in objects if issubclass(type(thing), Tensor)]
-    seen: set[Any] = {None}
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            yield node
-            stack.extend(parent for parent, _ in node.next_functions)
+        return [_grad_fn(thing) for thing in objects if issubclass(type(thing), Tensor)]
 
 
 def _saved_by(node: Any) -> Iterator[Any]:
-    """What `node` saved and has not freed, not unpacked yet."""
+    """What `node` saved: tensors, None for one that hooks have packed, `_GONE` for one that cannot be had."""
     names = _SAVED.get(type(node))
     if names is None:
         names = _SAVED[type(node)] = tuple(name for name in dir(node) if name.startswith("_raw_saved"))
@@ -65,16 +67,27 @@ def _saved_by(node: Any) -> Iterator[Any]:
         try:
             saved = getattr(node, name)
         except RuntimeError:  # freed by its backward
+            yield _GONE
             continue
-        yield from (each for each in (saved if isinstance(saved, tuple | list) else (saved,)) if each is not None)
+        for each in saved if isinstance(saved, tuple | list) else (saved,):
+            if each is None:
+                continue
+            if each.unpack_hook is None:
+                yield from _unpacked(each)
+            elif each.data is not None:
+                yield None
 
 
-def _unpacked(saved: Any) -> Tensor | None:
+def _unpacked(saved: Any) -> Iterator[Any]:
+    """Nothing where there was nothing to save, nor for the node's own result, which only its backward can unpack."""
     try:
         tensor: Tensor | None = saved.unpack()
-    except RuntimeError:  # freed, or written to since: its backward can only fail
-        return None
-    return tensor
+    except RuntimeError as error:
+        if any(words in str(error) for words in _SAYS_GONE):
+            yield _GONE
+        return
+    if tensor is not None:
+        yield tensor
 
 
 def _storage(tensor: Tensor | None) -> int:

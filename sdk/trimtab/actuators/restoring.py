@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.actuators.layout import PLAIN, Buffer, Placed, State
-from trimtab.actuators.parts import owned_by
+from trimtab.actuators.layout import Buffer, Keyed, Placed, State
+from trimtab.actuators.parts import PLAIN, owned_by
 
 OVERLAPS = 1  # what torch says of a tensor several elements of which share memory
 
@@ -51,6 +51,8 @@ class Restoring:
         """What is to stand where `living` stands: itself, where it can be changed in place."""
         if type(saved) is Placed:
             return self.tensor(living, saved.index)
+        if type(saved) is Keyed:
+            return self.keyed(living if isinstance(living, dict) else {}, saved)
         if type(saved) is dict:
             return self._mapping(living if isinstance(living, dict) else {}, saved)
         if type(saved) is list:
@@ -66,6 +68,16 @@ class Restoring:
             del living[key]
         for key, item in saved.items():
             living[key] = self.value(living.get(key), item)
+        return living
+
+    def keyed(self, living: dict[Any, Any], saved: Keyed) -> dict[Any, Any]:
+        """Entries that were not there are deleted; those whose tensor is gone are let go."""
+        keys = [key() if isinstance(key, weakref.ref) else key for key, _ in saved.entries]
+        for key in set(living) - {key for key in keys if key is not None}:
+            del living[key]
+        for key, (_, value) in zip(keys, saved.entries, strict=True):
+            if key is not None:
+                living[key] = self.value(living.get(key), value)
         return living
 
     def finish(self) -> None:
@@ -85,13 +97,9 @@ def put_buffer(buffer: Buffer, restoring: Restoring) -> None:
 
 def put_state(saved: State, optimizer: Optimizer, restoring: Restoring) -> None:
     """Entries that were not there are deleted, and the gradients that were to be applied with them dropped."""
-    state: dict[Any, Any] = optimizer.state
-    keys = [key() if isinstance(key, weakref.ref) else key for key, _ in saved.entries]
-    for key in set(state) - {key for key in keys if key is not None}:
-        del state[key]
-    for key, (_, value) in zip(keys, saved.entries, strict=True):
-        if key is not None:
-            state[key] = restoring.value(state.get(key), value)
+    restoring.keyed(optimizer.state, saved.entries)
+    for name, value in saved.attributes.items():
+        vars(optimizer)[name] = restoring.value(vars(optimizer).get(name), value)
     for group, kept in zip(optimizer.param_groups, saved.groups, strict=False):
         for name, value in kept.items():
             group[name] = restoring.value(group.get(name), value)

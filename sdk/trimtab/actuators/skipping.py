@@ -40,6 +40,10 @@ def check_skippable(optimizers: Sequence[Optimizer], *, under_closure: bool) -> 
         kind = type(optimizer).__name__
         if under_closure and (len(optimizers) > 1 or "rho" in optimizer.defaults):
             raise Refused(f"{kind} may have changed its parameters before it called the closure.")
+        if any(
+            p.grad is not None and p.grad.requires_grad for group in optimizer.param_groups for p in group["params"]
+        ):
+            raise Refused(f"{kind} reads second derivatives: its gradients are part of a graph, and cannot be hidden.")
         unknown = Kept([optimizer], copy_tensors=False).unknown
         if unknown is not None:
             raise Refused(f"{kind} is not torch's own, and holds a {unknown}, which cannot be put back after a step.")

@@ -125,6 +125,7 @@ class Steering:
         for optimizer in steered.optimizers:
             if not hasattr(optimizer, "_optimizer_step_post_hooks"):
                 raise Refused(f"The steps of {type(optimizer).__name__} have no hooks: it calls no super().__init__().")
+        steered.settings.shared_by = len(steered.optimizers)
         for optimizer in steered.optimizers:
             if optimizer not in self._updates:
                 self._updates[optimizer] = Updates(optimizer, steered.settings, lambda: self._overwritten(steered))

@@ -25,6 +25,24 @@ class Settings:
     decay: Decay = field(default_factory=Decay)
     clip: Clip | None = None
     skip: bool = False
+    shared_by: int = 1  # optimizers
+    _made: set[int] = field(default_factory=set)  # whose update was made since the scale went on
+
+    def begun(self, updates: Updates) -> None:
+        """An update begins. One that was made already begins a new round, though others had none in the last."""
+        if id(updates) in self._made:
+            self._go_on()
+
+    def made(self, updates: Updates) -> None:
+        """An update was made: the scale goes on when all were."""
+        if self.shared_by > 1:
+            self._made.add(id(updates))
+        if len(self._made) >= self.shared_by or self.shared_by == 1:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._made.clear()
+        self.scale.advance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ class Updates:
         """The same in the middle of an update, where `leave` has put the schedule's in place."""
         if not self._running:
             self._running, self._clipped, self.skipped, self.used = True, False, False, None
+            self._settings.begun(self)
         settings = self._settings
         if gradients_ready and settings.skip and self._skip is None:
             self._skip = Skip(self.optimizers())
@@ -76,7 +95,7 @@ class Updates:
         scale, decays = settings.scale.value, settings.decay.changes
         if scale != 1.0 or decays:
             self._place(groups_of(self.optimizers()), scale, decays)
-            self.used = _used(optimizer, scale)
+            self.used = self._used(optimizer, scale)
         if self._skip is not None:
             self._skip.hide()
 
@@ -96,7 +115,7 @@ class Updates:
         if skip is not None:
             skip.undo()
             self.skipped, settings.skip = True, False
-        settings.scale.advance()
+        settings.made(self)
         if self._clipped and settings.clip is not None:
             settings.clip.remaining -= 1
             if settings.clip.remaining <= 0:
@@ -111,6 +130,11 @@ class Updates:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             clip(parameters, max_norm, scale if isinstance(scale, Tensor) else None)
             self._clipped = True
+
+    def _used(self, optimizer: Optimizer, scale: float) -> Used:
+        groups = optimizer.param_groups
+        rates = [self._placed.product(group.get("lr")) for group in groups]
+        return Used(scale, rates, [group.get("weight_decay") for group in groups])
 
     def _place(self, groups: Sequence[Group], scale: float, decays: bool) -> None:
         for group in groups:
@@ -128,8 +152,3 @@ class Updates:
 def is_number(value: Any) -> bool:
     """Whether it is a plain number, and neither a tensor nor None."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _used(optimizer: Optimizer, scale: float) -> Used:
-    groups = optimizer.param_groups
-    return Used(scale, [group.get("lr") for group in groups], [group.get("weight_decay") for group in groups])
