@@ -27,6 +27,7 @@ from trimtab.errors import ConfigError
 # step that was judged. "after_step": the parameters are updated. "cycle_end": every optimizer of the loop has stepped
 # and no graph is pending, so weights may be changed.
 Stage: TypeAlias = Literal["before_step", "after_step", "cycle_end"]
+STAGES: tuple[Stage, ...] = ("before_step", "after_step", "cycle_end")  # the later the more may be changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,7 @@ class ScaleLearningRate:
 
     def __post_init__(self) -> None:
         _check_factor(self)
-        if self.ramp < 0:
-            raise ConfigError(f"{self.name}(ramp={self.ramp}): expected a number of steps, 0 or more.")
+        _check_whole(self, "ramp", 0, "a number of steps, 0 or more, over which the scale is reached")
 
     def apply(self, controls: Controls) -> Change:
         return controls.scale_learning_rate(self.factor, floor=self.floor, ceiling=self.ceiling, ramp=self.ramp)
@@ -144,8 +144,8 @@ class SetDropout:
     lower: bool = False  # also those that have more
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio from 0 to below 1, such as 0.1.")
+        if not (_is_number(self.ratio) and 0 <= self.ratio < 1):
+            raise ConfigError(f"{self.name}(ratio={self.ratio!r}): expected a ratio from 0 to below 1, such as 0.1.")
 
     def apply(self, controls: Controls) -> Change:
         return controls.set_dropout(self.ratio, lower=self.lower)
@@ -161,10 +161,9 @@ class ClipGradients:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.max_norm is not None and not 0 < self.max_norm < math.inf:
-            raise ConfigError(f"{self.name}(max_norm={self.max_norm}): expected a norm over 0, or None to adapt.")
-        if self.steps < 1:
-            raise ConfigError(f"{self.name}(steps={self.steps}): expected a number of steps, 1 or more.")
+        if self.max_norm is not None and not (_is_number(self.max_norm) and 0 < self.max_norm < math.inf):
+            raise ConfigError(f"{self.name}(max_norm={self.max_norm!r}): expected a norm over 0, or None to adapt.")
+        _check_whole(self, "steps", 1, "a number of steps, 1 or more, of which this is the first")
 
     def apply(self, controls: Controls) -> Change:
         return controls.clip_gradients(self.max_norm, steps=self.steps)
@@ -190,8 +189,7 @@ class RollBack:
     back: int = 0  # so many snapshots before the newest good one, or the oldest where there are not as many
 
     def __post_init__(self) -> None:
-        if self.back < 0:
-            raise ConfigError(f"{self.name}(back={self.back}): expected a number of snapshots, 0 or more.")
+        _check_whole(self, "back", 0, "a number of snapshots, 0 or more: 0 is the newest good one")
 
     def apply(self, controls: Controls) -> Change:
         return controls.roll_back(back=self.back)
@@ -211,11 +209,23 @@ class Halt:
 
 
 def _check_factor(action: ScaleLearningRate | ScaleWeightDecay) -> None:
-    if not 0 < action.factor < math.inf:
+    if not (_is_number(action.factor) and 0 < action.factor < math.inf):
         raise ConfigError(
-            f"{action.name}(factor={action.factor}): expected a factor over 0, such as 0.5 to halve or 2 to double."
+            f"{action.name}(factor={action.factor!r}): expected a factor over 0, such as 0.5 to halve or 2 to double."
         )
-    if not 0 <= action.floor <= action.ceiling:
+    bounds = action.floor, action.ceiling
+    if not (all(map(_is_number, bounds)) and 0 <= action.floor <= action.ceiling):
         raise ConfigError(
-            f"{action.name}(floor={action.floor}, ceiling={action.ceiling}): expected 0 <= floor <= ceiling."
+            f"{action.name}(floor={action.floor!r}, ceiling={action.ceiling!r}): expected 0 <= floor <= ceiling. Lower "
+            "the floor, raise the ceiling, or leave both out."
         )
+
+
+def _check_whole(action: Action, argument: str, least: int, expected: str) -> None:
+    value = getattr(action, argument)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{action.name}({argument}={value!r}): expected {expected}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.halting import Halting
@@ -23,7 +24,7 @@ from trimtab.policies.defaults import POLICIES
 from trimtab.policies.policy import check
 from trimtab.policies.reading import policies
 from trimtab.policies.replay import Replay
-from trimtab.rules.judge import AnyRule, Judge
+from trimtab.rules.judge import FAILURES, AnyRule, Judge
 from trimtab.rules.rule import Rule, resolve
 from trimtab.sample.sampler import Sampler
 from trimtab.types import Act, Config, Event, RunInfo
@@ -82,6 +83,20 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
     return Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
 
 
+def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
+    """`rule`, of which the user hears when a function of theirs raises."""
+    function = rule.signal
+    if isinstance(function, str) or not isinstance(rule, Rule):
+        return rule
+
+    def signal(loss: float | None) -> float | None:
+        value = function(loss)
+        return None if value is None else float(value)
+
+    consequence = f"This rule is left out after {FAILURES} faults."
+    return replace(rule, signal=guard.heard_of(f"rule {rule.name}", signal, consequence))
+
+
 def build(
     info: RunInfo,
     *,
@@ -96,7 +111,7 @@ def build(
     """The controller of one run. Raises what `rules_and_policies` raises."""
     config, world_size = info.config, info.world_size
     rules, chosen = rules_and_policies(config)
-    judge = Judge(rules, config.monitor, guard.attempt)
+    judge = Judge([_heard_of(rule, guard) for rule in rules], config.monitor, guard.attempt)
     act: Act = config.act
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
     together = bool(act) and world_size > 1 and replay is None

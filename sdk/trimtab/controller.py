@@ -34,6 +34,8 @@ from trimtab.sample.sampler import Judged, Sampler
 from trimtab.sample.scalars import Held
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict, Verdicts
 
+MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
+
 
 class Controller:
     """Judges every step of a run, and lets policies and persons act. See `capture.capture.Controller`."""
@@ -75,7 +77,7 @@ class Controller:
         self._replay = replay
         self.reception = reception  # None where no alerts are taken in
         self._clock = clock
-        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence)
+        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
         rank, world_size = place
         self._ranks = (
             Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down)
@@ -93,6 +95,8 @@ class Controller:
         self._trailing = TrailingWorst(judge.rules)
         self._fired: Counter[str] = Counter()
         self._snapshot_at: float | None = None
+        self._validations = 0
+        self._logged: set[str] = set()  # names
 
     @property
     def steers(self) -> bool:
@@ -205,15 +209,20 @@ class Controller:
         criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
         trained = criterion or (total / count if count else None, None)
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
-        if self._acts and self._leads and self._judge.improved:
-            self._take(lambda: self._actuators.snapshots.take_best(self._actuators.parts(), step))
+        self._keep_best(step)
         self._answer("", verdicts, Moment.after(step))
+        self._validations += 1
+        if self._validations == MISSING_AFTER and not self._judge.monitored:
+            self._say("monitor", self._judge.not_monitored(self._logged))
 
     def logged(self, values: Mapping[str, float]) -> None:
         """The user logged values."""
         step = self._sampler.steps_written()
         for name, value in values.items():
-            self._answer("", self._judge.logged(step, name, value), Moment.after(step))
+            self._logged.add(name)
+            verdicts = self._judge.logged(step, name, value)
+            self._keep_best(step)
+            self._answer("", verdicts, Moment.after(step))
 
     def recorded(self, **values: float) -> None:
         """What is measured of the run itself, by the names of the signals."""
@@ -382,6 +391,10 @@ class Controller:
         self._engine.stand_down()
         if self._orders is not None:
             self._orders.refusal = reason
+
+    def _keep_best(self, step: int) -> None:
+        if self._acts and self._leads and self._judge.improved:
+            self._take(lambda: self._actuators.snapshots.take_best(self._actuators.parts(), step))
 
     def _is_healthy(self) -> bool:
         return all(map(self._judge.healthy, self.optimizers))

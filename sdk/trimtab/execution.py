@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
-from trimtab.actions import Action, Change, Controls, Refused, RollBack, ScaleLearningRate, Stage
+from trimtab.actions import STAGES, Action, Change, Controls, Refused, RollBack, ScaleLearningRate, Stage
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
+from trimtab.policies.accounts import FAILURES
 from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
 from trimtab.policies.reading import arguments
 from trimtab.types import Adjustment, Event, Outcome
 
-_STAGES: tuple[Stage, ...] = ("before_step", "after_step", "cycle_end")
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ATTEMPTS = 50  # to find weights that no graph is waiting for
 PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
@@ -76,6 +76,7 @@ class Execution:
         labels: the optimizers that there are, by label.
         fenced: called with a decision that was carried out, and whether it is about the whole run: what was seen
             before is no evidence any more.
+        say: `(kind, text)`, called where the user should be told something once.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Execution:
         emit: Callable[[Event], None],
         labels: Iterable[str],
         fenced: Callable[[Decision, int, bool], None],
+        say: Callable[[str, str], None],
     ) -> None:
         self.steers = False  # whether anything was ever adjusted
         self.adjustments: list[Adjustment] = []
@@ -98,6 +100,7 @@ class Execution:
         self._emit = emit
         self._labels = labels
         self._fenced = fenced
+        self._say = say
         self._waiting: list[_Waiting] = []
         self._counted: Counter[tuple[str, str, str]] = Counter()
 
@@ -108,7 +111,7 @@ class Execution:
 
     def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
         """Do it now, or when its moment comes. `told` is called with what was recorded, once."""
-        stage = max((action.stage for action in decision.actions), key=_STAGES.index)
+        stage = max((action.stage for action in decision.actions), key=STAGES.index)
         if decision.outcome is not None:
             controls = self._actuators.dry_controls(decision.optimizer, moment.step, decision.since)
             for action in decision.actions:
@@ -213,6 +216,11 @@ class Execution:
         following = self._engine.settle(decision, outcomes, moment.step)
         if "applied" in outcomes:
             self._applied(decision, moment.step)
+        if "failed" in outcomes and self._engine.disabled(decision.rule):
+            self._say(
+                f"disabled {decision.policy}",
+                f"Policy {decision.policy} is disabled: {FAILURES} times an action raised.",
+            )
         if told is not None:
             told(recorded)
         if following is not None:
@@ -243,7 +251,7 @@ class Execution:
     ) -> Adjustment:
         """Apply one action and record what became of it. `outcome` is what it is called when it succeeds."""
         changes: list[Change] = []
-        problem = self._guard.attempt(lambda: changes.append(action.apply(controls)))
+        problem = self._guard.attempt(lambda: changes.append(_applied_to(controls, action)))
         reason = decision.reason
         if isinstance(problem, Refused):
             outcome, reason = "refused", str(problem)
@@ -291,6 +299,13 @@ class Execution:
         back = next((action.back for action in decision.actions if isinstance(action, RollBack)), None)
         aim = None if back is None else self._actuators.snapshots.aim(decision.since, back)
         return self.others.vote(-2.0 if not free else -1.0 if aim is None else float(aim)) and free
+
+
+def _applied_to(controls: Controls, action: Action) -> Change:
+    change = action.apply(controls)
+    if not isinstance(change, Change):
+        raise TypeError(f"apply() returned {change!r}: expected what a control returns, or Change().")
+    return change
 
 
 def _in_one_number(outcomes: Sequence[Outcome]) -> float:

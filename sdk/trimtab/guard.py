@@ -68,6 +68,19 @@ class Guard:
 
         return fault
 
+    def heard_of(self, place: str, function: Callable[P, R], consequence: str) -> Callable[P, R]:
+        """The same function of the user's: what it raises is counted and told, and goes through."""
+
+        @functools.wraps(function)
+        def heard(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                self._count(place, error, consequence)
+                raise
+
+        return heard
+
     @staticmethod
     def attempt(function: Callable[[], object]) -> Exception | None:
         """Call `function`, and return what it raised instead of raising it. For a caller that decides."""
@@ -78,10 +91,15 @@ class Guard:
         return None
 
     def _caught(self, place: str, error: Exception) -> None:
-        self.faults[place] += 1
         if reraise:
+            self.faults[place] += 1
             raise error
+        self._count(place, error)
+
+    def _count(self, place: str, error: Exception, consequence: str = "") -> None:
+        self.faults[place] += 1
         if self.faults[place] == 1:
             origin = traceback.extract_tb(error.__traceback__)
             where = f" ({origin[-1].filename}:{origin[-1].lineno})" if origin else ""
-            self._on_first(place, f"{place}: {type(error).__name__}: {error}{where}")
+            text = f"{place}: {type(error).__name__}: {error}{where}"
+            self._on_first(place, f"{text}. {consequence}" if consequence else text)

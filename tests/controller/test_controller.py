@@ -94,6 +94,34 @@ def test_halt_asks_the_loop_to_stop_and_saves_its_state(watching, training):
     assert same(last["models"]["Sequential"].values(), training.weights)
 
 
+def test_best_by_a_value_that_the_user_logs_is_kept_and_gone_back_to(watching, training):
+    best = trimtab.Rule("enough", signal="logged:enough", threshold=1.0)
+    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough")])]
+    options, reached = {"act": "process", "rules": [best], "policies": policies, "monitor": ("bleu", "max")}, []
+    with watching(**options) as seen:
+        for bleu in (10.0, 30.0, 20.0):
+            training.steps(5)
+            seen.run.log(bleu=bleu)
+            reached.append(training.weights)
+        seen.run.log(enough=1.0)
+        training.step()
+        assert same(training.weights, reached[1])
+        assert torch.load(seen.run.directory / "best.pt", weights_only=True)["step"] == 10
+
+
+def test_monitored_value_that_never_comes_is_told(watching, training):
+    with watching(monitor=("blue", "max")) as seen:
+        for _ in range(3):
+            training.step()
+            training.model.eval()
+            with torch.no_grad():
+                F.cross_entropy(training.model(training.inputs), training.labels)
+            training.model.train()
+            seen.run.log(bleu=1.0)
+    (notice,) = [text for text in seen.notices if "monitor" in text]
+    assert "Did you mean 'bleu'?" in notice
+
+
 def test_unwinding_ends_a_loop_that_does_not_ask(watching, training):
     policies = [answered_by(Halt("enough"))]
     with watching(act="process", rules=[ALWAYS], policies=policies, on_halt="unwind") as seen:
@@ -230,6 +258,38 @@ def test_weight_decay_that_was_used_is_the_one_recorded(watching):
     with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
         training.steps(5)
     assert [step.weight_decay for step in seen.steps()][::4] == [[0.01], [0.1]]
+
+
+def test_rule_of_the_users_that_raises_is_told_and_left_out(watching, training, guarded):
+    called = []
+    rule = trimtab.Rule("broken", signal=lambda loss: called.append(loss) or 1 / 0, threshold=1.0)
+    with watching(rules=[rule]) as seen:
+        training.steps(20)
+    (notice,) = [text for text in seen.notices if "rule broken" in text]
+    assert "ZeroDivisionError" in notice
+    assert "left out after 5 faults" in notice
+    assert seen.end.totals["faults"] == {"rule broken": 5}
+    assert len(called) == 5
+
+
+class Returning:
+    """An action of the user's that forgets what it should return."""
+
+    name, stage = "forgetful", "after_step"
+
+    def apply(self, controls):
+        controls.scale_learning_rate(0.9)
+
+
+def test_action_that_returns_no_change_fails_and_its_policy_is_disabled_after_five(watching, training):
+    signal = itertools.cycle([1.0, 0.0])
+    rule = trimtab.Rule("wobbly", signal=lambda loss: next(signal), threshold=0.5)
+    policies = [trimtab.Policy(on="wobbly", ladder=[Returning()], cooldown=0, budget=50)]
+    with watching(act="process", rules=[rule], policies=policies) as watched:
+        training.steps(60)
+    assert outcomes(watched) == [("forgetful", "failed")] * 5
+    assert "apply() returned None: expected what a control returns" in watched.run.adjustments[0].reason
+    assert "Policy wobbly is disabled: 5 times an action raised." in watched.notices
 
 
 def test_decision_about_an_optimizer_that_steps_no_more_is_given_up(watching, monkeypatch):

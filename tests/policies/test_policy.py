@@ -6,7 +6,17 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from trimtab.actions import Action, Change, ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.actions import (
+    Action,
+    Change,
+    ClipGradients,
+    Halt,
+    RollBack,
+    ScaleLearningRate,
+    ScaleWeightDecay,
+    SetDropout,
+    SkipStep,
+)  # fmt: skip
 from trimtab.catalog import RULES
 from trimtab.errors import ConfigError
 from trimtab.policies import Policy, defaults, reading
@@ -23,6 +33,12 @@ class HalveWeightDecay:
 
     def apply(self, controls):
         return Change()
+
+
+@dataclass(frozen=True)
+class Halved(HalveWeightDecay):
+    name: str = "halved"
+    stage: str = "after_step"
 
 
 def test_name_and_group_are_the_rules_unless_given():
@@ -46,6 +62,8 @@ def test_rung_is_an_action_or_several():
         ({"ladder": Halt()}, "expected a list of actions"),
         ({"ladder": ["halt"]}, "'halt' in its ladder is no action"),
         ({"ladder": [Halt]}, "in its ladder is no action. Give an instance"),
+        ({"ladder": [Halved(stage="now")]}, "stage='now'. Give it a name, and one of the stages before_step"),
+        ({"ladder": [Halved(name="")]}, "has name=''"),
         ({"on": ""}, "expected the name of a rule"),
         ({"on": "alert:"}, "expected the name of a rule"),
         ({"name": "two words"}, "Give this policy another name"),
@@ -58,6 +76,31 @@ def test_rung_is_an_action_or_several():
 def test_policy_that_cannot_be_gets_a_sentence(given, sentence):
     with pytest.raises(ConfigError, match=sentence):
         Policy(**{"on": "loss_spike", "ladder": [Halt()], **given})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "sentence"),
+    [
+        (ScaleLearningRate, {"factor": 0}, r"factor=0\): expected a factor over 0, such as 0.5"),
+        (ScaleLearningRate, {"factor": "a half"}, "factor='a half'.: expected a factor over 0"),
+        (ScaleLearningRate, {"factor": True}, "factor=True.: expected a factor over 0"),
+        (
+            ScaleLearningRate,
+            {"factor": 0.5, "floor": 2, "ceiling": 1},
+            "expected 0 <= floor <= ceiling. Lower the floor",
+        ),
+        (ScaleWeightDecay, {"factor": -1}, r"factor=-1\): expected a factor over 0"),
+        (ScaleWeightDecay, {"factor": 2, "floor": "0"}, "floor='0', ceiling=1.0.: expected 0 <= floor"),
+        (ScaleLearningRate, {"factor": 0.5, "ramp": 1.5}, r"ramp=1.5\): expected a number of steps"),
+        (SetDropout, {"ratio": "0.5"}, "ratio='0.5'.: expected a ratio"),
+        (ClipGradients, {"max_norm": "1"}, "max_norm='1'.: expected a norm over 0"),
+        (ClipGradients, {"steps": 0}, r"steps=0\): expected a number of steps, 1 or more"),
+        (RollBack, {"back": 0.5}, r"back=0.5\): expected a number of snapshots"),
+    ],
+)
+def test_action_that_cannot_be_gets_a_sentence(kind, arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        kind(**arguments)
 
 
 def test_unknown_rule_is_answered_with_the_nearest():
@@ -111,7 +154,7 @@ def test_action_of_ones_own_is_named_by_module_and_class(monkeypatch):
         ('on = "a"\nladder = [5]', "expected the name of an action"),
         ('on = "a"\nladder = [{action = "roll_back", bak = 1}]', "bak is not an argument of roll_back. Did you mean"),
         ('on = "a"\nladder = [{action = "skip_step", x = 1}]', "x is not an argument of skip_step. It takes none"),
-        ('on = "a"\nladder = ["scale_learning_rate"]', "Give it the arguments that it takes"),
+        ('on = "a"\nladder = ["scale_learning_rate"]', "scale_learning_rate needs factor. Give {action"),
         ('on = "a"\nladder = [{action = "scale_learning_rate", factor = 0}]', "expected a factor over 0"),
         ('on = "a"\nladder = [{action = "scale_learning_rate", factor = "x"}]', "expected a number"),
         ('on = "a"\nladder = [{action = "scale_learning_rate", factor = 2, floor = 2, ceiling = 1}]', "floor <= ceil"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from trimtab.policies.accounts import Accounts, Key, meets
+from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.decisions import Decision
 from trimtab.policies.policy import Policy, halts, momentary, raises_rate
 from trimtab.policies.rates import Rates
@@ -114,6 +114,11 @@ class Engine:
             return following
         self._accounts.cool(policy, decision.optimizer, step)
         return None
+
+    def disabled(self, rule: str) -> bool:
+        """Whether the policy of `rule` does nothing any more, since its actions raised too often."""
+        policy = self._policy(rule)
+        return policy is not None and self._accounts.failures[policy.name] >= FAILURES
 
     def stand_down(self) -> None:
         """Nothing can be adjusted any more: from here on this is a dry run."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from trimtab.actions import Action, Halt, ScaleLearningRate
+from trimtab.actions import STAGES, Action, Halt, ScaleLearningRate
 from trimtab.errors import ConfigError, did_you_mean
 
 ALERT = "alert:"  # before the name of an alert that is no rule of ours
@@ -128,6 +128,11 @@ def _rungs(policy: Policy) -> Iterator[Rung]:
                 raise ConfigError(
                     f"Policy(on={policy.on!r}): {action!r} in its ladder is no action. Give an instance with name, "
                     "stage and apply(), such as RollBack(), or several in a tuple."
+                )
+            if action.stage not in STAGES or not isinstance(action.name, str) or not action.name:
+                raise ConfigError(
+                    f"Policy(on={policy.on!r}): {action!r} in its ladder has name={action.name!r} and "
+                    f"stage={action.stage!r}. Give it a name, and one of the stages {', '.join(STAGES)}."
                 )
         if not actions:
             raise ConfigError(f"Policy(on={policy.on!r}): a rung of its ladder is empty. Give it an action.")

@@ -121,6 +121,9 @@ def _made(kind: type[Action], name: str, arguments: Mapping[str, Any], where: st
             default = allowed[key].default
             if isinstance(value, bool) != isinstance(default, bool) or (isinstance(value, str) and default != ""):
                 raise ConfigError(f"{where}: {name}({key}={value!r}): expected {_expected(default)}.")
+        for key, spec in allowed.items():
+            if key not in arguments and spec.default is spec.default_factory is dataclasses.MISSING:
+                raise ConfigError(f"{where}: {name} needs {key}. Give {{action = {name!r}, {key} = ...}}.")
     try:
         made = kind(**arguments)
     except ConfigError as error:

@@ -7,11 +7,12 @@ are judged once for the run, under the empty name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from trimtab import signals
 from trimtab.catalog import RULES, RuleSpec
+from trimtab.errors import did_you_mean
 from trimtab.rules.contest import Contest
 from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
@@ -43,7 +44,8 @@ class Judge:
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
     ) -> None:
         self.rules = [rule.name for rule in rules]
-        self.improved = False  # whether the newest validation pass is the best so far
+        self.improved = False  # whether the newest validation pass, or value of the monitored name, is the best so far
+        self.monitored = False  # whether the monitored value was ever seen
         self.contest = Contest()
         self._given = list(rules)
         self._monitor = monitor
@@ -98,6 +100,7 @@ class Judge:
     def logged(self, step: int, name: str, value: float) -> list[Verdict]:
         """Judge a value that the user logged."""
         bench = self._bench("")
+        self.improved = False
         verdicts = bench.take(LOGGED + name, step, value)
         return verdicts + self._monitored(step, value) if name == self._monitor[0] else verdicts
 
@@ -142,6 +145,12 @@ class Judge:
         seats = () if bench is None else (seat for seat in bench.seats if seat.rule.name == rule)
         return next((seat.level.value / seat.level.threshold for seat in seats), 0.0)
 
+    def not_monitored(self, logged: Collection[str]) -> str:
+        """What to tell the user where nothing of the monitored name was seen; `logged` are the names that were."""
+        name = self._monitor[0]
+        hint = did_you_mean(name, {"loss", "accuracy", *logged})
+        return f"monitor={name!r}: no such value was seen with validation, so that no state is kept as the best. {hint}"
+
     def described(self) -> dict[str, dict[str, Any]]:
         """By what each rule is judged in this run, in plain values: for the record."""
         names = ("threshold", "hold", "clear", "severity")
@@ -162,7 +171,7 @@ class Judge:
             bench.number(self._episodes.get(optimizer, {}))
 
     def _monitored(self, step: int, value: float) -> list[Verdict]:
-        self.improved = self._best.update(value) == 0.0
+        self.improved, self.monitored = self._best.update(value) == 0.0, True
         return self._bench("").take("monitor", step, value)
 
     def _bench(self, optimizer: str) -> _Bench:
