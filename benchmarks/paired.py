@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-CONFIDENCE = 0.95
+TAILS = 40  # one case in so many lies on either side of an interval that holds 95 %
 FEWEST_ROUNDS = 6  # fewer have no interval of 95 %
 
 Round = Mapping[str, float]  # side to seconds a step
@@ -82,12 +82,11 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def _rank(count: int) -> int:
     """How many of the smallest values lie below the interval: a coin shows fewer heads in one of 40 cases."""
-    probability, rank = 0.5**count, 0
-    tail = probability
-    while tail <= (1 - CONFIDENCE) / 2:
+    fewer, ways, rank = 1, 1, 0  # of 2**count: integers, which thousands of values cannot make vanish
+    while fewer <= 2**count // TAILS:
         rank += 1
-        probability *= (count - rank + 1) / rank
-        tail += probability
+        ways = ways * (count - rank + 1) // rank
+        fewer += ways
     return rank - 1
 
 

@@ -105,6 +105,11 @@ def test_interval_holds_the_median_in_95_percent() -> None:
     assert held >= 0.93 * 400
 
 
+def test_interval_of_thousands_of_values_is_found() -> None:
+    found = estimate([float(value) for value in range(5001)])
+    assert (found.low, found.middle, found.high) == (2430.0, 2500.0, 2570.0)  # 1.96 standard deviations are 69.3
+
+
 def test_interval_of_five_values_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 6"):
         estimate([1.0] * 5)
