@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.halting import Halting
@@ -83,6 +84,11 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
     return Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
 
 
+def _own_place(directory: Path | None, info: RunInfo) -> Path | None:
+    """Below `directory`, where no other run and no other rank writes."""
+    return None if directory is None else directory / f"{info.run}-{info.run_id}-rank-{info.rank}"
+
+
 def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
     """`rule`, of which the user hears when a function of theirs raises."""
     function = rule.signal
@@ -126,6 +132,9 @@ def build(
         Snapshots(
             every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
             most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
+            cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
+            directory=_own_place(config.snapshot_directory, info),
+            rng=config.snapshot_rng,
         ),
         halting,
         parts,

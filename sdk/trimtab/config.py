@@ -90,6 +90,14 @@ _SETTINGS: dict[str, _Setting] = {
         "false (adjustments are only shown), 'process' (on rules judged here), 'alerts' (on alerts) or true (both)",
     ),
     "replay": _Setting("TRIMTAB_REPLAY", str, bool, "a run that has ended: its name, its directory or its log"),
+    "snapshot_directory": _Setting("TRIMTAB_SNAPSHOT_DIR", str, bool, "the path of a directory"),
+    "snapshot_gib": _Setting(
+        "TRIMTAB_SNAPSHOT_GIB",
+        float,
+        lambda size: 0 < size < math.inf,
+        "GiB over 0 that all snapshots may take, such as 8",
+    ),
+    "snapshot_rng": _Setting("TRIMTAB_SNAPSHOT_RNG", bool, _anything, "true or false"),
     "rules": _Setting("TRIMTAB_RULES", list[Any], _anything, "a list of rules; see trimtab.Rule"),
     "policies": _Setting("TRIMTAB_POLICIES", list[Any], _anything, "a list of policies; see trimtab.Policy"),
     "monitor": _Setting(
@@ -133,7 +141,7 @@ _SETTINGS: dict[str, _Setting] = {
     ),
 }
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
-_PATHS = ("directory", "targets", *(name for name in _SETTINGS if name.endswith("_file")))
+_PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
 
 

@@ -45,6 +45,9 @@ class Config:
     resume: bool = False
     act: Act = False
     replay: str | None = None  # a run whose adjustments are made again: its name, directory or log
+    snapshot_directory: Path | None = None  # None: snapshots are kept in memory
+    snapshot_gib: float | None = None  # that all of them may take; None: see `actuators.memory`
+    snapshot_rng: bool = False  # a rollback turns random generators back too
     rules: tuple[Any, ...] = ()  # beside those that ship; see `trimtab.rules`
     policies: tuple[Any, ...] | None = None  # None: those that ship; see `trimtab.policies`
     monitor: tuple[str, Literal["min", "max"]] = ("loss", "min")

@@ -66,6 +66,9 @@ def watch(
     resume: bool | None = None,
     act: bool | Literal["process", "alerts"] | None = None,
     replay: str | None = None,
+    snapshot_directory: str | PathLike[str] | None = None,
+    snapshot_gib: float | None = None,
+    snapshot_rng: bool | None = None,
     rules: Sequence[Any] | None = None,
     policies: Sequence[Any] | None = None,
     monitor: str | tuple[str, Literal["min", "max"]] | None = None,
@@ -99,6 +102,10 @@ def watch(fn: Any = None, **options: Any) -> Any:
             "alerts" (on alerts from outside), True (both). Default: False.
         replay: a run whose adjustments are made again, each at its own step, and no other, whatever `act` says: its
             name, its directory or its log. With the same seeds, data and `gradients_every` the weights are the same.
+        snapshot_directory: keep the snapshots for rollbacks as files there, instead of in memory, until the run ends.
+        snapshot_gib: what all snapshots together may take. Default: the least of 4 GiB and a quarter of what is free.
+        snapshot_rng: a rollback turns the random generators of torch, Python and NumPy back too, so that the same
+            random numbers come again. Default: False, on with fresh data.
         rules: rules of your own, and shipped ones with other thresholds; see `Rule`. Those that ship are always judged.
         policies: what is done about a rule, instead of what ships; see `Policy`.
         monitor: what a better model is told by, such as "loss" or ("accuracy", "max"). Default: the validation loss.

@@ -355,3 +355,41 @@ def test_rollback_turns_a_named_average_back_too(watching, training):
             training.step()
     assert seen.run.adjustments[0].after == {"weights_of_step": 0}
     assert same(before, list(average.parameters()))
+
+
+GO_BACK = trimtab.Rule("go_back", signal="logged:back", threshold=1.0)
+BACK = {"act": "process", "rules": [GO_BACK], "policies": [trimtab.Policy(on="go_back", ladder=[RollBack()])]}
+
+
+def test_snapshots_are_files_that_load_alone_where_the_user_says_so(watching, training, tmp_path):
+    with watching(**BACK, snapshot_directory=tmp_path / "kept") as seen:
+        training.steps(40)
+        files = list((tmp_path / "kept").rglob("*.pt"))
+        saved = [torch.load(file, weights_only=True) for file in files]
+        assert sorted(each["step"] for each in saved) == [0, 32]
+        seen.run.log(back=1.0)
+        training.steps(1)
+        first = next(each for each in saved if each["step"] == 32)["tensors"]
+        assert same([first[f"Sequential.{n}"] for n, _ in training.model.named_parameters()], training.weights)
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_random_numbers_come_again_after_a_rollback_where_the_user_says_so(watching, training):
+    drawn = {}
+    with watching(**BACK, snapshot_rng=True) as seen:
+        for step in range(1, 41):
+            training.step()
+            drawn[step] = torch.rand(2)
+        seen.run.log(back=1.0)
+        training.step()
+        (back,) = seen.run.adjustments
+        assert torch.equal(torch.rand(2), drawn[back.after["weights_of_step"]])
+
+
+def test_snapshots_that_do_not_fit_what_the_user_allows_are_refused_and_said(watching, training):
+    with watching(**BACK, snapshot_gib=1e-9) as seen:
+        training.steps(5)
+        seen.run.log(back=1.0)
+        training.steps(2)
+    assert [(a.action, a.outcome) for a in seen.run.adjustments] == [("roll_back", "refused")]
+    assert any("GiB allowed for all of them" in text for text in seen.notices)

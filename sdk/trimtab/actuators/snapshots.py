@@ -8,6 +8,7 @@ good one; so is the best, and the newest.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Collection
@@ -66,6 +67,7 @@ class Snapshots:
         self._averages = Averages()
         self._due_at = 0
         self._files = 0
+        self._made = False  # the directory
 
     @property
     def steps(self) -> list[int]:
@@ -199,6 +201,9 @@ class Snapshots:
         """Drop everything, files too."""
         self._kept, self._first, self._best = [], None, None
         self._pool.clear()
+        if self._directory is not None and self._made:
+            with contextlib.suppress(OSError):  # somebody else put something there
+                self._directory.rmdir()
 
     def _take(self, parts: Parts, step: int) -> Snapshot | None:
         """None where the best one takes all the room."""
@@ -230,6 +235,7 @@ class Snapshots:
         path = None
         if self._directory is not None:
             self._files += 1
+            self._made = self._made or not self._directory.exists()
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"snapshot-{step}-{self._files}.pt"
         picture = Picture(layout, step, self._pool, path)
