@@ -23,7 +23,7 @@ def test_expression_matches_whole_values_as_re_does(expression, text):
 
 @pytest.mark.parametrize("expression", ["(a*)*$b", "(a|a)*b", "(a+)+" * 20 + "b", "((((a*)*)*)*)*b", "(.*.*.*)*x"])
 def test_hostile_expression_ends(expression):
-    steps = expressions._Text("a" * 128)
+    steps = expressions._Text("a" * 128, expressions.Effort())
     with contextlib.suppress(Unreadable):
         expressions._Reader(expression).read()(steps, {0})
     assert steps.steps <= expressions.MAX_STEPS + 1_000

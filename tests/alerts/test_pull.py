@@ -330,3 +330,32 @@ def test_a_hundred_times_a_hundred_mutilated_answers_neither_crash_nor_act(inbox
         except Malformed:
             continue
         assert all(isinstance(matcher.name, str) for each in found for matcher in each.matchers)
+
+
+@pytest.mark.slow
+def test_ten_thousand_spoilt_answers_neither_crash_nor_act_nor_stop_the_asking(asking, inbox, clock):
+    """Over a socket, head and body alike: one of the two answers of each question is spoilt."""
+    it = asking()
+    it.alerts, it.silences_given = [alert(at=clock.now)], [silence(("rule", "none"))]
+    good = it.good
+
+    @settings(max_examples=100, deadline=None, database=None)
+    @given(seed=st.integers(0))
+    def ask(seed):
+        draw = random.Random(seed)
+        for place in draw.choices(["/api/v2/silences", "/api/v2/alerts"], k=100):
+            it.server.answer = lambda path, at=place: spoilt(good(path), draw) if path.startswith(at) else good(path)
+            it.poller.ask()
+            clock.now += 1
+            assert {waiting.rule for waiting in inbox.take()} <= {"loss_diverged", ""}
+
+    ask()
+    it.server.answer = good
+    it.alerts = [alert(at=clock.now, fingerprint="after all that")]
+    it.poller.ask()
+    assert [waiting.rule for waiting in inbox.take() if waiting.alert.state == "firing"] == ["loss_diverged"]
+    assert len(it.server.requests) >= 15_000
+
+
+def spoilt(answer, draw):
+    return next(mutilated(answer, 1, draw))

@@ -5,6 +5,7 @@ import json
 import pytest
 from sending import RUN, RUN_ID, silence
 
+from trimtab import catalog
 from trimtab.alerts import payloads
 from trimtab.alerts.silences import HOLD_S, Silences, covered, expected_labels
 
@@ -46,6 +47,23 @@ def test_matcher_that_cannot_be_read_counts_as_matching_a_label_of_ours():
     found, unread = covered(payloads.silences(json.dumps([mine, other]).encode()), LABELS)
     assert found == LABELS.keys()
     assert "flags" in unread[0]
+
+
+def test_more_silences_than_can_be_read_in_time_silence_everything():
+    """Reading them holds the interpreter, and so the training: whoever can silence must not be able to slow it."""
+    hostile = [silence(("run", "=~", f"(a|b)*x{number}" * 8)) for number in range(5_000)]
+    found, unread = covered(payloads.silences(json.dumps(hostile).encode()), LABELS)
+    assert found == LABELS.keys()
+    assert "more of them than can be read in time" in unread[-1]
+
+
+def test_a_thousand_silences_of_a_fleet_can_be_read():
+    others = [silence(("run", f"other-{number}"), ("alertname", "=~", "Trimtab.*")) for number in range(1_000)]
+    rules = {name: spec.severity for name, spec in catalog.RULES.items()}
+    labels = expected_labels(RUN, RUN_ID, rules)
+    mine = silence(("run", "=~", f"{RUN}|spare"), ("rule", "loss_diverged"))
+    found, unread = covered(payloads.silences(json.dumps([*others, mine]).encode()), labels)
+    assert (found, unread) == ({"loss_diverged"}, ())
 
 
 def test_last_known_silences_hold_for_five_minutes(clock):

@@ -15,6 +15,8 @@ MAX_LENGTH = 512
 MAX_DEPTH = 10  # groups within groups
 MAX_REPEATS = 64
 MAX_STEPS = 20_000  # about 10 ms
+MAX_EFFORT = 200_000  # steps of all expressions that are read together, about 100 ms
+READING = 10  # steps that a character of an expression takes to read
 
 _CLASSES: dict[str, Callable[[str], bool]] = {
     "d": lambda c: c in "0123456789",
@@ -29,12 +31,31 @@ class Unreadable(ValueError):
     """An expression that is not understood, or takes too long."""
 
 
+class Exhausted(Exception):
+    """There is more to read than may be."""
+
+
+class Effort:
+    """What many expressions may take together, in steps. Raises Exhausted where they take more."""
+
+    def __init__(self, most: int = MAX_EFFORT) -> None:
+        self._left = most
+
+    def spend(self, steps: int) -> None:
+        """Count steps."""
+        self._left -= steps
+        if self._left < 0:
+            raise Exhausted
+
+
 @dataclass(slots=True)
 class _Text:
     text: str
+    effort: Effort
     steps: int = 0
 
     def step(self, count: int) -> None:
+        self.effort.spend(count)
         self.steps += count
         if self.steps > MAX_STEPS:
             raise Unreadable("it takes too long")
@@ -44,12 +65,14 @@ class _Text:
 Part: TypeAlias = Callable[[_Text, "set[int]"], "set[int]"]
 
 
-def matches(expression: str, text: str) -> bool:
-    """Whether the whole of `text` matches. Raises Unreadable. Costs a few microseconds, 10 ms at most."""
+def matches(expression: str, text: str, effort: Effort | None = None) -> bool:
+    """Whether the whole of `text` matches. Raises Unreadable, or Exhausted by `effort`. Costs 10 ms at most."""
+    effort = effort or Effort()
     if len(expression) > MAX_LENGTH:
         raise Unreadable(f"it is longer than {MAX_LENGTH} characters")
+    effort.spend(READING * len(expression))
     part = _Reader(expression).read()
-    return len(text) in part(_Text(text), {0})
+    return len(text) in part(_Text(text, effort), {0})
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from trimtab.alerts.expressions import Unreadable, matches
+from trimtab.alerts.expressions import READING, Effort, Exhausted, Unreadable, matches
 from trimtab.alerts.payloads import Matcher, Silence
 from trimtab.catalog import RULES, alert_name
 
@@ -36,26 +36,51 @@ def covered(silences: Iterable[Silence], labels: Mapping[str, Labels]) -> tuple[
 
     Matchers are those of Alertmanager: all of a silence must match, a label that is missing is empty, and an expression
     must match the whole value. One that cannot be read counts as matching a label that the alert has: in doubt,
-    nothing is done.
+    nothing is done. Where there is more than 100 ms of them, every rule counts as silenced.
     """
     found: set[str] = set()
-    unread: dict[str, None] = {}
-    for silence in silences:
-        for rule, known in labels.items():
-            if rule not in found and all(_holds(matcher, known, unread) for matcher in silence.matchers):
-                found.add(rule)
-    return frozenset(found), tuple(unread)
-
-
-def _holds(matcher: Matcher, labels: Labels, unread: dict[str, None]) -> bool:
-    value = labels.get(matcher.name, "")
-    if not matcher.is_regex:
-        return (value == matcher.value) == matcher.is_equal
+    reading = _Reading()
     try:
-        return matches(matcher.value, value) == matcher.is_equal
-    except Unreadable as problem:
-        unread[f"{matcher.name[:64]!r} {matcher.value[:64]!r}: {problem}"] = None
-        return matcher.name in labels
+        for silence in silences:
+            holds = reading.of(silence)
+            found.update(rule for rule, known in labels.items() if rule not in found and holds(known))
+    except Exhausted:
+        return frozenset(labels), (*reading.unread, "there are more of them than can be read in time")
+    return frozenset(found), tuple(reading.unread)
+
+
+class _Reading:
+    """Matches silences, all of them with one effort. `unread` tells which expressions were not understood."""
+
+    def __init__(self) -> None:
+        self.unread: dict[str, None] = {}
+        self._effort = Effort()
+
+    def of(self, silence: Silence) -> Callable[[Labels], bool]:
+        """Whether labels are silenced. The rules of a run differ in few labels, so no value is looked at twice."""
+        matchers = sorted(silence.matchers, key=lambda matcher: matcher.is_regex)  # what costs nothing comes first
+        known: dict[tuple[int, str | None], bool] = {}
+
+        def hold(labels: Labels) -> bool:
+            for number, matcher in enumerate(matchers):
+                key = number, labels.get(matcher.name)
+                if key not in known:
+                    known[key] = self._holds(matcher, key[1])
+                if not known[key]:
+                    return False
+            return True
+
+        return hold
+
+    def _holds(self, matcher: Matcher, value: str | None) -> bool:
+        self._effort.spend(READING)
+        if not matcher.is_regex:
+            return ((value or "") == matcher.value) == matcher.is_equal
+        try:
+            return matches(matcher.value, value or "", self._effort) == matcher.is_equal
+        except Unreadable as problem:
+            self.unread[f"{matcher.name[:64]!r} {matcher.value[:64]!r}: {problem}"] = None
+            return value is not None
 
 
 class Silences:
