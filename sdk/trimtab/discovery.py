@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -26,7 +27,9 @@ State: TypeAlias = Literal["alive", "dead", "elsewhere", "silent"]
 FOLDER = "targets"  # under the directory of runs
 SILENT_AFTER_S = 3600.0  # without a scrape or a record; what runs on another machine cannot be asked otherwise
 TOUCH_INTERVAL_S = 60.0
+LARGEST = 16_384  # bytes of a file
 _PREFIX = "__meta_trimtab_"
+_LONGEST = 300  # characters of a text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ class Found:
     path: Path
     target: Target | None
     age_s: float
+    ours: bool = False  # whether the file is this user's: only then its address may be told a token
 
 
 def folder(targets: Path | None, runs: Path) -> Path:
@@ -113,14 +117,34 @@ class TargetFile:
 
 
 def read(directory: Path) -> Iterator[Found]:
-    """Every file of `directory`, by name. A file that goes away meanwhile is passed over."""
+    """Every file of `directory`, by name. A file that goes away meanwhile is passed over.
+
+    On a shared file system anybody may have written one: no link is followed, no pipe waited for, no name believed
+    that a terminal would obey.
+    """
     for path in sorted(directory.glob("*.json")):
         try:
-            yield Found(path, _read(json.loads(path.read_text())), max(0.0, time.time() - path.stat().st_mtime))
+            content, status = _content(path)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError, LookupError):
+        except (OSError, ValueError):
             yield Found(path, None, 0.0)
+            continue
+        age_s = max(0.0, time.time() - status.st_mtime)
+        ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+        try:
+            yield Found(path, _read(json.loads(content)), age_s, ours)
+        except (ValueError, KeyError, TypeError, LookupError, RecursionError):
+            yield Found(path, None, age_s, ours)
+
+
+def _content(path: Path) -> tuple[bytes, os.stat_result]:
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+            raise ValueError(f"{path}: no file of ours")
+        return file.read(LARGEST), status
 
 
 def process_start(pid: int) -> str:
@@ -154,4 +178,10 @@ def _read(content: Any) -> Target:
     texts = {
         field.name: group["labels"][f"{_PREFIX}{field.name}"] for field in fields(Target) if field.name != "address"
     }
-    return Target(**{**texts, "address": address, "rank": int(texts["rank"]), "pid": int(texts["pid"])})
+    told = (address, *texts.values())
+    if not all(isinstance(text, str) and text.isprintable() and len(text) <= _LONGEST for text in told):
+        raise ValueError("a text that no run writes")
+    target = Target(**{**texts, "address": address, "rank": int(texts["rank"]), "pid": int(texts["pid"])})
+    if not 0 < target.pid < 2**31 or target.scheme not in ("http", "https"):
+        raise ValueError("a number or a scheme that no run writes")
+    return target

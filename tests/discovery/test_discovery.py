@@ -101,6 +101,42 @@ def test_file_that_is_none_of_ours_is_told_apart(tmp_path):
     assert [found.target for found in discovery.read(tmp_path)] == [None] * 4
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "\x1b[2J"},
+        {"run": "a\nb"},
+        {"pid": "-1"},
+        {"pid": "0"},
+        {"pid": "9" * 30},
+        {"rank": "many"},
+        {"scheme": "file"},
+        {"host": None},
+        {"run": "x" * 301},
+    ],
+    ids=str,
+)
+def test_file_that_somebody_forged_is_none_of_ours(tmp_path, target, changes):
+    file = discovery.TargetFile(tmp_path, target())
+    (group,) = json.loads(file.path.read_text())
+    group["labels"].update({f"__meta_trimtab_{name}": value for name, value in changes.items()})
+    file.path.write_text(json.dumps([group]))
+    assert [found.target for found in discovery.read(tmp_path)] == [None]
+
+
+def test_whatever_lies_among_the_files_is_neither_waited_for_nor_followed(tmp_path, target):
+    shared = tmp_path / "shared"
+    good = discovery.TargetFile(tmp_path / "elsewhere", target())
+    shared.mkdir()
+    os.mkfifo(shared / "pipe.json")
+    (shared / "link.json").symlink_to(good.path)
+    (shared / "folder.json").mkdir()
+    (shared / "deep.json").write_text("[" * 8_000 + "]" * 8_000)
+    (shared / "huge.json").write_text(" " * 20_000 + good.path.read_text())
+    (shared / "binary.json").write_bytes(bytes(range(256)))
+    assert [found.target for found in discovery.read(shared)] == [None] * 6
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_forked_child_leaves_the_file_of_its_parent(tmp_path, target):
     file = discovery.TargetFile(tmp_path, target())

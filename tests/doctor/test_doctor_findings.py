@@ -1,12 +1,14 @@
 """Each link that does not hold is told, with what to do about it."""
 
 import dataclasses
+import importlib
+import os
 import platform
 import socket
 
 import pytest
 
-from trimtab import discovery
+from trimtab import config, discovery
 from trimtab.doctor import local, prometheus
 from trimtab.doctor.prometheus import seconds
 from trimtab.rules.trailing import WINDOW_S
@@ -52,13 +54,13 @@ def test_set_up_of_the_tests_is_in_order():
 
 
 def test_run_that_serves_is_found_and_answers(target, tmp_path):
-    finding, found = local.find_run(tmp_path / "targets", None)
-    assert (finding.verdict, found) == ("ok", target)
+    finding, found, ours = local.find_run(tmp_path / "targets", None)
+    assert (finding.verdict, found, ours) == ("ok", target, True)
     assert local.port(target, None).verdict == "ok"
 
 
 def test_run_of_another_name_is_not_found(target, tmp_path):
-    finding, found = local.find_run(tmp_path / "targets", "other")
+    finding, found, _ = local.find_run(tmp_path / "targets", "other")
     assert (finding.verdict, found) == ("wrong", None)
     assert "'other'" in finding.text
 
@@ -66,9 +68,29 @@ def test_run_of_another_name_is_not_found(target, tmp_path):
 def test_files_of_dead_processes_are_told(target, tmp_path):
     (path,) = (tmp_path / "targets").glob("*.json")
     path.write_text(path.read_text().replace(target.process_start, "boot/0"))
-    finding, _ = local.find_run(tmp_path / "targets", None)
+    finding, _, _ = local.find_run(tmp_path / "targets", None)
     assert "1 files of dead processes" in finding.text
     assert "trimtab targets clean" in finding.advice
+
+
+def test_token_is_not_sent_to_an_address_that_another_user_wrote(target, tmp_path, token_file, monkeypatch):
+    doctor = importlib.import_module("trimtab.cli.doctor")
+    sent = []
+    monkeypatch.setattr(local, "port", lambda target, token: sent.append(token) or local.package())
+    settings = config.check(targets=tmp_path / "targets", metrics_token_file=token_file)
+
+    def walk():
+        none = "http://127.0.0.1:1"
+        return list(
+            doctor._findings(settings, {"name": None, "prometheus": none, "alertmanager": none, "grafana": none})
+        )
+
+    walk()
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    told = walk()
+    assert sent == ["t0ken", None]
+    assert any("another user's, so it is sent no token" in finding.text for finding in told)
 
 
 def test_port_that_another_run_took_is_told(target):

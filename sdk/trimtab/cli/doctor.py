@@ -45,9 +45,11 @@ def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> I
     yield local.package()
     yield local.backends()
     directory = discovery.folder(settings.get("targets"), settings.get("directory", Path("runs")))
-    finding, target = local.find_run(directory, asked["name"])
+    finding, target, ours = local.find_run(directory, asked["name"])
     yield finding
-    if target is not None:
+    if target is not None and not ours:
+        yield local.port(target, None)
+    elif target is not None:
         yield from _with_token(settings, "metrics_token_file", lambda token: iter([local.port(target, token)]))
     yield from prometheus.check(asked["prometheus"] or PROMETHEUS, target, _alerts())
     yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"))

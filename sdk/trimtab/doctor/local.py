@@ -44,17 +44,22 @@ def backends() -> Finding:
     return ok("backends", ", ".join(offer.name for offer in offers))
 
 
-def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None]:
-    """The run to follow through the chain: of that name, or the one heard of last."""
+def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None, bool]:
+    """The run to follow through the chain: of that name, or the one heard of last; and whether this user told of it.
+
+    Where the directory is shared, anybody may have written an address there, to be sent a token.
+    """
     host = platform.node()
     found = sorted(discovery.read(directory), key=lambda each: each.age_s)
-    targets = [(each.target, each.target.state(host, each.age_s)) for each in found if each.target is not None]
-    dead = sum(state == "dead" for _, state in targets)
-    living = [target for target, state in targets if state in ("alive", "elsewhere")]
-    wanted = [target for target in living if name in (None, target.run)]
+    states = [(each, each.target, each.target.state(host, each.age_s)) for each in found if each.target is not None]
+    dead = sum(state == "dead" for _, _, state in states)
+    living = [(target, each.ours) for each, target, state in states if state in ("alive", "elsewhere")]
+    wanted = sorted(((t, ours) for t, ours in living if name in (None, t.run)), key=lambda found: not found[1])
     if wanted:
-        others = f", and {len(living) - 1} more" if len(living) > 1 else ""
-        return ok("run", f"{wanted[0].run}, rank {wanted[0].rank}, at {wanted[0].url}{others}"), wanted[0]
+        target, ours = wanted[0]
+        said = f"{target.run}, rank {target.rank}, at {target.url}"
+        said += f", and {len(living) - 1} more" if len(living) > 1 else ""
+        return ok("run", said if ours else f"{said}; another user's, so it is sent no token"), target, ours
     asked = f"run {name!r}" if name else "no run"
     said = (
         f"{asked} serves metrics, as far as {directory} tells" if not name else f"{asked} is not told of in {directory}"
@@ -62,7 +67,7 @@ def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None]
     advice = "Start one: trimtab demo --serve. Runs that are kept elsewhere: --targets DIR."
     if dead:
         said, advice = f"{said}; it holds {dead} files of dead processes", f"Run: trimtab targets clean. {advice}"
-    return wrong("run", f"{said}.", advice), None
+    return wrong("run", f"{said}.", advice), None, False
 
 
 def port(target: Target, token: str | None) -> Finding:
