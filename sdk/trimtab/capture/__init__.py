@@ -1,16 +1,25 @@
 """Attaches to a training loop and says what it does. Keeps tensors on their device; reads no value.
 
-dynamo        keeps torch.compile out of our functions
-patches       replaces attributes, and puts them back exactly
-autograd      the wrapped `backward`; which parameters a loss reaches
-attribution   which optimizer a loss belongs to, and when its gradients were cleared
+capture       the one object that attaches all of these
+hooks         what torch calls on every step, with the ordinary way written out
+lane          what an ordinary step awaits, and when it is left
 optimizers    step hooks: nested pairs, closures, optimizers that step inside `backward`
+surround      our hooks as the innermost around an update
+steps         whose a step is, what it applied, whether it was skipped
+tracked       what is known of one optimizer
+unannounced   steps that no hook announces: inside `backward`, or by hand
+attribution   which optimizer a loss belongs to, and when its gradients were cleared
+autograd      the wrapped `backward`; which parameters a loss reaches
 scaling       GradScaler and gradient clipping
 losses        the loss functions of torch, one level below `torch.nn.functional`
+criteria      which calls of them are training, which validation
 loaders       DataLoader iterators
-models        parameter names, train or eval mode
+passes        which batches are training, which validation, and where an epoch ends
 gaps          which of several validation passes is the validation
 origins       what tells them apart where no loader feeds them
-passes        which batches are training, which validation, and where an epoch ends
-capture       the one object that attaches all of these
+models        parameter names, train or eval mode
+recorder      writes what is known at the end of a step into a ledger's row
+controlling   what is told to whoever judges steps and may change them
+dynamo        keeps torch.compile out of our functions
+patches       replaces attributes, and puts them back exactly
 """

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward, objective, watch_backward
+from trimtab.capture.controlling import StepController
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.gaps import UNCLEAR
@@ -32,7 +33,7 @@ from trimtab.capture.passes import Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
-from trimtab.capture.steps import StepController, Steps
+from trimtab.capture.steps import Steps
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums

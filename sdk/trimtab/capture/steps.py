@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from threading import RLock
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -13,140 +13,15 @@ from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.autograd import in_backward
+from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
+from trimtab.capture.tracked import Tracked, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
-from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.scalars import Held, hold
-from trimtab.sample.updates import Weights
-
-
-class StepController(Protocol):
-    """What judges steps, and may change the run around them. Every call is made by the thread that steps."""
-
-    awaits_steps: bool  # whether `stepped` is to be called after every step
-
-    @property
-    def judges_at_once(self) -> bool:
-        """Whether a step whose loss is not finite is judged though it is not its turn."""
-        ...
-
-    @property
-    def steers(self) -> bool:
-        """Whether `left_out` and `rates` are worth asking."""
-        ...
-
-    def met(self, optimizer: Optimizer, label: str) -> None:
-        """An optimizer is about to step for the first time."""
-        ...
-
-    def joined(self, optimizer: Optimizer, label: str) -> None:
-        """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
-        ...
-
-    def judge(
-        self,
-        optimizer: Optimizer | None,
-        ledger: Ledger,
-        losses: Sequence[Held | None],
-        samples: Samples,
-        *,
-        applied: bool = False,
-    ) -> int:
-        """The loss and the gradients of a step are known and not `applied` yet; `losses` has those before it too.
-
-        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge. There is no
-        `optimizer` where the step was not its own to announce.
-        """
-        ...
-
-    def skipped(self, label: str) -> None:
-        """GradScaler skipped a step."""
-        ...
-
-    def record_closed(self) -> None:
-        """A record of steps is complete, some two a second, at the end of a step. May set `awaits_steps`."""
-        ...
-
-    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
-        """The parameters are updated."""
-        ...
-
-    def left_out(self, optimizer: Optimizer) -> bool:
-        """Whether the step was skipped by us, and changed nothing."""
-        ...
-
-    def rates(self, optimizer: Optimizer) -> Sequence[Any] | None:
-        """What the step used instead of the schedule's own learning rates."""
-        ...
-
-    def decays(self, optimizer: Optimizer) -> Sequence[Any] | None:
-        """What the step used instead of the user's own weight decay."""
-        ...
-
-    def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
-        """A backward of `loss` wrote to gradients that an optimizer may apply; the first since they were `cleared`."""
-        ...
-
-
-Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"
 
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
-
-
-class Tracked:
-    """An optimizer that was seen to step, and what is known of its next step."""
-
-    __slots__ = (
-        "calls", "ended_at", "evaluated", "found_inf", "group_count", "hasty", "judge_at", "judged", "ledger",
-        "optimizer", "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
-    )  # fmt: skip
-
-    def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
-        self.optimizer = weakref.ref(optimizer)
-        self.ledger = ledger
-        self.parameters = parameters
-        self.share = share
-        self.group_count = len(optimizer.param_groups)
-        self.calls = 0  # steps, taken or skipped
-        self.sample_at = 0  # the call on which gradients are sampled next
-        self.update_at = 0  # ... and how far it moved the weights
-        self.weights = Weights()
-        self.weights_held = False  # for the step that is under way
-        self.judge_at = 0  # the call on which rules are judged next
-        self.hasty = 0  # steps that were judged out of turn since
-        self.judged = False  # whether the step that is under way was
-        self.unjudged: list[Held | None] = []  # losses of the steps since
-        self.sampled: list[tuple[int, GradientSample]] = []  # ... and what was sampled on them
-        self.ended_at: float | None = None
-        self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
-        self.found_inf: Held | None = None
-
-    @property
-    def general_at(self) -> float:
-        """The call from which on a step is more than an ordinary one."""
-        return min(self.sample_at, self.judge_at)
-
-    def refresh(self, optimizer: Optimizer) -> None:
-        """Look again at the parameters after `add_param_group`."""
-        if len(optimizer.param_groups) != self.group_count:
-            self.group_count = len(optimizer.param_groups)
-            self.parameters = parameters_of(optimizer)
-            self.share.ids = {id(p) for p in self.parameters}
-
-
-def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """Every parameter of every group, in order."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def rates_of(groups: Sequence[Mapping[str, Any]]) -> list[Held | None]:
-    """The learning rate of every group, now: a scheduler may write to a rate that is a tensor."""
-    rates = [group.get("lr") for group in groups]
-    if rates and isinstance(rates[0], Tensor):
-        return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
-    return rates
 
 
 class Steps:

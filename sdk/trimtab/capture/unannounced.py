@@ -31,7 +31,7 @@ UNSEEN = (
 
 
 class Judge(Protocol):
-    """What is needed of the controller: see `steps.StepController`."""
+    """What is needed of the controller: see `controlling.StepController`."""
 
     awaits_steps: bool
 

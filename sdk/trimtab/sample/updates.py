@@ -2,8 +2,8 @@
 
 About 1e-3 is healthy, by Stanford's course cs231n ("Neural Networks Part 3: ratio of weights:updates"). The weights are
 copied before the step and compared after it, so the figure is true for every optimizer, whatever it does with its
-learning rate, its moments and its decay. Of a large layer a part is copied and compared: the whole would cost twice what
-the statistics of its gradient do.
+learning rate, its moments and its decay. Of a large layer a part is compared: the whole would cost twice what the
+statistics of its gradient do.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _part_of(values: Tensor) -> Tensor:
-    """All elements in one dimension, or of many some lines, the same each time. Flat or by lines; of all it is a view."""
+    """All elements, flat and where memory is dense a view; of many some lines, the same each time."""
     size = values.numel()
     (flat,) = pieces(values, size) if size else (values.reshape(-1),)
     if size <= MOST:

@@ -1,0 +1,81 @@
+"""What capture needs of whoever judges steps and may change them: the only arrow from it to the rooms that steer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+from torch.optim import Optimizer
+
+from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.scalars import Held
+
+Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"
+
+
+class StepController(Protocol):
+    """What judges steps, and may change the run around them. Every call is made by the thread that steps."""
+
+    awaits_steps: bool  # whether `stepped` is to be called after every step
+
+    @property
+    def judges_at_once(self) -> bool:
+        """Whether a step whose loss is not finite is judged though it is not its turn."""
+        ...
+
+    @property
+    def steers(self) -> bool:
+        """Whether `left_out` and `rates` are worth asking."""
+        ...
+
+    def met(self, optimizer: Optimizer, label: str) -> None:
+        """An optimizer is about to step for the first time."""
+        ...
+
+    def joined(self, optimizer: Optimizer, label: str) -> None:
+        """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
+        ...
+
+    def judge(
+        self,
+        optimizer: Optimizer | None,
+        ledger: Ledger,
+        losses: Sequence[Held | None],
+        samples: Samples,
+        *,
+        applied: bool = False,
+    ) -> int:
+        """The loss and the gradients of a step are known and not `applied` yet; `losses` has those before it too.
+
+        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge. There is no
+        `optimizer` where the step was not its own to announce.
+        """
+        ...
+
+    def skipped(self, label: str) -> None:
+        """GradScaler skipped a step."""
+        ...
+
+    def record_closed(self) -> None:
+        """A record of steps is complete, some two a second, at the end of a step. May set `awaits_steps`."""
+        ...
+
+    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
+        """The parameters are updated."""
+        ...
+
+    def left_out(self, optimizer: Optimizer) -> bool:
+        """Whether the step was skipped by us, and changed nothing."""
+        ...
+
+    def rates(self, optimizer: Optimizer) -> Sequence[Any] | None:
+        """What the step used instead of the schedule's own learning rates."""
+        ...
+
+    def decays(self, optimizer: Optimizer) -> Sequence[Any] | None:
+        """What the step used instead of the user's own weight decay."""
+        ...
+
+    def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
+        """A backward of `loss` wrote to gradients that an optimizer may apply; the first since they were `cleared`."""
+        ...

@@ -1,0 +1,69 @@
+"""One optimizer that was seen to step, and what is known of its next step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.capture.attribution import Share
+from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.scalars import Held, hold
+from trimtab.sample.updates import Weights
+
+
+class Tracked:
+    """An optimizer that was seen to step, and what is known of its next step."""
+
+    __slots__ = (
+        "calls", "ended_at", "evaluated", "found_inf", "group_count", "hasty", "judge_at", "judged", "ledger",
+        "optimizer", "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
+    )  # fmt: skip
+
+    def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
+        self.optimizer = weakref.ref(optimizer)
+        self.ledger = ledger
+        self.parameters = parameters
+        self.share = share
+        self.group_count = len(optimizer.param_groups)
+        self.calls = 0  # steps, taken or skipped
+        self.sample_at = 0  # the call on which gradients are sampled next
+        self.update_at = 0  # ... and how far it moved the weights
+        self.weights = Weights()
+        self.weights_held = False  # for the step that is under way
+        self.judge_at = 0  # the call on which rules are judged next
+        self.hasty = 0  # steps that were judged out of turn since
+        self.judged = False  # whether the step that is under way was
+        self.unjudged: list[Held | None] = []  # losses of the steps since
+        self.sampled: list[tuple[int, GradientSample]] = []  # ... and what was sampled on them
+        self.ended_at: float | None = None
+        self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
+        self.found_inf: Held | None = None
+
+    @property
+    def general_at(self) -> float:
+        """The call from which on a step is more than an ordinary one."""
+        return min(self.sample_at, self.judge_at)
+
+    def refresh(self, optimizer: Optimizer) -> None:
+        """Look again at the parameters after `add_param_group`."""
+        if len(optimizer.param_groups) != self.group_count:
+            self.group_count = len(optimizer.param_groups)
+            self.parameters = parameters_of(optimizer)
+            self.share.ids = {id(p) for p in self.parameters}
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Every parameter of every group, in order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def rates_of(groups: Sequence[Mapping[str, Any]]) -> list[Held | None]:
+    """The learning rate of every group, now: a scheduler may write to a rate that is a tensor."""
+    rates = [group.get("lr") for group in groups]
+    if rates and isinstance(rates[0], Tensor):
+        return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+    return rates
