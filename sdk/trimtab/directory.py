@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
@@ -22,10 +23,7 @@ def make(run: RunInfo) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(
-            f"directory={str(run.config.directory)!r}: cannot write {run.directory}: {error.strerror}. "
-            "Give a directory that you can write to: directory=..., or TRIMTAB_DIR."
-        ) from error
+        raise _unwritable(run, run.directory, error) from error
     other = _writing_process(run)
     if other is not None:
         raise ConfigError(
@@ -34,7 +32,7 @@ def make(run: RunInfo) -> None:
 
 
 def write_status(run: RunInfo, status: Status, step: int) -> None:
-    """Write `run.json`, renamed into place. Rank 0 writes for all."""
+    """Write `run.json`, renamed into place. Rank 0 writes for all. Raises ConfigError when it cannot be written."""
     if run.rank != 0:
         return
     content = {
@@ -47,8 +45,11 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
     }
     path = run.directory / FILE
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(run, path, error) from error
 
 
 def write_state(run: RunInfo, state: dict[str, Any]) -> None:
@@ -79,6 +80,13 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     except ConfigError:
         return 0, f"resume=True: {path} tells of no run yet. Steps count from 0."
     return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
+
+
+def _unwritable(run: RunInfo, path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"directory={str(run.config.directory)!r}: cannot write {path}: {error.strerror}. "
+        "Give a directory that you can write to: directory=..., or TRIMTAB_DIR."
+    )
 
 
 def _writing_process(run: RunInfo) -> int | None:

@@ -21,6 +21,7 @@ from trimtab.assembly import build
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
+from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
@@ -136,7 +137,11 @@ class Run:
         reception = self._controller.reception
         notices += [text] if reception is not None and (text := reception.mount(backends)) else []
         started, more = self._start_backends(backends)
-        directory.write_status(self.info, "running", self._sampler.global_step)
+        try:
+            directory.write_status(self.info, "running", self._sampler.global_step)
+        except ConfigError:
+            self._close_backends(started)
+            raise
         self._bus = Bus(started, self._guard)
         self._publish_start(started)
         for text in (*self.info.config.notices, *notices, *more):
@@ -359,11 +364,14 @@ class Run:
                 continue
             error = plugins.explain(name, problem)
             if self.info.config.backends_requested or name == plugins.OF_A_SETTING:
-                for other in started.values():
-                    self._guard.attempt(other.close)
+                self._close_backends(started)
                 raise error from problem
             notices.append(f"{error} Going on without it.")
         return started, notices
+
+    def _close_backends(self, started: Mapping[str, Backend]) -> None:
+        for backend in started.values():
+            self._guard.attempt(backend.close)
 
     def _flush_backends(self) -> None:
         if self._bus is not None:

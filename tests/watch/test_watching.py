@@ -192,6 +192,17 @@ def test_directory_that_is_a_file_is_told(tmp_path):
         pass
 
 
+def test_backends_are_closed_where_the_status_cannot_be_written(tmp_path):
+    (tmp_path / "test" / "run.json").mkdir(parents=True)
+    backend = RecordingBackend()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write .*run.json: Is a directory"),
+        trimtab.watch(run="test", directory=tmp_path, backends=[backend]),
+    ):
+        pass
+    assert backend.closed
+
+
 def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMTAB_DISABLED", "1")
     backward = torch.autograd.backward
