@@ -333,6 +333,21 @@ def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit,
     assert len([notice for notice in seen.notices if "no optimizer step is seen" in notice]) == 1
 
 
+def test_gradients_of_parameters_updated_by_hand_are_measured_after_clipping(watching, model, fit):
+    norms = []
+    with watching() as seen:
+        for _ in range(8):
+            fit(torch.optim.SGD(model.parameters(), lr=0.1))  # which only clears
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.1 * p.grad
+    measured = [step.gradient_norm for step in seen.steps() if step.gradient_norm is not None]
+    assert len(measured) >= 4
+    assert measured == pytest.approx(norms[-len(measured) :])
+
+
 def test_training_in_a_thread_is_seen(watching, model, fit):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:

@@ -111,8 +111,10 @@ def watch_unscale(patches: Patches, before: Callable[[], object]) -> None:
     patches.replace(GradScaler, "unscale_", keep_out(unscale_, calls_user_code=True))
 
 
-def watch_clipping(patches: Patches, on_norm: Callable[[Any, float, Tensor], object]) -> None:
-    """Call `on_norm(gradients, norm_type, norm)` whenever `clip_grad_norm_` has found the total norm.
+def watch_clipping(
+    patches: Patches, on_norm: Callable[[Any, float, Tensor], object], on_clipped: Callable[[], object]
+) -> None:
+    """Call `on_norm(gradients, norm_type, norm)` whenever `clip_grad_norm_` has found the total norm, then `on_clipped`.
 
     One level below `torch.nn.utils`, so that it is seen however the function was imported.
     """
@@ -127,4 +129,12 @@ def watch_clipping(patches: Patches, on_norm: Callable[[Any, float, Tensor], obj
         on_norm(tensors, norm_type, norm)
         return norm
 
+    def _clip_grads_with_norm_(*args: Any, **kwargs: Any) -> None:
+        clip(*args, **kwargs)
+        if not is_compiling():
+            on_clipped()
+
     patches.replace(clip_grad, "_get_total_norm", _get_total_norm)
+    if hasattr(clip_grad, "_clip_grads_with_norm_"):  # torch 2.6 and newer
+        clip: Any = clip_grad._clip_grads_with_norm_
+        patches.replace(clip_grad, "_clip_grads_with_norm_", _clip_grads_with_norm_)

@@ -155,6 +155,11 @@ class Steps:
             self.unseen.clipped(hold(norm))
         self.unscaling()
 
+    def are_clipped(self) -> None:
+        """`clip_grad_norm_` has written to the gradients."""
+        if not self.any_seen:
+            self.unseen.gradients_written()
+
     def unscaling(self) -> None:
         """Gradients are about to be written to, not cleared."""
         for share in self._attribution.shares:

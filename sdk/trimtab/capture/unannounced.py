@@ -26,7 +26,7 @@ ROUNDS_WITHOUT_STEP = 3
 UNSEEN = (
     "Gradients are computed and cleared, but no optimizer step is seen: parameters are updated by hand, or the "
     "optimizer's step has no hooks (its class does not call super().__init__()). Steps are counted by cleared "
-    "gradients, gradient statistics are those that backward left, and the learning rate is not known."
+    "gradients, gradient statistics are those that backward or clipping left, and the learning rate is not known."
 )
 
 
@@ -176,8 +176,8 @@ class UnseenOptimizer:
             if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
                 self._start()
 
-    def after_backward(self) -> None:
-        """Gradients are there; nobody knows when they will be used, so this is when they are sampled."""
+    def gradients_written(self) -> None:
+        """By a backward, or by clipping. Nobody knows when they will be used, so the last of these times is sampled."""
         if self._ledger is not None and self._calls >= self._sample_at:
             self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
             sample = self._recorder.sample(self._ledger, self._parameters)
