@@ -186,6 +186,17 @@ def test_new_iterator_for_every_step_is_no_epoch(watching, loop):
             loop.step(next(iter(loop.training)))
     assert seen.epochs == []
     assert len(seen.steps()) == 8
+    assert {(step.epoch, step.batch) for step in seen.steps()[1:]} == {(None, None)}  # the first might have gone on
+
+
+def test_batch_tried_before_the_loop_is_no_reason_to_miss_its_epochs(watching, loop):
+    with watching() as seen:
+        loop.step(next(iter(loop.training)))
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+    assert numbers(seen) == [1, 2]
+    assert {step.batches for step in seen.steps()[2:]} == {3}
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ class Passes:
         self._ends_seen = False
         self._over = False  # the followed pass has no more batches
         self._left = False  # ... and the loop has moved on
+        self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear)
         self._gap: Gap | None = None
 
@@ -54,6 +55,8 @@ class Passes:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
         followed = self._followed
         if followed is None:
+            return Place(self.epoch if self._ends_seen else None)
+        if self._one_by_one:
             return Place(self.epoch if self._ends_seen else None)
         is_known = followed.sized is not None or self._ends_seen
         return Place(self.epoch if is_known else None, followed.batches, followed.sized)
@@ -85,7 +88,8 @@ class Passes:
             else:
                 self._left = True
         elif loader.batches == 1 and self._restarts(loader):
-            self._left = True
+            self._one_by_one = self._followed is not None and self._followed.batches == 1
+            self._left = not self._one_by_one
         if loader is not self._source:
             self._source = loader
             if loader not in self._fresh:
@@ -201,8 +205,9 @@ class Passes:
             self.wait_s += wait_s
         self.samples += self.batch_samples
         longest = max(feeding, key=lambda loader: loader.sized or 0)
-        if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0):
+        if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
             self._followed = longest
+            self._one_by_one = False
         if self._followed.complete:
             self._over = True
         self._fresh.clear()
@@ -211,9 +216,9 @@ class Passes:
     def _restarts(self, loader: LoaderPass) -> bool:
         """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end."""
         followed = self._followed
-        return (
-            followed is not None
-            and loader is not followed
-            and loader.loader == followed.loader
-            and (followed.batches > 1)
-        )
+        return followed is not None and loader is not followed and loader.loader == followed.loader
+
+    def _goes_on(self, loader: LoaderPass) -> bool:
+        """Whether it has more than the one batch for which the followed pass was begun."""
+        followed = self._followed
+        return followed is not None and loader.loader == followed.loader and loader.batches > followed.batches == 1
