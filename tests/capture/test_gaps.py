@@ -39,6 +39,10 @@ class Loop:
     def copies(self, part):
         return [(inputs.clone(), labels.clone()) for inputs, labels in self.batches(part)]
 
+    def shuffled(self, part):
+        inputs, labels = self.data[part]
+        return [(inputs[chosen], labels[chosen]) for chosen in torch.randperm(24).split(8)]
+
 
 @pytest.fixture
 def loop(model):
@@ -84,6 +88,19 @@ def test_evaluation_on_the_tensor_that_training_reads_is_left_out(watching, loop
     assert seen.validations[-1].loss == pytest.approx(losses[1])
 
 
+def test_evaluation_of_targets_that_equal_those_of_training_is_left_out(watching, loop):
+    (inputs, labels), mask = loop.data["train"], torch.arange(24) < 17
+    with watching() as seen:
+        for _ in range(2):
+            loop.optimizer.zero_grad()
+            loop.loss((inputs[mask], labels[mask])).backward()
+            loop.optimizer.step()
+            loop.evaluate([(inputs[mask], labels[mask])])
+            validation = loop.evaluate([(inputs[~mask], labels[~mask])])
+    assert [epoch.validation.samples for epoch in seen.epochs] == [7, 7]
+    assert seen.validations[-1].loss == pytest.approx(validation)
+
+
 def test_first_pass_over_other_tensors_than_training_reads_is_the_validation(watching, loop):
     with watching() as seen:
         loop.train()
@@ -107,8 +124,8 @@ def test_validation_that_nothing_tells_from_another_is_left_out_and_said(watchin
     with watching() as seen:
         for _ in range(2):
             loop.train()
-            loop.evaluate(loop.copies("train"))
-            loop.evaluate(loop.copies("val"))
+            loop.evaluate(loop.shuffled("train"))
+            loop.evaluate(loop.shuffled("val"))
     assert seen.validations == []
     assert [epoch.validation for epoch in seen.epochs] == [None, None]
     assert notices(seen) == ["validation_unclear"]

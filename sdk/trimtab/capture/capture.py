@@ -95,7 +95,7 @@ class Capture:
         self._undo_losses = watch_losses(patches, ways.loss, functools.partial(loss_of, lane))
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         watch_backward(patches, keep_out(before), keep_out(after), self._wrap_backward)
-        watch_clipping(patches, guard("clipping", steps.clipped))
+        watch_clipping(patches, guard("clipping", steps.clipped), guard("clipping", steps.are_clipped))
         watch_scaling(patches, guard("GradScaler.scale", self._scaled.remember))
         watch_scaler_steps(
             patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
@@ -217,7 +217,7 @@ class Capture:
         elif loss is not None:
             self._attribution.after_backward(loss, roots, _as_tensors(inputs))
             if not self._steps.any_seen:
-                self._steps.unseen.after_backward()
+                self._steps.unseen.gradients_written()
 
     def _validated(self, sums: PassSums) -> None:
         self._sampler.validation(sums)

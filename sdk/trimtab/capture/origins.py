@@ -1,7 +1,6 @@
 """Where a validation loss comes from that no loader feeds: what tells one pass over tensors from the next.
 
-Two passes are called from different lines (`evaluate(val)`, `evaluate(test)`), or read other data than training does,
-or the user's own code names what it evaluates (`for split in ("train", "val")`). All three can be seen from the call
+Two passes are called from different lines (`evaluate(val)`, `evaluate(test)`), or one reads what training does, or the user's own code names what it evaluates (`for split in ("train", "val")`). All three can be seen from the call
 of the loss function, and only of validation that has no loader, so what it costs does not matter.
 """
 
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from trimtab.sample.scalars import are_equal, is_telling
 
 TRAINING_STORAGES = 16  # that are remembered
 TRAINING = {"train", "training"}
@@ -43,15 +44,18 @@ class Origin(NamedTuple):
 
 
 class Origins:
-    """Remembers what training reads, without holding it: storages are known by weak references."""
+    """Remembers what training reads: storages by weak references, and a copy of the first targets."""
 
     def __init__(self) -> None:
         self._training: list[_Part] = []
+        self._first: Tensor | None = None  # targets of training, where they tell its data from others
 
     def trained_on(self, target: Tensor | None) -> None:
         """These are targets of a training loss that no loader feeds."""
         if target is None:
             return
+        if self._first is None and is_telling(target):
+            self._first = target.detach().clone()
         known = self._known(target)
         if known is not None:
             known.extend(target)
@@ -68,6 +72,8 @@ class Origins:
         known = self._known(target)
         if known is not None:
             return origin._replace(shares_storage=True, is_training_data=known.overlaps(target))
+        if self._first is not None and are_equal(self._first, target):
+            return origin._replace(is_training_data=True)
         is_part = target.untyped_storage().nbytes() > target.numel() * target.element_size()
         return origin._replace(is_other_data=is_part and any(part.lives for part in self._training))
 
