@@ -1,7 +1,8 @@
 """Where a validation loss comes from that no loader feeds: what tells one pass over tensors from the next.
 
-Two passes are called from different lines (`evaluate(val)`, `evaluate(test)`), or one reads what training does, or the user's own code names what it evaluates (`for split in ("train", "val")`). All three can be seen from the call
-of the loss function, and only of validation that has no loader, so what it costs does not matter.
+Two passes are called from different lines (`evaluate(val)`, `evaluate(test)`), or one reads what training does, or the
+user's own code names what it evaluates (`for split in ("train", "val")`). All three can be seen from the call of the
+loss function, and only of validation that has no loader, so what it costs does not matter.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def watch_unscale(patches: Patches, before: Callable[[], object]) -> None:
 def watch_clipping(
     patches: Patches, on_norm: Callable[[Any, float, Tensor], object], on_clipped: Callable[[], object]
 ) -> None:
-    """Call `on_norm(gradients, norm_type, norm)` whenever `clip_grad_norm_` has found the total norm, then `on_clipped`.
+    """Call `on_norm(gradients, norm_type, norm)` when `clip_grad_norm_` has the norm, `on_clipped` when it is over.
 
     One level below `torch.nn.utils`, so that it is seen however the function was imported.
     """
