@@ -31,10 +31,16 @@ class Logged:
         self._say = say
         self._step = step
         self._nonfinite = nonfinite  # kind to count
+        self.any = False  # whether anything was logged, or was meant to be
         self._exported: set[tuple[str, str | None]] = set()
 
-    def log(self, values: Mapping[str, Any], phase: str | None) -> None:
-        """Publish every value that is a number."""
+    def log(self, values: Mapping[str, Any] | None, phase: str | None, more: Mapping[str, Any] | None = None) -> None:
+        """Publish every value of both that is a number."""
+        self.any = True
+        if not isinstance(values, Mapping | None):
+            self._say("log values", f"log({values!r:.80}): expected names and numbers. Use log(loss=0.5).")
+            values = None
+        values = {**(values or {}), **(more or {})}
         if phase is not None and phase not in PHASES:
             self._say(f"log phase {phase}", f"log(phase={phase!r}): expected one of {', '.join(PHASES)}. Left out.")
             phase = None

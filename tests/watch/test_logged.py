@@ -67,6 +67,15 @@ def test_what_is_no_number_is_told_once_and_costs_nothing_else(watching, given, 
     assert told in notice
 
 
+@pytest.mark.parametrize("given", ["hello", 3, [("loss", 1)], torch.ones(2)])
+def test_what_has_no_names_is_told_and_never_reaches_the_training(watching, given):
+    with watching() as seen:
+        seen.run.log(given, loss=1)
+    assert logged(seen) == [({"loss": 1.0}, None)]
+    (notice,) = seen.notices
+    assert "expected names and numbers. Use log(loss=0.5)." in notice
+
+
 def test_value_that_raises_when_it_is_read_never_reaches_the_training(watching, guarded):
     class Touchy:
         def __float__(self):

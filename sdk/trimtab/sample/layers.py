@@ -58,8 +58,8 @@ class LayerChoice:
     def _tell_idle_patterns(self, names: Sequence[str]) -> None:
         for pattern in self._patterns or ():
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-                some = ", ".join(names[:5])
-                self._say("layers", f"layers={pattern!r} matches no parameter. There are {len(names)}: {some}, ...")
+                some = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
+                self._say("layers", f"layers={pattern!r} matches no parameter. There are {len(names)}: {some}")
 
 
 def _evenly(names: Sequence[str], count: int) -> list[str]:
