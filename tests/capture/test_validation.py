@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -69,6 +70,22 @@ def test_validation_accuracy_is_the_share_of_right_predictions(watching, inputs)
     with watching() as seen, torch.no_grad():
         nn.CrossEntropyLoss()(inputs, labels)
     assert seen.validations[0].accuracy == pytest.approx(5 / 6)
+
+
+def test_loss_inside_of_a_reentrant_checkpoint_is_training(watching, model, optimizer, inputs, labels):
+    def loss_of(inputs):
+        return F.cross_entropy(model(inputs), labels)
+
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = checkpoint(loss_of, inputs.clone().requires_grad_(), use_reentrant=True)
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            validation = checkpoint(lambda x: F.cross_entropy(model(x), labels), inputs, use_reentrant=False).item()
+    assert [step.loss for step in seen.validations] == [pytest.approx(validation)]
+    assert seen.losses()[-1] == pytest.approx(loss.item())
 
 
 def test_loss_function_that_training_does_not_use_is_no_validation(watching, model, optimizer, inputs, labels):

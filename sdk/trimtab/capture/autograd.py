@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,17 @@ WALK_LIMIT_NODES = 100_000
 CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied it
 
 in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside of backward, on any thread
+
+
+def in_checkpoint() -> bool:
+    """Whether a reentrant checkpoint of torch runs its forward, which it does without grad though it trains."""
+    checkpoints: Any = sys.modules.get("torch.utils.checkpoint")
+    if checkpoints is None:
+        return False
+    forward, frame = checkpoints.CheckpointFunction.forward.__code__, sys._getframe(1).f_back
+    while frame is not None and frame.f_code is not forward:
+        frame = frame.f_back
+    return frame is not None
 
 
 def watch_backward(

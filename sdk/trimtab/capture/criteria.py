@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, is_grad_enabled
 
-from trimtab.capture.autograd import in_backward
+from trimtab.capture.autograd import in_backward, in_checkpoint
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
@@ -68,7 +68,8 @@ class Criteria:
         if in_backward() != -1 or _is_being_traced():
             return
         if not is_grad_enabled() or (in_eval_mode and not output.requires_grad):
-            self._validate(loss, output, args)
+            if not in_checkpoint():
+                self._validate(loss, output, args)
         elif in_eval_mode:
             self._remember(loss, output, args)
             self._undecided[loss.name] = self._judged(loss.call(output, args))
