@@ -35,6 +35,7 @@ NAME: Piece = ("trimtab", "bold cyan")
 SPARKS = "▁▂▃▄▅▆▇█"
 MIN_SPARKS = 4
 BAR_CELLS = 16
+SAME = 1e-3  # relative: what four digits hardly show
 WORDS = {"jsonl": "log", "prometheus": "metrics"}
 
 
@@ -184,6 +185,9 @@ def _phase(phase: str, summary: PhaseSummary | None) -> Line:
     line: Line = [(f"  {phase}", DIM)]
     if summary.loss is not None:
         line += [(" loss ", DIM), number(summary.loss)]
+        criterion = summary.criterion  # is worth a number where the objective has more terms, or is a sum
+        if criterion is not None and abs(summary.loss - criterion) > SAME * abs(criterion):
+            line += [(" criterion ", DIM), number(criterion)]
     if summary.accuracy is not None:
         line += [(" accuracy ", DIM), *_percent(summary.accuracy)]
         if summary.accuracy_samples is not None:  # not of all: it was taken on some batches only

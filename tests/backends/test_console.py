@@ -76,6 +76,18 @@ def test_an_accuracy_over_a_part_of_the_samples_says_so(console, stream):
     assert said(stream) == ["trimtab  epoch 7  train loss 0.5 accuracy 95.83% of 96"]
 
 
+def test_criterion_is_shown_where_the_objective_is_another(console, stream):
+    validation = PhaseSummary(loss=0.48, criterion=0.48)
+    for number, criterion in enumerate((0.59, 471.0001, None), 1):
+        train = PhaseSummary(loss=471.0, criterion=criterion)
+        console.write([Epoch(**at(60 * number), epoch=number, train=train, validation=validation)])
+    assert [line.split("  ", 2)[2] for line in said(stream)] == [
+        "train loss 471 criterion 0.59  validation loss 0.48",
+        "train loss 471  validation loss 0.48",
+        "train loss 471  validation loss 0.48",
+    ]
+
+
 def test_what_is_not_known_of_an_epoch_is_left_out(console, stream):
     console.write([Epoch(**at(), epoch=1, train=PhaseSummary(loss=0.5))])
     assert said(stream) == ["trimtab  epoch 1  train loss 0.5"]
