@@ -45,6 +45,10 @@ from trimtab.types import (
 )
 from trimtab.watchdog import RULE, Watchdog
 
+NO_TRAINING = (
+    "No step and no validation was seen. Training in other processes is watched where these are started watched: with "
+    "@trimtab.watch on the function that they run, or with torchrun. Under torch.func nothing can be seen."
+)
 HEALTH_INTERVAL_S = 5.0
 ALIVE_INTERVAL_S = 30.0  # without a word from the loop; servers call a run hung after ten minutes at the earliest
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
@@ -98,8 +102,8 @@ class Run:
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
-        logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
-        self._log = self._guard.wrap("log", logged.log)
+        self._logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
+        self._log = self._guard.wrap("log", self._logged.log)
         self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._errors_at_health = 0
         self._began = self._health_at = time.perf_counter()
@@ -165,7 +169,7 @@ class Run:
         once, by name, and left out; nothing is raised.
         """
         if not self._closed:
-            self._log({**(values or {}), **more}, phase)
+            self._log(values, phase, more)
 
     def attach(
         self,
@@ -231,6 +235,8 @@ class Run:
         self._guard.wrap("detach", self._capture.detach)()
         self._guard.wrap("finish", self._capture.finish)()
         self._forget_exit()
+        if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
+            self._say("no_training", NO_TRAINING)
         self._publish_health()
         self._emit(self._end(status, error))
         began = time.monotonic()

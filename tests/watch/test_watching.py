@@ -203,6 +203,17 @@ def test_backends_are_closed_where_the_status_cannot_be_written(tmp_path):
     assert backend.closed
 
 
+def test_run_that_saw_no_training_says_so(watching, model):
+    with watching() as idle:
+        pass
+    with watching() as validated, torch.no_grad():
+        torch.nn.functional.mse_loss(model(torch.ones(4, 2)), torch.ones(4, 1))
+    with pytest.raises(ZeroDivisionError), watching() as failed:
+        raise ZeroDivisionError
+    assert [notice[:37] for notice in idle.notices] == ["No step and no validation was seen. T"]
+    assert validated.notices == failed.notices == []
+
+
 def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMTAB_DISABLED", "1")
     backward = torch.autograd.backward

@@ -126,6 +126,10 @@ class Capture:
         passes = self._passes
         return self._meter.steps, (passes.resumed_at, passes.place())
 
+    def has_seen_any(self) -> bool:
+        """Whether any step or validation was seen."""
+        return bool(self._meter.steps or self._passes.resumed_at or self._sampler.ledgers)
+
     def before_backwards(self, call: Callable[[], None]) -> None:
         """Call `call` at the beginning of every backward from now on. It may raise what no guard catches."""
         self._gate = call
