@@ -94,8 +94,7 @@ class Gaps:
         before = [each for each in passes if each.origin is not None and each.origin.place == self._chosen]
         if before:
             return before[0]
-        names = named([each.origin for each in passes if each.origin is not None])
-        by_name = list(zip(names, passes, strict=True))
+        by_name = list(zip(named([each.origin for each in passes]), passes, strict=True))
         for splits in (VALIDATION, TEST):
             called = [each for name, each in by_name if name in splits]
             if called:

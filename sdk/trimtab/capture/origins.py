@@ -21,6 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from trimtab.sample.scalars import are_equal, is_telling
 
 TRAINING_STORAGES = 16  # that are remembered
+LOOKS = 256  # at targets of training: data that is not met by then is met seldom
 TRAINING = {"train", "training"}
 VALIDATION = {"val", "valid", "validation", "dev", "eval", "evaluation"}
 TEST = {"test", "testing"}
@@ -48,13 +49,15 @@ class Origins:
     """Remembers what training reads: storages by weak references, and a copy of the first targets."""
 
     def __init__(self) -> None:
+        self._looks_left = LOOKS
         self._training: list[_Part] = []
         self._first: Tensor | None = None  # targets of training, where they tell its data from others
 
     def trained_on(self, target: Tensor | None) -> None:
         """These are targets of a training loss that no loader feeds."""
-        if target is None:
+        if target is None or self._looks_left == 0:
             return
+        self._looks_left -= 1
         if self._first is None and is_telling(target):
             self._first = target.detach().clone()
         known = self._known(target)
@@ -113,10 +116,11 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
     return first, int(last) + 1
 
 
-def named(origins: Sequence[Origin]) -> list[str | None]:
+def named(origins: Sequence[Origin | None]) -> list[str | None]:
     """What the user's code calls the data behind each of them, by the variables in which they differ."""
-    common = set.intersection(*(set(origin.splits) for origin in origins))
-    own = [{value for variable, value in origin.splits if (variable, value) not in common} for origin in origins]
+    splits = [set(origin.splits) if origin is not None else set() for origin in origins]
+    common = set.intersection(*splits)
+    own = [{value for _, value in each - common} for each in splits]
     return [next(iter(values)) if len(values) == 1 else None for values in own]
 
 
