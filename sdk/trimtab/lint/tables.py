@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.lint.points import Point, Table, choose, point
+from trimtab.lint.points import JUDGED, Point, Table, choose, point
 
 DELIMITERS = ",;\t"
 FILTERED = (
@@ -55,7 +55,16 @@ def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
 
 def _points(file: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Point]:
     found = (point(file, columns, row, number) for number, row in enumerate(rows, start=1))
-    return [each for each in found if each is not None]
+    points = [each for each in found if each is not None]
+    if not points:
+        raise ConfigError(
+            f"{file}: no row of it holds a number in {_listed(columns)}. Give the log of a run that took steps."
+        )
+    return points
+
+
+def _listed(columns: Mapping[str, str]) -> str:
+    return ", ".join(name for kind, name in columns.items() if kind in JUDGED)
 
 
 def _steps(columns: Mapping[str, str]) -> tuple[str, ...]:
