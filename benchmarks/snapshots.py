@@ -1,10 +1,10 @@
 """What a snapshot and a rollback cost, against one plain copy of as many bytes.
 
-    python benchmarks/snapshots.py [--quick]
+    python benchmarks/snapshots.py [--quick] [--write]
 
 The model is the GPT of `workloads`, 10.8 M parameters, with AdamW: 124 MiB with its state. The method is that of
 `paired`. The plain copy goes from one tensor in use to another, both as large as all that a snapshot holds. The first
-snapshots of a run cost more: they write to fresh memory.
+snapshots of a run cost more: they write to fresh memory. With `--write` the table replaces that of SNAPSHOTS.md.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import copy
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 import torch
 from paired import Plan, Side, compare, estimate, ratio
-from results import MILLISECONDS, TIMES, Figure, judged, load, machine, table
+from results import MILLISECONDS, TIMES, Figure, judged, load, machine, table, write_readme
 from workloads import Workload, gpt, mlp
 
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.snapshots import Snapshots
 
+PAGE = Path(__file__).parent / "SNAPSHOTS.md"
 BAR = 2.0  # times a plain copy
 
 PLAIN, AGAIN = "one plain copy of as many bytes", "the same again"
@@ -86,10 +88,16 @@ def measure(workload: Workload, budget_s: float, bar: float | None) -> list[Figu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a fifth of the time")
-    budget_s = 8.0 if parser.parse_args().quick else 40.0
+    parser.add_argument("--write", action="store_true", help=f"replace the table in {PAGE.name}")
+    options = parser.parse_args()
+    budget_s = 8.0 if options.quick else 40.0
     started = time.perf_counter()
-    print(f"{machine()}; {torch.get_num_threads()} threads, load {load()}\n")
-    print(table([*measure(gpt(), budget_s, BAR), *measure(mlp(), budget_s / 4, None)]))
+    how = f"{torch.get_num_threads()} threads, load before it began {load()}."
+    print(f"{machine()}; {how}\n")
+    figures = [*measure(gpt(), budget_s, BAR), *measure(mlp(), budget_s / 4, None)]
+    print(table(figures))
+    if options.write:
+        write_readme(figures, how, PAGE)
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 

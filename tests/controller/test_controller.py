@@ -195,6 +195,39 @@ def test_resumed_run_keeps_its_scale(training, tmp_path):
     assert 0.5 in used.values()
 
 
+def test_resumed_run_keeps_its_budget_cooldown_and_episodes(training, tmp_path):
+    rule = trimtab.Rule("enough", signal="logged:enough", threshold=1.0)
+    policies = [trimtab.Policy(on="enough", ladder=[ScaleLearningRate(0.5)], cooldown=50, budget=3)]
+    options = {"run": "resumed", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": 1, "act": "process"}
+    with trimtab.watch(**options, rules=[rule], policies=policies) as run:
+        training.steps(5)
+        run.log(enough=1.0)
+        training.steps(2)
+        assert [a.outcome for a in run.adjustments] == ["applied"]
+    with trimtab.watch(**options, rules=[rule], policies=policies, resume=True) as run:
+        training.steps(3)
+        run.log(enough=1.0)
+        training.steps(5)
+        assert not run.adjustments
+        assert run.alerts[-1].episode == 2
+        training.steps(50)
+        run.log(enough=1.0)
+        training.steps(2)
+        assert [(a.outcome, a.budget_remaining) for a in run.adjustments] == [("applied", 1)]
+
+
+def test_snapshots_are_taken_only_while_the_levels_are_healthy(watching, training):
+    """At 0.9 of its threshold a rule does not fire, and the state is no good one to go back to."""
+    levels = iter([0.0] * 20 + [0.9] * 60 + [0.0] * 60)
+    rule = trimtab.Rule("unwell", signal=lambda loss: next(levels), threshold=1.0)
+    with watching(act="process", rules=[rule]) as seen:
+        training.steps(120)
+        taken = seen.run._controller._actuators.snapshots.steps
+    assert taken[0] == 0
+    assert not any(20 < step <= 80 for step in taken)
+    assert taken[-1] == 96
+
+
 def test_policy_on_an_unknown_rule_is_refused_with_the_nearest_name(watching):
     with (
         pytest.raises(ConfigError, match="loss_spike"),
