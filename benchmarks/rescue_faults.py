@@ -102,5 +102,45 @@ class DamagedState(Fault):
                 state["exp_avg_sq"].mul_(self.second)
 
 
+@dataclass
+class OneBatch(Fault):
+    """From `onset` on the loader gives the same batch over and over."""
+
+    _kept: tuple[Tensor, Tensor] | None = None
+
+    def batch(self, step: int, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if step < self.onset:
+            return inputs, targets
+        self._kept = self._kept or (inputs, targets)
+        return self._kept
+
+
+@dataclass
+class LayerAnew(Fault):
+    """One layer forgets what it learned: its weights are drawn anew, as torch's linear layers draw theirs."""
+
+    layer: int = -1
+
+    def state(self, step: int, model: nn.Module, optimizer: Optimizer) -> None:
+        if step == self.onset:
+            weight = _weights(model)[self.layer].detach()
+            bound = weight[0].numel() ** -0.5
+            source = torch.Generator().manual_seed(step)
+            weight.copy_((2 * torch.rand(weight.shape, generator=source) - 1) * bound)
+
+
+@dataclass
+class ScaledGradients(Fault):
+    """From `onset` on all gradients are `factor` times themselves: a loss scale not divided out, or a wrong sign."""
+
+    factor: float = 1.0
+
+    def gradients(self, step: int, model: nn.Module) -> None:
+        if step >= self.onset:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.factor)
+
+
 def _weights(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.dim() > 1]

@@ -10,7 +10,7 @@ import rescue_models as models
 import rescue_recipes as recipes
 import torch
 from rescue_data import DATA
-from rescue_recipes import CNN, CNN_SGD, GRU, GRU_SGD, LSTM, MLP, TRANSFORMER, Recipe, classify, sgd, warm_up
+from rescue_recipes import CNN, CNN_SGD, GRU, GRU_SGD, LSTM, MLP, NORMED, TRANSFORMER, Recipe, classify, sgd, warm_up
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -127,6 +127,53 @@ def _constant_rate() -> Variants:
     yield _named(TRANSFORMER, "AdamW", schedule=recipes.constant, lr=1e-3)
 
 
+def _fine_tuning() -> Variants:
+    for recipe, factor in itertools.product((MLP, CNN, NORMED), (0.3, 1.0)):
+        tuned = recipe.but(model=_trained_before(recipe), schedule=recipes.constant, lr=recipe.lr * factor)
+        yield _named(tuned, f"trained before x{factor}")
+
+
+def _plain_sgd() -> Variants:
+    for recipe, lr in ((MLP, 0.5), (CNN, 0.2), (NORMED, 0.1), (GRU, 2.0)):
+        yield _named(recipe, "SGD without momentum", optimizer=sgd(0.0), lr=lr, schedule=recipes.cosine)
+
+
+def _little_data() -> Variants:
+    for recipe, samples in itertools.product((MLP, CNN), (256, 512)):
+        yield _named(recipe, f"{samples} samples", samples=samples, epochs=8)
+
+
+def _regression() -> Variants:
+    for objective, name in ((_reconstruction, "MSE"), (_absolute, "L1")):
+        for lr in (1e-3, 1e-2):
+            coder = CNN.but(model=lambda classes: models.Density(), objective=objective, reconstructs=True)
+            yield _named(coder.but(score="loss"), f"{name} {lr}", lr=lr)
+
+
+def _late_starters() -> Variants:
+    for depth, lr in ((2, 3e-3), (3, 3e-3), (3, 1e-2)):
+        model = lambda classes, depth=depth: models.deep_sigmoid(classes, depth=depth)  # noqa: E731
+        yield _named(MLP, f"sigmoid {depth} {lr}", model=model, optimizer=recipes.adam, lr=lr, epochs=16)
+
+
+def _optimizers() -> Variants:
+    for kind, lr in (
+        *((torch.optim.Adagrad, 0.02), (torch.optim.NAdam, 2e-3), (torch.optim.RAdam, 3e-3)),
+        *((torch.optim.Adamax, 5e-3), (torch.optim.Adadelta, 1.0), (torch.optim.ASGD, 0.2)),
+    ):
+        yield _named(CNN, kind.__name__, optimizer=lambda parameters, lr, kind=kind: kind(parameters, lr), lr=lr)
+    yield _named(LSTM, "RMSprop", optimizer=recipes.rmsprop, lr=3e-3)
+
+
+def _other_losses() -> Variants:
+    for recipe in (MLP, CNN, NORMED):
+        yield _named(recipe, "label smoothing", objective=_smoothed)
+        yield _named(recipe, "mixup", objective=_mixed)
+    contrastive = CNN.but(objective=_contrastive, reconstructs=True, score="loss")
+    yield _named(contrastive, "contrastive", model=models.cnn)
+    yield _named(contrastive, "contrastive, mlp", model=models.mlp)
+
+
 KINDS: dict[str, tuple[Callable[[], Variants], bool]] = {  # name to variants, and whether it is held out of tuning
     "warm-up and cosine": (_warm_up_cosine, False),
     "OneCycle": (_one_cycle, False),
@@ -142,6 +189,13 @@ KINDS: dict[str, tuple[Callable[[], Variants], bool]] = {  # name to variants, a
     "saturated": (_saturated, True),
     "in order": (_in_order, True),
     "constant rate": (_constant_rate, False),
+    "fine-tuning": (_fine_tuning, True),
+    "plain SGD": (_plain_sgd, True),
+    "little data": (_little_data, True),
+    "regression": (_regression, True),
+    "late starters": (_late_starters, True),
+    "other optimizers": (_optimizers, True),
+    "other losses": (_other_losses, True),
 }
 
 
@@ -193,6 +247,31 @@ def _density(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float)
 
 def _similarity(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
     return -F.cosine_similarity(model(inputs)[0], inputs.flatten(1)).mean()
+
+
+def _reconstruction(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    return F.mse_loss(model(inputs)[0], inputs.flatten(1))
+
+
+def _absolute(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    return F.l1_loss(model(inputs)[0], inputs.flatten(1))
+
+
+def _smoothed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    return F.cross_entropy(model(inputs), targets, label_smoothing=0.1)
+
+
+def _mixed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """Mixup: each image with another one, and both labels (Zhang et al., arXiv 1710.09412)."""
+    share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    logits = model(share * inputs + (1 - share) * inputs.flip(0))
+    return share * F.cross_entropy(logits, targets) + (1 - share) * F.cross_entropy(logits, targets.flip(0))
+
+
+def _contrastive(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """Two noisy views of an image should be closer than those of different ones (SimCLR, arXiv 2002.05709)."""
+    views = [F.normalize(model(inputs + 0.2 * torch.randn_like(inputs)), dim=1) for _ in range(2)]
+    return F.cross_entropy(views[0] @ views[1].T / 0.2, torch.arange(len(inputs)))
 
 
 def _trained_before(recipe: Recipe) -> Callable[[int], nn.Module]:

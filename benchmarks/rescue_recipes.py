@@ -137,3 +137,4 @@ RELU = GRU.but(name="rnn", model=_relu(64, 2.5), optimizer=sgd(), lr=0.5, clip=0
 RELU_NARROW = RELU.but(name="rnn-narrow", model=_relu(40, 4.0))
 TRANSFORMER = GRU.but(name="transformer", model=models.Transformer, optimizer=adamw(), lr=4e-3, schedule=warm_up(0.1))
 LATE_NORM = GRU.but(name="late-norm", model=_late_norm, lr=0.02, schedule=warm_up(0.25))
+NORMED = CNN.but(name="normed-cnn", model=models.normed_cnn, optimizer=sgd(), lr=0.05)

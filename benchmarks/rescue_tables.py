@@ -49,7 +49,8 @@ class Run:
 
     def named(self) -> bool:
         """Whether ours named it in time."""
-        return is_named(self.results["ours"], self.kind.rules, self.results["unwatched"] if self.own_best else None)
+        bare = self.results["unwatched"] if self.kind.at_validations else None
+        return is_named(self.results["ours"], self.kind.rules, bare)
 
 
 def runs(results: Results) -> list[Run]:

@@ -3,6 +3,7 @@ current."""
 
 from pathlib import Path
 
+from trimtab.actions import FOR_GOOD
 from trimtab.policies import defaults, reading
 from trimtab.policies.policy import Policy, Rung
 
@@ -36,7 +37,7 @@ def _rung(rung: Rung) -> str:
 def _action(described: dict[str, object]) -> str:
     name = described.pop("action")
     shown = {key: value for key, value in described.items() if key != "reason"}
-    arguments = ", ".join(f"{key} {value:g}" for key, value in shown.items())
+    arguments = ", ".join("for good" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items())
     return f"`{name}` {arguments}".rstrip()
 
 

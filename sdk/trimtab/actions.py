@@ -55,6 +55,10 @@ class Controls(Protocol):
         """
         ...
 
+    def normalizes(self) -> bool:
+        """Whether the optimizer divides by the size of gradients, as Adam does, and SGD does not."""
+        ...
+
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         """Multiply the weight decay by `factor`, and let it be `floor` at least, `ceiling` at most."""
         ...
@@ -66,7 +70,7 @@ class Controls(Protocol):
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         """Clip the 2-norm of the gradients to `max_norm`, on this step and the next ones, `steps` in all.
 
-        None clips to what is usual: see `actuators.clipping`.
+        None clips to what is usual, or what moves the weights little: see `actuators.clipping`.
         """
         ...
 
@@ -118,6 +122,45 @@ class ScaleLearningRate:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitUpdates:
+    """Lower the learning rate until a step moves a typical layer by `ratio` of its own size.
+
+    The factor is `ratio` over `measured`, the largest ratio of late (see `signals.UpdateExcess`), from `lowest` to
+    `highest`. It is `lowest` for optimizers that divide by the size of gradients: by the time they are judged, their
+    first steps have made the weights so large that later ratios tell less than there is. Who decides fills `measured`
+    in, so that the record says it.
+    """
+
+    name: ClassVar[str] = "limit_updates"
+    stage: ClassVar[Stage] = "after_step"
+    ratio: float = 0.02
+    lowest: float = 0.05  # of the factor
+    highest: float = 0.2
+    floor: float = 1e-4  # of the scale
+    most: float = math.inf  # measured: what is larger is refused, since exploding gradients ask for clipping
+    measured: float = 0.0  # 0: not known
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < math.inf:
+            raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio over 0, such as 0.02.")
+        if not 0 < self.lowest <= self.highest <= 1:
+            raise ConfigError(
+                f"{self.name}(lowest={self.lowest}, highest={self.highest}): expected 0 < lowest <= highest <= 1."
+            )
+
+    def factor(self, *, normalizes: bool) -> float:
+        """What the learning rate is multiplied by; `normalizes` as `Controls` says."""
+        if normalizes or self.measured <= 0:
+            return self.lowest
+        return min(max(self.ratio / self.measured, self.lowest), self.highest)
+
+    def apply(self, controls: Controls) -> Change:
+        if self.measured > self.most:
+            raise Refused(f"A layer changed by {self.measured:.3g} times its size: it is the gradients that explode.")
+        return controls.scale_learning_rate(self.factor(normalizes=controls.normalizes()), floor=self.floor)
+
+
+@dataclass(frozen=True, slots=True)
 class ScaleWeightDecay:
     """Multiply the weight decay by `factor`. `floor` is where a decay of 0, torch's default for most, begins."""
 
@@ -151,9 +194,16 @@ class SetDropout:
         return controls.set_dropout(self.ratio, lower=self.lower)
 
 
+FOR_GOOD = 10**9  # steps: until the run ends
+
+
 @dataclass(frozen=True, slots=True)
 class ClipGradients:
-    """Clip the norm of the gradients for `steps` steps, beginning with the one that was judged."""
+    """Clip the norm of the gradients for `steps` steps, beginning with the one that was judged.
+
+    Without a `max_norm` to what is usual; while that is not known, for SGD, to what moves the weights by a twentieth of
+    their norm: see `actuators.clipping`.
+    """
 
     name: ClassVar[str] = "clip_gradients"
     stage: ClassVar[Stage] = "before_step"

@@ -142,7 +142,7 @@ def build(
         info.rank if together else None,
     )
     silences = Silences()
-    engine = Engine(chosen, act=act, silenced=silences.cover, level=judge.level)
+    engine = Engine(chosen, act=act, silenced=silences.cover, level=judge.level, update_ratio=judge.update_ratio)
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):
         severities = {rule.name: rule.severity for rule in rules}

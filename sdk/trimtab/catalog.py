@@ -187,9 +187,10 @@ RULES: dict[str, RuleSpec] = {
             judged="step",
             threshold=25.0,
             severity="warning",
+            reach=3,
             descent=True,
-            meaning="The loss jumped by a multiple of all that it had ever come down: a poisoned batch, damaged "
-            "weights or optimizer state, or a learning rate far too high.",
+            meaning="The loss jumped by a multiple of all that it had ever come down, or by seven tenths of it for "
+            "three steps: a poisoned batch, damaged weights or optimizer state, or a learning rate far too high.",
             advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
             "If it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
             "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters.",
@@ -198,12 +199,12 @@ RULES: dict[str, RuleSpec] = {
             name="loss_diverged",
             signal="loss_divergence",
             judged="step",
-            threshold=0.8,
-            hold=25,
+            threshold=0.6,
+            hold=20,
             severity="critical",
             relative=False,
             descent=True,
-            meaning="The loss has been nearly back where it began, or worse, for 25 steps.",
+            meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps.",
             advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5). If "
             "the "
             "loss rises again at any rate, look at what changed in the data: labels, order, preprocessing.",
@@ -296,7 +297,8 @@ RULES: dict[str, RuleSpec] = {
             hold=3,
             severity="warning",
             relative=False,
-            meaning="Validation is worse than training by more than a sixth of all that it has gained.",
+            meaning="Validation has been getting worse for three passes, by more than it ever came back from, and is "
+            "worse than training by more than a seventh of all that it had gained.",
             advice="More data or augmentation first; then weight decay, dropout, a smaller model; or stop at the best.",
         ),
         RuleSpec(

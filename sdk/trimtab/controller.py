@@ -355,12 +355,14 @@ class Controller:
         self.alerts.append(alert)
         self._emit(alert)
 
-    def _fence(self, decision: Decision, step: int, of_all: bool) -> None:
+    def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         """What was seen before an adjustment is no evidence any more."""
-        self._judge.fence(step, None if of_all else decision.optimizer)
+        self._judge.fence(step, None if of_all else decision.optimizer, back_to)
         if of_all:
             self._engine.fence()
             self._on_device.clear()
+            for ledger in self._sampler.ledgers:
+                ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
         self._trailing.fence(self._clock())
         if self.reception is not None:
             self.reception.acceptance.fence()

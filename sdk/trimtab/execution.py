@@ -74,8 +74,8 @@ class Execution:
 
     Args:
         labels: the optimizers that there are, by label.
-        fenced: called with a decision that was carried out, and whether it is about the whole run: what was seen
-            before is no evidence any more.
+        fenced: called with a decision that was carried out, the step, whether it is about the whole run, and the step
+            whose weights were restored or None: what was seen before is no evidence any more.
         say: `(kind, text)`, called where the user should be told something once.
     """
 
@@ -86,7 +86,7 @@ class Execution:
         guard: Guard,
         emit: Callable[[Event], None],
         labels: Iterable[str],
-        fenced: Callable[[Decision, int, bool], None],
+        fenced: Callable[[Decision, int, bool, int | None], None],
         say: Callable[[str, str], None],
     ) -> None:
         self.steers = False  # whether anything was ever adjusted
@@ -215,7 +215,8 @@ class Execution:
         self.steers = self.steers or "applied" in outcomes
         following = self._engine.settle(decision, outcomes, moment.step)
         if "applied" in outcomes:
-            self._applied(decision, moment.step)
+            restored = [each.after.get("weights_of_step") for each in recorded if each.outcome == "applied"]
+            self._applied(decision, moment.step, next((at for at in restored if isinstance(at, int)), None))
         if "failed" in outcomes and self._engine.disabled(decision.rule):
             self._say(
                 f"disabled {decision.policy}",
@@ -226,7 +227,7 @@ class Execution:
         if following is not None:
             (self.others or self).take_up(following, moment)
 
-    def _applied(self, decision: Decision, step: int) -> None:
+    def _applied(self, decision: Decision, step: int, back_to: int | None) -> None:
         if decision.policy == CREEP_BACK:
             self._engine.scaled(decision.optimizer, self._actuators.steering.scale(decision.optimizer))
         elif not momentary(decision.actions):
@@ -234,7 +235,7 @@ class Execution:
             of_all = writes or not decision.optimizer
             if writes:
                 self.cycle.dropped()
-            self._fenced(decision, step, of_all)
+            self._fenced(decision, step, of_all, back_to)
             chosen = decision.policy == PERSON and any(isinstance(a, ScaleLearningRate) for a in decision.actions)
             for label in self._labels if of_all else [decision.optimizer]:
                 self._engine.scaled(label, self._actuators.steering.scale(label), by_person=chosen)

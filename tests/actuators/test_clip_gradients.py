@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab.actions import Refused
+from trimtab.actions import FOR_GOOD, Refused
+from trimtab.actuators.clipping import UPDATE_RATIO
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 
@@ -26,6 +27,10 @@ def applied(model):
 
 def norm_of(model):
     return nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+
+
+def norm_of_weights(model):
+    return nn.utils.get_total_norm([p.detach() for p in model.parameters()]).item()
 
 
 def test_this_step_and_the_next_ones_are_clipped(helm, model, fit, applied):
@@ -85,16 +90,47 @@ def test_clip_comes_after_a_clip_of_the_users(helm, model, fit, applied):
 
 def test_adaptive_clip_goes_to_the_usual_norm_of_each_step(helm, fit, applied):
     controls = helm.controls(applied)
-    with pytest.raises(Refused, match="not known yet"):
-        controls.clip_gradients(None, steps=2)
-    helm.usual_norm = 0.02
+    helm.usual_norm = 0.03
     controls.clip_gradients(None, steps=2)
+    helm.usual_norm = 0.02
     fit()
     applied.step()
     helm.usual_norm = 0.01
     fit()
     applied.step()
     assert applied.norms == pytest.approx([0.02, 0.01], rel=1e-3)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_adaptive_clip_of_sgd_moves_the_weights_little_while_nothing_is_usual(helm, model, momentum):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=momentum)
+    controls = helm.controls(optimizer)
+    change = controls.clip_gradients(None, steps=FOR_GOOD)
+    weights = norm_of_weights(model)
+    assert change.after["max_norm"] == pytest.approx(UPDATE_RATIO * weights * (1 - momentum) / 0.5, rel=1e-4)
+    for _ in range(3):
+        before = [p.detach().clone() for p in model.parameters()]
+        allowed = UPDATE_RATIO * norm_of_weights(model)
+        (1e6 * model(torch.ones(2, 4))).square().sum().backward()
+        optimizer.step()
+        moved = nn.utils.get_total_norm([p.detach() - b for p, b in zip(model.parameters(), before, strict=True)])
+        assert moved.item() <= allowed * 1.1
+        helm.usual_norm = 1e9  # what explodes is no measure later on either
+        optimizer.zero_grad()
+
+
+def test_harmless_norm_grows_as_the_rate_is_lowered(helm, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    controls = helm.controls(optimizer)
+    first = controls.clip_gradients(None, steps=1).after["max_norm"]
+    controls.scale_learning_rate(0.1)
+    assert controls.clip_gradients(None, steps=1).after["max_norm"] == pytest.approx(10 * first, rel=1e-4)
+
+
+def test_adaptive_clip_of_adam_is_refused_while_nothing_is_usual(helm, model):
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(Refused, match="not known yet"):
+        helm.controls(optimizer).clip_gradients(None, steps=2)
 
 
 def test_sparse_gradients_are_refused(helm):

@@ -104,6 +104,13 @@ class TestFirstAid:
             run.fire("gradient_nonfinite", step)
         assert [run.fire("gradient_nonfinite", step) for step in range(13, 23)] == [["skip_step"]] * 9 + [["halt"]]
 
+    def test_ends_where_every_attempt_at_one_step_is_bad(self, course, nonfinite):
+        """A step that is left out is tried again under its number: a cooldown in steps would never be over."""
+        run = course(nonfinite)
+        for _ in range(3):
+            run.fire("gradient_nonfinite", 10, stepping="0")
+        assert [run.fire("gradient_nonfinite", 13, stepping="0") for _ in range(12)].index(["halt"]) <= 8
+
     def test_is_void_for_a_step_that_was_applied_before_it_was_judged(self, course, nonfinite):
         assert course(nonfinite).fire("gradient_nonfinite", 64, judged=50) == ["roll_back"]
 

@@ -11,6 +11,8 @@ from trimtab.actions import (
     Change,
     ClipGradients,
     Halt,
+    LimitUpdates,
+    Refused,
     RollBack,
     ScaleLearningRate,
     ScaleWeightDecay,
@@ -21,7 +23,7 @@ from trimtab.catalog import RULES
 from trimtab.errors import ConfigError
 from trimtab.policies import Policy, defaults, reading
 from trimtab.policies.creeping import CreepBack
-from trimtab.policies.policy import check
+from trimtab.policies.policy import check, measured
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,38 @@ class TestChoosing:
             reading.policies(["overfiting"], defaults.POLICIES)
 
 
+class TestLimitUpdates:
+    class Controls:
+        def __init__(self, normalizes=False):
+            self.normalizes = lambda: normalizes
+
+        def scale_learning_rate(self, factor, *, floor):
+            return factor
+
+    @pytest.mark.parametrize(("measured", "factor"), [(0.2, 0.1), (0.05, 0.2), (0.9, 0.05), (0.0, 0.05)])
+    def test_lowers_the_rate_by_as_much_as_steps_were_too_long_within_bounds(self, measured, factor):
+        assert LimitUpdates(0.02, measured=measured).apply(self.Controls()) == pytest.approx(factor)
+
+    def test_lowers_the_rate_of_an_optimizer_that_normalizes_as_far_as_it_may(self):
+        assert LimitUpdates(0.02, measured=0.2).apply(self.Controls(normalizes=True)) == 0.05
+
+    def test_leaves_exploding_gradients_to_clipping(self):
+        with pytest.raises(Refused, match="explode"):
+            LimitUpdates(most=1.0, measured=15.0).apply(self.Controls())
+
+    def test_is_filled_in_with_what_was_measured(self):
+        rung = (RollBack(), LimitUpdates())
+        assert measured(rung, 0.3) == (RollBack(), LimitUpdates(measured=0.3))
+        assert measured(rung, None) == rung
+
+    @pytest.mark.parametrize(
+        "arguments", [{"ratio": 0}, {"lowest": 0}, {"lowest": 0.5, "highest": 0.1}, {"highest": 2}]
+    )
+    def test_refuses_bounds_that_are_none(self, arguments):
+        with pytest.raises(ConfigError, match="limit_updates"):
+            LimitUpdates(**arguments)
+
+
 class TestShipped:
     def test_fit_together(self):
         check(defaults.POLICIES, [policy.on for policy in defaults.POLICIES])
@@ -218,7 +252,9 @@ class TestShipped:
         assert math.prod(factors) >= 1e-3
 
     def test_raise_no_rate_beyond_ten_times(self):
-        raises = [a for p in defaults.POLICIES for rung in p.rungs for a in rung if getattr(a, "factor", 0) > 1]
+        rates = [a for p in defaults.POLICIES for rung in p.rungs for a in rung if isinstance(a, ScaleLearningRate)]
+        raises = [a for a in rates if a.factor > 1]
+        assert raises
         assert all(a.ceiling <= 10 for a in raises)
 
     def test_are_made_of_actions(self):

@@ -49,3 +49,44 @@ def test_a_fence_starts_averages_anew_and_keeps_the_baselines(healthy):
     course.update(1.0)
     assert (course.fast, course.middle, course.slow) == (1.0, 1.0, 1.0)
     assert (course.first, course.best, course.swing, course.peak) == kept
+
+
+def test_an_explosion_among_the_first_values_is_no_beginning():
+    course = course_of([4.7, 4.5, 4.4, 4.0, 88.7, 71.0, 5.6, 4.0] + [3.0] * 20)
+    assert course.first < 5.0
+    assert course.middle < 5.0
+
+
+def test_turning_back_to_before_there_was_a_baseline_learns_all_anew():
+    course = course_of([4.0] * 10 + [200.0] * 10)
+    course.turn_back(20)
+    assert course.count == 0
+    course.update(4.0)
+    assert (course.first, course.best) == (4.0, 4.0)
+
+
+def test_turning_back_gives_up_what_was_better_since(healthy):
+    losses = [4.0 - 0.01 * i for i in range(300)]
+    course, at_200 = course_of(losses), course_of(losses[:192])
+    first = course.first
+    course.turn_back(100)
+    assert course.best == at_200.best
+    assert course.first == first
+
+
+def test_turning_back_forgets_how_wild_it_was_since(healthy):
+    losses = healthy()
+    course, usual = course_of(losses), course_of(losses)
+    for loss in [500.0, 1.0] * 20:
+        course.update(loss)
+    assert course.peak > 10 * usual.peak
+    course.turn_back(41)
+    assert course.peak <= 2 * usual.peak
+    assert course.swing <= 2 * usual.swing
+
+
+def test_turning_back_by_little_in_a_long_run_keeps_the_best():
+    course = course_of([1.0 + 3.0 * 0.99**i for i in range(20_000)])
+    best = course.best
+    course.turn_back(4)
+    assert course.best == pytest.approx(best, rel=1e-6)

@@ -58,6 +58,19 @@ def test_norm_score_of_three_times_the_largest_fires_where_it_lasts():
     assert max(first, second) < EXPLODING < third
 
 
+def test_norm_score_takes_a_norm_a_hundred_times_the_first_ones_for_an_explosion_before_it_is_warm():
+    signal = NormSpikeScore()
+    found = [signal.update(norm) for norm in (6.7, 3.8, 4.2, 3.9, 3e3, 4.0)]
+    assert found[:4] == [None] * 4
+    assert found[4] > EXPLODING
+    assert found[5] is None
+
+
+def test_norm_score_of_gradients_that_grow_tenfold_while_it_warms_up_has_no_value():
+    signal = NormSpikeScore()
+    assert [signal.update(norm) for norm in (0.1, 0.3, 0.9, 2.7, 8.0)] == [None] * 5
+
+
 def test_norm_score_counts_one_reading_as_no_more_than_three_times_the_largest():
     assert norm_scores([1.0] * 50 + [1e6, 100.0])[-1] == pytest.approx(math.log(100 / 3), abs=0.01)
 
@@ -131,6 +144,16 @@ def test_update_excess_adds_long_steps_up_while_the_loss_does_not_improve():
 def test_update_excess_of_usual_steps_stays_far_under_the_threshold():
     signal = UpdateExcess(course_of([2.3] * 40))
     assert max(signal.update(moved(3e-3)) for _ in range(20)) < RULES["update_too_large"].threshold / 10
+
+
+def test_update_excess_knows_the_largest_ratio_since_the_fence():
+    signal = UpdateExcess(Course())
+    assert signal.largest is None
+    for ratio in (0.1, 0.4, 0.2):
+        signal.update(dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio))
+    assert signal.largest == 0.4
+    signal.fence()
+    assert signal.largest is None
 
 
 def test_update_excess_counts_a_reading_once_however_often_it_is_shown():

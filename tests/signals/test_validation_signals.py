@@ -28,6 +28,40 @@ def test_gap_is_in_units_of_what_validation_has_gained():
     assert gap == pytest.approx(0.5)
 
 
+def test_gap_alone_is_no_overfitting():
+    found = gaps((2.0, 2.0), (1.0, 0.5), (1.0, 0.1), (1.0, 0.01), (1.005, 0.001))
+    assert max(found[1:]) < 0.02
+
+
+def test_gap_of_a_rise_that_the_run_came_back_from_before_is_none():
+    noisy = [(0.5, 0.3), (0.4, 0.2), (0.5, 0.1), (0.39, 0.1)]
+    *_, once = gaps((2.0, 2.0), *noisy[:2], (0.45, 0.05))
+    *_, again = gaps((2.0, 2.0), *noisy, (0.45, 0.05))
+    assert once > 0.0
+    assert again == 0.0
+
+
+def test_gap_of_a_slow_rise_that_goes_on_is_the_whole_gap():
+    rising = [(0.40 + 0.01 * i, 0.0) for i in range(5)]
+    found = gaps((2.0, 2.0), (0.5, 0.2), *rising)
+    assert min(found[-3:]) > OVERFITTING
+
+
+def test_gap_of_a_slow_rise_is_none_while_the_rate_is_all_but_gone():
+    rising = [(0.40 + 0.01 * i, 0.0, None, False) for i in range(5)]
+    assert max(gaps((2.0, 2.0), (0.5, 0.2), *rising)[2:]) < OVERFITTING
+
+
+def test_gap_of_a_rise_that_goes_on_counts_however_far_training_gets():
+    found = gaps((4.0, 4.0), (2.94, 2.17), (3.4, 0.9), (3.9, 0.4), (4.9, 0.0))
+    assert min(found[2:]) > OVERFITTING
+
+
+def test_gap_is_zero_at_a_pass_that_comes_back():
+    *_, gap = gaps((2.0, 2.0), (0.5, 0.2), (0.9, 0.1), (0.8, 0.1))
+    assert gap == 0.0
+
+
 def test_gap_of_a_run_that_generalizes_stays_under_the_threshold():
     found = gaps(*((2.0 * 0.8**i + 0.02, 2.0 * 0.8**i) for i in range(20)))
     assert max(found[1:]) < OVERFITTING
@@ -44,6 +78,7 @@ def test_gap_is_zero_where_validation_is_not_the_same_task():
 def test_gap_is_measured_from_the_beginning_of_the_run():
     *_, of_passes = gaps((1.0, 1.0), (0.5, 0.5), (0.6, 0.4))
     *_, of_the_run = gaps((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (0.6, 0.4, 3.0))
+    assert of_passes == pytest.approx(0.2 / 0.5)
     assert of_the_run == pytest.approx(of_passes * 0.5 / 2.5)
 
 

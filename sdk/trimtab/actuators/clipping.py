@@ -1,13 +1,19 @@
-"""Clips gradients for a few steps, to a norm that was given or to what is usual.
+"""Clips gradients for a few steps or for good, to a norm that was given, to what is usual, or to what is harmless.
 
 The usual norm comes from whoever judges gradients: an average of earlier norms that never holds the one it is used on
 (as in ZClip, arXiv 2504.02507, whose average is over norms of steps that were not clipped).
+
+Where gradients explode from the start nothing is usual. Then the norm is bounded by that of the weights, as in adaptive
+gradient clipping (Brock et al., arXiv 2102.06171, which bounds |g| / |w|), and by the rate: SGD changes the weights by
+lr |g| / (1 - momentum) at most, and that is held under `UPDATE_RATIO` of |w|, over all parameters together so that the
+direction stays. Optimizers that divide by the size of gradients need no such bound, and have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +21,17 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm  # bound before
 
 from trimtab.actions import Refused
 
+UPDATE_RATIO = 0.05
+
 
 @dataclass(slots=True)
 class Clip:
-    """A plan for the next updates. With `max_norm` None it asks `usual` on each one."""
+    """A plan for the next updates. With `max_norm` None it asks `usual` on each one, or bounds the `harmless`."""
 
     max_norm: float | None
     remaining: int
     usual: Callable[[], float | None]
+    harmless: bool = False
 
     def norm_now(self) -> float | None:
         """The norm to clip to on this update; None while nobody knows what is usual."""
@@ -35,7 +44,26 @@ def check_clippable(parameters: Sequence[Tensor]) -> None:
         raise Refused("The gradients are sparse, and torch clips dense ones only.")
 
 
-def clip(parameters: Sequence[Tensor], max_norm: float, scale: Tensor | None) -> None:
+def is_plain(group: Mapping[str, Any]) -> bool:
+    """Whether updates are the gradients times the rate, give or take momentum, as in SGD and what is derived of it."""
+    return "dampening" in group and "lr" in group
+
+
+def harmless_norm(groups: Sequence[Mapping[str, Any]], scale: float) -> Tensor | None:
+    """The norm of gradients that moves the weights by `UPDATE_RATIO`, with `scale` on the learning rate.
+
+    None for anything but SGD, and where the rate is 0. Cost: one pass over the parameters, no wait.
+    """
+    if not groups or not all(map(is_plain, groups)):
+        return None
+    rates = [group["lr"] / (1 - min(group["momentum"], 0.99)) for group in groups]
+    rate = max(rates) * scale
+    with torch.no_grad():
+        weights = get_total_norm([p for group in groups for p in group["params"]])
+    return UPDATE_RATIO * weights / rate if rate > 0 else None
+
+
+def clip(parameters: Sequence[Tensor], max_norm: float | Tensor, scale: Tensor | None) -> None:
     """Clip the 2-norm over all gradients to `max_norm`, in place, as `clip_grad_norm_` does: nothing waits.
 
     `scale` is what a GradScaler has multiplied the gradients by, where the optimizer itself divides by it.
@@ -43,4 +71,8 @@ def clip(parameters: Sequence[Tensor], max_norm: float, scale: Tensor | None) ->
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
         norm = get_total_norm(gradients)
-        clip_grads_with_norm_(parameters, max_norm, norm if scale is None else norm / scale.to(norm.device))
+        norm = norm if scale is None else norm / scale.to(norm.device)
+        if isinstance(max_norm, Tensor):  # which torch would wait for
+            norm = norm / max_norm.to(norm.device)
+            max_norm = 1.0
+        clip_grads_with_norm_(parameters, max_norm, norm)

@@ -79,6 +79,9 @@ class RunControls:
     ) -> Change:
         return self._around().scale_learning_rate(factor, floor=floor, ceiling=ceiling, ramp=ramp)
 
+    def normalizes(self) -> bool:
+        return self._around().normalizes()
+
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         return self._around().scale_weight_decay(factor, floor=floor, ceiling=ceiling)
 
@@ -144,6 +147,9 @@ class DryControls:
         scale = self._of.steering.scale(self._optimizer)
         after = bounded(scale, factor, floor, ceiling)
         return Change({"learning_rate_scale": scale}, {"learning_rate_scale": after})
+
+    def normalizes(self) -> bool:
+        return StepControls(self._of.steering, self._optimizer).normalizes()
 
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         return Change({}, {"factor": factor, "floor": floor, "ceiling": ceiling})

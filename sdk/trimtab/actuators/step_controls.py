@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trimtab.actions import Change, Refused
-from trimtab.actuators.clipping import Clip, check_clippable
+from trimtab.actuators.clipping import Clip, check_clippable, harmless_norm, is_plain
 from trimtab.actuators.groups import Group, groups_of, optimizers_in
 from trimtab.actuators.skipping import check_skippable
 from trimtab.actuators.steering import Steered, Steering, parameters_of
@@ -45,6 +45,10 @@ class StepControls:
             _note(self._optimizers(), groups),
         )
 
+    def normalizes(self) -> bool:
+        """Whether the optimizer divides by the size of gradients: anything but SGD, as far as its groups tell."""
+        return not all(is_plain(group) for optimizer in self._optimizers() for group in optimizer.param_groups)
+
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         """Multiply the weight decay, from the next update on. `floor` is where a decay of 0 in every group begins.
 
@@ -74,18 +78,23 @@ class StepControls:
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         """Clip the 2-norm on the update that is about to be made and the next ones, `steps` in all.
 
-        None clips to the usual norm, asked for anew on each update.
+        None clips to the usual norm, asked for anew on each update; where that is not known now, and for SGD, to the
+        harmless one. Gradients that are held to that already stay so.
         """
         self._only_one("clipped together")
         usual, settings = self._usual_norm, self._steered.settings
-        if max_norm is None and usual() is None:
-            raise Refused("It is not known yet what norm is usual for these gradients.")
+        before, norm = settings.clip, usual() if max_norm is None else max_norm
+        harmless = max_norm is None and (norm is None or (before is not None and before.harmless))
+        if harmless:
+            found = harmless_norm([g for o in self._optimizers() for g in o.param_groups], settings.scale.value)
+            if found is None:
+                raise Refused("It is not known yet what norm is usual for these gradients.")
+            norm = found.item()
         check_clippable(parameters_of(self._steered))
         self._steering.surround(self._steered)
-        before, settings.clip = settings.clip, Clip(max_norm, steps, usual)
+        settings.clip = Clip(max_norm, steps, usual, harmless)
         return Change(
-            {"max_norm": before.norm_now() if before is not None else None},
-            {"max_norm": settings.clip.norm_now(), "steps": steps},
+            {"max_norm": before.norm_now() if before is not None else None}, {"max_norm": norm, "steps": steps}
         )
 
     def skip_step(self) -> Change:

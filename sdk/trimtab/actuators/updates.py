@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.actuators.clipping import Clip, clip
+from trimtab.actuators.clipping import Clip, clip, harmless_norm
 from trimtab.actuators.decay import Decay
 from trimtab.actuators.groups import Group, Placed, groups_of, optimizers_in
 from trimtab.actuators.scales import Scale
@@ -124,10 +124,11 @@ class Updates:
             self._overwritten()
 
     def _clip(self, optimizer: Optimizer, plan: Clip) -> None:
-        max_norm = plan.norm_now()
+        groups = optimizer.param_groups
+        max_norm = harmless_norm(groups, self._settings.scale.value) if plan.harmless else plan.norm_now()
         if max_norm is not None:
             scale: Any = getattr(optimizer, "grad_scale", None)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = [p for group in groups for p in group["params"]]
             clip(parameters, max_norm, scale if isinstance(scale, Tensor) else None)
             self._clipped = True
 

@@ -8,7 +8,16 @@ with the best state kept.
 
 from __future__ import annotations
 
-from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout, SkipStep
+from trimtab.actions import (
+    FOR_GOOD,
+    ClipGradients,
+    Halt,
+    LimitUpdates,
+    RollBack,
+    ScaleLearningRate,
+    ScaleWeightDecay,
+    SkipStep,
+)
 from trimtab.policies.policy import Policy
 
 _INSTABILITY = "instability"
@@ -23,8 +32,8 @@ POLICIES: tuple[Policy, ...] = (
             SkipStep(),
             SkipStep(),
             RollBack(),
-            (RollBack(), ScaleLearningRate(0.3)),
-            (RollBack(), ScaleLearningRate(0.1)),
+            (RollBack(), ClipGradients(steps=FOR_GOOD)),
+            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
             (RollBack(), ScaleLearningRate(0.1)),
             Halt("the loss is not finite, and lower rates did not help"),
         ],
@@ -37,8 +46,8 @@ POLICIES: tuple[Policy, ...] = (
             SkipStep(),
             SkipStep(),
             RollBack(),
-            (RollBack(), ScaleLearningRate(0.3)),
-            (RollBack(), ScaleLearningRate(0.1)),
+            (RollBack(), ClipGradients(steps=FOR_GOOD)),
+            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
             (RollBack(), ScaleLearningRate(0.1)),
             Halt("gradients are not finite, and lower rates did not help"),
         ],
@@ -61,9 +70,9 @@ POLICIES: tuple[Policy, ...] = (
         ladder=[
             SkipStep(),
             SkipStep(),
-            (RollBack(), ClipGradients(steps=200)),
-            (RollBack(), ScaleLearningRate(0.3), ClipGradients(steps=400)),
-            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=400)),
+            (RollBack(), ClipGradients(steps=FOR_GOOD)),
+            (RollBack(), ScaleLearningRate(0.3), ClipGradients(steps=FOR_GOOD)),
+            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
             Halt("gradients explode at every rate that was tried"),
         ],
         cooldown=10,
@@ -73,8 +82,8 @@ POLICIES: tuple[Policy, ...] = (
         on="loss_spike",
         ladder=[
             RollBack(),
-            (RollBack(), ScaleLearningRate(0.5)),
             (RollBack(), ScaleLearningRate(0.3)),
+            (RollBack(), ScaleLearningRate(0.1)),
             (RollBack(), ScaleLearningRate(0.1)),
         ],
         cooldown=20,
@@ -88,9 +97,9 @@ POLICIES: tuple[Policy, ...] = (
     ),
     Policy(
         on="update_too_large",
-        ladder=[(RollBack(), ScaleLearningRate(0.05)), (RollBack(), ScaleLearningRate(0.2))],
+        ladder=[(RollBack(), LimitUpdates(most=1.0)), (RollBack(), LimitUpdates())],
         cooldown=10,
-        budget=3,
+        budget=4,
         group=_INSTABILITY,
     ),
     Policy(
@@ -102,7 +111,7 @@ POLICIES: tuple[Policy, ...] = (
     Policy(
         on="overfitting",
         ladder=[
-            (ScaleWeightDecay(10.0, floor=1e-3, ceiling=0.3), SetDropout(0.5)),
+            ScaleWeightDecay(3.0, floor=1e-4, ceiling=0.1),
             Halt("the validation loss rises while the training loss falls"),
         ],
         cooldown=20,
@@ -127,22 +136,26 @@ POLICIES: tuple[Policy, ...] = (
 
 REASONS: dict[str, str] = {
     "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then. Two in a row mean "
-    "that the weights are bad: back to good ones, and from the second time on with a lower rate.",
+    "that the weights are bad: back to good ones. If it comes again gradients are clipped for good, as in recurrent "
+    "nets that explode from the start; a lower rate comes after that, since it would stay too low there.",
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
     "loss_diverged": "Divergence lasts, so its cause does too: back and slower at once (OPT-175B, arXiv 2205.01068). "
     "Labels that are wrong for good cannot be helped by any rate: then the run ends with its best state.",
     "gradient_exploding": "One spike is left out before it does harm. Where they go on, the weights are "
-    "damaged: back to good ones, and for a while clipped to what is usual (ZClip, arXiv 2504.02507); where clipping "
-    "does not hold, the rate is too high.",
+    "damaged: back to good ones, and from then on clipped to what is usual (ZClip, arXiv 2504.02507), or for SGD, "
+    "where nothing was usual, to what moves the weights by a twentieth (as AGC, arXiv 2102.06171); where clipping does "
+    "not hold, the rate is too high.",
     "loss_spike": "Back to before the spike and on with fresh data, as PaLM did by hand (arXiv 2204.02311, 5.1). A "
     "spike alone never ends a run.",
     "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
     "beginning, at a tenth of the rate.",
-    "update_too_large": "What such steps leave behind is no start for a lower rate: back to before "
-    "them, and far down, since a run that began 30 times or more too high has no rate yet that is known to be good.",
+    "update_too_large": "What such steps leave behind is no start for a lower rate: back to before them, and down by "
+    "as much as steps were measured to be too long, to between a fifth and a twentieth. Steps longer than the "
+    "weights are a matter of clipping.",
     "loss_oscillating": "The rate is too high for the valley: less of it without going back, and then from before the "
     "swings.",
-    "overfitting": "More regularisation once; if the gap goes on growing, the best state is behind.",
+    "overfitting": "A little more weight decay once; if validation goes on rising, the best state is behind. Neither "
+    "more of it nor dropout: nets that were trained without were worse off by a fifth and a quarter.",
     "no_improvement": "The patience is in the rule, which is of severity info: most healthy runs end so. To stop "
     "early, with the best state kept, name this policy (`policies=['shipped', 'no_improvement']`), or raise the rule "
     "to warning.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.decisions import Decision
-from trimtab.policies.policy import Policy, halts, momentary, raises_rate
+from trimtab.policies.policy import Policy, halts, measured, momentary, raises_rate
 from trimtab.policies.rates import Rates
 from trimtab.types import Act, AlertSource, Outcome, Severity, Verdict
 
@@ -29,6 +30,7 @@ class Engine:
             "process", "alerts", or True for both.
         silenced: whether somebody silenced a rule, by its name.
         level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
+        update_ratio: how far steps of an optimizer have moved a typical layer of late; None where nobody knows.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Engine:
         act: Act = False,
         silenced: Callable[[str], bool] = lambda rule: False,
         level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
+        update_ratio: Callable[[str], float | None] = lambda optimizer: None,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
@@ -45,6 +48,7 @@ class Engine:
         self._act = act
         self._silenced = silenced
         self._level = level
+        self._update_ratio = update_ratio
         self._accounts = Accounts()
         self._rates = Rates()
         self._open: dict[Key, Verdict] = {}
@@ -56,6 +60,7 @@ class Engine:
         self._stepping: str | None = None
         self._fresh: set[Key] = set()  # rules that began to fire at this judgement
         self._gap = 1  # steps between two judgements
+        self._attempts: Counter[str] = Counter()  # optimizer: judgements of this very step
 
     def decide(
         self, verdicts: Iterable[Verdict], step: int, *, healthy: Collection[str] = (), stepping: str | None = None
@@ -71,6 +76,8 @@ class Engine:
         passed = step - self._step
         if passed > 0:
             self._gap, self._step = passed, step
+            self._attempts.clear()
+        self._attempts[stepping or ""] += 1
         self._stepping = stepping
         self._fresh.clear()
         for verdict in verdicts:
@@ -242,7 +249,7 @@ class Engine:
             step=step,
             since=verdict.since,
             rung=rung,
-            actions=policy.rungs[rung],
+            actions=measured(policy.rungs[rung], self._update_ratio(verdict.optimizer)),
             reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
             budget_remaining=max(self._accounts.remaining(policy) - lasting, 0),
         )
@@ -260,7 +267,8 @@ class Engine:
         if momentary(policy.rungs[lasting]):
             return None if late else lasting
         exhausted = self._accounts.remaining(policy) == 0
-        hindered = self._hindered(policy, lasting, verdict.severity, verdict.optimizer, step)
+        left_out = max(self._attempts[verdict.optimizer] - 1, 0)  # which do not count as steps, and yet pass
+        hindered = self._hindered(policy, lasting, verdict.severity, verdict.optimizer, step + left_out)
         if (exhausted or hindered) and policy.first_aid and not late:
             return policy.first_aid - 1
         return lasting if exhausted or not hindered else None
@@ -300,7 +308,7 @@ class Engine:
         return replace(
             decision,
             rung=rung,
-            actions=policy.rungs[rung],
+            actions=measured(policy.rungs[rung], self._update_ratio(decision.optimizer)),
             reason=f"{decision.reason}; the rung before was refused",
             budget_remaining=self._accounts.remaining(policy) - 1,
         )

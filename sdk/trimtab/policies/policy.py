@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from trimtab.actions import STAGES, Action, Halt, ScaleLearningRate
+from trimtab.actions import STAGES, Action, Halt, LimitUpdates, ScaleLearningRate
 from trimtab.errors import ConfigError, did_you_mean
 
 ALERT = "alert:"  # before the name of an alert that is no rule of ours
@@ -77,7 +77,11 @@ class Policy:
     @property
     def lowers(self) -> bool:
         """Whether any rung lowers the learning rate."""
-        return any(isinstance(a, ScaleLearningRate) and a.factor < 1 for rung in self.rungs for a in rung)
+        return any(
+            isinstance(a, LimitUpdates) or (isinstance(a, ScaleLearningRate) and a.factor < 1)
+            for rung in self.rungs
+            for a in rung
+        )
 
 
 def momentary(rung: Rung) -> bool:
@@ -91,6 +95,13 @@ def raises_rate(rung: Rung) -> float:
     for action in rung:
         factor *= action.factor if isinstance(action, ScaleLearningRate) else 1.0
     return max(factor, 1.0)
+
+
+def measured(rung: Rung, update_ratio: float | None) -> Rung:
+    """The rung with what was measured filled into its actions."""
+    if not update_ratio:
+        return rung
+    return tuple(replace(a, measured=update_ratio) if isinstance(a, LimitUpdates) else a for a in rung)
 
 
 def halts(rung: Rung) -> bool:

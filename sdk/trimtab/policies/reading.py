@@ -13,6 +13,7 @@ from trimtab.actions import (
     Action,
     ClipGradients,
     Halt,
+    LimitUpdates,
     RollBack,
     ScaleLearningRate,
     ScaleWeightDecay,
@@ -23,7 +24,7 @@ from trimtab.errors import ConfigError, did_you_mean
 from trimtab.policies.creeping import CreepBack
 from trimtab.policies.policy import Policy
 
-_BUILT_IN = (ScaleLearningRate, ScaleWeightDecay, SetDropout, ClipGradients, SkipStep, RollBack, Halt)
+_BUILT_IN = (ScaleLearningRate, LimitUpdates, ScaleWeightDecay, SetDropout, ClipGradients, SkipStep, RollBack, Halt)
 ACTIONS: dict[str, type[Action]] = {kind.name: kind for kind in _BUILT_IN}
 _KEYS = tuple(spec.name for spec in dataclasses.fields(Policy) if spec.init)
 

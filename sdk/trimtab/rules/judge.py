@@ -17,11 +17,13 @@ from trimtab.rules.contest import Contest
 from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
-from trimtab.signals import Course, Itself, Reads, Signal, Validated, ValidationsSinceBest
+from trimtab.signals import Course, Itself, Reads, Signal, UpdateExcess, Validated, ValidationsSinceBest
 from trimtab.types import GradientReading, Verdict
 
 NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
+USUAL_AFTER = 50  # norms, among which the first may have exploded
+FAR = 2.3  # in logarithms, from what is usual
 USUAL_WEIGHT = 0.03  # of the newest gradient norm, in the logarithm: ZClip's 0.97 (arXiv 2504.02507)
 FAILURES = 5  # of a function of the user's, after which it is left out
 
@@ -92,7 +94,8 @@ class Judge:
         bench = self._bench("")
         if beginning is None:
             beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
-        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning))
+        steady = all(each.steady for name, each in self._benches.items() if name)
+        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady))
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
@@ -109,11 +112,16 @@ class Judge:
         bench = self._bench("")
         return [v for name, value in values.items() if value is not None for v in bench.take(name, step, value)]
 
-    def fence(self, step: int, optimizer: str | None = None) -> None:
-        """What was seen of `optimizer`, or (None) of all and of validation, is no evidence any more."""
+    def fence(self, step: int, optimizer: str | None = None, back_to: int | None = None) -> None:
+        """What was seen of `optimizer`, or (None) of all and of validation, is no evidence any more.
+
+        `back_to` is the step whose weights were restored, where some were.
+        """
         for name, bench in self._benches.items():
             if optimizer is None or name == optimizer:
                 bench.fence()
+                if back_to is not None:
+                    bench.course.turn_back(step - back_to)
 
     def take_levels(self, optimizer: str) -> dict[str, float]:
         """The worst level of every rule that has one, since this was last asked."""
@@ -138,6 +146,12 @@ class Judge:
         """The geometric mean of the norms before the newest one, None while there are few."""
         bench = self._benches.get(optimizer)
         return bench.usual_norm if bench is not None else None
+
+    def update_ratio(self, optimizer: str) -> float | None:
+        """The largest ratio of late by which a step moved a typical layer, None where none was measured."""
+        bench = self._benches.get(optimizer)
+        found = () if bench is None else (seat.signal for seat in bench.seats if isinstance(seat.signal, UpdateExcess))
+        return next((signal.largest for signal in found), None)
 
     def level(self, rule: str, optimizer: str) -> float:
         """The newest point of a rule over its threshold; 0 where there is none."""
@@ -227,6 +241,11 @@ class _Bench:
         for rule in rules:
             self._seat(rule, mode)
 
+    @property
+    def steady(self) -> bool:
+        """Whether the learning rate is one to train at."""
+        return self._rate.steady
+
     def step(
         self, step: int, loss: float | None, gradients: GradientReading | None, learning_rate: float | None
     ) -> list[Verdict]:
@@ -298,8 +317,9 @@ class _Bench:
         return verdicts
 
     def _learn_norm(self, norm: float) -> None:
-        """The usual norm is that of the readings before the newest, each within ten times what was usual."""
-        self.usual_norm = math.exp(self._log_norm) if self._log_norm is not None and self._norms >= 8 else None
+        """The usual norm is that of the readings before the newest; once it is known, what is ten times it is none."""
+        known = self._log_norm is not None and self._norms >= USUAL_AFTER
+        self.usual_norm = math.exp(self._log_norm) if known and self._log_norm is not None else None
         if norm > 0.0:
             value = math.log(norm)
             self._norms += 1
@@ -307,7 +327,9 @@ class _Bench:
                 self._log_norm = value
             else:
                 weight = max(USUAL_WEIGHT, 1 / self._norms)
-                self._log_norm += weight * max(-2.3, min(2.3, value - self._log_norm))
+                off = value - self._log_norm
+                if off < FAR or not known:
+                    self._log_norm += weight * max(-FAR, min(FAR, off))
 
     def _settle(self) -> None:
         """The user's learning rate jumped: what relative rules saw before is no evidence any more."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 FAST, MIDDLE, SLOW = 0.2, 0.07, 0.02  # weights of the newest value: means over the last 5, 14 and 50 or so
 BEGINNING = 8  # values that make the mean at the beginning
+FEW = 3  # ... of which the first ones tell what is usual
+SPACING, MOMENTS = 16, 64  # values between two that are remembered at first, and how many are
+BASELINE = 24  # values before anything is compared with it
 SWING = 0.05
 REACH = 4.0  # how many times the usual swing, or the largest one, a value counts at most
 FORGET = 0.998  # of the largest swing, a value: half of it in 350
 LEARN = 0.3  # of a swing larger than the largest, a value
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
+
+
+class _Moment(NamedTuple):
+    """What is remembered of an earlier course."""
+
+    values: int  # that had come by then
+    best: float
+    calm: float
+    swing: float
+    peak: float
 
 
 class Course:
@@ -24,14 +39,22 @@ class Course:
     `fence()` the averages start anew at the next value; `first`, `best`, `swing` and `peak` stay.
     """
 
-    __slots__ = ("_began", "_fenced", "best", "calm", "count", "fast", "first", "middle", "peak", "slow", "swing")
+    __slots__ = (
+        "_began", "_every", "_fenced", "_history", "best", "calm", "count", "fast", "first", "middle", "peak", "slow",
+        "swing",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.count = 0
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
         self.swing = self.peak = self.calm = 0.0
         self._began = 0.0
         self._fenced = False
+        self._history: list[_Moment] = []
+        self._every = SPACING
 
     @property
     def scale(self) -> float:
@@ -67,10 +90,32 @@ class Course:
         if middle < self.best:
             self.best = middle
             self.calm = swing
+        if self.count % self._every == 0:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._history.append(_Moment(self.count, self.best, self.calm, self.swing, self.peak))
+        if len(self._history) >= MOMENTS:
+            del self._history[::2]
+            self._every *= 2
 
     def fence(self) -> None:
         """Start the averages anew."""
         self._fenced = self.count > BEGINNING
+
+    def turn_back(self, values: int) -> None:
+        """The weights are again those of so many values ago, and so are best, calm, swing and peak, or a little older.
+
+        Where they are from before there was a baseline, all of it is learned anew.
+        """
+        then = self.count - values
+        if then < BASELINE:
+            self._clear()
+            return
+        while len(self._history) > 1 and self._history[-1].values > then:
+            self._history.pop()
+        if self._history:
+            _, self.best, self.calm, self.swing, self.peak = self._history[-1]
 
     def _begin(self, value: float) -> None:
         count = self.count
@@ -78,6 +123,10 @@ class Course:
             self._began = self.first = self.fast = self.middle = self.slow = self.best = value
             return
         off = value - self.fast
+        if count > FEW:  # an explosion that the run came back from is no beginning
+            reach = REACH * max(self.swing, self.peak)
+            off = max(-reach, min(reach, off))
+            value = self.fast + off
         self.swing += (abs(off) - self.swing) / (count - 1)
         self.peak = max(self.peak, off)
         self.fast += max(FAST, 1 / count) * off

@@ -11,6 +11,8 @@ from trimtab.signals.course import Course
 from trimtab.signals.loss import Progress
 
 WARM_UP = 8  # readings before anything is compared
+FIRST = 3  # ... but with what is far beyond
+FAR = 2.3  # in logarithms: so much more does it take before the end of the warm-up
 GROW = 3.0  # how many times the largest norm a reading counts at most
 FORGET = 0.9995  # of the largest norm, a reading
 FEWEST = 3  # layers that can be compared
@@ -28,7 +30,7 @@ class NormSpikeScore:
     (2502.11034), whose z-scores need a spread that small batches do not have; against the largest as in Megatron's
     rerun machine.
 
-    Warm-up: 8 readings.
+    Warm-up: 8 readings; from the fourth on a norm ten times further counts, since gradients may explode at once.
     """
 
     __slots__ = ("_before", "_count", "_largest", "_last")
@@ -45,8 +47,7 @@ class NormSpikeScore:
         largest = self._largest
         self._count += 1
         if self._count <= WARM_UP:
-            self._largest = max(largest, norm)
-            return None
+            return self._warm(largest, norm)
         score = 0.0
         if norm > largest:
             score = math.log(norm / largest) if largest else math.inf
@@ -55,6 +56,11 @@ class NormSpikeScore:
         lasting = LASTING * min(self._before, self._last, score)
         self._before, self._last = self._last, score
         return lasting if lasting > score else score
+
+    def _warm(self, largest: float, norm: float) -> float | None:
+        far = math.log(norm / largest) - FAR if self._count > FIRST and norm > largest > 0.0 else 0.0
+        self._largest = max(largest, norm if far <= 0.0 else GROW * largest)
+        return far if far > 0.0 else None
 
     def fence(self) -> None:
         """Forget the last two scores; the largest norm stays."""
@@ -142,6 +148,11 @@ class UpdateExcess:
         self._typical = 0.0
         self._names: tuple[str, ...] = ()
         self._places: list[int] = []
+
+    @property
+    def largest(self) -> float | None:
+        """The largest typical ratio among the last six since the fence; None where there is none."""
+        return max(self._ratios, default=None)
 
     def update(self, ratios: Mapping[str, float]) -> float | None:
         """Of update ratios by layer. The same object again is the same reading."""

@@ -13,7 +13,8 @@ from trimtab.signals.course import NOISE, Course
 
 WARM_UP = 24  # values before anything is compared
 
-SUSTAINED = 4.0  # an excess that lasts for three values counts so many times one that does not
+SHARE = 0.028  # of the gain: an excess of so much that lasts for three values counts as one of all of it that does not
+SURE = 0.12  # ... but of the largest usual swing
 
 REVERSAL = 0.05  # weight of the newest reversal
 QUIET = 8.0  # reversals so many times those at the best are still usual
@@ -39,9 +40,11 @@ class Nonfinite:
 class SpikeScore:
     """How far the loss jumped, in units of all that it has ever come down.
 
-    (loss - fast average) / max(first - best, peak, 4 calm swings), 0 where that is negative. A jump that lasts counts
-    more: the least of the last three values times 4, where that is the larger. The baseline is winsorised and does not
-    hold the judged value, nor does a falling loss raise the score: the average lags above it.
+    excess / max(gain, peak), 0 where that is negative; where that is larger, the least excess of the last three values
+    over max(0.028 gain, 0.12 peak), since one wild batch says less than a jump that lasts. The excess is loss - fast
+    average, that from before the three where they are judged together; the gain max(first - best, 4 calm swings); the
+    peak the largest excess that was usual by then. The baseline is winsorised and does not hold the judged values, nor
+    does a falling loss raise the score: the average lags above it.
 
     Warm-up: 24 values. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in units of the gain
     rather than of the standard deviation, since the losses of small batches have long tails.
@@ -51,26 +54,29 @@ class SpikeScore:
 
     def __init__(self, course: Course) -> None:
         self._course = course
-        self._last = self._before = 0.0
+        self._last = self._before = (-math.inf, 0.0, 0.0)  # loss, and fast average and peak before it
 
     def update(self, value: float) -> float | None:
         """The score of a loss that the course does not hold yet."""
         course = self._course
-        off = value - course.fast
-        if off <= 0.0 or course.count < WARM_UP:
-            self._before, self._last = self._last, 0.0
-            return 0.0 if course.count >= WARM_UP else None
-        scale = course.scale
-        if course.peak > scale:
-            scale = course.peak
-        score = off / scale if scale else math.inf
-        lasting = SUSTAINED * min(self._before, self._last, score)
-        self._before, self._last = self._last, score
+        (loss, fast, peak), last = self._before, self._last
+        self._before, self._last = last, (value, course.fast, course.peak)
+        if course.count < WARM_UP:
+            return None
+        off, gain = value - course.fast, course.scale
+        if off <= 0.0:
+            return 0.0
+        scale = gain if gain > course.peak else course.peak
+        if not scale:
+            return math.inf
+        score = off / scale
+        usual = max(SHARE * gain, SURE * peak)
+        lasting = (min(loss, last[0], value) - fast) / usual if usual else 0.0
         return lasting if lasting > score else score
 
     def fence(self) -> None:
-        """Forget the last two scores."""
-        self._last = self._before = 0.0
+        """Forget the last two values."""
+        self._last = self._before = (-math.inf, 0.0, 0.0)
 
 
 class Divergence:

@@ -6,6 +6,8 @@ import math
 from typing import Literal, NamedTuple
 
 GAINING = 0.02  # of what validation has gained: a pass that adds as much is not overfitting yet
+RISE = 3.0  # a rise of validation counts so many times a gap
+SLOW = 0.02  # of the gap: a rise that lasts, and a fall that does not end it
 LEARNED = 0.3  # of what training gained: where validation gained less, it is not the same task
 
 
@@ -15,23 +17,33 @@ class Validated(NamedTuple):
     loss: float | None
     train_loss: float | None
     beginning: float | None = None  # the training loss when the run began
+    steady: bool = True  # whether the learning rate is one to train at
 
 
 class GeneralizationGap:
-    """How much worse validation is than training, in units of what validation has gained.
+    """How much worse validation is than training, once it is worse than it was, in units of what validation has gained.
 
-    (validation loss - training loss) / (first - best validation loss), 0 where that is negative. 0 too at a pass that
-    betters the best by 0.02 of that gain, and while validation has gained less than 0.3 of what training has, since
-    then the two are not the same task (a curriculum).
-    `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
-    two passes.
+    min(gap, 3 rise) / (first - best validation loss), 0 where that is negative. The gap is validation loss - training
+    loss, the rise validation loss - best - `healed`: a gap alone is no harm, nor is a rise from which a run comes back,
+    so `healed` is the largest rise that was followed by a new best. Where the rise is over 0.02 of the gap and goes on
+    (this pass is not better than the one before by as much) the whole gap counts, but not while the learning rate
+    warms up or is all but gone, when little can go on.
+
+    0 too at a pass that betters the one before by 0.02 of the gain, and where validation, at its best, had gained less
+    than 0.3 of what training had, since then the two are not the same task (a curriculum). `first` is the training loss
+    at the beginning; where that is not known, the larger loss of the first pass. Warm-up: two passes.
+
+    After Prechelt, "Early stopping - but when?" (1998): generalization loss is the rise over the best validation, and
+    several passes in a row tell more than its size.
     """
 
-    __slots__ = ("_best", "_count", "_first")
+    __slots__ = ("_best", "_count", "_first", "_healed", "_highest", "_last", "_trained")
 
     def __init__(self) -> None:
         self._first = -math.inf
-        self._best = math.inf
+        self._trained = math.inf  # the training loss at the best pass
+        self._best = self._highest = self._last = math.inf
+        self._healed = 0.0
         self._count = 0
 
     def update(self, result: Validated) -> float | None:
@@ -40,17 +52,30 @@ class GeneralizationGap:
         if loss is None or train is None or not math.isfinite(loss - train):
             return None
         self._count += 1
-        better, self._best = self._best - loss, min(self._best, loss)
+        better = self._last - loss
+        self._follow(loss, train)
         if self._count == 1:
             self._first = max(loss, train) if result.beginning is None else result.beginning
             return None
         gained = self._first - self._best
-        if gained <= 0.0 or gained < LEARNED * (self._first - train) or better > GAINING * gained:
+        if gained <= 0.0 or gained < LEARNED * (self._first - self._trained) or better > GAINING * gained:
             return 0.0
-        return max(0.0, (loss - train) / gained)
+        gap, rise = loss - train, loss - self._best - self._healed
+        lasts = result.steady and rise > SLOW * gap and better <= SLOW * gap
+        return max(0.0, (gap if lasts else min(gap, RISE * rise)) / gained)
 
     def fence(self) -> None:
-        """First and best stay."""
+        """First, best and what healed stay."""
+
+    def _follow(self, loss: float, train: float) -> None:
+        self._last = loss
+        if loss < self._best:
+            if math.isfinite(self._best):
+                self._healed = max(self._healed, self._highest - self._best)
+            self._best = self._highest = loss
+            self._trained = train
+        else:
+            self._highest = max(self._highest, loss)
 
 
 class ValidationsSinceBest:
