@@ -81,6 +81,7 @@ def faults(found: Sequence[Run], methods: Sequence[str]) -> str:
         rows.append(_row(title, [run for run in found if run.kind is kind], methods))
     sums = [run for run in found if not run.kind.crawling]
     rows.append(_row("all", sums, methods))
+    rows.append(_row("... kinds that were tuned on", [run for run in sums if not run.kind.held_out], methods))
     rows.append(_row("... kinds that were not tuned on (*)", [run for run in sums if run.kind.held_out], methods))
     rows.append(_row("... those that the guard loses", [run for run in sums if not run.saved("guard")], methods))
     return markdown(rows)
