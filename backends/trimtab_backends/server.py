@@ -1,7 +1,7 @@
 """Serves one WSGI application inside a process that has better things to do: cheroot, made a good guest.
 
-Everything runs in daemon threads. A connection gets a worker only once its client has sent something, so idle clients
-cost a descriptor and no worker; a request that takes longer than `REQUEST_S` is cut off, so slow ones do not keep it.
+Everything runs in daemon threads. A connection gets a worker only once the head of its request is there, so idle and
+slow clients cost a descriptor and no worker; a request that takes longer than `REQUEST_S` is cut off.
 Nothing is written to stderr. A forked child lets go of the listening socket.
 """
 
@@ -12,7 +12,9 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import threading
+import time
 import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,6 @@ from cheroot.ssl import Adapter
 from trimtab.errors import BackendError
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
 WORKERS = 6
@@ -33,10 +34,11 @@ BACKLOG = 64
 IDLE_S = 10  # after which an idle connection is closed
 EXPIRY_S = 2.0  # how often one looks for those; each time wakes a thread
 REQUEST_S = 5.0  # from a request's first byte to the end of its answer, TLS handshake included
-CONNECTIONS = 64  # that are kept waiting; more go to a worker at once, and lose it after REQUEST_S
+CONNECTIONS = 64  # that are kept waiting; for one more, that which has waited longest is closed
 HEADER_BYTES = 16_384
 BODY_BYTES = 4_096  # unless the application takes more
 UNREAD_BYTES = 4 * 1024 * 1024  # of a request that was refused, which are read so that its client sees why
+UNREAD_S = 0.25  # without a byte of them
 NEXT_PORTS = 100
 
 _log = logging.getLogger("trimtab.http")
@@ -136,10 +138,18 @@ class _Request(HTTPRequest):
         super().simple_response(status, msg)
         self.conn.refused = True
 
+    def send_headers(self) -> None:
+        """cheroot would wait for the body of a request that the application has refused unread."""
+        if int(self.status[:3]) >= 400 and getattr(self.rfile, "remaining", 0) > 0:
+            self.close_connection = self.conn.refused = True
+        super().send_headers()
+
 
 class _Connection(HTTPConnection):
     RequestHandlerClass = _Request
     refused = False
+    arrived = 0  # bytes of a head that is not whole
+    begun_at = 0.0  # when the first of them was seen
 
     def communicate(self) -> bool:
         """Reads a request and answers it, within `REQUEST_S`; cheroot's own timeout starts again with every byte."""
@@ -158,6 +168,7 @@ class _Connection(HTTPConnection):
         """A connection that is closed with something unread takes the answer back from a client that still sends."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
+            self.socket.settimeout(UNREAD_S)
             unread = UNREAD_BYTES
             while unread > 0 and (piece := self.socket.recv(65_536)):
                 unread -= len(piece)
@@ -192,13 +203,54 @@ class _Cheroot(wsgi.Server):
         self.socket = self._bound
         return self._bound
 
-    def process_conn(self, conn: HTTPConnection) -> None:
-        """cheroot gives a new connection to a worker at once, which then waits for the first byte of its request."""
-        new = conn.last_used is None
-        if new and self.can_add_keepalive_connection:
+    def process_conn(self, conn: _Connection) -> None:
+        """cheroot gives a connection to a worker at once, which then waits for its request to come."""
+        if self._must_wait(conn):
+            if not self.can_add_keepalive_connection:
+                self._close_oldest()
             self.put_conn(conn)
+            if conn.arrived:  # it is closed as idle when the head is not there REQUEST_S after it began
+                conn.last_used = conn.begun_at - (IDLE_S - REQUEST_S)
         else:
+            conn.arrived = 0
             super().process_conn(conn)
+
+    def _must_wait(self, conn: _Connection) -> bool:
+        """Whether no worker is needed yet. What is in TLS cannot be looked into: anything is enough."""
+        if conn.rfile.has_data():
+            return False
+        if isinstance(conn.socket, ssl.SSLSocket):
+            return conn.last_used is None
+        try:
+            conn.socket.settimeout(0)  # this is the thread that takes connections: it waits for nobody
+            head = conn.socket.recv(HEADER_BYTES, socket.MSG_PEEK)
+            if b"\r\n\r\n" in head or len(head) in (conn.arrived, HEADER_BYTES):  # as before: no more will come
+                self._wake_at(conn, 1)
+                return False
+            self._wake_at(conn, len(head) + 1)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            conn.socket.settimeout(self.timeout)
+        conn.begun_at = conn.begun_at if conn.arrived else time.time()
+        conn.arrived = len(head)
+        return True
+
+    def _wake_at(self, conn: _Connection, count: int) -> None:
+        """Have the selector tell of the connection when so many bytes are there."""
+        if count > 1 or conn.arrived:
+            conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    def _close_oldest(self) -> None:
+        """On the thread of the selector, as all that takes connections from it must be."""
+        selector = self._connections._selector  # type: ignore[attr-defined]
+        waiting = [(each.last_used, fd, each) for fd, each in selector.connections if each is not self]
+        if waiting:
+            _, fd, oldest = min(waiting, key=lambda found: found[:2])
+            selector.unregister(fd)
+            oldest.close()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         _log.debug("%s", msg, exc_info=traceback)

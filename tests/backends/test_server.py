@@ -64,7 +64,7 @@ def test_more_idle_clients_than_are_kept_do_not_stop_a_scrape(serve, get, connec
     backend = serve()
     idle = [connect(backend) for _ in range(4 + 2 * server.WORKERS)]
     assert get(backend.address).status == 200
-    assert all(each.recv(1) == b"" for each in idle[4:]), "a descriptor each, for as long as the client likes"
+    assert all(each.recv(1) == b"" for each in idle[:-4]), "a descriptor each, for as long as the client likes"
 
 
 def test_slow_clients_are_cut_off(serve, get, connect, monkeypatch):
@@ -73,6 +73,37 @@ def test_slow_clients_are_cut_off(serve, get, connect, monkeypatch):
     slow = [connect(backend, b"GET /metrics HTTP/1.1\r\nHost: a") for _ in range(2 * server.WORKERS)]
     assert get(backend.address).status == 200
     assert all(each.recv(1) == b"" for each in slow)
+
+
+def test_hundreds_of_slow_clients_do_not_stop_a_scrape(serve, get, connect):
+    """A worker each for as long as a request may take, and Prometheus would wait for minutes."""
+    backend = serve()
+    slow = [connect(backend, b"GET /metrics HT") for _ in range(5 * server.CONNECTIONS)]
+    assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
+    assert slow[0].recv(1) == b""
+
+
+def test_client_that_drips_is_answered_when_its_head_is_there(serve, connect):
+    connection = connect(serve())
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r":
+        connection.sendall(bytes([byte]))
+    assert b"200 OK" in answer_to(connection, b"\n")
+
+
+def test_client_that_leaves_amid_its_head_is_let_go_at_once(serve, connect, monkeypatch):
+    monkeypatch.setattr(server, "IDLE_S", 10 * PATIENCE_S)
+    connection = connect(serve(), b"GET /metrics HT")
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(65_536):
+        pass
+
+
+def test_body_that_nobody_wants_is_not_waited_for(serve, connect, get):
+    backend = serve()
+    head = b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    unwanted = [connect(backend, head) for _ in range(server.WORKERS)]
+    assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
+    assert all(b" 405 " in each.recv(65_536) for each in unwanted)
 
 
 def test_a_silent_client_does_not_stop_a_tls_scrape(serve, get, connect, certificate, trusting):
