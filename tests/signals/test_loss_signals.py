@@ -84,6 +84,11 @@ def test_spike_score_of_a_jump_that_lasts_counts_more(scores, healthy):
     assert once < SPIKE < thrice
 
 
+def test_spike_score_of_a_jump_that_lasts_is_that_of_one_that_does_not_while_little_is_known(scores, healthy):
+    early, late = (scores(SpikeScore, [*healthy()[:count], *[6.0] * 3])[-1] for count in (60, 200))
+    assert early < SPIKE < late
+
+
 def test_spike_score_forgets_at_a_fence_how_long_a_jump_has_lasted(healthy):
     course = Course()
     for loss in healthy():

@@ -15,6 +15,7 @@ WARM_UP = 24  # values before anything is compared
 
 SHARE = 0.028  # of the gain: an excess of so much that lasts for three values counts as one of all of it that does not
 SURE = 0.12  # ... but of the largest usual swing
+KNOWN = 100  # values after which it is known what swings are usual
 
 REVERSAL = 0.05  # weight of the newest reversal
 QUIET = 8.0  # reversals so many times those at the best are still usual
@@ -46,7 +47,7 @@ class SpikeScore:
     peak the largest excess that was usual by then. The baseline is winsorised and does not hold the judged values, nor
     does a falling loss raise the score: the average lags above it.
 
-    Warm-up: 24 values. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in units of the gain
+    Warm-up: 24 values, and 100 for what lasts. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in units of the gain
     rather than of the standard deviation, since the losses of small batches have long tails.
     """
 
@@ -71,7 +72,7 @@ class SpikeScore:
             return math.inf
         score = off / scale
         usual = max(SHARE * gain, SURE * peak)
-        lasting = (min(loss, last[0], value) - fast) / usual if usual else 0.0
+        lasting = (min(loss, last[0], value) - fast) / usual if usual and course.count >= KNOWN else 0.0
         return lasting if lasting > score else score
 
     def fence(self) -> None:
