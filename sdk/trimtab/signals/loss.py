@@ -47,8 +47,8 @@ class SpikeScore:
     peak the largest excess that was usual by then. The baseline is winsorised and does not hold the judged values, nor
     does a falling loss raise the score: the average lags above it.
 
-    Warm-up: 24 values, and 100 for what lasts. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in units of the gain
-    rather than of the standard deviation, since the losses of small batches have long tails.
+    Warm-up: 24 values, and 100 for what lasts. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in
+    units of the gain rather than of the standard deviation, since the losses of small batches have long tails.
     """
 
     __slots__ = ("_before", "_course", "_last")
