@@ -126,9 +126,10 @@ class UpdateExcess:
     """How far steps throw a typical layer about, as a share of its own size: 0.5 is half of its weights in one step.
 
     The update ratio of a module is the least of its parameters', and the typical one the median over modules. The score
-    is the newest typical ratio; or 1.7 times the sum of the last six, where that is larger and the loss does not
-    improve: its middle average is over its best by 0.05 of what it has come down. While it does improve, half of that.
-    The sum is for the first 200 losses: a rate that has held for longer is judged by what it does to the loss.
+    is the newest typical ratio; or 1.7 times the sum of the last six, where that is larger and the loss is losing what
+    it had gained: its middle average is over its best by 0.15 of what it has come down. While it comes down, long steps
+    are no fault: those of SGD without momentum, or the first ones of RMSprop, are as long as harmful ones. The sum is for
+    the first 200 losses: a rate that has held for longer is judged by what it does to the loss.
 
     Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
     nature. Layers that begin at zero have no ratio at first (see `sample.updates`).
@@ -138,7 +139,7 @@ class UpdateExcess:
 
     READINGS = 6
     WEIGHT = 1.7
-    OFF = 0.05
+    OFF = 0.15
     LOSSES = range(10, 200)
 
     def __init__(self, course: Course) -> None:
@@ -162,10 +163,10 @@ class UpdateExcess:
         if not self._ratios:
             return None
         course = self._course
-        total = self.WEIGHT * sum(self._ratios) if course.count in self.LOSSES else 0.0
-        if course.middle - course.best <= self.OFF * (course.first - course.best):
-            total /= 2
-        return max(self._typical, total)
+        is_losing = course.middle - course.best > self.OFF * (course.first - course.best)
+        if is_losing and course.count in self.LOSSES:
+            return max(self._typical, self.WEIGHT * sum(self._ratios))
+        return self._typical
 
     def _read(self, ratios: Mapping[str, float]) -> None:
         names = tuple(ratios)
