@@ -128,8 +128,8 @@ class UpdateExcess:
     The update ratio of a module is the least of its parameters', and the typical one the median over modules. The score
     is the newest typical ratio; or 1.7 times the sum of the last six, where that is larger and the loss is losing what
     it had gained: its middle average is over its best by 0.15 of what it has come down. While it comes down, long steps
-    are no fault: those of SGD without momentum, or the first of RMSprop, are as long as harmful ones. The sum is for the
-    first 200 losses: a rate that has held for longer is judged by what it does to the loss.
+    are no fault: those of SGD without momentum, or the first of RMSprop, are as long as harmful ones. The sum is for
+    the first 200 losses: a rate that has held for longer is judged by what it does to the loss.
 
     Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
     nature. Layers that begin at zero have no ratio at first (see `sample.updates`).
