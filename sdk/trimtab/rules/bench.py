@@ -1,0 +1,204 @@
+"""The rules of one optimizer, or of the run as a whole: each with its signal and its level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from trimtab import signals
+from trimtab.catalog import RuleSpec
+from trimtab.rules.level import Level
+from trimtab.rules.rates import LearningRate
+from trimtab.rules.rule import LOGGED, Rule
+from trimtab.rules.usual import UsualNorm
+from trimtab.signals import Course, Itself, Signal, ValidationsSinceBest
+from trimtab.types import GradientReading, Verdict
+
+NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
+FAILURES = 5  # of a function of the user's, after which it is left out
+
+Function: TypeAlias = Callable[["float | None"], "float | None"]
+AnyRule: TypeAlias = "RuleSpec | Rule"
+Seated: TypeAlias = "tuple[Seat, Callable[[Any], float | None], Level]"
+
+
+class Seat:
+    """One rule as it is judged for one optimizer."""
+
+    __slots__ = ("descent", "failures", "level", "reach", "relative", "rule", "signal", "signal_name", "steady")
+
+    def __init__(self, rule: AnyRule, signal: Signal, signal_name: str) -> None:
+        self.rule = rule
+        self.signal = signal
+        self.signal_name = signal_name
+        self.relative = rule.relative
+        self.steady = isinstance(rule, RuleSpec) and rule.steady
+        self.descent = isinstance(rule, RuleSpec) and rule.descent
+        self.reach = rule.reach if isinstance(rule, RuleSpec) else 0
+        self.level = Level(rule.threshold, rule.hold, rule.clear)
+        self.failures = 0
+
+
+class Bench:
+    """All rules of one optimizer, or of the run as a whole."""
+
+    def __init__(
+        self,
+        optimizer: str,
+        rules: Iterable[AnyRule],
+        mode: Literal["min", "max"],
+        attempt: Callable[[Callable[[], object]], Exception | None] | None,
+    ) -> None:
+        self.course = Course()
+        self.seats: list[Seat] = []
+        self.skips = 0
+        self.contested = False
+        self.usual_norm = UsualNorm()
+        self._optimizer = optimizer
+        self._attempt = attempt
+        self._rate = LearningRate()
+        self._by_source: dict[str, list[Seated]] = {}
+        self._functions: list[tuple[Seat, Function]] = []
+        for rule in rules:
+            self._seat(rule, mode)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the learning rate is one to train at."""
+        return self._rate.steady
+
+    def step(
+        self, step: int, loss: float | None, gradients: GradientReading | None, learning_rate: float | None
+    ) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        if self._rate.update(learning_rate):
+            self._settle()
+        self.skips = 0
+        if loss is not None:
+            verdicts += self.take("loss", step, loss)
+            if loss - loss == 0.0:
+                self.course.update(loss)
+        if self._functions:
+            verdicts += self._call(step, loss)
+        return verdicts + self._gradients(step, gradients) if gradients is not None else verdicts
+
+    def take(self, source: str, step: int, value: Any) -> list[Verdict]:
+        """Give `value` to every signal that reads `source`."""
+        verdicts: list[Verdict] = []
+        rate = self._rate
+        hindered = rate.settling > 0 or not rate.steady or self.contested
+        for seat, signal, level in self._by_source.get(source, ()):
+            found = signal(value)
+            if not found and (found is None or level.idle):  # as nearly always
+                continue
+            if hindered and self._hindered(seat):
+                continue
+            if level.update(step, found) is not None:
+                verdicts.append(self._verdict(seat, step))
+        return verdicts
+
+    def _hindered(self, seat: Seat) -> bool:
+        """Whether a rule is not judged now."""
+        rate = self._rate
+        return (
+            (seat.relative and rate.settling > 0)
+            or (seat.steady and not rate.steady)
+            or (seat.descent and self.contested)
+        )
+
+    def fence(self) -> None:
+        self.course.fence()
+        for seat in self.seats:
+            seat.signal.fence()
+            seat.level.fence()
+
+    def take_levels(self) -> dict[str, float]:
+        taken = ((seat.rule.name, seat.level.take()) for seat in self.seats)
+        return {name: level for name, level in taken if level is not None}
+
+    def healthy(self) -> bool:
+        return not any(
+            seat.level.value >= NEAR * seat.rule.threshold or seat.level.firing
+            for seat in self.seats
+            if seat.rule.severity != "info"
+        )
+
+    def number(self, episodes: Mapping[str, int]) -> None:
+        for seat in self.seats:
+            seat.level.episode = max(seat.level.episode, episodes.get(seat.rule.name, 0))
+
+    def _gradients(self, step: int, reading: GradientReading) -> list[Verdict]:
+        norm = reading.norm if reading.finite else math.inf
+        verdicts = self.take("norm", step, norm)
+        if reading.finite:
+            verdicts += self.take("layer_norms", step, reading.layer_norms)
+            self.usual_norm.update(reading.norm)
+        if reading.update_ratios:
+            verdicts += self.take("update_ratios", step, reading.update_ratios)
+        return verdicts
+
+    def _settle(self) -> None:
+        """The user's learning rate jumped: what relative rules saw before is no evidence any more."""
+        for seat in self.seats:
+            if seat.relative:
+                seat.signal.fence()
+                seat.level.fence()
+
+    def _seat(self, rule: AnyRule, mode: Literal["min", "max"]) -> None:
+        if not isinstance(rule.signal, str):
+            seat = Seat(rule, Itself(), rule.name)
+            self._functions.append((seat, rule.signal))
+        elif rule.signal.startswith(LOGGED):
+            seat = self._place(rule.signal, Seat(rule, Itself(), rule.name))
+        else:
+            spec = signals.find(rule.signal)
+            made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
+            seat = Seat(rule, made or spec.make(self.course), rule.signal)
+            self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
+        self.seats.append(seat)
+
+    def _place(self, source: str, seat: Seat) -> Seat:
+        """Let `seat` be given what `source` brings. What is called on every step is looked up here, once."""
+        self._by_source.setdefault(source, []).append((seat, seat.signal.update, seat.level))
+        return seat
+
+    def _call(self, step: int, loss: float | None) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for seat, function in self._functions:
+            if seat.failures >= FAILURES:
+                continue
+            found: list[float | None] = []
+            problem = self._attempted(function, loss, found)
+            if problem is not None:
+                seat.failures += 1
+            elif found[0] is None or (seat.relative and self._rate.settling > 0):
+                continue
+            elif seat.level.update(step, found[0]) is not None:
+                verdicts.append(self._verdict(seat, step))
+        return verdicts
+
+    def _attempted(self, function: Function, loss: float | None, found: list[float | None]) -> Exception | None:
+        def call() -> None:
+            value = function(loss)
+            found.append(None if value is None else float(value))
+
+        if self._attempt is not None:
+            return self._attempt(call)
+        call()
+        return None
+
+    def _verdict(self, seat: Seat, step: int) -> Verdict:
+        level = seat.level
+        return Verdict(
+            rule=seat.rule.name,
+            optimizer=self._optimizer,
+            episode=level.episode,
+            state="firing" if level.firing else "resolved",
+            severity=seat.rule.severity,
+            value=level.value,
+            threshold=seat.rule.threshold,
+            level=level.level if level.level is not None else 0.0,
+            step=step,
+            since=level.since - seat.reach if level.since > seat.reach else 0,
+        )
