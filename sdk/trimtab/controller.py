@@ -91,6 +91,7 @@ class Controller:
             else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
         )
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
+        self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
         self._trailing = TrailingWorst(judge.rules)
         self._fired: Counter[str] = Counter()
@@ -162,8 +163,10 @@ class Controller:
         if read:
             rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
             verdicts: list[Verdict] = []
+            fenced_at = self._fenced_at.get(label, 0)
             for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):
-                verdicts += self._judge.step(label, index, loss, reading, rate)
+                if index > fenced_at:
+                    verdicts += self._judge.step(label, index, loss, reading, rate)
                 if loss is not None:
                     self._train = self._train[0] + loss, self._train[1] + 1
             self._answer(label, verdicts, Moment(step, applied, late or applied))
@@ -358,6 +361,8 @@ class Controller:
     def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         """What was seen before an adjustment is no evidence any more."""
         self._judge.fence(step, None if of_all else decision.optimizer, back_to)
+        for label in self._labels if of_all else (decision.optimizer,):
+            self._fenced_at[label] = step  # steps that were made before may be judged after
         if of_all:
             self._engine.fence()
             self._on_device.clear()

@@ -49,6 +49,18 @@ def test_order_is_done_in_a_dry_run_too(watching, training):
     assert (adjustment.before["learning_rate_scale"], adjustment.after["learning_rate_scale"]) == (1.0, 0.5)
 
 
+def test_steps_before_an_adjustment_are_no_evidence_though_they_are_judged_after_it(watching, training):
+    held = trimtab.Rule("held", signal=lambda loss: 1.0, threshold=0.5, hold=8, severity="warning")
+    with watching(act=False, rules=[held], gradients_every=16) as seen:
+        training.steps(24)
+        id = order(seen, "adjust", LOWER)
+        training.steps(40)
+        fenced_at = answered(seen, id).step
+    begun = [alert.step for alert in seen.run.alerts if alert.rule == "held"]
+    assert 24 <= fenced_at < 32  # between two judgements
+    assert begun == [8, fenced_at + 8]
+
+
 def test_pause_keeps_policies_from_acting_until_it_ends(watching, training):
     policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.9)], cooldown=0, budget=99)]
     with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
