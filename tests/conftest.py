@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -15,6 +16,12 @@ from trimtab import guard
 from trimtab.sample import sampler
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
+
+
+def pytest_configure():
+    """A shell without job control has what it starts in the background ignore Ctrl-C, which children inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Seen:
