@@ -50,8 +50,12 @@ def _same(found: Any, alert: dict[str, Any]) -> bool:
 
 
 def _mutilated(alert: dict[str, Any], draw: random.Random) -> bytes:
-    """Bytes changed, left out and doubled."""
-    body = bytearray(good(alert))
+    return mutilated(good(alert), draw)
+
+
+def mutilated(sound: bytes, draw: random.Random) -> bytes:
+    """`sound` with bytes changed, left out and doubled."""
+    body = bytearray(sound)
     for _ in range(draw.randint(1, 6)):
         at, what = draw.randrange(len(body)), draw.random()
         if what < 0.4:

@@ -3,6 +3,8 @@
 import json
 import time
 
+import loop_bodies
+
 RUN, RUN_ID = "resnet", "0123456789abcdef"
 
 
@@ -63,14 +65,4 @@ class Clock:
 
 def mutilated(good, count, draw):
     """`good` with bytes changed, left out and doubled, in `count` ways. `draw` is a `random.Random`."""
-    for _ in range(count):
-        body = bytearray(good)
-        for _ in range(draw.randint(1, 6)):
-            at, what = draw.randrange(len(body)), draw.random()
-            if what < 0.4:
-                body[at] = draw.randrange(256)
-            elif what < 0.7:
-                del body[at : at + draw.randint(1, 40)]
-            else:
-                body[at:at] = body[at : at + draw.randint(1, 200)]
-        yield bytes(body)
+    return (loop_bodies.mutilated(good, draw) for _ in range(count))
