@@ -187,12 +187,6 @@ def test_note_says_that_a_coupled_decay_scales_too(helm, name):
     )
 
 
-def test_note_says_that_the_update_is_not_proportional(helm):
-    optimizer = torch.optim.Adafactor(parameters())
-    change = helm.controls(optimizer).scale_learning_rate(0.5)
-    assert change.note == "A factor on the learning rate of Adafactor is not a factor on its update."
-
-
 def test_checkpoint_shows_the_schedules_rate(helm):
     optimizer = Recording(parameters())
     helm.controls(optimizer).scale_learning_rate(0.5)

@@ -42,9 +42,10 @@ class Placed:
     def __init__(self) -> None:
         self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
         self._written: dict[int, tuple[Tensor, Tensor, Tensor, int]] = {}  # tensor, before, ours, its version since
+        self._spent: list[tuple[Tensor, Tensor, int]] = []  # tensor, before, its version since
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        return bool(self._entries or self._spent)
 
     def multiply(self, group: Group, key: str, factor: float) -> None:
         """Put `factor` times the value in its place, bit for bit that product. None stays None.
@@ -71,6 +72,13 @@ class Placed:
         self._entries.append((group, key, group[key], value))
         group[key] = value
 
+    def write(self, tensor: Tensor, factor: float) -> None:
+        """Multiply a tensor of the optimizer's state, in place, which the update reads and then writes anew."""
+        before = tensor.detach().clone()
+        with torch.no_grad():
+            tensor.mul_(factor)
+        self._spent.append((tensor, before, tensor._version))
+
     def _product_of(self, value: Any) -> Any:
         """Ours for a tensor that other groups share."""
         return next((ours for _, _, theirs, ours in self._entries if theirs is value and type(value) is Tensor), None)
@@ -84,7 +92,7 @@ class Placed:
         """Put the schedule's values back, where ours still are. False when somebody else has written meanwhile."""
         untouched = True
         ours = {id(entry[3]) for entry in self._entries}
-        for group, key, value, _ in self._entries:
+        for group, key, value, _ in reversed(self._entries):  # where two were put in one place
             if id(group.get(key)) in ours:
                 group[key] = value
             else:
@@ -95,5 +103,9 @@ class Placed:
                     tensor.copy_(before)
             else:
                 untouched = False
-        self._entries, self._written = [], {}
+        with torch.no_grad():
+            for tensor, before, version in self._spent:
+                if tensor._version == version:  # or else the update was made
+                    tensor.copy_(before)
+        self._entries, self._written, self._spent = [], {}, []
         return untouched

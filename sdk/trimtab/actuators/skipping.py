@@ -51,7 +51,7 @@ def check_skippable(optimizers: Sequence[Optimizer], *, under_closure: bool) -> 
 
 def is_torchs_own(optimizer: Optimizer) -> bool:
     """Whether it is one of `torch.optim`, and not a subclass with a step of its own."""
-    return type(optimizer).__module__.startswith("torch.optim.")
+    return (type(optimizer).__module__ + ".").startswith("torch.optim.")  # Adafactor and Muon are of "torch.optim"
 
 
 class Skip:

@@ -9,14 +9,16 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trimtab.actions import Change, Refused
+from trimtab.actuators import own_rates
 from trimtab.actuators.clipping import Clip, check_clippable, harmless_norm, is_plain
 from trimtab.actuators.groups import Group, groups_of, optimizers_in
+from trimtab.actuators.scales import bounded
 from trimtab.actuators.skipping import check_skippable
 from trimtab.actuators.steering import Steered, Steering, parameters_of
 from trimtab.actuators.updates import is_number
 
 # Whose update is not proportional to the rate: by the names of their classes, whatever package they come from.
-NOT_PROPORTIONAL = ("Prodigy", "DAdapt", "MADGRAD", "MirrorMADGRAD", "Adafactor", "Rprop")
+NOT_PROPORTIONAL = ("Prodigy", "DAdapt", "MADGRAD", "MirrorMADGRAD", "Adafactor")  # torch's own: see `own_rates`
 DECOUPLED = ("AdamW", "SGD", "ASGD", "Lion", "Muon", "LAMB", "Lamb", "SophiaG")
 
 
@@ -37,12 +39,15 @@ class StepControls:
         groups = self._groups("lr", "has no learning rate to scale: the optimizer computes its own")
         scale = self._steered.settings.scale
         before = scale.target
+        refusal = own_rates.refusal(self._optimizers(), bounded(before, factor, floor, ceiling))
+        if refusal:
+            raise Refused(refusal)
         self._steering.surround(self._steered)
         scale.multiply(factor, floor=floor, ceiling=ceiling, ramp=ramp)
         return Change(
             {"learning_rate_scale": before, "learning_rate": _products(groups, "lr", before)},
             {"learning_rate_scale": scale.target, "learning_rate": _products(groups, "lr", scale.target)},
-            _note(self._optimizers(), groups),
+            own_rates.note(self._optimizers(), scale.target) or _note(self._optimizers(), groups),
         )
 
     def normalizes(self) -> bool:
@@ -142,7 +147,7 @@ def _note(optimizers: Sequence[Optimizer], groups: Sequence[Group]) -> str:
     """What a factor on the rate means for these optimizers, where it is not just a factor on the update."""
     names = [kind.__name__ for optimizer in optimizers for kind in type(optimizer).__mro__]
     for name in names:
-        if name.startswith(NOT_PROPORTIONAL):
+        if name.startswith(NOT_PROPORTIONAL) and not any(map(own_rates.has_own, optimizers)):
             return f"A factor on the learning rate of {name} is not a factor on its update."
     decays: list[Any] = [group for group in groups if group.get("weight_decay")]
     decoupled = [name for name in names if name in DECOUPLED]

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trimtab.actuators import own_rates
 from trimtab.actuators.clipping import Clip, clip, harmless_norm
 from trimtab.actuators.decay import Decay
-from trimtab.actuators.groups import Group, Placed, groups_of, optimizers_in
+from trimtab.actuators.groups import Group, Placed, groups_of, held_by, optimizers_in
 from trimtab.actuators.scales import Scale
 from trimtab.actuators.skipping import Skip
 
@@ -94,7 +95,10 @@ class Updates:
             self._clip(optimizer, settings.clip)
         scale, decays = settings.scale.value, settings.decay.changes
         if scale != 1.0 or decays:
-            self._place(groups_of(self.optimizers()), scale, decays)
+            if scale != 1.0:
+                self._scale_rates(scale)
+            if decays:
+                self._place_decays(groups_of(self.optimizers()))
             self.used = self._used(optimizer, scale)
         if self._skip is not None:
             self._skip.hide()
@@ -134,20 +138,28 @@ class Updates:
 
     def _used(self, optimizer: Optimizer, scale: float) -> Used:
         groups = optimizer.param_groups
-        rates = [self._placed.product(group.get("lr")) for group in groups]
+        rates = [own_rates.shown(optimizer, self._placed.product(group.get("lr")), scale) for group in groups]
         return Used(scale, rates, [group.get("weight_decay") for group in groups])
 
-    def _place(self, groups: Sequence[Group], scale: float, decays: bool) -> None:
-        for group in groups:
-            if scale != 1.0 and "lr" in group:
-                self._placed.multiply(group, "lr", scale)
-        if decays:
-            decaying = [group for group in groups if is_number(group.get("weight_decay"))]
-            for group, value in zip(
-                decaying, self._settings.decay.of([g["weight_decay"] for g in decaying]), strict=True
-            ):
-                if value != group["weight_decay"]:
-                    self._placed.put(group, "weight_decay", value)
+    def _scale_rates(self, scale: float) -> None:
+        scaled: list[Group] = []
+        for optimizer in reversed(self.optimizers()):  # the innermost first: it may share groups with its holder
+            if any(map(own_rates.has_own, held_by(optimizer))):
+                continue
+            for group in optimizer.param_groups:
+                if "lr" in group and all(group is not known for known in scaled):
+                    scaled.append(group)
+                    if own_rates.has_own(optimizer):
+                        own_rates.place(self._placed, optimizer, group, scale)
+                    else:
+                        self._placed.multiply(group, "lr", scale)
+
+    def _place_decays(self, groups: Sequence[Group]) -> None:
+        decaying = [group for group in groups if is_number(group.get("weight_decay"))]
+        values = self._settings.decay.of([group["weight_decay"] for group in decaying])
+        for group, value in zip(decaying, values, strict=True):
+            if value != group["weight_decay"]:
+                self._placed.put(group, "weight_decay", value)
 
 
 def is_number(value: Any) -> bool:
