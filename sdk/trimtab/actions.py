@@ -83,7 +83,7 @@ class Controls(Protocol):
         ...
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
-        """Save best and last state, put the best weights back, and ask the loop to stop."""
+        """Save best and last state, and ask the loop to stop; once it hears that, put the best weights back."""
         ...
 
 
@@ -247,7 +247,7 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Save best and last state, put the best weights back, and ask the loop to stop."""
+    """Save best and last state, and ask the loop to stop; where it hears that, put the best weights back."""
 
     name: ClassVar[str] = "halt"
     stage: ClassVar[Stage] = "cycle_end"

@@ -105,6 +105,7 @@ class Run:
         self._logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
         self._log = self._guard.wrap("log", self._logged.log)
         self._recorded = self._guard.wrap("record", self._controller.recorded)
+        self._hear = self._guard.wrap("halt", self._halting.hear)
         self._errors_at_health = 0
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
@@ -196,7 +197,10 @@ class Run:
     @property
     def should_stop(self) -> bool:
         """Whether the loop is asked to stop."""
-        return self._halting.asked()
+        asked = self._halting.asked()
+        if asked:
+            self._hear()
+        return asked
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -218,8 +222,8 @@ class Run:
 
     @property
     def halted(self) -> bool:
-        """Whether a policy or a person halted the run, whether or not the loop has stopped."""
-        return self._halting.requested
+        """Whether a policy or a person halted the run, and somebody heard of it: the loop, or its framework."""
+        return self._halting.heeded
 
     def close(self, status: Status = "completed", error: str | None = None) -> None:
         """Detach, publish what is left, flush every backend. May be called twice."""

@@ -103,10 +103,60 @@ def test_best_by_a_value_that_the_user_logs_is_kept_and_gone_back_to(watching, t
             training.steps(5)
             seen.run.log(bleu=bleu)
             reached.append(training.weights)
+        assert not trimtab.should_stop()
         seen.run.log(enough=1.0)
         training.step()
         assert same(training.weights, reached[1])
         assert torch.load(seen.run.directory / "best.pt", weights_only=True)["step"] == 10
+
+
+@pytest.fixture
+def halted_unheard(watching, training):
+    """A run whose best state is that of step 5, and which was halted after step 11 by a policy that nobody heard."""
+    rules = [trimtab.Rule("enough", signal="logged:enough", threshold=1.0)]
+    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough")])]
+    with watching(act="process", rules=rules, policies=policies, monitor=("bleu", "max")) as seen:
+        for bleu in (30.0, 10.0):
+            training.steps(5)
+            seen.best = seen.best if bleu < 30 else training.weights
+            seen.run.log(bleu=bleu)
+        seen.run.log(enough=1.0)
+        training.step()
+        yield seen
+
+
+def test_halt_that_nobody_hears_leaves_the_weights_and_saves_both_states(halted_unheard, training):
+    bare = type(training)()
+    bare.steps(11)
+    assert same(training.weights, bare.weights)
+    best, last = (torch.load(halted_unheard.run.directory / f, weights_only=True) for f in ("best.pt", "last.pt"))
+    assert (best["step"], last["step"]) == (5, 11)
+    assert same(best["models"]["Sequential"].values(), halted_unheard.best)
+    assert same(last["models"]["Sequential"].values(), bare.weights)
+
+
+def test_halt_that_is_heard_later_puts_the_best_weights_back_then(halted_unheard, training):
+    training.steps(3)
+    assert trimtab.should_stop()
+    assert same(training.weights, halted_unheard.best)
+    halted_unheard.run.close()
+    assert any("those of step 5 again" in text for text in halted_unheard.notices)
+
+
+def test_halt_that_is_heard_while_a_graph_is_pending_leaves_its_weights(halted_unheard, training):
+    loss = training.model(training.inputs).sum()
+    before = training.weights
+    assert trimtab.should_stop()
+    assert same(training.weights, before)
+    loss.backward()
+
+
+@pytest.mark.parametrize(("asks", "status"), [(False, "completed"), (True, "halted")])
+def test_run_is_halted_only_where_somebody_hears(watching, training, asks, status):
+    with watching(act="process", rules=[ALWAYS], policies=[answered_by(Halt("enough"))]) as seen:
+        training.steps(20)
+        assert trimtab.should_stop() if asks else True
+    assert json.loads((seen.run.directory / "run.json").read_text())["status"] == status
 
 
 def test_monitored_value_that_never_comes_is_told(watching, training):

@@ -106,6 +106,20 @@ def test_stop_saves_and_asks_the_loop_to_stop(watching, training):
     assert json.loads((seen.run.directory / "run.json").read_text())["status"] == "halted"
 
 
+def test_stop_saves_the_best_state_too_where_it_is_not_put_back(watching, training):
+    with watching(act="process", monitor=("bleu", "max")) as seen:
+        training.steps(5)
+        seen.run.log(bleu=30.0)
+        training.steps(2)
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=False))
+        training.steps(5)
+        assert torch.load(seen.run.directory / "best.pt", weights_only=True)["step"] == 5
+        assert "once the loop asks" in answered(seen, id).text
+    bare = type(training)()
+    bare.steps(12)
+    assert same(training.weights, bare.weights)
+
+
 def test_rollback_that_nobody_keeps_snapshots_for_is_refused(watching, training):
     with watching(act=False) as seen:
         training.steps(2)

@@ -17,6 +17,7 @@ from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 
 BEST, LAST = "best.pt", "last.pt"
+ADVICE = "once the loop asks"  # in place of True, where nobody hears of a halt
 
 
 class Actuators:
@@ -54,6 +55,13 @@ class Actuators:
     def dry_controls(self, optimizer: str, step: int, since: int | None) -> DryControls:
         """The same for a decision that is only shown."""
         return DryControls(self, optimizer, step, since)
+
+    def put_best_back(self) -> None:
+        """Put the best weights back between two steps, where nothing needs the present ones; see `RunControls.halt`."""
+        step = self.snapshots.best
+        if step is not None and self.snapshots.may_restore(self.parts()):
+            self.snapshots.restore_best(self.parts(), step)
+            self.halting.say("best is back", f"The weights are those of step {step} again, the best ones.")
 
     def close(self) -> None:
         """Put everything back as the user had it, and let the copies go."""
@@ -104,17 +112,29 @@ class RunControls:
         return self._of.snapshots.roll_back(self._of.parts(), self._step, since=self._since, back=back)
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
-        """Save the last state, go back to the best one and save that, then ask the loop to stop."""
-        if self._of.rank is not None:
+        """Save the last state and the best one, ask the loop to stop, and put the best one back where it hears that."""
+        of = self._of
+        if of.rank is not None:
             return self._halt_together(reason)
-        saved = save(self._of.parts(), self._of.directory / LAST, self._step)
-        change = Change({"halted": False}, {"halted": True, "last": str(saved)})
-        if restore_best and not self._pending and self._of.snapshots.best is not None:
-            restored = self._of.snapshots.restore_best(self._of.parts(), self._step)
-            best = save(self._of.parts(), self._of.directory / BEST, self._of.snapshots.best)
-            change = Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(best)})
-        self._of.halting.request(reason)
+        saved = save(of.parts(), of.directory / LAST, self._step)
+        heard = of.halting.is_heard()
+        change = Change({"halted": False}, {"halted": True if heard else ADVICE, "last": str(saved)})
+        if of.snapshots.best is not None and not self._pending:
+            change = self._with_best(change, restore_best, heard)
+        of.halting.request(reason)
         return change
+
+    def _with_best(self, change: Change, restore: bool, heard: bool) -> Change:
+        of, best = self._of, self._of.snapshots.best
+        path = of.directory / BEST
+        if restore and heard:
+            restored = of.snapshots.restore_best(of.parts(), self._step)
+            save(of.parts(), path, best or 0)
+            return Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(path)})
+        of.snapshots.with_best(of.parts(), self._step, lambda: save(of.parts(), path, best or 0))
+        if restore:
+            of.halting.when_heard(of.put_best_back)
+        return Change(change.before, {**change.after, "best": str(path)})
 
     def _halt_together(self, reason: str) -> Change:
         """The same with other ranks, whose weights stay those of the last step."""
@@ -125,8 +145,9 @@ class RunControls:
             if best is not None and not self._pending:
                 of.snapshots.with_best(of.parts(), self._step, lambda: save(of.parts(), of.directory / BEST, best))
                 files["best"] = str(of.directory / BEST)
+        heard = of.halting.is_heard()
         of.halting.request(reason)
-        return Change({"halted": False}, {"halted": True, **files})
+        return Change({"halted": False}, {"halted": True if heard else ADVICE, **files})
 
     def _around(self) -> StepControls:
         return StepControls(self._of.steering, self._optimizer)

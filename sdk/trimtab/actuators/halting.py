@@ -1,5 +1,7 @@
 """How a run is stopped without losing work: by asking first, and by raising only where the user said so.
 
+What nobody hears is advice: the run trains on with the weights that it has, until the loop asks for the first time.
+
 Frameworks have a stop of their own, which still runs `on_train_end` and saves: they are told through it. A loop of the
 user's own asks `trimtab.should_stop()`. Where nobody asks, `on_halt="unwind"` raises `HaltTraining` at the beginning of
 a backward, where neither an optimizer nor a scaler is in the middle of anything.
@@ -37,11 +39,25 @@ class Halting:
         self.requested = False
         self._reason = ""
         self._on_halt = on_halt
-        self._say = say
+        self.say = say
         self._before_backwards = before_backwards
         self._asks = False  # whether the loop has ever asked
         self._told = False  # whether a framework was told
         self._ignored = 0  # backwards since the request
+        self._on_heard: Callable[[], object] = _nothing
+
+    @property
+    def heeded(self) -> bool:
+        """Whether a halt was requested, and somebody has heard of it."""
+        return self.requested and (self._asks or self._told or self._on_halt == "unwind")
+
+    def is_heard(self) -> bool:
+        """Whether somebody would hear of a request now. Costs as much as one."""
+        return self._asks or self._told or self._on_halt == "unwind" or any(True for _ in _owners())
+
+    def when_heard(self, call: Callable[[], object]) -> None:
+        """Have `hear` call it, once; in place of what it was given before."""
+        self._on_heard = call
 
     def request(self, reason: str) -> None:
         """Ask the loop to stop. Costs one scan of the garbage collector's objects where a framework is loaded."""
@@ -54,10 +70,10 @@ class Halting:
             setattr(owner, flag, True)
             self._told = True
         if not (self._told or self._asks or self._on_halt == "unwind"):
-            self._say(
+            self.say(
                 "halt is advice",
                 f"Training should stop ({reason}), but nobody asks: the loop does not call trimtab.should_stop(). It "
-                "goes on. Ask in the loop, or use on_halt='unwind'.",
+                "goes on, with the weights that it has. Ask in the loop, or use on_halt='unwind'.",
             )
 
     def asked(self) -> bool:
@@ -65,12 +81,21 @@ class Halting:
         self._asks = True
         return self.requested
 
+    def hear(self) -> None:
+        """It was told to."""
+        call, self._on_heard = self._on_heard, _nothing
+        call()
+
     def before_backward(self) -> None:
         """Raise `HaltTraining` once the loop has had its chance."""
         self._ignored += 1
         patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
         if self._ignored > patience:
             raise HaltTraining(self._reason)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _owners() -> Iterator[tuple[Any, str]]:
