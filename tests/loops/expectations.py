@@ -271,6 +271,7 @@ LOOPS = (
             ),
         ),
         epochs=3,
+        train_loss="epoch_means(record['loss'], [160] * 9)",
         validation_loss="record['eval_loss']",
         validation_accuracy="record['eval_accuracy']",
         samples=4320,

@@ -72,6 +72,7 @@ class Capture:
         self._passes = Passes(self._validated, sampler.end_epoch, unclear)
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
+        self._passes.counted = lambda: self._criteria.samples
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)

@@ -21,7 +21,10 @@ ATTRIBUTE = "_trimtab_pass"
 class LoaderPass:
     """One pass over a loader."""
 
-    __slots__ = ("_iterator", "batches", "complete", "data", "loader", "samples", "sized", "wait_s")
+    __slots__ = (
+        "_iterator", "_sizes", "ahead", "batches", "complete", "data", "exhausted", "loader", "samples", "sized",
+        "wait_s",
+    )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = weakref.ref(iterator)
@@ -29,14 +32,36 @@ class LoaderPass:
         self.data = _data_key(iterator)
         self.sized = _length(iterator)
         self.batches = 0
-        self.complete = False
+        self.complete = False  # no more batches come, or none that were promised
+        self.exhausted = False  # no more came
         self.samples = 0  # fetched, and not yet trained on or validated
         self.wait_s = 0.0  # for those
+        self.ahead = 0  # batches that were fetched by the newest training, for the next ones
+        self._sizes: list[int] = []  # of the batches behind `samples`, while the general way counts them
 
-    def spend(self) -> tuple[int, float]:
-        """The samples fetched and the seconds waited since the last call."""
-        spent = self.samples, self.wait_s
-        self.samples, self.wait_s = 0, 0.0
+    def fetched(self, samples: int, wait_s: float) -> None:
+        """A batch came, for which the loop waited `wait_s`."""
+        self.batches += 1
+        self.samples += samples
+        self.wait_s += wait_s
+        self._sizes.append(samples)
+
+    @property
+    def in_hand(self) -> int:
+        """The batches that were not spent yet."""
+        return len(self._sizes)
+
+    @property
+    def newly_fetched(self) -> int:
+        """The batches that came since `spend`."""
+        return len(self._sizes) - self.ahead
+
+    def spend(self, ahead: int = 0) -> tuple[int, float]:
+        """The samples that were not spent yet, but for those of the newest `ahead` batches, and the seconds waited."""
+        kept = self._sizes[len(self._sizes) - ahead :]
+        spent = self.samples - sum(kept), self.wait_s
+        self._sizes, self.ahead = kept, len(kept)
+        self.samples, self.wait_s = sum(kept), 0.0
         return spent
 
     @property
@@ -53,6 +78,27 @@ class LoaderPass:
     def running(self) -> bool:
         """Whether more batches may come: not exhausted, and not dropped."""
         return not self.complete and self.held
+
+
+class Lookahead:
+    """How many batches a loop has in hand beside those that it trains on, told from how many each training fetched.
+
+    Accelerate and its like fetch one before they hand out the one before it: two come for the first training, and one
+    for each that follows. Where as many come for the second as for the first, it takes several. `counted` are the
+    samples behind the first loss, where they are known: then the first training tells by itself.
+    """
+
+    __slots__ = ("_first", "batches")
+
+    def __init__(self, fetched: int, samples: int, counted: int) -> None:
+        self.batches = int(fetched > 1 and counted != samples)
+        self._first = fetched
+
+    def trained(self, fetched: int) -> None:
+        """One more training, for which so many batches came."""
+        if fetched >= self._first > 0:
+            self.batches = 0
+        self._first = 0
 
 
 def watch_loaders(patches: Patches, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

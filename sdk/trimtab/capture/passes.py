@@ -3,7 +3,8 @@
 An epoch ends when the loader that feeds training is exhausted, or started anew; where no such loader is in use, when
 validation stood between two training steps. It is closed at the next training backward, so that validation belongs
 to the epoch before it. Loaders that fetch ahead are exhausted before their last batch is trained on: the end counts
-only when the loop has moved on to another loader or to validation.
+only when the loop has moved on to another loader or to validation. What such a loader has in hand is counted with the
+step that trains on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trimtab.capture.gaps import Gap, Gaps
-from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, batch_size
+from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead, batch_size
 from trimtab.capture.origins import Origin
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
@@ -36,11 +37,14 @@ class Passes:
         self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
+        self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
         self._on_epoch = on_epoch
         self._followed: LoaderPass | None = None  # whose end is the epoch's
         self._fresh: list[LoaderPass] = []  # fetched from since the last training backward
         self._source: LoaderPass | None = None  # the newest of those
+        self._feeding: list[LoaderPass] = []  # behind the newest training backward
+        self._lookaheads: dict[int, Lookahead] = {}  # by loader
         self._trained_loaders: set[int] = set()
         self._trained_data: set[int] = set()
         self._trained = False  # a training backward in this epoch
@@ -59,7 +63,7 @@ class Passes:
         if self._one_by_one:
             return Place(self.epoch if self._ends_seen else None)
         is_known = followed.sized is not None or self._ends_seen
-        return Place(self.epoch if is_known else None, followed.batches, followed.sized)
+        return Place(self.epoch if is_known else None, followed.batches - followed.ahead, followed.sized)
 
     def fed(self, iterator: Any, batch: Any, asked: float, got: float) -> bool:
         """A batch came. True when it is one more of those that feed training, and that is all there is to it."""
@@ -79,7 +83,7 @@ class Passes:
         """A batch came."""
         self.has_news = True
         self.steady = None
-        loader.batches += 1
+        loader.fetched(samples or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
         if self._over:
@@ -96,13 +100,12 @@ class Passes:
                 self._fresh.append(loader)
         if self._gap is not None:
             self.resumed_at = asked
-        loader.samples += samples or 0
-        loader.wait_s += got - asked
 
     def exhausted(self, loader: LoaderPass) -> None:
         """A loader has no more batches."""
         self.steady = None
-        loader.complete = True
+        loader.complete = loader.exhausted = True
+        self.has_news = self.has_news or bool(loader.ahead)
         if loader is self._followed:
             self._over = True
 
@@ -145,7 +148,9 @@ class Passes:
         self._trained = True
         if self._fresh:
             self._follow()
-        if not self._over:
+        elif any(loader.exhausted and loader.ahead for loader in self._feeding):
+            self._take()  # what was in hand when no more came
+        if not self._over and not any(loader.ahead for loader in self._feeding):
             self.steady = self._followed
 
     def ordinary(self) -> bool:
@@ -195,15 +200,8 @@ class Passes:
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
-        feeding = [loader for loader in self._fresh if loader.running] or self._fresh[-1:]
-        self.batch_samples = 0
-        for loader in feeding:
-            self._trained_loaders.add(loader.loader)
-            self._trained_data.add(loader.data)
-            samples, wait_s = loader.spend()
-            self.batch_samples += samples
-            self.wait_s += wait_s
-        self.samples += self.batch_samples
+        self._feeding = feeding = [loader for loader in self._fresh if loader.running] or self._fresh[-1:]
+        self._take()
         longest = max(feeding, key=lambda loader: loader.sized or 0)
         if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
             self._followed = longest
@@ -212,6 +210,29 @@ class Passes:
             self._over = True
         self._fresh.clear()
         self._source = None
+
+    def _take(self) -> None:
+        """Spend what is behind the training backward that is about to run."""
+        self.batch_samples = 0
+        for loader in self._feeding:
+            self._trained_loaders.add(loader.loader)
+            self._trained_data.add(loader.data)
+            samples, wait_s = loader.spend(self._ahead(loader))
+            self.batch_samples += samples
+            self.wait_s += wait_s
+        self.samples += self.batch_samples
+
+    def _ahead(self, loader: LoaderPass) -> int:
+        """How many of the batches in hand are for later steps."""
+        if loader.exhausted:
+            return 0
+        known = self._lookaheads.get(loader.loader)
+        if known is None:
+            counted = self.counted() if len(self._feeding) == 1 else 0
+            known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
+        else:
+            known.trained(loader.newly_fetched)
+        return min(known.batches, loader.in_hand - 1)
 
     def _restarts(self, loader: LoaderPass) -> bool:
         """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end."""
