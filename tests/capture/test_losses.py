@@ -58,6 +58,32 @@ CROSS_ENTROPIES = {
     "no batch": (LOGITS[0], LABELS[0], {}),
 }
 
+PER_CLASS, PER_ELEMENT = torch.tensor([0.1, 1, 2, 4]), LOGITS.abs() + 0.1
+RARELY_USED = {  # arguments that change the value
+    "weighted huber": (F.huber_loss, LOGITS, OTHER, {"weight": PER_ELEMENT, "delta": 0.3}),
+    "weighted mse": (F.mse_loss, LOGITS, OTHER, {"weight": PER_ELEMENT}),
+    "weighted l1": (F.l1_loss, LOGITS, OTHER, {"weight": PER_ELEMENT}),
+    "smooth l1 without a smooth part": (F.smooth_l1_loss, LOGITS, OTHER, {"beta": 0.0}),
+    "weighted nll": (F.nll_loss, LOGITS.log_softmax(1), LABELS, {"weight": PER_CLASS, "ignore_index": 1}),
+    "multi margin": (F.multi_margin_loss, LOGITS, LABELS, {"weight": PER_CLASS, "p": 2, "margin": 0.5}),
+    "weighted bce": (F.binary_cross_entropy, LOGITS.sigmoid(), BINARY, {"weight": PER_ELEMENT}),
+    "weighted bce with logits": (
+        F.binary_cross_entropy_with_logits, LOGITS, BINARY, {"weight": PER_CLASS, "pos_weight": PER_CLASS},
+    ),
+    "poisson": (F.poisson_nll_loss, LOGITS.abs(), OTHER.abs(), {"log_input": False, "full": True}),
+    "hinge": (F.hinge_embedding_loss, LOGITS, BINARY * 2 - 1, {"margin": 0.2}),
+    "cosine": (F.cosine_embedding_loss, LOGITS, OTHER, ONES, {"margin": 0.2}),
+    "triplet": (F.triplet_margin_loss, LOGITS, OTHER, THIRD, {"margin": 0.2, "p": 1, "swap": True}),
+    "linear cross entropy": (F.linear_cross_entropy, LOGITS, OTHER, LABELS, {"weight": torch.ones(6)}),
+    "linear cross entropy in chunks": (
+        F.linear_cross_entropy, LOGITS, OTHER, LABELS, {"options": nn.LinearCrossEntropyOptions(batch_chunk_size=2)},
+    ),
+    "broadcast ranking": (F.margin_ranking_loss, LOGITS[:1, 0], OTHER[:, 0], ONES, {}),
+    "broadcast poisson": (F.poisson_nll_loss, LOGITS[:, :1], OTHER.abs(), {}),
+    "old names": (F.mse_loss, LOGITS, OTHER, {"size_average": False}),
+}  # fmt: skip
+UNSEEN = {"weighted mse", "weighted l1", "linear cross entropy in chunks"}  # which call no loss function of torch's
+
 
 @contextlib.contextmanager
 def watched_losses():
@@ -119,6 +145,21 @@ def test_cross_entropy_counts_what_the_mean_counts(calls, case, reduction):
     expected = F.cross_entropy(logits, target, **options).item()
     F.cross_entropy(logits, target, reduction=reduction, **options)
     assert mean_of(calls) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("case", RARELY_USED)
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_rarely_used_argument_is_in_the_value_or_none_is_shown(calls, case, reduction):
+    function, *args, options = RARELY_USED[case]
+    as_mean = {"size_average": True} if "size_average" in options else {"reduction": "mean"}
+    expected = function(*args, **{**options, **as_mean}).item()
+    calls.clear()
+    function(*args, reduction=reduction, **options)
+    if case in UNSEEN:
+        assert not calls
+    else:
+        assert mean_of(calls) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])

@@ -7,6 +7,7 @@ in Python and have no such level: of those the module is seen, the bare function
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.jit import _builtins as jit_builtins
+from torch.nn import functional
 
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
@@ -62,6 +64,23 @@ class CtcLoss(BuiltinLoss):
         """The batch size."""
         shape = args[0].shape
         return shape[1] if len(shape) == 3 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class HuberLoss(BuiltinLoss):
+    """`functional.huber_loss(weight=...)` multiplies the output of the built-in, which knows of no weights, itself.
+
+    It asks for no reduction then. Only so asked its caller's `weight` is looked up, from its frame.
+    """
+
+    def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
+        """What was called, with the weights in its output."""
+        found = BuiltinLoss.call(self, output, args)
+        if found.reduction == NONE:
+            weight = _argument_of(functional.huber_loss, "weight")
+            if weight is not None:
+                found.output = output.detach() * weight
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +137,7 @@ BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
     BuiltinLoss("mse_loss", torch._C._nn, 2),
     BuiltinLoss("l1_loss", torch._C._nn, 2),
     BuiltinLoss("smooth_l1_loss", torch._C._nn, 2),
-    BuiltinLoss("huber_loss", torch._C._nn, 2),
+    HuberLoss("huber_loss", torch._C._nn, 2),
     BuiltinLoss("soft_margin_loss", torch._C._nn, 2),
     BuiltinLoss("multilabel_margin_loss", torch._C._nn, 2),
     BuiltinLoss("poisson_nll_loss", torch, 5),
@@ -161,6 +180,14 @@ def watch_losses(
             table.pop(key, None)
 
     return undo
+
+
+def _argument_of(function: Any, name: str) -> Tensor | None:
+    """What the newest call of `function` was given, if it is under way."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back  # type: ignore[assignment]
+    return None if frame is None else frame.f_locals.get(name)
 
 
 def _reporting(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:

@@ -165,4 +165,6 @@ def _divisor(call: LossCall, counted: Tensor | None) -> Count:
         return max(call.input.numel() // call.input.shape[1 if call.input.ndim > 1 else 0], 1)
     if call.name in OF_ROWS:
         return max(call.input.numel() // call.input.shape[-1], 1)
-    return max(call.input.numel(), 1)
+    if call.target is None or call.target.shape == call.input.shape:
+        return max(call.input.numel(), 1)
+    return max(torch.broadcast_shapes(call.input.shape, call.target.shape).numel(), 1)
