@@ -167,15 +167,21 @@ def send(directory: Path, run_id: str, kind: Kind, actions: Sequence[Action] = (
 
 
 def answer(directory: Path, id: str) -> Answer | None:
-    """What became of a command; None while the run has not answered. It can be asked until there is an answer."""
+    """What became of a command; None while the run has not answered. It can be asked until there is an answer.
+
+    Raises ConfigError where the answer cannot be read.
+    """
     done = directory / DIRECTORY / f"{id}.done"
     try:
         content = json.loads(_read(done))
+        found = Answer(content["outcome"], int(content["step"]), str(content["text"]))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
+        raise ConfigError(f"{done} is no answer of a run. What became of the command stands in its log.") from error
     with contextlib.suppress(OSError):
         done.unlink()
-    return Answer(content["outcome"], content["step"], content["text"])
+    return found
 
 
 def withdraw(directory: Path, id: str) -> bool:

@@ -1,18 +1,62 @@
-"""What a run leaves on disk beside its backends' output: its directory, and `run.json` with facts and status."""
+"""What a run leaves on disk beside its backends' output: its directory, and `run.json` with facts and status.
+
+Others may write there, on a shared file system, and a full disk cuts files short: what is read is bounded and checked.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from trimtab.errors import ConfigError
 from trimtab.types import RunInfo, Status
 
 FILE = "run.json"
 STATE = "steering.json"
+ANEW = "Scales, budgets and cooldowns begin anew."  # where a run could not go on from the state of another
+LARGEST = 16 * 1024 * 1024  # bytes that are read of either
+
+
+class Facts(msgspec.Struct):
+    """What a run says of its process."""
+
+    host: str | None = None
+    pid: Annotated[int, msgspec.Meta(gt=0, lt=2**31)] | None = None
+
+    def is_alive(self, host: str) -> bool | None:
+        """Whether the process is there; None where that cannot be told on `host`."""
+        if self.host != host or self.pid is None:
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # it is somebody else's
+            return True
+        return True
+
+
+class Written(msgspec.Struct):
+    """What is read of a `run.json`."""
+
+    status: Status
+    run_id: str
+    facts: Facts = msgspec.field(default_factory=Facts)
+
+
+def read(directory: Path) -> Written:
+    """The `run.json` of the run in `directory`. Raises OSError or ValueError where there is none, or it is none."""
+    try:
+        return msgspec.json.decode(_content(directory / FILE), type=Written)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def make(run: RunInfo) -> None:
@@ -29,6 +73,9 @@ def make(run: RunInfo) -> None:
         raise ConfigError(
             f"run={run.run!r}: process {other} on this machine is writing {run.directory}. Give this run another name."
         )
+    if run.rank == 0 and not run.config.resume:  # what an earlier run of this name left is not this one's
+        with contextlib.suppress(OSError):
+            (run.directory / STATE).unlink(missing_ok=True)
 
 
 def write_status(run: RunInfo, status: Status, step: int) -> None:
@@ -61,13 +108,18 @@ def write_state(run: RunInfo, state: dict[str, Any]) -> None:
         temporary.replace(path)
 
 
-def read_state(run: RunInfo) -> dict[str, Any] | None:
-    """What `write_state` wrote; None where there is none, or it is no state."""
+def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
+    """What `write_state` wrote, None where there is none; and what to tell the user where something else is there."""
+    path = run.directory / STATE
     try:
-        state = json.loads((run.directory / STATE).read_text())
-    except (OSError, ValueError):
-        return None
-    return state if isinstance(state, dict) else None
+        state = json.loads(_content(path))  # which knows infinity, as what wrote it
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, RecursionError):
+        state = None
+    if isinstance(state, dict):
+        return state, None
+    return None, f"resume=True: {path} is no state of a run. {ANEW}"
 
 
 def last_step(run: RunInfo) -> tuple[int, str | None]:
@@ -94,11 +146,18 @@ def _writing_process(run: RunInfo) -> int | None:
     if run.rank != 0:
         return None
     try:
-        content: dict[str, Any] = json.loads((run.directory / FILE).read_text())
-        facts = content["facts"]
-        if content["status"] != "running" or facts["host"] != run.facts["host"] or facts["pid"] == os.getpid():
-            return None
-        os.kill(facts["pid"], 0)
-        return int(facts["pid"])
-    except (OSError, ValueError, KeyError, TypeError):  # no such file or process, or a file that is not ours
+        written = read(run.directory)
+    except (OSError, ValueError):  # no such file, or one that is not ours
         return None
+    other = written.facts
+    lives = written.status == "running" and other.pid != os.getpid() and other.is_alive(run.facts["host"])
+    return other.pid if lives else None
+
+
+def _content(path: Path) -> bytes:
+    """Raises OSError or ValueError for what is no file of a sensible size; waits for no pipe."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+            raise ValueError(f"{path} is no file that a run writes")
+        return file.read(LARGEST)

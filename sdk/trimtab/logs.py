@@ -180,7 +180,7 @@ def records(path: Path) -> Iterator[Record]:
         for line in lines:
             try:
                 yield decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):  # another kind of event, or not a whole line
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # another kind of event, or no whole line
                 continue
 
 

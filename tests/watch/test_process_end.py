@@ -3,6 +3,10 @@
 import os
 import signal
 
+import torch
+
+import trimtab
+
 
 def events(script):
     return [event["event"] for event in script.log()]
@@ -37,6 +41,32 @@ def test_sigterm_waits_for_no_backend_that_hangs(start):
     os.kill(script.pid, signal.SIGTERM)
     assert script.exit_code() == -signal.SIGTERM
     assert script.log()[-1]["status"] == "interrupted"
+
+
+def test_scales_and_budgets_are_there_after_a_kill(start, tmp_path):
+    script = start("""
+        from trimtab.actions import ScaleLearningRate
+        rule = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
+        policy = trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.5)], budget=1)
+        with watch(act="process", rules=[rule], policies=[policy]) as run:
+            while not run.adjustments:
+                step()
+            until = time.monotonic() + 1.5  # three records
+            while time.monotonic() < until:
+                step()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert script.exit_code() == -signal.SIGKILL
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trimtab.watch(
+        run="test", directory=tmp_path / "runs", backends=["jsonl"], act="process", policies=[], resume=True
+    ) as run:
+        model(torch.ones(4, 2)).square().mean().backward()
+        optimizer.step()
+        state = run.state_dict()
+    assert state["engine"]["accounts"]["spent"] == {"always": 1}
+    assert next(e for e in reversed(script.log()) if e["event"] == "step")["learning_rate"] == [0.05]
 
 
 def test_what_is_written_is_there_after_a_kill(start):

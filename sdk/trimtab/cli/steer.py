@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trimtab import config
+from trimtab import directory as directories
 from trimtab.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -100,11 +99,11 @@ def _ask(run: str, directory: str | None, wait: float, kind: Kind, actions: Sequ
     from trimtab import control
 
     place = _locate(run, config.check(directory=directory).get("directory", Path("runs")))
-    facts = _facts(place)
-    over = _why_over(facts)
+    written = _written(place)
+    over = _why_over(written)
     if over is not None:
         raise ConfigError(f"{place.name} {over}. There is nothing to {kind}.")
-    id = control.send(place, facts["run_id"], kind, actions)
+    id = control.send(place, written.run_id, kind, actions)
     answer, over = _wait(place, id, wait)
     if answer is not None:
         return _tell(kind, answer)
@@ -122,7 +121,7 @@ def _wait(place: Path, id: str, wait_s: float) -> tuple[Answer | None, str | Non
 
     deadline = time.monotonic() + wait_s
     while True:
-        over = _why_over(_facts(place))  # before the answer is looked for: the last thing a run does may be to answer
+        over = _why_over(_written(place))  # before the answer is looked for: the last thing a run does may be to answer
         answer = control.answer(place, id)
         if answer is not None or over is not None or time.monotonic() >= deadline:
             return answer, over
@@ -145,26 +144,19 @@ def _locate(run: str, directory: Path) -> Path:
     raise ConfigError(f"{run}: neither the directory of a run nor the name of one in {directory}. {nearest}")
 
 
-def _facts(place: Path) -> dict[str, Any]:
+def _written(place: Path) -> directories.Written:
     """What `run.json` says. Raises ConfigError when it says nothing."""
-    file = place / "run.json"
     try:
-        content = json.loads(file.read_text())
-        return {"status": content["status"], "run_id": content["run_id"], **content["facts"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return directories.read(place)
+    except (OSError, ValueError) as error:
+        file = place / directories.FILE
         raise ConfigError(f"{file} cannot be read. Give the directory of a run, or its name.") from error
 
 
-def _why_over(facts: dict[str, Any]) -> str | None:
+def _why_over(run: directories.Written) -> str | None:
     """Why a run takes no commands any more, where that can be told from here."""
-    if facts["status"] != "running":
-        return f"has ended ({facts['status']})"
-    if facts.get("host") != platform.node() or not isinstance(facts.get("pid"), int):
-        return None
-    try:
-        os.kill(facts["pid"], 0)
-    except ProcessLookupError:
-        return f"has died: its process {facts['pid']} is gone"
-    except OSError:  # it lives, and is somebody else's
-        pass
+    if run.status != "running":
+        return f"has ended ({run.status})"
+    if run.facts.is_alive(platform.node()) is False:
+        return f"has died: its process {run.facts.pid} is gone"
     return None

@@ -43,7 +43,7 @@ def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
     """
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON ({error}). Give the trainer_state.json of a checkpoint.") from error
     history = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
