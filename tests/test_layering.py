@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "sample"},
+    "steering_state": {"types", "directory", "guard", "sample"},
     "facts": set(),
     "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),

@@ -20,7 +20,6 @@ from trimtab.types import RunInfo, Status
 
 FILE = "run.json"
 STATE = "steering.json"
-ANEW = "Scales, budgets and cooldowns begin anew."  # where a run could not go on from the state of another
 LARGEST = 16 * 1024 * 1024  # bytes that are read of either
 
 
@@ -109,7 +108,7 @@ def write_state(run: RunInfo, state: dict[str, Any]) -> None:
 
 
 def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
-    """What `write_state` wrote, None where there is none; and what to tell the user where something else is there."""
+    """What `write_state` wrote, None where there is none; and what is wrong where something else is there."""
     path = run.directory / STATE
     try:
         state = json.loads(_content(path))  # which knows infinity, as what wrote it
@@ -119,7 +118,7 @@ def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
         state = None
     if isinstance(state, dict):
         return state, None
-    return None, f"resume=True: {path} is no state of a run. {ANEW}"
+    return None, f"{path} is no state of a run"
 
 
 def last_step(run: RunInfo) -> tuple[int, str | None]:

@@ -27,6 +27,7 @@ from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
+from trimtab.steering_state import SteeringState
 from trimtab.types import (
     Adjustment,
     Alert,
@@ -106,7 +107,7 @@ class Run:
         self._log = self._guard.wrap("log", self._logged.log)
         self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._hear = self._guard.wrap("halt", self._halting.hear)
-        self._state_is_old = False  # something was adjusted since it was written
+        self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
         self._errors_at_health = 0
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
@@ -137,7 +138,7 @@ class Run:
         if self.info.config.resume:
             self._sampler.steps_before, notice = directory.last_step(self.info)
             notices += [notice] if notice else []
-            notices += self._resume()
+            notices += self._state.resume()
         reception = self._controller.reception
         notices += [text] if reception is not None and (text := reception.mount(backends)) else []
         started, more = self._start_backends(backends)
@@ -161,15 +162,6 @@ class Run:
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._began = self._health_at = time.perf_counter()
-
-    def _resume(self) -> list[str]:
-        """Go on where the run of the same name was. Returns what to tell the user."""
-        state, notice = directory.read_state(self.info)
-        if state is not None:
-            problem = self._guard.attempt(lambda: self._controller.restore(state))
-            if problem is not None:
-                notice = f"resume=True: {directory.STATE} is not what a run of this version writes. {directory.ANEW}"
-        return [notice] if notice else []
 
     def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
         """Record numbers of your own, under the current global step.
@@ -242,7 +234,7 @@ class Run:
         self._watchdog.close()
         if self._controller.reception is not None:
             self._guard.wrap("alerts", self._controller.reception.close)()
-        self._keep_state()
+        self._state.write()
         self._guard.wrap("steering", self._controller.close)()
         self._guard.wrap("detach", self._capture.detach)()
         self._guard.wrap("finish", self._capture.finish)()
@@ -278,23 +270,13 @@ class Run:
             self._early.append(event)
             return
         self._bus.publish(event)
-        if isinstance(event, Adjustment | Alert):
-            self._state_is_old = True
-        elif self._state_is_old and isinstance(event, Step):  # when all that belongs to an adjustment is done
-            self._keep_state()
+        self._state.follow(event)
         if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
             self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
         if isinstance(event, Intake) or self._watchdog.speaks:
             return  # said on a thread that does not train
         if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
             self._publish_health()
-
-    def _keep_state(self) -> None:
-        """Write down what a resumed run goes on with, however this one ends."""
-        self._state_is_old = False
-        started = time.perf_counter()
-        self._guard.wrap("state", lambda: directory.write_state(self.info, self._controller.state()))()
-        self._meter.add(time.perf_counter() - started)
 
     def _emit_logged(self, event: Metric) -> None:
         self._emit(event)

@@ -8,6 +8,7 @@ share of counted targets that the prediction meets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -167,4 +168,4 @@ def _divisor(call: LossCall, counted: Tensor | None) -> Count:
         return max(call.input.numel() // call.input.shape[-1], 1)
     if call.target is None or call.target.shape == call.input.shape:
         return max(call.input.numel(), 1)
-    return max(torch.broadcast_shapes(call.input.shape, call.target.shape).numel(), 1)
+    return max(math.prod(torch.broadcast_shapes(call.input.shape, call.target.shape)), 1)  # type: ignore[no-untyped-call]
