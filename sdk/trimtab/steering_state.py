@@ -8,8 +8,9 @@ from typing import Protocol
 from trimtab import directory
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
-from trimtab.types import Adjustment, Alert, Event, RunInfo, Step
+from trimtab.types import Adjustment, Event, RunInfo, Step
 
+SHARE = 0.001  # of the time: a rename over a file flushes it on some file systems, 4 ms on ext4 here
 ANEW = "Scales, budgets and cooldowns begin anew."
 
 
@@ -21,7 +22,7 @@ class Steers(Protocol):
 
 
 class SteeringState:
-    """Reads and writes `steering.json`, on the thread that trains. Writing takes about 0.3 ms."""
+    """Reads and writes `steering.json`, on the thread that trains."""
 
     def __init__(self, run: RunInfo, controller: Steers, guard: Guard, meter: Meter) -> None:
         self._run = run
@@ -29,6 +30,7 @@ class SteeringState:
         self._guard = guard
         self._meter = meter
         self._is_old = False  # something was adjusted since it was written
+        self._next_at = 0.0  # on the clock of `time.perf_counter`
 
     def resume(self) -> list[str]:
         """Go on where the run of the same name was. Returns what to tell the user."""
@@ -38,13 +40,14 @@ class SteeringState:
         return [f"resume=True: {problem}. {ANEW}"] if problem else []
 
     def follow(self, event: Event) -> None:
-        """Write with the next record of steps after an adjustment or an alert, when all that belongs to it is done."""
-        if isinstance(event, Adjustment | Alert):
+        """Write with the next record of steps after an adjustment, when all that belongs to it is done."""
+        if isinstance(event, Adjustment):
             self._is_old = True
-        elif self._is_old and isinstance(event, Step):
-            started = time.perf_counter()
+        elif self._is_old and isinstance(event, Step) and (started := time.perf_counter()) >= self._next_at:
             self.write()
-            self._meter.add(time.perf_counter() - started)
+            ended = time.perf_counter()
+            self._next_at = ended + (ended - started) / SHARE
+            self._meter.add(ended - started)
 
     def write(self) -> None:
         """Write it now."""
