@@ -28,7 +28,7 @@ from trimtab.policies.replay import Replay
 from trimtab.ranks import ASKED, Ranks
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
-from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Points, points
 from trimtab.sample.sampler import Judged, Sampler
 from trimtab.sample.scalars import Held
@@ -115,6 +115,11 @@ class Controller:
         return self._judge.described()
 
     @property
+    def acts(self) -> bool:
+        """Whether anything may come of a verdict but a word."""
+        return self._acts
+
+    @property
     def judges_at_once(self) -> bool:
         """Whether a bad step may be judged out of turn. Ranks meet where it is the turn of all of them."""
         return self._ranks is None
@@ -146,13 +151,31 @@ class Controller:
         optimizer: Optimizer | None,
         ledger: Ledger,
         losses: Sequence[Held | None],
-        samples: Sequence[tuple[int, GradientSample]],
+        samples: Samples,
         *,
         applied: bool = False,
     ) -> int:
         """See `StepController`. What is on a device is judged one judgement later, so that nobody waits."""
         label, step = ledger.label, self._sampler.steps_written() + 1
-        newest = (step, points(losses, samples, ledger.newest_update))
+        late = self._judge_steps(ledger, step, losses, samples, applied=applied)
+        if self.reception is not None and self.reception.acceptance.due:
+            self._take_in(self.reception.acceptance, Moment(step, applied, True))
+        if self._replay is not None:
+            if not applied:
+                self._repeat(self._replay, label, Moment(step, False, False))
+            return 1
+        return self._next_in(label, Moment(step, applied, late or applied))
+
+    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None:
+        """See `StepController`."""
+        self._judge_steps(ledger, self._sampler.steps_written(), losses, samples, applied=True)
+
+    def _judge_steps(
+        self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples, *, applied: bool
+    ) -> bool:
+        """Judge steps of which `step` is the last, and answer. Whether what was judged is late, being from a device."""
+        label = ledger.label
+        newest = (step, points(losses, samples))
         arrived: tuple[int, Points] | None = newest
         late = not newest[1].immediate
         if late:
@@ -170,13 +193,7 @@ class Controller:
                 if loss is not None:
                     self._train = self._train[0] + loss, self._train[1] + 1
             self._answer(label, verdicts, Moment(step, applied, late or applied))
-        if self.reception is not None and self.reception.acceptance.due:
-            self._take_in(self.reception.acceptance, Moment(step, applied, True))
-        if self._replay is not None:
-            if not applied:
-                self._repeat(self._replay, label, Moment(step, False, False))
-            return 1
-        return self._next_in(label, Moment(step, applied, late or applied))
+        return late
 
     def left_out(self, optimizer: Optimizer) -> bool:
         """See `StepController`."""
@@ -379,12 +396,11 @@ class Controller:
 
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""
-        interval = self._sampler.judging_interval
+        interval = self._sampler.judging_interval(self._acts)
         if self._ranks is None:
             return interval
         due = self._actuators.snapshots.due(moment.step) and self._is_healthy()
-        spacing = self._sampler.gradient_spacing
-        step_s = spacing.median_step_s if spacing.fixed is None else None
+        step_s = self._sampler.step_s
         interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=due)
         self.awaits_steps = self._awaits()
         return interval
@@ -416,7 +432,7 @@ class Controller:
     def _snapshot(self, step: int) -> None:
         if self._ranks is not None:
             self._ranks.takes_snapshot = False
-        step_s = self._sampler.gradient_spacing.median_step_s
+        step_s = self._sampler.step_s
         if self._take(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
             self._snapshot_at = self._clock()
 

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 import trimtab
 
@@ -423,6 +431,49 @@ def batches_that_are_left_out(loop):
                 loop.step(loop.loss(*batch))
 
 
+def batches_that_are_thinned_out(loop):
+    """The sampler says four, and what is collated is now and then fewer."""
+
+    def thinned(rows):
+        return default_collate(rows[: 3 if len(seen) % 3 == 2 else 4])
+
+    seen = []
+    for _ in range(6):
+        for batch in DataLoader(loop.data, 4, collate_fn=thinned):
+            seen.append(batch)
+            loop.step(loop.loss(*batch))
+
+
+def batches_of_any_size(loop):
+    sizes = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18], [19, 20, 21]]
+    for _ in range(6):
+        for batch in DataLoader(loop.data, batch_sampler=sizes):
+            loop.step(loop.loss(*batch))
+
+
+def batches_of_indices(loop):
+    sampler = BatchSampler(SequentialSampler(loop.data), 4, drop_last=False)
+    for _ in range(6):
+        for batch in DataLoader(loop.data, sampler=sampler, batch_size=None):
+            loop.step(loop.loss(*batch))
+
+
+def batches_that_a_dataset_makes(loop):
+    class Windows(Dataset):
+        def __len__(self):
+            return 22
+
+        def __getitem__(self, rows):
+            rows = rows[: 2 + rows[0] % 3]
+            return loop.inputs[rows], loop.labels[rows]
+
+    data = Windows()
+    sampler = BatchSampler(SequentialSampler(data), 4, drop_last=False)
+    for _ in range(6):
+        for batch in DataLoader(data, sampler=sampler, batch_size=None):
+            loop.step(loop.loss(*batch))
+
+
 def two_loaders_side_by_side(loop):
     for _ in range(6):
         for batch, _ in zip(loop.loader, DataLoader(loop.data, batch_size=4), strict=True):
@@ -501,6 +552,10 @@ LOOPS = [
     batches_of_other_kinds,
     batches_that_are_fetched_ahead,
     batches_that_are_left_out,
+    batches_that_are_thinned_out,
+    batches_of_any_size,
+    batches_of_indices,
+    batches_that_a_dataset_makes,
     two_loaders_side_by_side,
     stream_without_length,
     one_model_after_the_other,

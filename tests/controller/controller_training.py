@@ -17,8 +17,10 @@ class Training:
 
     def step(self, spoil=1.0):
         self.optimizer.zero_grad()
-        F.cross_entropy(self.model(self.inputs * spoil), self.labels).backward()
+        loss = F.cross_entropy(self.model(self.inputs * spoil), self.labels)
+        loss.backward()
         self.optimizer.step()
+        return loss.item()
 
     def steps(self, count):
         for _ in range(count):

@@ -16,6 +16,7 @@ from trimtab import execution
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SkipStep
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision
+from trimtab.rules.judge import Judge
 from trimtab.types import Adjustment, Alert, Step
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
@@ -211,7 +212,7 @@ def test_rule_on_a_logged_value_fires(watching, training):
 
 def test_levels_are_in_the_record(watching, training):
     with watching(gradients_every=1) as seen:
-        training.steps(60)
+        training.steps(300)
     levels = [e.levels for e in seen.backend.of(Step) if e.levels]
     assert any("loss_spike" in level for level in levels)
 
@@ -476,3 +477,45 @@ def test_snapshots_that_do_not_fit_what_the_user_allows_are_refused_and_said(wat
         training.steps(2)
     assert [(a.action, a.outcome) for a in seen.run.adjustments] == [("roll_back", "refused")]
     assert any("GiB allowed for all of them" in text for text in seen.notices)
+
+
+def test_all_steps_are_judged_before_validation_that_rests_on_them(watching, training, monkeypatch):
+    compared, validation = [], Judge.validation
+
+    def comparing(judge, step, loss, accuracy, train_loss, beginning=None):
+        compared.append(train_loss)
+        return validation(judge, step, loss, accuracy, train_loss, beginning)
+
+    monkeypatch.setattr(Judge, "validation", comparing)
+    losses = []
+    with watching():
+        for _ in range(6):
+            losses.append([training.step() for _ in range(30)])
+            training.model.eval()
+            with torch.no_grad():
+                F.cross_entropy(training.model(training.inputs), training.labels)
+            training.model.train()
+    assert compared == [pytest.approx(sum(epoch) / 30) for epoch in losses]
+
+
+def test_last_steps_are_judged_when_the_run_ends(watching, training):
+    with watching() as seen:
+        training.steps(290)
+        for _ in range(3):
+            training.step(spoil=-1000.0)
+    (alert,) = [a for a in seen.backend.of(Alert) if a.rule == "loss_spike"]
+    assert alert.step in (291, 292, 293)
+
+
+def test_steps_judged_together_have_each_their_own_update_ratios(watching, training, monkeypatch):
+    given, step = {}, Judge.step
+
+    def keeping(judge, optimizer, number, loss, gradients, rate):
+        given[number] = gradients.update_ratios
+        return step(judge, optimizer, number, loss, gradients, rate)
+
+    monkeypatch.setattr(Judge, "step", keeping)
+    with watching(gradients_every=1):
+        training.steps(100)
+    assert sorted(given) == list(range(1, 101))
+    assert len({id(ratios) for ratios in given.values()}) == 14  # one in eight steps, and none at the first

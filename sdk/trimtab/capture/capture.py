@@ -119,6 +119,7 @@ class Capture:
         """The run ends: close the last epoch, publish the last steps."""
         self._criteria.decide()
         self._steps.unseen.stop()
+        self._steps.judge_rest()
         self._passes.finish()
         self._sampler.flush()
 
@@ -227,6 +228,7 @@ class Capture:
     def _validated(self, sums: PassSums) -> None:
         self._sampler.validation(sums)
         started = time.perf_counter()
+        self._steps.judge_rest()
         self._controller.validated(sums.summary())  # which may keep the best weights
         self._meter.add(time.perf_counter() - started)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.scalars import Held
-
-Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"
 
 
 class StepController(Protocol):
     """What judges steps, and may change the run around them. Every call is made by the thread that steps."""
 
     awaits_steps: bool  # whether `stepped` is to be called after every step
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything may come of a verdict but a word. Where not, steps may be judged when they are over."""
+        ...
 
     @property
     def judges_at_once(self) -> bool:
@@ -50,6 +53,10 @@ class StepController(Protocol):
         `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge. There is no
         `optimizer` where the step was not its own to announce.
         """
+        ...
+
+    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None:
+        """Judge steps that are over and recorded, before something is judged that rests on them."""
         ...
 
     def skipped(self, label: str) -> None:

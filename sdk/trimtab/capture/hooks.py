@@ -39,9 +39,9 @@ def next_of_loader(lane: Lane, original: Hook) -> Hook:
             raise
         try:
             if lane.awaits is self._trimtab_pass:
-                got = clock()
-                lane.samples = size_of(lane.first_of(batch, 0), 0)
-                lane.wait_s = got - asked
+                lane.wait_s = clock() - asked
+                if not lane.alike:
+                    lane.samples = size_of(lane.first_of(batch, 0), 0)
                 lane.awaits = lane.plain
                 return batch
         except (AttributeError, TypeError, IndexError):  # another kind of iterator, or of batch

@@ -56,9 +56,9 @@ class Lane:
 
     __slots__ = (
         "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
-        "_steady", "_steps", "_tracked", "awaits", "close_at", "ended_at", "epoch", "first", "first_of", "full",
-        "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows", "samples",
-        "trying", "wait_s", "ways",
+        "_steady", "_steps", "_tracked", "alike", "awaits", "close_at", "ended_at", "epoch", "first", "first_of",
+        "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows",
+        "samples", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class Lane:
         self.ways: Any = None  # see `hooks`
         self.awaits: Any = OUT
         self.trying = False  # whether a way that is not ordinary is to say so, and do nothing
+        self.alike = False  # whether every batch has as many samples as the one before it
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now
         self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did
@@ -98,6 +99,7 @@ class Lane:
         self.ended_at = max(tracked.ended_at or 0.0, self._passes.resumed_at)
         self.epoch, self.loss, self.rate = self._passes.epoch, tracked.share.losses[0], tracked.ledger.learning_rate[0]
         self.samples, self.wait_s = self._passes.batch_samples, 0.0
+        self.alike = self._steady is not None and self._steady.sized is not None and self._steady.each == self.samples
         self.rows, self._base, self._stay = self.ledger.rows, len(self.ledger.rows), 0
         if self._look_ahead():
             self._await_first()

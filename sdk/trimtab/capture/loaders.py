@@ -10,8 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data.dataloader import _BaseDataLoaderIter
-from torch.utils.data.sampler import RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trimtab.capture.patches import Patches
 
@@ -22,8 +29,8 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_iterator", "_sizes", "ahead", "batches", "complete", "data", "exhausted", "loader", "samples", "sized",
-        "wait_s",
+        "_iterator", "_sizes", "ahead", "batches", "complete", "data", "each", "exhausted", "loader", "samples",
+        "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -31,6 +38,7 @@ class LoaderPass:
         self.loader = id(iterator._index_sampler)  # the same for every pass over one DataLoader
         self.data = _data_key(iterator)
         self.sized = _length(iterator)
+        self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
@@ -137,6 +145,18 @@ def _length(iterator: Any) -> int | None:
         return len(iterator)
     except (TypeError, NotImplementedError):  # an iterable dataset, a sampler without length
         return None
+
+
+def _samples_of_each(iterator: Any) -> int | None:
+    """The batch size, where neither a sampler nor a collate function of the user's can make it another one."""
+    sampler = iterator._index_sampler
+    if type(sampler) is not BatchSampler or iterator._dataset_kind != _DatasetKind.Map:
+        return None
+    if iterator._auto_collation:
+        is_sure = iterator._collate_fn is default_collate
+    else:  # a batch of indices is one index
+        is_sure = iterator._collate_fn is default_convert and type(iterator._dataset) is TensorDataset
+    return sampler.batch_size if is_sure else None
 
 
 def _data_key(iterator: Any) -> int:

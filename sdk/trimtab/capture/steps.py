@@ -34,9 +34,9 @@ class Steps:
         models: Models,
         say: Callable[[str, str], None],
     ):
-        judging = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
-        self.unseen = UnseenOptimizer(recorder, attribution, models, say, judging[0])
-        self.in_backward = StepsInBackward(recorder, models, judging[1])
+        self._afterwards = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
+        self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
+        self.in_backward = StepsInBackward(recorder, models, self._afterwards[1])
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
@@ -144,6 +144,19 @@ class Steps:
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
+    def judge_rest(self) -> None:
+        """Between two steps, something is judged that rests on those which wait for their turn.
+
+        Where something may act they keep waiting: all ranks judge the same steps, and every run of the same script.
+        """
+        if self.controller.acts:
+            return
+        for judging in self._afterwards:
+            judging.judge_rest()
+        for tracked in self._tracked.values():
+            if tracked.unjudged:
+                self.controller.catch_up(tracked.ledger, *tracked.take_unjudged())
+
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
         if float(norm_type) == 2.0 and type(norm) is Tensor:
@@ -233,8 +246,8 @@ class Steps:
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
         tracked.unjudged.append(total(losses))
-        values, samples = tracked.unjudged, tracked.sampled
-        tracked.unjudged, tracked.sampled, tracked.judged = [], [], True
+        values, samples = tracked.take_unjudged()
+        tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
         interval = self.controller.judge(optimizer, tracked.ledger, values, samples)
         tracked.judge_at = (tracked.calls // interval + 1) * interval

@@ -48,6 +48,12 @@ class Tracked:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
 
+    def take_unjudged(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
+        """Losses and samples of the steps that wait to be judged."""
+        losses, samples = self.unjudged, self.sampled
+        self.unjudged, self.sampled = [], []
+        return losses, samples
+
     def refresh(self, optimizer: Optimizer) -> None:
         """Look again at the parameters after `add_param_group`."""
         if len(optimizer.param_groups) != self.group_count:

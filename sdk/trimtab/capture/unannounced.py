@@ -18,7 +18,7 @@ from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.sample.gradients import Taken
-from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
@@ -35,13 +35,16 @@ class Judge(Protocol):
 
     awaits_steps: bool
 
+    @property
+    def acts(self) -> bool: ...
+    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None: ...
     def joined(self, optimizer: Optimizer, label: str) -> None: ...
     def judge(
         self,
         optimizer: Optimizer | None,
         ledger: Ledger,
         losses: Sequence[Held | None],
-        samples: Sequence[tuple[int, GradientSample]],
+        samples: Samples,
         *,
         applied: bool = False,
     ) -> int: ...
@@ -55,6 +58,7 @@ class JudgedAfterwards:
     def __init__(self, recorder: Recorder, controller: Callable[[], Judge]) -> None:
         self.controller = controller
         self._recorder = recorder
+        self._ledger: Ledger | None = None
         self._losses: list[Held | None] = []
         self._samples: list[tuple[int, GradientSample]] = []
         self._calls = 0
@@ -67,15 +71,26 @@ class JudgedAfterwards:
 
     def judge(self, ledger: Ledger, loss: Held | None) -> None:
         """A step is over, and about to be recorded."""
+        self._ledger = ledger
         self._losses.append(loss)
         if self._calls >= self._judge_at:
             started = self._recorder.clock()
-            losses, samples = self._losses, self._samples
-            self._losses, self._samples, self._judge_at = [], [], self._calls + 1
+            losses, samples = self._take()
+            self._judge_at = self._calls + 1
             interval = self.controller().judge(None, ledger, losses, samples, applied=True)
             self._judge_at = (self._calls // interval + 1) * interval
             self._recorder.meter.add(self._recorder.clock() - started)
         self._calls += 1
+
+    def judge_rest(self) -> None:
+        """Something is judged that rests on the steps which wait for their turn."""
+        if self._ledger is not None and self._losses:
+            self.controller().catch_up(self._ledger, *self._take())
+
+    def _take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
+        losses, samples = self._losses, self._samples
+        self._losses, self._samples = [], []
+        return losses, samples
 
     def recorded(self, ledger: Ledger) -> None:
         """It is recorded: the moment for what has waited for the end of a step."""

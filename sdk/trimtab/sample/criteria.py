@@ -9,6 +9,7 @@ share of counted targets that the prediction meets.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -22,6 +23,8 @@ NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 
 Classes: TypeAlias = Literal["multiclass", "binary_logits", "binary_probabilities"]
 Count: TypeAlias = "int | Tensor"
+
+FEW = 512  # targets that are compared one by one
 
 OF_BATCH = ("kl_div", "ctc_loss")
 OF_ROWS = (  # whose loss is one value for each row of the input
@@ -134,6 +137,8 @@ def predictions(call: LossCall) -> tuple[Held, Held] | None:
 def _multiclass(call: LossCall, target: Tensor) -> tuple[Held, Held]:
     classes = 0 if call.input.ndim == 1 else 1
     predicted = call.input.argmax(classes)
+    if predicted.is_cpu and target.is_cpu and target.numel() <= FEW and not target.is_floating_point():
+        return _few(predicted, target, call.ignore_index)
     if target.is_floating_point():  # a probability for each class
         met = predicted == target.argmax(classes)
         return hold(met.sum()), float(met.numel())
@@ -142,6 +147,16 @@ def _multiclass(call: LossCall, target: Tensor) -> tuple[Held, Held]:
         return hold(met.sum()), float(met.numel())
     valid = target != call.ignore_index
     return hold((met & valid).sum()), hold(valid.sum())
+
+
+def _few(predicted: Tensor, target: Tensor, ignore_index: int | None) -> tuple[float, float]:
+    """Plain Python takes half the time of the four kernels, whose code has left the caches when it is needed."""
+    given, wanted = predicted.flatten().tolist(), target.flatten().tolist()
+    met = sum(map(operator.eq, given, wanted))
+    ignored = wanted.count(ignore_index)
+    if ignored:
+        met -= sum(one == other == ignore_index for one, other in zip(given, wanted, strict=True))
+    return float(met), float(len(wanted) - ignored)
 
 
 def _counted(call: LossCall) -> Tensor | None:

@@ -26,7 +26,7 @@ BLOCK = 256 * 1024  # elements: 1 MiB, for caches of today; a smaller one pays f
 DEVICE_BLOCK = 64 * BLOCK  # on a device launches cost more, and there is memory
 ROW = 512  # elements whose squares are summed one after the other, with an error of at most ROW / 8 lanes * 2**-24
 SMALL = 8 * ROW  # elements up to which a launch costs more than its work
-STACKED = 4  # small gradients of one shape from which on it pays to copy them into one block
+STACKED = 4  # small gradients of one size from which on it pays to copy them into one block
 FEW = 32  # elements up to which plain Python is faster than a launch
 
 # Largest magnitude from which on squares that underflow do not count, even if denormals are flushed to 0.
@@ -89,39 +89,43 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
 
 def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:
     moments = {}
-    alike: dict[tuple[torch.dtype, torch.Size], list[int]] = {}
+    alike: dict[tuple[torch.dtype, int], list[int]] = {}
     for index, (values, size) in group.items():
+        stored = values.numel()
         if size <= FEW:
             moments[index] = _few(values, size)
-        elif 0 < values.numel() <= SMALL:
-            alike.setdefault((values.dtype, values.shape), []).append(index)
+        elif 0 < stored <= SMALL:
+            alike.setdefault((values.dtype, stored), []).append(index)
         else:
-            moments[index] = _judge(values, size, _sums(values))
-    for indices in alike.values():
-        for index, sums in zip(indices, _sums_of_alike([group[i][0] for i in indices]), strict=True):
-            moments[index] = _judge(*group[index], sums)
+            moments[index] = _judge(values, size, _sums(values, stored))
+    for (_, stored), indices in alike.items():
+        if len(indices) < STACKED:
+            for index in indices:
+                values, size = group[index]
+                moments[index] = _judge(values, size, _sums(values, stored))
+        else:
+            for index, sums in zip(indices, _sums_of_alike([group[i][0] for i in indices]), strict=True):
+                moments[index] = _judge(*group[index], sums)
     return moments
 
 
 def _sums_of_alike(tensors: list[Tensor]) -> Iterator[Sums]:
-    """Of small gradients of one shape: copied into one block, they need no launch of their own."""
+    """Of small gradients of one size: copied into one block, they need no launch of their own."""
     most = BLOCK // SMALL
     for some in (tensors[start : start + most] for start in range(0, len(tensors), most)):
-        if len(some) < STACKED:
-            yield from map(_sums, some)
-            continue
-        rows = _wide(torch.stack(some).reshape(len(some), -1))
+        rows = _wide(torch.stack([each.reshape(-1) for each in some]))
         sums, squares, highest, lowest = rows.sum(1), (rows * rows).sum(1), rows.amax(1), rows.amin(1)
         largest = map(max, highest.tolist(), lowest.neg().tolist())
         yield from zip(sums.tolist(), squares.tolist(), largest, strict=True)
 
 
-def _sums(values: Tensor) -> Sums:
-    """Of any gradient. A NaN shows in the sums, if not in the maximum."""
+def _sums(values: Tensor, stored: int) -> Sums:
+    """Of any gradient, of so many elements. A NaN shows in the sums, if not in the maximum."""
     total, squares, largest = 0.0, 0.0, 0.0
-    if values.numel():
-        for piece in pieces(values, BLOCK):
-            wide = _wide(piece)
+    if stored:
+        plain = stored <= BLOCK and values.dtype is torch.float32 and values.is_contiguous()
+        for piece in (values.view(-1),) if plain else pieces(values, BLOCK):
+            wide = piece if plain else _wide(piece)
             largest = max(largest, wide.amax().item(), -wide.amin().item())  # faster than `aminmax`, from the cache
             squares += sum_of_squares(wide)
             total += wide.sum().item()

@@ -66,7 +66,10 @@ class GradientSample(NamedTuple):
     row: int
     taken: Sequence[Taken]
     names: Sequence[str | None]
+    update: UpdateSample | None = None  # the newest one when they were taken
 
+
+Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"  # each with its place among the losses of some steps
 
 VALUES = 4  # the first so many columns of a row may be on a device
 PLAIN = {float, int, type(None)}
@@ -153,7 +156,7 @@ class Ledger:
         self.rows: list[Row] = []
         self.gradients: list[GradientSample] = []
         self.updates: list[UpdateSample] = []
-        self.newest_update: UpdateSample | None = None  # for whoever judges: a block that is cut takes the others
+        self.newest_update: UpdateSample | None = None  # which goes with the samples of gradients that follow
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from trimtab.sample.gradients import combine
-from trimtab.sample.ledger import GradientSample
+from trimtab.sample.ledger import GradientSample, Samples
 from trimtab.sample.scalars import Held, Transfer
-from trimtab.sample.updates import UpdateSample
 from trimtab.types import GradientReading
 
 Point: TypeAlias = "tuple[float | None, GradientReading | None]"  # the loss and, where sampled, the gradients of a step
@@ -18,8 +17,7 @@ class Points(NamedTuple):
     """Steps that are to be judged together, on their way from tensors to numbers."""
 
     losses: Sequence[Held | None]
-    samples: Sequence[tuple[int, GradientSample]]  # with their places among the losses
-    update: UpdateSample | None
+    samples: Samples
     transfer: Transfer
 
     @property
@@ -43,12 +41,10 @@ class Points(NamedTuple):
             norm=total.norm,
             finite=total.finite,
             layer_norms={n: m.norm for n, m in zip(sample.names, moments, strict=True) if n is not None},
-            update_ratios=self.update.read() if self.update is not None else {},
+            update_ratios=sample.update.read() if sample.update is not None else {},
         )
 
 
-def points(
-    losses: Sequence[Held | None], samples: Sequence[tuple[int, GradientSample]], update: UpdateSample | None
-) -> Points:
+def points(losses: Sequence[Held | None], samples: Samples) -> Points:
     """Start the transfer of what is on a device."""
-    return Points(losses, samples, update, Transfer([loss for loss in losses if loss is not None]))
+    return Points(losses, samples, Transfer([loss for loss in losses if loss is not None]))

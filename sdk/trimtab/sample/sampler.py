@@ -32,6 +32,8 @@ ACCURACY_SHARE = 0.1
 UPDATE_SHARE = 0.025
 JUDGED_EVERY_S = 0.1
 JUDGED_TOGETHER = 64  # steps, at most
+WATCHED_EVERY_S = 0.25  # instead, where nothing can come of it but a word
+WATCHED_TOGETHER = 256
 UPDATES_EVERY = 8  # samples of gradients, where their interval is given: a comparison costs as much as a sample
 
 
@@ -137,14 +139,14 @@ class Sampler:
             return None
         names = self._layers.names(ledger.label, parameters)
         taken = take([gradient for _, gradient in present], scale)
-        sample = GradientSample(len(ledger.rows), [taken], [names[i] for i, _ in present])
+        sample = GradientSample(len(ledger.rows), [taken], [names[i] for i, _ in present], ledger.newest_update)
         ledger.gradients.append(sample)
         return sample
 
     def add(self, ledger: Ledger, parameters: Sequence[Tensor], taken: Sequence[Taken]) -> GradientSample:
         """Add statistics that were taken in parts, for the step that follows. One parameter for each gradient."""
         names = self._layers.names(ledger.label, parameters)
-        sample = GradientSample(len(ledger.rows), taken, names)
+        sample = GradientSample(len(ledger.rows), taken, names, ledger.newest_update)
         ledger.gradients.append(sample)
         return sample
 
@@ -170,13 +172,21 @@ class Sampler:
             self.nonfinite["loss"] += 1
 
     @property
-    def judging_interval(self) -> int:
-        """Every how many steps rules are judged: so that it is done ten times a second, or every 64th step."""
+    def step_s(self) -> float | None:
+        """The median time of a step; None where spacing is fixed, since then nothing may depend on it."""
+        return self.gradient_spacing.median_step_s if self.gradient_spacing.fixed is None else None
+
+    def judging_interval(self, acts: bool) -> int:
+        """Every how many steps rules are judged: ten times a second or every 64th step where something `acts` on it.
+
+        Where nothing does, four times a second or every 256th step.
+        """
         fixed = self.gradient_spacing.fixed
-        if fixed is not None:  # the same steps in every run, and all that are sampled
+        if acts and fixed is not None:  # the same steps in every run, and all that are sampled
             return max(i for i in range(1, JUDGED_TOGETHER + 1) if fixed % i == 0)
+        every_s, most = (JUDGED_EVERY_S, JUDGED_TOGETHER) if acts else (WATCHED_EVERY_S, WATCHED_TOGETHER)
         interval, step_s = 1, self.gradient_spacing.median_step_s
-        while step_s is not None and interval < JUDGED_TOGETHER and interval * step_s < JUDGED_EVERY_S:
+        while step_s is not None and interval < most and interval * step_s < every_s:
             interval *= 2
         return interval
 
@@ -190,7 +200,8 @@ class Sampler:
         self.accuracy_spacing.step(step_seconds)
         self.update_spacing.step(step_seconds)
         has_accuracy = self.accuracy_spacing.is_used  # some losses know no classes
-        self.warming_up = not (self.gradient_spacing.settled and (self.accuracy_spacing.settled or not has_accuracy))
+        has_settled = self.gradient_spacing.settled and (self.accuracy_spacing.settled or not has_accuracy)
+        self.warming_up = not (has_settled and self.gradient_spacing.median_step_s is not None)
 
     def close(self, ledger: Ledger, now: float) -> None:
         """End the ledger's block, and publish what can be read without waiting."""
@@ -263,11 +274,15 @@ class Sampler:
 
     def steps_written(self) -> int:
         """The global step, with those that are not published yet."""
-        written = Counter({ledger.label: ledger.steps + len(ledger.rows) for ledger in self.ledgers})
-        for item in self._waiting:
-            if not isinstance(item, _Marks):
-                written[item[0].label] += len(item[1].rows)
-        return self.steps_before + max(written.values(), default=0)
+        most = 0
+        for ledger in self.ledgers:
+            written = ledger.steps + len(ledger.rows)
+            for item in self._waiting:
+                if not isinstance(item, _Marks) and item[0] is ledger:
+                    written += len(item[1].rows)
+            if written > most:
+                most = written
+        return self.steps_before + most
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         numbers = block.read()

@@ -25,7 +25,7 @@ class Spacing:
         self.interval = fixed or 1
         self.settled = fixed is not None
         self.fixed = fixed  # the interval that was asked for
-        self.median_step_s: float | None = None  # once the interval has settled
+        self.median_step_s: float | None = None  # once the interval has settled; of a fixed one after the warm-up
         self._share = share
         self._costs_s: list[float] = []
         self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
@@ -43,13 +43,15 @@ class Spacing:
 
     def step(self, seconds: float) -> bool:
         """How long a step took. True when the interval settled with this one."""
-        if self.settled:
+        if self.median_step_s is not None:
             return False
         self._steps_s.append(seconds)
-        if len(self._steps_s) < WARM_UP_STEPS or len(self._costs_s) < 3:
+        if len(self._steps_s) < WARM_UP_STEPS or (not self.settled and len(self._costs_s) < 3):
+            return False
+        self.median_step_s = median(self._steps_s)
+        if self.settled:
             return False
         cost_s = median(self._costs_s[1:])  # the first one also pays for what is done once
-        self.median_step_s = median(self._steps_s)
         allowed_s = self._share * self.median_step_s
         while self.interval < LONGEST and cost_s > allowed_s * self.interval:
             self.interval *= 2
