@@ -1,7 +1,8 @@
 """Serves one WSGI application inside a process that has better things to do: cheroot, made a good guest.
 
 Everything runs in daemon threads. A connection gets a worker only once the head of its request is there, so idle and
-slow clients cost a descriptor and no worker; a request that takes longer than `REQUEST_S` is cut off.
+slow clients cost a descriptor and no worker; a request that takes longer than `REQUEST_S` is cut off. Requests beyond
+`RATE` are made to wait, since what answers them takes turns with training.
 Nothing is written to stderr. A forked child lets go of the listening socket.
 """
 
@@ -20,7 +21,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from cheroot import wsgi
-from cheroot.makefile import MakeFile
+from cheroot.makefile import StreamReader, StreamWriter
 from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.ssl import Adapter
 
@@ -35,6 +36,8 @@ IDLE_S = 10  # after which an idle connection is closed
 EXPIRY_S = 2.0  # how often one looks for those; each time wakes a thread
 REQUEST_S = 5.0  # from a request's first byte to the end of its answer, TLS handshake included
 CONNECTIONS = 64  # that are kept waiting; for one more, that which has waited longest is closed
+RATE = 200.0  # requests a second in the long run: each holds the interpreter for about 0.5 ms
+BURST = 400  # at once
 HEADER_BYTES = 16_384
 BODY_BYTES = 4_096  # unless the application takes more
 UNREAD_BYTES = 4 * 1024 * 1024  # of a request that was refused, which are read so that its client sees why
@@ -114,6 +117,8 @@ def _listening_on(host: str, port: int) -> socket.socket:
         # Taken over by its connections: an answer is written in two pieces, of which the second would wait 40 ms.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.bind(address)
+        if os.name == "posix":  # taken over too: what is left of them must not keep the next server from this port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.listen(BACKLOG)
     except OSError:
         listening.close()
@@ -150,6 +155,7 @@ class _Connection(HTTPConnection):
     refused = False
     arrived = 0  # bytes of a head that is not whole
     begun_at = 0.0  # when the first of them was seen
+    shaken = False  # whether TLS is agreed on
 
     def communicate(self) -> bool:
         """Reads a request and answers it, within `REQUEST_S`; cheroot's own timeout starts again with every byte."""
@@ -178,6 +184,25 @@ class _Connection(HTTPConnection):
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
+class Pace:
+    """Lets `burst` pass at once, and `rate` a second in the long run."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = 1 / rate
+        self._ahead_s = (burst - 1) / rate
+        self._clock = clock
+        self._free_at = clock()  # when everything that passed would have passed at the rate
+        self._lock = threading.Lock()
+
+    def wait_s(self) -> float:
+        """Take one's turn. Returns for how long to wait for it."""
+        with self._lock:
+            now = self._clock()
+            wait_s = self._free_at - self._ahead_s - now
+            self._free_at = max(self._free_at, now) + self._interval_s
+            return max(wait_s, 0.0)
+
+
 class _Cheroot(wsgi.Server):
     ConnectionClass = _Connection
     max_request_header_size = HEADER_BYTES
@@ -198,6 +223,7 @@ class _Cheroot(wsgi.Server):
             accepted_queue_timeout=1,
         )
         self._bound = listening
+        self._pace = Pace(RATE, BURST)
 
     def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:
         self.socket = self._bound
@@ -213,14 +239,15 @@ class _Cheroot(wsgi.Server):
                 conn.last_used = conn.begun_at - (IDLE_S - REQUEST_S)
         else:
             conn.arrived = 0
+            time.sleep(self._pace.wait_s())  # while it does, nobody new is taken
             super().process_conn(conn)
 
     def _must_wait(self, conn: _Connection) -> bool:
-        """Whether no worker is needed yet. What is in TLS cannot be looked into: anything is enough."""
+        """Whether no worker is needed yet."""
+        if isinstance(conn.socket, ssl.SSLSocket):
+            return self._must_wait_for_tls(conn, conn.socket)
         if conn.rfile.has_data():
             return False
-        if isinstance(conn.socket, ssl.SSLSocket):
-            return conn.last_used is None
         try:
             conn.socket.settimeout(0)  # this is the thread that takes connections: it waits for nobody
             head = conn.socket.recv(HEADER_BYTES, socket.MSG_PEEK)
@@ -237,6 +264,30 @@ class _Cheroot(wsgi.Server):
         conn.begun_at = conn.begun_at if conn.arrived else time.time()
         conn.arrived = len(head)
         return True
+
+    def _must_wait_for_tls(self, conn: _Connection, connected: ssl.SSLSocket) -> bool:
+        """The same where nobody can look ahead: the handshake is made as far as it goes, and the head is kept."""
+        try:
+            connected.settimeout(0)
+            if not conn.shaken:
+                connected.do_handshake()
+                conn.shaken = True
+                time.sleep(self._pace.wait_s())  # it costs as much as a request
+            while not conn.rfile.has_data():
+                piece = connected.recv(HEADER_BYTES)
+                if not piece:
+                    return False
+                conn.rfile.keep(piece)
+            return False
+        except ssl.SSLWantReadError:
+            begun = not conn.shaken or conn.rfile.has_begun()
+            conn.begun_at = conn.begun_at if conn.arrived else time.time()
+            conn.arrived = int(begun)
+            return True
+        except OSError:  # no TLS, or none that we speak: a worker finds that out, too
+            return False
+        finally:
+            connected.settimeout(self.timeout)
 
     def _wake_at(self, conn: _Connection, count: int) -> None:
         """Have the selector tell of the connection when so many bytes are there."""
@@ -256,8 +307,25 @@ class _Cheroot(wsgi.Server):
         _log.debug("%s", msg, exc_info=traceback)
 
 
+class _Reader(StreamReader):
+    """Of a connection in TLS, which may be given what was read of it before."""
+
+    def keep(self, piece: bytes) -> None:
+        """Have `piece` read next, after what was kept before."""
+        self._read_buf += piece
+
+    def has_begun(self) -> bool:
+        """Whether something is there."""
+        return bool(super().has_data())
+
+    def has_data(self) -> bool:
+        """Whether a worker has something to do: a whole head, or more than one may be."""
+        kept = self._read_buf[self._read_pos :]
+        return b"\r\n\r\n" in kept or len(kept) >= HEADER_BYTES
+
+
 class _Tls(Adapter):
-    """Leaves the handshake to the worker that reads first: in `accept`, one silent client would stop everybody."""
+    """Leaves the handshake to `_Cheroot`: in `accept`, one silent client would stop everybody."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
@@ -272,7 +340,7 @@ class _Tls(Adapter):
         return {}
 
     def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return MakeFile(sock, mode, bufsize)
+        return _Reader(sock, mode, bufsize) if "r" in mode else StreamWriter(sock, mode, bufsize)
 
 
 _listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()

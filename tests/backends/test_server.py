@@ -1,9 +1,11 @@
+import contextlib
 import logging
 import os
 import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -48,6 +50,14 @@ def answer_to(connection, request):
     while chunk := connection.recv(65536):
         answer += chunk
     return answer
+
+
+def ask(connection):
+    """One request and its answer, on a connection that stays open."""
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"ok"):
+        answer += connection.recv(65_536)
 
 
 def test_idle_clients_do_not_stop_a_scrape(serve, get, connect):
@@ -111,6 +121,96 @@ def test_a_silent_client_does_not_stop_a_tls_scrape(serve, get, connect, certifi
     for _ in range(3 * server.WORKERS):
         connect(backend)
     assert get(backend.address, context=trusting, timeout=server.REQUEST_S / 2).status == 200
+
+
+@pytest.fixture
+def shake(connect, trusting):
+    """The same in TLS."""
+    opened = []
+
+    def shake(backend, first_bytes=b""):
+        opened.append(trusting.wrap_socket(connect(backend), server_hostname="127.0.0.1"))
+        opened[-1].sendall(first_bytes)
+        return opened[-1]
+
+    yield shake
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def serve_tls(serve, certificate):
+    return lambda: serve(tls_certificate_file=certificate[0], tls_key_file=certificate[1])
+
+
+CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # its first bytes
+
+
+def test_hundreds_of_tls_clients_amid_their_handshake_do_not_stop_a_scrape(serve_tls, get, connect, trusting):
+    backend = serve_tls()
+    slow = [connect(backend, CLIENT_HELLO) for _ in range(3 * server.CONNECTIONS)]
+    assert get(backend.address, context=trusting, timeout=server.REQUEST_S / 2).status == 200
+    assert slow[0].recv(1) == b""
+
+
+def test_tls_clients_amid_their_request_do_not_stop_a_scrape(serve_tls, get, shake, trusting):
+    backend = serve_tls()
+    slow = [shake(backend, b"GET /metrics HT") for _ in range(3 * server.WORKERS)]
+    assert get(backend.address, context=trusting, timeout=server.REQUEST_S / 2).status == 200
+    assert len(slow) == 3 * server.WORKERS
+
+
+@pytest.mark.parametrize("shaken", [False, True])
+def test_slow_tls_clients_are_cut_off(serve_tls, connect, shake, monkeypatch, shaken):
+    monkeypatch.setattr(server, "REQUEST_S", 0.2)
+    monkeypatch.setattr(server, "IDLE_S", 10 * PATIENCE_S)
+    backend = serve_tls()
+    slow = shake(backend, b"GET /metrics HT") if shaken else connect(backend, CLIENT_HELLO)
+    with contextlib.suppress(ConnectionError):
+        assert slow.recv(1) == b""
+
+
+def test_tls_client_that_drips_is_answered_when_its_head_is_there(serve_tls, shake):
+    connection = shake(serve_tls())
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r":
+        connection.sendall(bytes([byte]))
+    assert b"200 OK" in answer_to(connection, b"\n")
+
+
+def test_tls_client_that_sends_two_requests_at_once_gets_two_answers(serve_tls, shake):
+    head = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    answer = answer_to(shake(serve_tls()), head + b"\r\n" + head + b"Connection: close\r\n\r\n")
+    assert answer.count(b"200 OK") == 2
+
+
+def test_tls_client_that_asks_again_later_is_answered(serve_tls, shake):
+    connection, head = shake(serve_tls()), b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    ask(connection)
+    assert b"200 OK" in answer_to(connection, head + b"Connection: close\r\n\r\n")
+
+
+def test_tls_requests_have_limits(serve_tls, shake):
+    too_long = b"GET /metrics HTTP/1.1\r\nX: %s" % (b"a" * 2 * server.HEADER_BYTES)
+    assert answer_to(shake(serve_tls()), too_long).split()[1] == b"413"
+
+
+def test_pace_lets_a_burst_pass_and_then_its_rate():
+    now = 0.0
+    pace = server.Pace(10.0, 3, clock=lambda: now)
+    assert [pace.wait_s() for _ in range(5)] == pytest.approx([0.0, 0.0, 0.0, 0.1, 0.2])
+    now = 0.25
+    assert pace.wait_s() == pytest.approx(0.05)
+    now = 60.0
+    assert [pace.wait_s() for _ in range(4)] == pytest.approx([0.0, 0.0, 0.0, 0.1])
+
+
+def test_flood_of_requests_is_held_to_the_rate(serve, get, connect, monkeypatch):
+    monkeypatch.setattr(server, "RATE", 20.0)
+    monkeypatch.setattr(server, "BURST", 5)
+    connection, began = connect(serve()), time.monotonic()
+    for _ in range(15):
+        ask(connection)
+    assert time.monotonic() - began >= 10 / 20.0
 
 
 @pytest.mark.parametrize(
