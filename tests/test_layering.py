@@ -10,11 +10,12 @@ import trimtab_backends
 import trimtab_dashboards
 
 ROOTS = {package.__name__: Path(package.__file__).parent for package in (trimtab, trimtab_backends, trimtab_dashboards)}
-NOUNS = {"types", "errors", "catalog", "measurements"}
+NOUNS = {"settings", "types", "errors", "catalog", "measurements"}
 
 # Which rooms a room may import. Rooms that are not here may import what they like, but for `KNOWN_BY`.
 MAY_IMPORT = {
-    "types": set(),
+    "settings": {"types"},  # for its annotations
+    "types": {"settings"},
     "errors": set(),
     "catalog": set(),
     "measurements": {"types", "catalog"},
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     "actions": {"errors"},
     "control": {"types", "errors", "actions", "policies"},
     "policies": {"types", "errors", "actions", "catalog"},
-    "plugins": {"types", "errors"},
+    "plugins": {"settings", "types", "errors"},
     "discovery": {"types"},
     "doctor": {"errors", "plugins", "discovery", "trimtab_dashboards"},
     "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0015; see below

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from trimtab import names, plugins
 from trimtab.errors import ConfigError, did_you_mean
-from trimtab.types import Backend, Config
+from trimtab.settings import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ def _refuse_unusable(said: str, backends: list[Any]) -> None:
     for backend in backends:
         if isinstance(backend, str):
             plugins.find(backend)
-        elif isinstance(backend, type) or not isinstance(backend, Backend):
+        elif not plugins.is_backend(backend):
             raise ConfigError(
                 f"{said}: {backend!r} is neither a name nor an instance with start(), write() and close(). "
                 "Give a name that `trimtab backends` lists, or an instance."

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, did_you_mean
-from trimtab.types import Backend, Config
+from trimtab.settings import Config
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from trimtab.types import Backend
 
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
@@ -97,12 +99,19 @@ def explain(name: str, error: BaseException) -> BackendError:
     return BackendError(f"backend {name!r} cannot start: {type(error).__name__}: {error}")
 
 
+def is_backend(value: object) -> bool:
+    """Whether `value` has what a backend needs."""
+    from trimtab.types import Backend
+
+    return isinstance(value, Backend) and not isinstance(value, type)
+
+
 def _make(entry: EntryPoint) -> Backend:
     try:
-        backend = entry.load()()
+        backend: Backend = entry.load()()
     except Exception as error:
         raise explain(entry.name, error) from error
-    if not isinstance(backend, Backend):
+    if not is_backend(backend):
         raise BackendError(
             f"backend {entry.name!r}: {entry.value} is no backend, which has start(), write() and close(). "
             f"Tell the authors of {_distribution(entry)}."

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from trimtab import config as configuration
 from trimtab import lifecycle
 from trimtab.errors import ConfigError, HaltTraining, RunActiveError
-from trimtab.types import Backend, Config, Status
 
 if TYPE_CHECKING:
     from trimtab.run import Run
+    from trimtab.settings import Config
+    from trimtab.types import Backend, Status
 
 F = TypeVar("F", bound=Callable[..., Any])
 
