@@ -310,6 +310,9 @@ class _Cheroot(wsgi.Server):
 class _Reader(StreamReader):
     """Of a connection in TLS, which may be given what was read of it before."""
 
+    _read_buf: bytes
+    _read_pos: int
+
     def keep(self, piece: bytes) -> None:
         """Have `piece` read next, after what was kept before."""
         self._read_buf += piece
