@@ -319,7 +319,7 @@ class _Reader(StreamReader):
 
     def has_begun(self) -> bool:
         """Whether something is there."""
-        return bool(super().has_data())
+        return len(self._read_buf) > self._read_pos
 
     def has_data(self) -> bool:
         """Whether a worker has something to do: a whole head, or more than one may be."""
