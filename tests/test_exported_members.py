@@ -27,6 +27,7 @@ def test_public_names():
         "RunActiveError",
         "TrimtabError",
         "log",
+        "restore_best",
         "should_stop",
         "watch",
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trimtab.policies import Policy
     from trimtab.rules.rule import Rule
     from trimtab.run import Run
-    from trimtab.watching import log, should_stop, watch
+    from trimtab.watching import log, restore_best, should_stop, watch
 
 __all__ = [
     "BackendError",
@@ -32,6 +32,7 @@ __all__ = [
     "RunActiveError",
     "TrimtabError",
     "log",
+    "restore_best",
     "should_stop",
     "watch",
 ]
@@ -43,6 +44,7 @@ _ON_FIRST_USE = {
     "Rule": "trimtab.rules.rule",
     "Run": "trimtab.run",
     "log": "trimtab.watching",
+    "restore_best": "trimtab.watching",
     "should_stop": "trimtab.watching",
     "watch": "trimtab.watching",
 }

@@ -19,11 +19,13 @@ from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
 from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
+from trimtab.best import DRY, ELSEWHERE, Best
 from trimtab.control import Control
 from trimtab.execution import Execution, Moment
 from trimtab.guard import Guard
 from trimtab.orders import Orders
 from trimtab.policies import Decision, Engine
+from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.ranks import ASKED, Ranks
 from trimtab.rules.judge import Judge
@@ -85,6 +87,7 @@ class Controller:
             else None
         )
         self._take_up = (self._ranks or self._execution).take_up
+        self._best = Best(actuators, judge, say, DRY if not acts else "" if self._leads else ELSEWHERE)
         self._orders = (
             None
             if control is None
@@ -301,6 +304,21 @@ class Controller:
         """The norm that the gradients of an optimizer usually have, None while that is not known."""
         return self._judge.usual_norm(label) if self._ranks is None else self._ranks.usual_norm(label)
 
+    def restore_best(self) -> bool:
+        """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
+        step = self._sampler.steps_written()
+        best = self._best.restore(step)
+        if best is None:
+            return False
+        self._execution.withdraw(step, "refused", "the best state was put back first", lambda d: d.policy != PERSON)
+        self._execution.cycle.dropped()
+        self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, best)
+        return True
+
+    def completed(self) -> None:
+        """The run ends by itself, after its last validation: see whether its best state would be lost."""
+        self._best.end(self._sampler.steps_written())
+
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
         step = self._sampler.steps_written()
@@ -417,7 +435,7 @@ class Controller:
 
     def _keep_best(self, step: int) -> None:
         if self._acts and self._leads and self._judge.improved:
-            self._take(lambda: self._actuators.snapshots.take_best(self._actuators.parts(), step))
+            self._take(lambda: self._best.keep(step))
 
     def _is_healthy(self) -> bool:
         return all(map(self._judge.healthy, self.optimizers))

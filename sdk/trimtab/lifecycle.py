@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -68,3 +69,12 @@ def at_exit(call: Callable[[], None]) -> Callable[[], None]:
     """Call `call` when the interpreter exits. Returns what takes that back."""
     atexit.register(call)
     return lambda: atexit.unregister(call)
+
+
+def warn_that_over(run: str) -> None:
+    """Warn who asks a run for its best state that it is over: nothing can be said through its backends any more."""
+    warnings.warn(
+        f"run {run!r} is over and keeps no state. Call restore_best() before the watched function or block ends.",
+        RuntimeWarning,
+        stacklevel=3,
+    )

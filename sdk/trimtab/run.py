@@ -56,7 +56,9 @@ CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some 
 
 
 class Run:
-    """A watched run. Public are `id`, `directory`, `addresses`, `log`, `attach`, `should_stop`, `close`."""
+    """A watched run. Public are `id`, `directory`, `addresses`, `log`, `attach`, `should_stop`, `restore_best`,
+    `alerts`, `adjustments`, `state_dict`, `load_state_dict`, `close`.
+    """
 
     def __init__(self, config: Config) -> None:
         rank, local_rank, world_size = facts.rank_of()
@@ -212,6 +214,29 @@ class Run:
         """Everything that policies and persons did, or would have done, oldest first."""
         return tuple(self._controller.adjustments)
 
+    def restore_best(self) -> bool:
+        """Put the best state of the run back into the model, in place: the one at the best value of `monitor`.
+
+        For the end of a loop, before the run is over, and after the last validation, which counts. Parameters, buffers,
+        states of optimizers and scaler, and averages are bit for bit what they were then; gradients are dropped;
+        learning rates and schedules stay. What training does after it is judged against what was known then.
+
+        The state is kept where policies may act (`act=`), and with `policies=[]` nothing else is done there. In a dry
+        run there is none: a copy at each best validation costs time and memory. Of several ranks the first writes it to
+        `best.pt`, and the weights of all stay as they are.
+
+        Cost: one write of every byte. Whether and what was put back, or why not, is told as a notice.
+
+        Returns:
+            Whether the best state is in place now. False, too, when the run is over.
+        """
+        if self._closed:
+            if self._bus is not None:  # it was one
+                lifecycle.warn_that_over(self.name)
+            return False
+        self._guard.wrap("validation", self._capture.end_validation)()
+        return bool(self._guard.wrap("restore_best", self._controller.restore_best)())
+
     def state_dict(self) -> dict[str, Any]:
         """Scales, budgets, cooldowns and episodes, for a checkpoint: plain values that JSON holds."""
         return self._controller.state()
@@ -232,6 +257,9 @@ class Run:
                 return self._release(CLOSE_DEADLINE_S)  # SIGTERM while backends linger
             self._closed = True
         self._watchdog.close()
+        if status == "completed":
+            self._guard.wrap("validation", self._capture.end_validation)()
+            self._guard.wrap("best", self._controller.completed)()
         if self._controller.reception is not None:
             self._guard.wrap("alerts", self._controller.reception.close)()
         self._state.write()

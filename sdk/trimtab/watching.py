@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _lock = threading.Lock()
 _active: Run | None = None
+_ended = ""  # the name of the last run that is over
 
 
 class Watch:
@@ -143,6 +144,14 @@ def should_stop() -> bool:
     return run is not None and run.should_stop
 
 
+def restore_best() -> bool:
+    """Put the best state of the active run back into the model; see `Run.restore_best`. False outside of a run."""
+    run = _active
+    if run is None and _ended:
+        lifecycle.warn_that_over(_ended)
+    return run is not None and run.restore_best()
+
+
 def active_run() -> Run | None:
     """The run that is active in this process."""
     return _active
@@ -206,13 +215,13 @@ def _new_run(config: Config) -> Run:
 
 def _end(run: Run, error: BaseException | None) -> bool:
     """Close the run. True when `error` is its own `HaltTraining`, which ends here."""
-    global _active
+    global _active, _ended
     status, text = _status_of(error)
     try:
         run.close("halted" if status == "completed" and run.halted else status, text)
     finally:
         if _active is run:
-            _active = None
+            _active, _ended = None, run.name
     return isinstance(error, HaltTraining) and run.halted
 
 

@@ -146,6 +146,30 @@ def test_the_newest_is_taken_for_the_best_without_a_copy(model):
     assert (snapshots.best, snapshots.bytes) == (10, 2 * BYTES)
 
 
+def test_snapshots_newer_than_the_best_are_dropped_with_what_followed_it(model):
+    snapshots = filled(model, [10])
+    snapshots.take_best(model.at(15), 15)
+    snapshots.take(model.at(20), 20)
+    snapshots.restore_best(model.at(25), 25)
+    snapshots.roll_back(model.at(30), 30)
+    assert (model.step, snapshots.steps) == (15, [0, 10, 15])
+
+
+def test_the_best_is_in_place_for_a_moment_only(model):
+    snapshots, seen = filled(model, [10]), []
+    snapshots.take_best(model.at(15), 15)
+    snapshots.with_best(model.at(20), 20, lambda: seen.append(model.step))
+    assert (seen, model.step, snapshots.best) == ([15], 20, 15)
+
+
+def test_the_present_state_is_not_copied_beyond_the_cap(model):
+    snapshots = filled(model, [10], cap_bytes=BYTES)
+    snapshots.take_best(model.at(15), 15)
+    with pytest.raises(Refused, match="no room"):
+        snapshots.with_best(model.at(20), 20, lambda: pytest.fail("called"))
+    assert (model.step, snapshots.best) == (20, 15)
+
+
 def test_no_best_is_refused(model):
     with pytest.raises(Refused, match="no validation result"):
         filled(model, [10]).restore_best(model.parts, 11)

@@ -121,3 +121,26 @@ said()
 """
     )
     assert all(any("lost each other" in notice for notice in rank["notices"]) for rank in ranks)
+
+
+def test_best_state_of_ranks_is_written_and_their_weights_stay_alike(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from pathlib import Path
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8, policies=[]) as run:
+    for _ in range(40):
+        step()
+    with torch.no_grad():
+        nn.functional.cross_entropy(model(inputs + 0.1), labels)
+    for _ in range(8):
+        step()
+    restored = trimtab.restore_best()
+    saved = torch.load(run.directory / "best.pt", weights_only=True)["step"] if rank == 0 else None
+said(restored=restored, saved=saved)
+"""
+    )
+    alike(ranks)
+    assert [rank["restored"] for rank in ranks] == [False, False]
+    assert ranks[0]["saved"] == 40
+    assert any("best.pt" in notice for notice in ranks[0]["notices"])

@@ -63,6 +63,16 @@ class Actuators:
             self.snapshots.restore_best(self.parts(), step)
             self.halting.say("best is back", f"The weights are those of step {step} again, the best ones.")
 
+    def write_best(self, step: int) -> Path:
+        """Write the best state to `best.pt`, as a halt does, and put the present one, after `step` steps, back.
+
+        Raises:
+            Refused: as `Snapshots.with_best` does. Nothing was changed.
+        """
+        best = self.snapshots.best
+        self.snapshots.with_best(self.parts(), step, lambda: save(self.parts(), self.directory / BEST, best or 0))
+        return self.directory / BEST
+
     def close(self) -> None:
         """Put everything back as the user had it, and let the copies go."""
         self.steering.close()
@@ -125,29 +135,34 @@ class RunControls:
         return change
 
     def _with_best(self, change: Change, restore: bool, heard: bool) -> Change:
-        of, best = self._of, self._of.snapshots.best
-        path = of.directory / BEST
+        of = self._of
         if restore and heard:
             restored = of.snapshots.restore_best(of.parts(), self._step)
-            save(of.parts(), path, best or 0)
+            path = save(of.parts(), of.directory / BEST, of.snapshots.best or 0)
             return Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(path)})
-        of.snapshots.with_best(of.parts(), self._step, lambda: save(of.parts(), path, best or 0))
+        written, note = self._write_best()
         if restore:
             of.halting.when_heard(of.put_best_back)
-        return Change(change.before, {**change.after, "best": str(path)})
+        return Change(change.before, {**change.after, **written}, note)
+
+    def _write_best(self) -> tuple[dict[str, str], str]:
+        """What was written, or why nothing was: a halt is carried out all the same."""
+        try:
+            return {"best": str(self._of.write_best(self._step))}, ""
+        except Refused as refused:
+            return {}, str(refused)
 
     def _halt_together(self, reason: str) -> Change:
         """The same with other ranks, whose weights stay those of the last step."""
-        of, files = self._of, {}
+        of, files, note = self._of, dict[str, str](), ""
         if of.rank == 0:
             files["last"] = str(save(of.parts(), of.directory / LAST, self._step))
-            best = of.snapshots.best
-            if best is not None and not self._pending:
-                of.snapshots.with_best(of.parts(), self._step, lambda: save(of.parts(), of.directory / BEST, best))
-                files["best"] = str(of.directory / BEST)
+            if of.snapshots.best is not None and not self._pending:
+                written, note = self._write_best()
+                files.update(written)
         heard = of.halting.is_heard()
         of.halting.request(reason)
-        return Change({"halted": False}, {"halted": True if heard else ADVICE, **files})
+        return Change({"halted": False}, {"halted": True if heard else ADVICE, **files}, note)
 
     def _around(self) -> StepControls:
         return StepControls(self._of.steering, self._optimizer)

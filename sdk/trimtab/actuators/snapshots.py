@@ -172,25 +172,35 @@ class Snapshots:
         return good[max(len(good) - 1 - back, 0)].step if good else None
 
     def restore_best(self, parts: Parts, step: int) -> Change:
-        """Restore the best one.
+        """Restore the best one. Those that were taken after it are dropped, as by a rollback.
 
         Raises:
             Refused: there is none, or the parameters are not those it was taken of. Nothing was changed.
         """
-        if self._best is None:
-            raise Refused("No state was kept as the best one: no validation result has been seen yet.")
-        self._restore(self._best, parts)
-        return Change({"weights_of_step": step}, {"weights_of_step": self._best.step})
+        best = self._best_there_is()
+        self._restore(best, parts)
+        for snapshot in [s for s in self._kept if s.step > best.step]:
+            self._drop(snapshot)
+        self._due_at = step + self.interval
+        return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 
     def with_best(self, parts: Parts, step: int, use: Callable[[], object]) -> None:
         """Call `use` while the best one is in place, and put the present state back, gradients too.
 
+        The present state is copied for that, under the cap as any other: snapshots are dropped where there is no room.
+
         Raises:
-            Refused: as `take` and `restore_best` do. Nothing was changed.
+            Refused: as `take` and `restore_best` do, or there is no room. Nothing was changed.
         """
-        here = self._picture(self._laid_out(parts), step)
+        best, layout = self._best_there_is(), self._laid_out(parts)
+        if not self._make_room(size := _size(layout)):
+            raise Refused(
+                f"There is no room for {_gigabytes(size)} of the present state beside the best one: "
+                f"{_gigabytes(self.cap_bytes)} are allowed for both."
+            )
+        here = self._picture(layout, step)
         gradients = [(p, p.grad) for o in parts.optimizers.values() for g in o.param_groups for p in g["params"]]
-        self.restore_best(parts, step)
+        self._restore(best, parts)
         try:
             use()
         finally:
@@ -224,6 +234,12 @@ class Snapshots:
 
     def _good(self, since: int | None) -> list[Snapshot]:
         return [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
+
+    def _best_there_is(self) -> Snapshot:
+        if self._best is None:
+            why = self.refusal or "No state was kept as the best one: no validation result has been seen yet."
+            raise Refused(why)
+        return self._best
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
         try:

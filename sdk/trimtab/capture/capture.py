@@ -123,6 +123,12 @@ class Capture:
         self._passes.finish()
         self._sampler.flush()
 
+    def end_validation(self) -> None:
+        """What was validated counts now, though no training has followed it yet."""
+        self._lane.leave()
+        self._criteria.decide()
+        self._passes.end_validation()
+
     def progress(self) -> tuple[int, object]:
         """Steps taken, and what else changes while the loop is alive: loaders, and losses of validation."""
         passes = self._passes

@@ -178,6 +178,11 @@ class Passes:
             steady.samples, steady.wait_s = samples, wait_s
             self.has_news = True
 
+    def end_validation(self) -> None:
+        """The validation is over, though no training has followed it yet."""
+        if self._gap is not None:
+            self._resume()
+
     def finish(self) -> None:
         """The run ends: close what is open."""
         self._left = self._left or self._over

@@ -38,8 +38,10 @@ class Judge:
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
     ) -> None:
         self.rules = [rule.name for rule in rules]
+        self.monitor = monitor[0]
         self.improved = False  # whether the newest validation pass, or value of the monitored name, is the best so far
         self.monitored = False  # whether the monitored value was ever seen
+        self.newest = 0.0  # ... and what it was last
         self.contest = Contest()
         self._given = list(rules)
         self._monitor = monitor
@@ -151,6 +153,12 @@ class Judge:
         seats = () if bench is None else (seat for seat in bench.seats if seat.rule.name == rule)
         return next((seat.level.value / seat.level.threshold for seat in seats), 0.0)
 
+    def firing(self) -> list[str]:
+        """The rules about losses, validation and what the user logs that fire now, but for those of severity info."""
+        firing = [seat.rule for bench in self._benches.values() for seat in bench.seats if seat.level.firing]
+        of_loss = [rule for rule in firing if not isinstance(rule, RuleSpec) or rule.judged in ("step", "validation")]
+        return list(dict.fromkeys(rule.name for rule in of_loss if rule.severity != "info"))
+
     def not_monitored(self, logged: Collection[str]) -> str:
         """What to tell the user where nothing of the monitored name was seen; `logged` are the names that were."""
         name = self._monitor[0]
@@ -177,7 +185,7 @@ class Judge:
             bench.number(self._episodes.get(optimizer, {}))
 
     def _monitored(self, step: int, value: float) -> list[Verdict]:
-        self.improved, self.monitored = self._best.update(value) == 0.0, True
+        self.improved, self.monitored, self.newest = self._best.update(value) == 0.0, True, value
         return self._bench("").take("monitor", step, value)
 
     def _bench(self, optimizer: str) -> Bench:

@@ -1,0 +1,199 @@
+"""The best state: put back when the user asks for it, and not lost where a run ends in trouble."""
+
+import copy
+
+import pytest
+import torch
+from controller_training import Training, same
+from torch.nn import functional as F
+
+import trimtab
+
+GOES_WRONG = trimtab.Rule("goes_wrong", signal=lambda loss: float(loss > 0.5), threshold=0.5, severity="warning")
+NOTHING = {"act": "process", "policies": []}  # the best state is kept, and nothing is adjusted
+
+
+def validate(training, spoil=1.0):
+    """One pass, over inputs that were not trained on."""
+    training.model.eval()
+    with torch.no_grad():
+        held_out = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+        F.cross_entropy(training.model(held_out * spoil), held_out[:, :3].argmax(1))
+    training.model.train()
+
+
+def state_of(training):
+    return copy.deepcopy((training.model.state_dict(), training.optimizer.state_dict()))
+
+
+def assert_alike(training, state):
+    model, optimizer = state
+    assert same(training.model.state_dict().values(), model.values())
+    now = training.optimizer.state_dict()["state"]
+    assert all(torch.equal(now[i][name], value) for i, of in optimizer["state"].items() for name, value in of.items())
+
+
+def learn_and_spoil(training):
+    """Two epochs that learn, and one of the wrong sign. Returns the state at the better validation."""
+    training.steps(10)
+    validate(training)
+    training.steps(10)
+    validate(training)
+    best = state_of(training)
+    unlearn(training, 15)
+    validate(training)
+    return best
+
+
+def unlearn(training, count):
+    for _ in range(count):
+        training.optimizer.zero_grad()
+        loss = F.cross_entropy(training.model(training.inputs), training.labels)
+        loss.backward()
+        for parameter in training.model.parameters():
+            parameter.grad.neg_()
+        training.optimizer.step()
+
+
+def test_best_state_is_put_back_in_place_bit_for_bit(watching, training):
+    with watching(**NOTHING) as seen:
+        held = [p.data_ptr() for p in training.model.parameters()]
+        best = learn_and_spoil(training)
+        assert trimtab.restore_best() is True
+        assert_alike(training, best)
+        assert [p.data_ptr() for p in training.model.parameters()] == held
+    (notice,) = [text for text in seen.notices if "restore_best" in text]
+    assert "of step 20" in notice
+    assert "in place of that of step 35" in notice
+
+
+def test_last_validation_counts_although_no_training_follows_it(watching, training):
+    with watching(**NOTHING) as seen:
+        training.steps(10)
+        validate(training)
+        training.steps(10)
+        validate(training)
+        best = state_of(training)
+        assert seen.run.restore_best()
+        assert_alike(training, best)
+    assert len(seen.validations) == 2
+
+
+def test_training_goes_on_after_it_as_from_there(watching, training):
+    with watching(**NOTHING):
+        best = learn_and_spoil(training)
+        trimtab.restore_best()
+        training.steps(5)
+        expected = Training()
+        expected.model.load_state_dict(best[0])
+        expected.optimizer.load_state_dict(best[1])
+        expected.steps(5)
+        assert same(training.weights, expected.weights)
+
+
+def test_weights_that_were_put_back_are_not_judged_by_what_came_between(watching, training):
+    with watching(act="process") as seen:
+        training.steps(60)
+        validate(training)
+        unlearn(training, 8)
+        trimtab.restore_best()
+        training.steps(60)
+    assert not [alert for alert in seen.run.alerts if alert.step > 68]
+
+
+def test_every_optimizers_model_is_put_back(watching):
+    one, other = Training(), Training(lr=0.01)
+    with watching(**NOTHING):
+        for _ in range(5):
+            one.step()
+            other.step()
+        validate(one)
+        best = state_of(one), state_of(other)
+        unlearn(one, 5)
+        unlearn(other, 5)
+        assert trimtab.restore_best()
+    assert_alike(one, best[0])
+    assert_alike(other, best[1])
+
+
+def test_dry_run_keeps_no_state_and_says_how_to_have_one(watching, training):
+    with watching() as seen:
+        learn_and_spoil(training)
+        before = training.weights
+        assert trimtab.restore_best() is False
+        assert same(training.weights, before)
+    (notice,) = [text for text in seen.notices if "restore_best" in text]
+    assert "policies=[]" in notice
+
+
+def test_keeping_the_best_state_alone_adjusts_nothing(watching):
+    bare = Training()
+    learn_and_spoil(bare)
+    watched = Training()
+    with watching(**NOTHING) as seen:
+        learn_and_spoil(watched)
+        assert same(bare.weights, watched.weights)
+    assert not seen.run.adjustments
+
+
+def test_run_without_validation_has_no_best_state(watching, training):
+    with watching(act="process") as seen:
+        training.steps(10)
+        assert not trimtab.restore_best()
+    assert any("no validation result has been seen yet" in text for text in seen.notices)
+
+
+def test_run_that_is_over_keeps_no_state_and_warns(watching, training):
+    with watching(**NOTHING) as seen:
+        learn_and_spoil(training)
+    before = training.weights
+    with pytest.warns(RuntimeWarning, match="before the watched function"):
+        assert not trimtab.restore_best()
+    with pytest.warns(RuntimeWarning, match="is over"):
+        assert not seen.run.restore_best()
+    assert same(training.weights, before)
+
+
+def test_disabled_run_is_silent(monkeypatch, training):
+    monkeypatch.setenv("TRIMTAB_DISABLED", "1")
+    with trimtab.watch() as run:
+        training.steps(3)
+        assert not run.restore_best()
+
+
+def test_run_that_ends_in_trouble_leaves_its_best_state_on_disk_and_says_so(watching, training):
+    with watching(**NOTHING, rules=[GOES_WRONG]) as seen:
+        best = learn_and_spoil(training)
+        last = training.weights
+    saved = torch.load(seen.run.directory / "best.pt", weights_only=True)
+    assert same(saved["models"]["Sequential"].values(), best[0].values())
+    assert saved["step"] == 20
+    assert same(training.weights, last)
+    (notice,) = [text for text in seen.notices if "best.pt" in text]
+    assert "ended at step 35 while goes_wrong fires" in notice
+    assert "trimtab.restore_best()" in notice
+
+
+def nothing_written(seen):
+    ended = [text for text in seen.notices if "ended at step" in text]
+    return not ended and not (seen.run.directory / "best.pt").exists()
+
+
+def test_run_that_ends_worse_than_its_best_while_no_rule_minds_writes_nothing(watching, training):
+    with watching(**NOTHING) as seen:
+        learn_and_spoil(training)
+    assert nothing_written(seen)
+
+
+def test_run_that_ends_at_its_best_writes_nothing(watching, training):
+    with watching(**NOTHING, rules=[GOES_WRONG]) as seen:
+        learn_and_spoil(training)
+        assert trimtab.restore_best()
+    assert nothing_written(seen)
+
+
+def test_best_state_that_does_not_fit_beside_the_present_one_is_not_written(watching, training):
+    with watching(**NOTHING, rules=[GOES_WRONG], snapshot_gib=4000 / 2**30) as seen:  # one state takes 2,324 bytes
+        learn_and_spoil(training)
+    assert not (seen.run.directory / "best.pt").exists()
+    assert any("no room" in text and "trimtab.restore_best()" in text for text in seen.notices)
