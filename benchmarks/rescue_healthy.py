@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import rescue_models as models
 import rescue_recipes as recipes
+import rescue_unusual as unusual
 import torch
 from rescue_data import DATA
 from rescue_recipes import CNN, CNN_SGD, GRU, GRU_SGD, LSTM, MLP, NORMED, TRANSFORMER, Recipe, classify, sgd, warm_up
@@ -196,6 +197,11 @@ KINDS: dict[str, tuple[Callable[[], Variants], bool]] = {  # name to variants, a
     "late starters": (_late_starters, True),
     "other optimizers": (_optimizers, True),
     "other losses": (_other_losses, True),
+    "noisy labels": (unusual.noisy_labels, True),
+    "noisy gradients": (unusual.noisy_gradients, True),
+    "unfrozen": (unusual.unfrozen, True),
+    "distilled": (unusual.distilled, True),
+    "bags": (unusual.bags, True),
 }
 
 

@@ -50,10 +50,12 @@ def run(job: Job) -> Result:
     method, began = method_of(job.method), time.perf_counter()
     trained = train(recipe, job.seed, fault, method)
     assert trained.final is not None
+    assert trained.last is not None
     result: Result = {
         **asdict(job),
         "measure": recipe.score,
         "score": getattr(trained.final, recipe.score),
+        "last": getattr(trained.last, recipe.score),
         "onset": fault.onset,
         "total": recipe.total,
         "steps": trained.steps,

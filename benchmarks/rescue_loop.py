@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Method:
         return False
 
     def finish(self, model: nn.Module) -> None:
-        """After the loop; may put weights back."""
+        """After the loop, while the run is still watched; may put weights back."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Trained:
     steps: int = 0
     validations: list[Validation] = field(default_factory=list)
     final: Validation | None = None
+    last: Validation | None = None  # of the weights as the loop left them, before the method put any back
 
 
 def train(recipe: Recipe, seed: int, fault: Fault, method: Method) -> Trained:
@@ -114,8 +116,13 @@ def train(recipe: Recipe, seed: int, fault: Fault, method: Method) -> Trained:
             validation = validate(recipe, data, model, trained.steps, total / recipe.steps)
             trained.validations.append(validation)
             method.validated(validation, model)
-    method.finish(model)
+        last = copy.deepcopy(model.state_dict())
+        method.finish(model)
+    generator = torch.get_rng_state()  # an objective may draw
     trained.final = validate(recipe, data, model, trained.steps, float("nan"))
+    model.load_state_dict(last)
+    torch.set_rng_state(generator)
+    trained.last = validate(recipe, data, model, trained.steps, float("nan"))
     return trained
 
 

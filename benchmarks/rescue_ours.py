@@ -33,6 +33,10 @@ class Ours(Method):
     def should_stop(self) -> bool:
         return trimtab.should_stop()
 
+    def finish(self, model: nn.Module) -> None:
+        """As a user ends a loop: a run that nobody halted has its last weights, and its best ones are asked for."""
+        trimtab.restore_best()
+
     def said(self) -> dict[str, Any]:
         """Alerts that fired, adjustments whatever became of them, and notices."""
         alerts = [

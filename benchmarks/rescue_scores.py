@@ -88,6 +88,8 @@ def score_of(method: str, results: Mapping[str, Result]) -> float:
         return best_score(bare)
     if method == "early stopping":
         return best_score(bare, stops_after([each["loss"] for each in bare["validations"]]))
+    if method == "ours, last":
+        return float(results["ours"].get("last", math.nan))
     return float(results[method].get("score", math.nan))
 
 

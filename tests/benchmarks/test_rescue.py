@@ -15,6 +15,7 @@ from rescue_healthy import healthy
 from rescue_jobs import run
 from rescue_loop import Fault, Method, train
 from rescue_methods import Guard, KeepBest, Plateau, Tracing, stops_after
+from rescue_ours import Ours
 
 SHORT = recipes.MLP.but(epochs=4, steps=20)
 
@@ -137,6 +138,23 @@ def test_run_with_ours_that_does_nothing_is_the_bare_run() -> None:
     bare, ours = (run(Job(job.kind, job.recipe, job.seed, method, job.healthy)) for method in ("unwatched", "ours"))
     assert ours["adjustments"] == []
     assert ours["validations"] == bare["validations"]
+
+
+def test_ours_ends_with_its_best_weights_and_those_that_the_loop_left_are_scored_too() -> None:
+    trained = train(SHORT, 0, WrongLabels(45), Ours())
+    assert trained.final is not None
+    assert trained.last is not None
+    assert trained.final.loss == min(each.loss for each in trained.validations)
+    assert trained.last.loss == trained.validations[-1].loss > trained.final.loss
+
+
+def test_weights_that_the_loop_left_must_be_those_of_the_bare_run() -> None:
+    common = {"healthy": "drops", "kind": "", "recipe": "mlp", "seed": 0, "measure": "accuracy"}
+    bare = {**common, "method": "unwatched", "score": 0.9, "validations": [validation(10, 1.0)]}
+    ours = {**bare, "method": "ours", "last": 0.9, "score": 0.91}
+    assert (tables.acted_on([bare, ours], "ours"), tables.made_worse([bare, ours], "ours")) == (0, 0)
+    ours["last"] = 0.8
+    assert (tables.acted_on([bare, ours], "ours"), tables.made_worse([bare, ours], "ours")) == (1, 1)
 
 
 def test_every_kind_of_fault_has_two_models_and_rules_that_exist() -> None:
