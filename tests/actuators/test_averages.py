@@ -74,3 +74,62 @@ def test_a_copy_that_the_user_gave_is_restored():
     copied.weight.data.fill_(float("nan"))
     snapshots.roll_back(parts, 2)
     assert copied.weight.tolist() == saved
+
+
+class Lookahead(torch.optim.Optimizer):
+    """As it goes around: it calls no `super().__init__()`, so no hook of its own fires, and shares what it wraps."""
+
+    def __init__(self, inner):
+        self.inner, self.param_groups, self.state, self.defaults = inner, inner.param_groups, inner.state, {}
+        self.slow = [p.detach().clone() for group in inner.param_groups for p in group["params"]]
+        self.count = 0
+
+    def step(self, closure=None):
+        self.inner.step(closure)
+        self.count += 1
+        if self.count % 2 == 0:
+            with torch.no_grad():
+                for slow, fast in zip(self.slow, self.inner.param_groups[0]["params"], strict=True):
+                    fast.copy_(slow.add_(fast - slow, alpha=0.5))
+
+
+def lookahead_loop():
+    torch.manual_seed(2)
+    model = nn.Linear(3, 2)
+    inner = torch.optim.Adam(model.parameters(), lr=0.1)
+    outer = Lookahead(inner)
+    data = torch.Generator().manual_seed(1)
+
+    def step(scale=1.0):
+        inner.zero_grad()
+        (model(torch.randn(8, 3, generator=data)).square().mean() * scale).backward()
+        outer.step()
+
+    return model, inner, outer, step
+
+
+def test_weights_of_an_optimizer_that_no_hook_tells_of_go_back_too():
+    model, inner, outer, step = lookahead_loop()
+    parts, snapshots = Parts(models={"model": model}, optimizers={"0": inner}), Snapshots()
+    step()
+    snapshots.meet(parts)
+    before = [t.clone() for t in (*model.parameters(), *outer.slow)]
+    moments = inner.state[model.weight]["exp_avg"]
+    saved = moments.clone()
+    for _ in range(3):
+        step(scale=float("nan"))
+    snapshots.roll_back(parts, 4)
+    assert all(map(torch.equal, (*model.parameters(), *outer.slow), before))
+    assert outer.count == 1
+    assert inner.state[model.weight]["exp_avg"] is moments, "state that both share is restored in place"
+    assert torch.equal(moments, saved)
+
+
+def test_optimizer_that_holds_another_one_is_left_alone():
+    model, parts = trained()
+    stranger = Lookahead(torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1))
+    snapshots = Snapshots()
+    snapshots.meet(parts)
+    stranger.slow[0].fill_(7.0)
+    snapshots.roll_back(parts, 2)
+    assert stranger.slow[0].eq(7.0).all()

@@ -1,7 +1,9 @@
-"""Averaged copies of the models (`torch.optim.swa_utils.AveragedModel`), which keep a NaN for ever once they took one.
+"""What follows the weights, and no hook tells of.
 
-They are no part of a model, so they are searched among the objects of the process: when an optimizer is met, since most
-loops make theirs before they train, and again before a snapshot is restored. Copies of other kinds come from the user.
+Averaged copies of the models (`torch.optim.swa_utils.AveragedModel`) keep a NaN for ever once they took one. Optimizers
+around another one that call no `super().__init__()`, as many a Lookahead, keep weights of their own. Neither is part of a
+model, so they are searched among the objects of the process: when an optimizer is met, since most loops make theirs
+before they train, and again before a snapshot is restored. Copies of other kinds come from the user.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from trimtab.actuators.groups import held_by
 from trimtab.actuators.parts import Parts
 
 
@@ -23,9 +27,12 @@ class Averages:
 
     def __init__(self) -> None:
         self._found: list[weakref.ref[AveragedModel]] = []
+        self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
 
     def search(self, parts: Parts, objects: Sequence[object]) -> None:
-        """Find, among `objects`, every averaged copy of the models of `parts`, or of a part of one."""
+        """Find, among `objects`, every averaged copy of the models of `parts`, or of a part of one, and every holder."""
+        optimizers = (cast(Optimizer, each) for each in objects if issubclass(type(each), Optimizer))
+        self._holders = [(label, weakref.ref(each)) for each in optimizers for label in _held_labels(each, parts)]
         shapes = {_shapes(module) for model in parts.models.values() for module in model.modules()} - {()}
         if shapes:
             found = (cast(AveragedModel, each) for each in objects if issubclass(type(each), AveragedModel))
@@ -33,6 +40,9 @@ class Averages:
 
     def added_to(self, parts: Parts) -> Parts:
         """`parts`, with those that were found."""
+        holders = {f"{label}.holder": holder for label, held in self._holders if (holder := held()) is not None}
+        if holders:
+            parts = dataclasses.replace(parts, optimizers={**parts.optimizers, **holders})
         found = [average for average in self._alive() if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
 
@@ -46,6 +56,14 @@ class Averages:
 
     def _alive(self) -> list[AveragedModel]:
         return [average for found in self._found if (average := found()) is not None]
+
+
+def _held_labels(optimizer: Optimizer, parts: Parts) -> list[str]:
+    """Of the optimizers that are known and that `optimizer`, which is not, holds itself."""
+    if any(known is optimizer for known in parts.optimizers.values()):
+        return []
+    held = list(held_by(optimizer))
+    return [label for label, known in parts.optimizers.items() if any(each is known for each in held)]
 
 
 def _shapes(module: nn.Module) -> tuple[torch.Size, ...]:

@@ -48,7 +48,7 @@ class State:
     """What an optimizer keeps: in `state`, in its groups, and in attributes of its own."""
 
     optimizer: weakref.ref[Optimizer]
-    entries: Keyed
+    entries: Keyed | None  # None where they are another's too, which has them
     groups: list[dict[str, Any]]
     attributes: dict[str, Any]
 
@@ -85,7 +85,7 @@ def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:
             layout.buffers.append(Buffer(weakref.ref(module), own_name, index))
     for label, optimizer in all_optimizers(parts):
         if _is_new(layout, known, id(optimizer)):
-            layout.states.append(_state(layout, label, optimizer))
+            layout.states.append(_state(layout, known, label, optimizer))
     for index, scaler in enumerate(parts.scalers):
         if _is_new(layout, known, id(scaler)):
             held = _pack(layout, f"scaler.{index}", {"scale": scaler._scale, "growth_tracker": scaler._growth_tracker})
@@ -106,13 +106,17 @@ def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
     return Placed(len(layout.tensors) - 1)
 
 
-def _state(layout: Layout, label: str, optimizer: Optimizer) -> State:
+def _state(layout: Layout, known: Collection[Any], label: str, optimizer: Optimizer) -> State:
+    """One that wraps another often shares its state and its groups, which are saved once."""
     groups = [
         _pack(layout, f"group.{label}.{index}", state_in(group, optimizer))
+        if _is_new(layout, known, ("group", id(group)))
+        else {}
         for index, group in enumerate(optimizer.param_groups)
     ]
     attributes = {name: _pack(layout, f"{label}.{name}", value) for name, value in attributes_of(optimizer).items()}
-    entries = _keyed(layout, f"state.{label}", optimizer.state)
+    is_own = _is_new(layout, known, ("state", id(optimizer.state)))
+    entries = _keyed(layout, f"state.{label}", optimizer.state) if is_own else None
     return State(weakref.ref(optimizer), entries, groups, attributes)
 
 

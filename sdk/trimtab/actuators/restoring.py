@@ -97,7 +97,8 @@ def put_buffer(buffer: Buffer, restoring: Restoring) -> None:
 
 def put_state(saved: State, optimizer: Optimizer, restoring: Restoring) -> None:
     """Entries that were not there are deleted, and the gradients that were to be applied with them dropped."""
-    restoring.keyed(optimizer.state, saved.entries)
+    if saved.entries is not None:
+        restoring.keyed(optimizer.state, saved.entries)
     for name, value in saved.attributes.items():
         vars(optimizer)[name] = restoring.value(vars(optimizer).get(name), value)
     for group, kept in zip(optimizer.param_groups, saved.groups, strict=False):
