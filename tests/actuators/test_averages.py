@@ -126,7 +126,7 @@ def test_weights_of_an_optimizer_that_no_hook_tells_of_go_back_too():
 
 
 def test_optimizer_that_holds_another_one_is_left_alone():
-    model, parts = trained()
+    _model, parts = trained()
     stranger = Lookahead(torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1))
     snapshots = Snapshots()
     snapshots.meet(parts)

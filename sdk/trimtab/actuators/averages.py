@@ -1,8 +1,8 @@
 """What follows the weights, and no hook tells of.
 
 Averaged copies of the models (`torch.optim.swa_utils.AveragedModel`) keep a NaN for ever once they took one. Optimizers
-around another one that call no `super().__init__()`, as many a Lookahead, keep weights of their own. Neither is part of a
-model, so they are searched among the objects of the process: when an optimizer is met, since most loops make theirs
+around another one that call no `super().__init__()`, as many a Lookahead, keep weights of their own. Neither is part of
+a model, so they are searched among the objects of the process: when an optimizer is met, since most loops make theirs
 before they train, and again before a snapshot is restored. Copies of other kinds come from the user.
 """
 
@@ -30,7 +30,7 @@ class Averages:
         self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
 
     def search(self, parts: Parts, objects: Sequence[object]) -> None:
-        """Find, among `objects`, every averaged copy of the models of `parts`, or of a part of one, and every holder."""
+        """Find, among `objects`, averaged copies of the models of `parts`, or of a part of one, and holders."""
         optimizers = (cast(Optimizer, each) for each in objects if issubclass(type(each), Optimizer))
         self._holders = [(label, weakref.ref(each)) for each in optimizers for label in _held_labels(each, parts)]
         shapes = {_shapes(module) for model in parts.models.values() for module in model.modules()} - {()}
