@@ -26,6 +26,7 @@ PLANS = {"mlp": Plan(steps=16, settle=2), "cnn": Plan(steps=10, settle=1), "gpt"
 DEFAULT_BUDGETS_S = {"mlp": 45.0, "cnn": 60.0, "gpt": 110.0}
 EVERY_BUDGETS_S = {"mlp": 20.0, "cnn": 25.0, "gpt": 40.0}
 ROUND_S = 1.0  # of watched time: every backend is handed its events once
+STARTED_S = 2.0  # after which a run's threads have done what a start asks of them, and wait
 WARM_UP_S = 7.0  # long enough for the first health report, which may space the samples wider
 
 
@@ -127,6 +128,7 @@ def _watched(quick: bool, **options: Any) -> Iterator[tuple[Watched, float]]:
     torch.manual_seed(0)
     before = idle_share(1.0)
     with tempfile.TemporaryDirectory() as directory, Watched(Path(directory), **options) as watched:
+        time.sleep(STARTED_S)
         yield watched, max(0.0, idle_share(1.0 if quick else 3.0) - before)
 
 
