@@ -15,7 +15,6 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
 from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
@@ -23,6 +22,7 @@ from trimtab.best import DRY, ELSEWHERE, Best
 from trimtab.control import Control
 from trimtab.execution import Execution, Moment
 from trimtab.guard import Guard
+from trimtab.keeping import Keeping
 from trimtab.orders import Orders
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
@@ -87,7 +87,17 @@ class Controller:
             else None
         )
         self._take_up = (self._ranks or self._execution).take_up
-        self._best = Best(actuators, judge, say, DRY if not acts else "" if self._leads else ELSEWHERE)
+        self._keeping = Keeping(
+            actuators,
+            judge,
+            sampler,
+            Best(actuators, judge, say, DRY if not acts else "" if self._leads else ELSEWHERE),
+            self.optimizers,
+            say,
+            ranks=self._ranks,
+            replay=replay,
+            clock=clock,
+        )
         self._orders = (
             None
             if control is None
@@ -98,7 +108,6 @@ class Controller:
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
         self._trailing = TrailingWorst(judge.rules)
         self._fired: Counter[str] = Counter()
-        self._snapshot_at: float | None = None
         self._validations = 0
         self._logged: set[str] = set()  # names
 
@@ -140,7 +149,7 @@ class Controller:
         if self._ranks is not None:
             self._ranks.meet([p for group in optimizer.param_groups for p in group["params"]])
         if self._acts:
-            self._take(lambda: self._actuators.snapshots.meet(self._actuators.parts(), self._sampler.steps_written()))
+            self._keeping.met(self._sampler.steps_written())
             self._execution.follows_cycle = len(self.optimizers) > 1
         self.awaits_steps = self._awaits()
 
@@ -232,7 +241,8 @@ class Controller:
         criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
         trained = criterion or (total / count if count else None, None)
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
-        self._keep_best(step)
+        if self._acts:
+            self._keeping.monitored(step)
         self._answer("", verdicts, Moment.after(step))
         self._validations += 1
         if self._validations == MISSING_AFTER and not self._judge.monitored:
@@ -244,7 +254,8 @@ class Controller:
         for name, value in values.items():
             self._logged.add(name)
             verdicts = self._judge.logged(step, name, value)
-            self._keep_best(step)
+            if self._acts:
+                self._keeping.monitored(step)
             self._answer("", verdicts, Moment.after(step))
 
     def recorded(self, **values: float) -> None:
@@ -275,8 +286,8 @@ class Controller:
         if self._replay is not None:
             self._repeat(self._replay, label, Moment.after(step))
         may_write = self._execution.stepped(label, step)
-        if self._acts and may_write and label in self.optimizers and self._takes_snapshot(step):
-            self._snapshot(step)
+        if self._acts and may_write and label in self.optimizers:
+            self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
 
     def judged(self, label: str) -> Judged:
@@ -296,7 +307,7 @@ class Controller:
             fired=dict(self._fired),
             learning_rate_scale=scales,
             budgets=self._engine.budgets(),
-            snapshot_age_s=None if self._snapshot_at is None else now - self._snapshot_at,
+            snapshot_age_s=self._keeping.age_s(now),
         )
         return Judged({rule: float(f"{level:.4g}") for rule, level in levels.items()}, verdicts)
 
@@ -307,7 +318,7 @@ class Controller:
     def restore_best(self) -> bool:
         """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
         step = self._sampler.steps_written()
-        best = self._best.restore(step)
+        best = self._keeping.best.restore(step)
         if best is None:
             return False
         self._execution.withdraw(step, "refused", "the best state was put back first", lambda d: d.policy != PERSON)
@@ -317,7 +328,7 @@ class Controller:
 
     def completed(self) -> None:
         """The run ends by itself, after its last validation: see whether its best state would be lost."""
-        self._best.end(self._sampler.steps_written())
+        self._keeping.best.end(self._sampler.steps_written())
 
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
@@ -417,9 +428,8 @@ class Controller:
         interval = self._sampler.judging_interval(self._acts)
         if self._ranks is None:
             return interval
-        due = self._actuators.snapshots.due(moment.step) and self._is_healthy()
-        step_s = self._sampler.step_s
-        interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=due)
+        step_s, wanted = self._sampler.step_s, self._keeping.wanted(moment.step)
+        interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=wanted)
         self.awaits_steps = self._awaits()
         return interval
 
@@ -432,33 +442,3 @@ class Controller:
         self._engine.stand_down()
         if self._orders is not None:
             self._orders.refusal = reason
-
-    def _keep_best(self, step: int) -> None:
-        if self._acts and self._leads and self._judge.improved:
-            self._take(lambda: self._best.keep(step))
-
-    def _is_healthy(self) -> bool:
-        return all(map(self._judge.healthy, self.optimizers))
-
-    def _takes_snapshot(self, step: int) -> bool:
-        if self._replay is not None:
-            return step in self._replay.snapshots
-        if self._ranks is not None:
-            return self._ranks.takes_snapshot
-        return self._actuators.snapshots.due(step) and self._is_healthy()
-
-    def _snapshot(self, step: int) -> None:
-        if self._ranks is not None:
-            self._ranks.takes_snapshot = False
-        step_s = self._sampler.step_s
-        if self._take(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
-            self._snapshot_at = self._clock()
-
-    def _take(self, take: Callable[[], object]) -> bool:
-        """Whether a snapshot could be taken; why not is told once."""
-        try:
-            take()
-        except Refused as refused:
-            self._say("snapshots", str(refused))
-            return False
-        return True

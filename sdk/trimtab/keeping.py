@@ -1,0 +1,89 @@
+"""Which states of a run are kept: now and then one to go back to, while it is healthy, and the best one of all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from trimtab.actions import Refused
+from trimtab.actuators.controls import Actuators
+from trimtab.best import Best
+from trimtab.policies.replay import Replay
+from trimtab.ranks import Ranks
+from trimtab.rules.judge import Judge
+from trimtab.sample.sampler import Sampler
+
+
+class Keeping:
+    """Asked by the controller between two steps, on the thread that trains. Why a state is not kept is told once.
+
+    Args:
+        optimizers: those that are known, by label.
+        say: `(kind, text)`, called where the user should be told something.
+        ranks: where there are others, with whom snapshots are taken together; the first keeps the best.
+        replay: where there is one, which says when snapshots are taken.
+    """
+
+    def __init__(
+        self,
+        actuators: Actuators,
+        judge: Judge,
+        sampler: Sampler,
+        best: Best,
+        optimizers: Collection[str],
+        say: Callable[[str, str], None],
+        *,
+        ranks: Ranks | None,
+        replay: Replay | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.best = best
+        self._actuators = actuators
+        self._judge = judge
+        self._sampler = sampler
+        self._optimizers = optimizers
+        self._say = say
+        self._ranks = ranks
+        self._replay = replay
+        self._clock = clock
+        self._taken_at: float | None = None
+
+    def met(self, step: int) -> None:
+        """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
+        self._try(lambda: self._actuators.snapshots.meet(self._actuators.parts(), step))
+
+    def wanted(self, step: int) -> bool:
+        """Whether this rank would keep the state after `step` steps: one is due, and the run is healthy."""
+        return self._actuators.snapshots.due(step) and all(map(self._judge.healthy, self._optimizers))
+
+    def stepped(self, step: int) -> None:
+        """The parameters are those after `step` steps, and no graph is pending."""
+        if not self._is_due(step):
+            return
+        if self._ranks is not None:
+            self._ranks.takes_snapshot = False
+        step_s = self._sampler.step_s
+        if self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
+            self._taken_at = self._clock()
+
+    def monitored(self, step: int) -> None:
+        """The monitored value of the weights after `step` steps has been judged."""
+        if self._judge.improved and (self._ranks is None or self._ranks.leads):
+            self._try(lambda: self.best.keep(step))
+
+    def age_s(self, now: float) -> float | None:
+        """Of the newest state to go back to, in seconds; None where there is none but the first."""
+        return None if self._taken_at is None else now - self._taken_at
+
+    def _is_due(self, step: int) -> bool:
+        if self._replay is not None:
+            return step in self._replay.snapshots
+        return self.wanted(step) if self._ranks is None else self._ranks.takes_snapshot
+
+    def _try(self, keep: Callable[[], object]) -> bool:
+        try:
+            keep()
+        except Refused as refused:
+            self._say("snapshots", str(refused))
+            return False
+        return True
