@@ -8,6 +8,7 @@ import dataclasses
 import math
 import threading
 from bisect import bisect_right
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from prometheus_client import Metric
@@ -36,26 +37,35 @@ class SeriesTable:
         self._run = run
         self._families = {spec.name: _Family(spec) for spec in catalog.METRICS}
         self._lock = threading.Lock()
-        self._layout = 0  # rises with every new series
 
     def take(self, events: Sequence[Event]) -> None:
         """Bring every series up to date. About 1 us a measurement; a reader waits for a tenth of that."""
         measured = [measurement for event in _without_stale_layers(events) for measurement in measure(event, self._run)]
         with self._lock:
             for spec, labels, value in measured:
-                self._layout += self._families[spec.name].take(labels, value)
+                self._families[spec.name].take(labels, value)
 
-    def snapshot(self) -> tuple[int, list[float]]:
-        """The values of all samples, in the order of `collect`, and a number that changes when that order does."""
+    def snapshot(self) -> list[tuple[str, int, list[float]]]:
+        """Of each family that has samples its name, how many series it has, and their values in the order of `metric`.
+
+        A series never goes, and new ones come behind the others.
+        """
         with self._lock:
-            cells = (cells for family in self._families.values() for cells in family.series.values())
-            return self._layout, [cell for series in cells for cell in series]
+            return [
+                (name, len(family.series), [cell for cells in family.series.values() for cell in cells])
+                for name, family in self._families.items()
+                if family.series
+            ]
+
+    def metric(self, name: str, start: int = 0, stop: int | None = None) -> Metric:
+        """Some of the series of a family, all by default, as `prometheus_client` knows a metric."""
+        own = {"run": self._run.run, "rank": str(self._run.rank)}
+        with self._lock:
+            return self._families[name].metric(own, start, stop)
 
     def collect(self) -> Iterable[Metric]:
         """What `prometheus_client` asks of a collector: the families that have samples."""
-        own = {"run": self._run.run, "rank": str(self._run.rank)}
-        with self._lock:
-            return [family.metric(own) for family in self._families.values() if family.series]
+        return [self.metric(name) for name, family in self._families.items() if family.series]
 
 
 class _Family:
@@ -65,21 +75,18 @@ class _Family:
         self.spec = spec
         self.series: dict[tuple[str, ...], list[float]] = {}
 
-    def take(self, labels: tuple[str, ...], value: float | tuple[float, ...]) -> bool:
-        """Returns whether the series is new."""
+    def take(self, labels: tuple[str, ...], value: float | tuple[float, ...]) -> None:
         cells = self.series.get(labels)
-        new = cells is None
         if cells is None:
             cells = self.series[labels] = [0.0] * (len(BOUNDS) + 2 if self.spec.kind == "histogram" else 1)
         if isinstance(value, tuple):
             _observe(cells, value)
         elif self.spec.kind == "gauge" or value > cells[0]:
             cells[0] = value
-        return new
 
-    def metric(self, own: dict[str, str]) -> Metric:
+    def metric(self, own: dict[str, str], start: int, stop: int | None) -> Metric:
         metric = Metric(self.spec.name.removesuffix("_total"), self.spec.help, self.spec.kind)
-        for values, cells in self.series.items():
+        for values, cells in islice(self.series.items(), start, stop):
             labels = own | dict(zip(self.spec.labels, map(_text, values), strict=True))
             for (suffix, extra), cell in zip(_samples(self.spec), cells, strict=True):
                 metric.add_sample(self.spec.name + suffix, labels | extra, cell)

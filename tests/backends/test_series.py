@@ -65,11 +65,32 @@ def test_the_page_follows_new_series_and_new_values(series, exposition):
     assert value(exposition, "trimtab_loss", phase="train", optimizer="critic") == 3.0
 
 
+def test_what_was_written_once_is_not_written_again(series, exposition, monkeypatch):
+    asked, metric = [], series.metric
+
+    def asking(name, start=0, stop=None):
+        asked.append((name, start, stop))
+        return metric(name, start, stop)
+
+    monkeypatch.setattr(series, "metric", asking)
+    layers = {f"layer {i}": LayerStatistics(depth=i, mean=0.0, variance=1.0, norm=1.0, max_abs=1.0) for i in range(150)}
+    series.take([sample_step(1, layers=layers)])
+    page(exposition)
+    pieces = [(start, stop) for name, start, stop in asked if name == "trimtab_layer_gradient_norm"]
+    assert pieces == [(0, 64), (64, 128), (128, 150)]
+    asked.clear()
+    series.take([sample_step(2, layers=layers), sample_step(2, loss=3.0, optimizer="critic")])
+    page(exposition)
+    assert ("trimtab_loss", 1, 2) in asked
+    assert not [name for name, start, _ in asked if start == 0 or "layer" in name]
+    assert page(exposition) == choose_encoder(TEXT)[0](exposition.registry).decode()
+
+
 def test_ever_new_formats_do_not_fill_the_memory(series, exposition):
     series.take(sample_events())
     for minor in range(50):
         assert page(exposition, f"application/openmetrics-text;version=1.0.{minor}")
-    assert len(exposition._templates) <= 4
+    assert len(exposition._formats) <= 4
 
 
 def test_every_metric_of_the_catalog_is_served(series, exposition):
