@@ -65,3 +65,12 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     if nearest:
         return f"Did you mean {nearest[0]!r}?"
     return f"Allowed: {', '.join(names)}."
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: names in it may come from files that somebody else wrote.
+
+    >>> printable("loss\x1b[2J")
+    'loss [2J'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)

@@ -44,6 +44,14 @@ def test_unknown_command_is_code_2(desk):
     assert "No such command 'reprt'" in done.stderr
 
 
+def test_name_in_a_file_does_not_reach_the_terminal_as_an_order(desk):
+    desk.write("a.csv", "step,\x1b[2Jloss \x07\n1,2\n")
+    done = desk.trimtab("lint", "a.csv")
+    assert done.returncode == 2
+    assert "It has step,  [2Jloss" in done.stderr
+    assert all(letter.isprintable() or letter == "\n" for letter in done.stderr)
+
+
 def test_no_command_loads_torch_to_say_its_help(desk):
     source = "import sys; sys.argv[1:] = ['run', '--help']\ntry:\n from trimtab.cli import main; main()\nfinally:\n"
     loaded = "print({'torch', 'msgspec', 'rich', 'structlog', 'matplotlib'} & set(sys.modules), file=sys.stderr)"

@@ -56,6 +56,13 @@ def test_refusal_is_code_1_and_says_why(desk, run):
     assert (code, out, err) == (1, "", "adjust: refused at step 120: there is none\n")
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_wait_that_never_ends_is_refused(desk, run, seconds):
+    done = desk.trimtab("pause", "resnet", "--wait", seconds)
+    assert (done.returncode, run.poll(0.0)) == (2, [])
+    assert f"--wait {seconds}: expected a number of seconds" in done.stderr
+
+
 def test_stop_halts(desk, run):
     (command,), *_ = ask(desk, run, "stop", "resnet", "--restore-best")
     assert command.actions == (Halt("a person asked for it", restore_best=True),)

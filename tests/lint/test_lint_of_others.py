@@ -174,6 +174,12 @@ def test_events_without_tensorboard_say_how_to_get_it(monkeypatch, file):
         ("a.csv", "step,loss\n", "no row of it holds a number in loss. Give the log of a run that took steps"),
         ("a.csv", "time,note\n1,2\n", "It has time, note. Say which is the loss, as in --column loss=NAME"),
         ("a.csv", "step,loss\n1,abc\n", "loss is 'abc' in row 1: expected a number"),
+        (
+            "a.json",
+            '{"log_history": [{"step": 1, "loss": 1%s}]}' % ("0" * 400),
+            "loss is 1000.* in row 1: expected a number",
+        ),
+        ("a.json", "[" * 100_000, "not JSON"),
         ("a.json", "{", "not JSON .* Give the trainer_state.json of a checkpoint"),
         ("a.json", "[1]", "it has no log_history"),
         ("a.json", '{"log_history": [3]}', "it has no log_history"),

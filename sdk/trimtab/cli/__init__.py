@@ -16,7 +16,7 @@ from trimtab.cli.rules import rules
 from trimtab.cli.run import run
 from trimtab.cli.steer import adjust, pause, resume, stop
 from trimtab.cli.targets import targets
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,7 +40,7 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except TrimtabError as error:
-        print(f"trimtab: {error}", file=sys.stderr)
+        print(f"trimtab: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     # A watched program runs here, out of reach of click, which would take Ctrl-C and EOFError for its own.
     sys.exit(outcome() if callable(outcome) else outcome)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab import config
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from trimtab.lint.findings import Finding, Judged
@@ -49,7 +49,7 @@ def lint(
             found for found in each.findings if SEVERITIES.index(found.severity) >= SEVERITIES.index(severity)
         ]
     for line in _told(judged[0]) if len(judged) == 1 else _compared(judged, asked):
-        click.echo(line)
+        click.echo(printable(line))
     return int(any(each.findings for each in judged))
 
 

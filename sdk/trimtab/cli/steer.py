@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trimtab import config
-from trimtab import directory as directories
 from trimtab.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from trimtab.actions import Action
     from trimtab.control import Answer, Kind
+    from trimtab.directory import Written
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +99,8 @@ def _actions(
 def _ask(run: str, directory: str | None, wait: float, kind: Kind, actions: Sequence[Action] = ()) -> int:
     from trimtab import control
 
+    if not 0 <= wait < math.inf:
+        raise click.UsageError(f"--wait {wait:g}: expected a number of seconds, 0 or more, such as 5.")
     place = _locate(run, config.check(directory=directory).get("directory", Path("runs")))
     written = _written(place)
     over = _why_over(written)
@@ -144,16 +147,18 @@ def _locate(run: str, directory: Path) -> Path:
     raise ConfigError(f"{run}: neither the directory of a run nor the name of one in {directory}. {nearest}")
 
 
-def _written(place: Path) -> directories.Written:
+def _written(place: Path) -> Written:
     """What `run.json` says. Raises ConfigError when it says nothing."""
+    from trimtab import directory
+
     try:
-        return directories.read(place)
+        return directory.read(place)
     except (OSError, ValueError) as error:
-        file = place / directories.FILE
+        file = place / directory.FILE
         raise ConfigError(f"{file} cannot be read. Give the directory of a run, or its name.") from error
 
 
-def _why_over(run: directories.Written) -> str | None:
+def _why_over(run: Written) -> str | None:
     """Why a run takes no commands any more, where that can be told from here."""
     if run.status != "running":
         return f"has ended ({run.status})"

@@ -106,10 +106,10 @@ def _number(file: Path, name: str, value: object, number: int) -> float | None:
         return None
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{file}: {name} is {value!r} in row {number}: expected a number. Say which column is meant, as in "
-            "--column loss=NAME."
+            f"{file}: {name} is {repr(value)[:40]} in row {number}: expected a number that a float can "
+            "hold. Say which column is meant, as in --column loss=NAME."
         ) from error
 
 
