@@ -26,9 +26,8 @@ class PrometheusBackend:
     """Serves on `config.host` and `config.port`, or on those given here. A rank adds its local rank to the port.
 
     A port that was asked for and is taken raises; otherwise the next free one is used, and `address` tells which. A
-    scrape of 1,000 series costs about 1.5 ms of Python, the first one 30 ms, in which training has its turns; it shares no
-    lock with training. While it serves, a file tells
-    Prometheus where; see `trimtab.discovery`.
+    scrape of 1,000 series costs about 1.5 ms of Python, the first one 30 ms, in which training has its turns; it shares
+    no lock with training. While it serves, a file tells Prometheus where; see `trimtab.discovery`.
     """
 
     def __init__(self, *, host: str | None = None, port: int | None = None) -> None:
