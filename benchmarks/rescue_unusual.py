@@ -9,7 +9,21 @@ from collections.abc import Callable, Iterator
 import rescue_models as models
 import torch
 from rescue_data import DATA
-from rescue_recipes import CNN, CNN_SGD, GRU, LSTM, MLP, NORMED, TRANSFORMER, Objective, Recipe, classify
+from rescue_recipes import (
+    CNN,
+    CNN_SGD,
+    GRU,
+    LSTM,
+    MLP,
+    NORMED,
+    TRANSFORMER,
+    Objective,
+    Recipe,
+    adam,
+    classify,
+    cosine,
+    sgd,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +58,19 @@ def bags() -> Variants:
     """Batches of few classes each, as where data comes from one user after another."""
     for recipe, classes in itertools.product((MLP, CNN), (3, 5)):
         yield _named(recipe, f"of {classes} classes", curriculum=_few_classes(classes), batch_size=64)
+
+
+def highest_rates() -> Variants:
+    """At 0.5 to 0.9 of the highest rate at which the run still ends well, as far as other seeds tell."""
+    rnn = GRU.but(name="tanh-rnn", model=lambda classes: models.Recurrent(classes, "RNN"))
+    recipes = (MLP, CNN, NORMED, GRU, LSTM, rnn)
+    for optimizer, name, rates in (
+        (sgd(0.0), "SGD without momentum", (0.6, 0.3, 0.5, 2.5, 7.0, 0.8)),
+        (sgd(0.9), "SGD", (0.17, 0.1, 0.25, 0.7, 2.5, 0.45)),
+        (adam, "Adam", (0.03, 0.015, 0.05, 0.025, 0.025, 0.015)),
+    ):
+        for recipe, rate in zip(recipes, rates, strict=True):
+            yield _named(recipe, f"{name} {rate}", optimizer=optimizer, lr=rate, schedule=cosine)
 
 
 def _named(recipe: Recipe, variant: str, **changes: object) -> Recipe:

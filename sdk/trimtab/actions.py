@@ -133,7 +133,7 @@ class LimitUpdates:
 
     name: ClassVar[str] = "limit_updates"
     stage: ClassVar[Stage] = "after_step"
-    ratio: float = 0.02
+    ratio: float = 0.03
     lowest: float = 0.05  # of the factor
     highest: float = 0.2
     floor: float = 1e-4  # of the scale
@@ -142,7 +142,7 @@ class LimitUpdates:
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < math.inf:
-            raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio over 0, such as 0.02.")
+            raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio over 0, such as 0.03.")
         if not 0 < self.lowest <= self.highest <= 1:
             raise ConfigError(
                 f"{self.name}(lowest={self.lowest}, highest={self.highest}): expected 0 < lowest <= highest <= 1."

@@ -11,6 +11,7 @@ from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.snapshots import MOST, Snapshots
 from trimtab.actuators.steering import Steering
+from trimtab.actuators.step_controls import StepControls
 from trimtab.alerts.reception import Reception
 from trimtab.alerts.silences import Silences
 from trimtab.capture.capture import Capture
@@ -117,7 +118,12 @@ def build(
     """The controller of one run. Raises what `rules_and_policies` raises."""
     config, world_size = info.config, info.world_size
     rules, chosen = rules_and_policies(config)
-    judge = Judge([_heard_of(rule, guard) for rule in rules], config.monitor, guard.attempt)
+    judge = Judge(
+        [_heard_of(rule, guard) for rule in rules],
+        config.monitor,
+        guard.attempt,
+        lambda label: StepControls(actuators.steering, label).averages(),
+    )
     act: Act = config.act
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
     together = bool(act) and world_size > 1 and replay is None

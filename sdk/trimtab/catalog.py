@@ -229,8 +229,8 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             reach=64,
             descent=True,
-            meaning="A step changed most layers by half of their own size, or the last few did so together while the "
-            "loss did not improve: what the weights held is overwritten. The learning rate is far too high.",
+            meaning="A step changed most layers by half of their own size, or the last few did so together, and the "
+            "loss got worse: what the weights held is overwritten. The learning rate is far too high.",
             advice="Begin again with a learning rate ten times lower, or with a warm-up. A thousandth for each step is "
             "usual.",
         ),

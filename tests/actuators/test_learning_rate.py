@@ -284,3 +284,20 @@ def test_factors_that_lead_back_to_1_lead_to_the_bare_run(helm):
         controls.scale_learning_rate(factor)
     optimizer.step()
     assert optimizer.used == [[0.1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "averages"),
+    [
+        ("SGD", {"lr": 0.1}, False),
+        ("SGD", {"lr": 0.1, "momentum": 0.9}, True),
+        ("Adam", {}, True),
+        ("RMSprop", {}, False),
+        ("RMSprop", {"momentum": 0.9}, True),
+        ("Adagrad", {}, False),
+        ("NAdam", {}, True),
+    ],
+)
+def test_optimizer_with_momentum_steps_along_an_average_of_gradients(helm, kind, options, averages):
+    optimizer = getattr(torch.optim, kind)(parameters(), **options)
+    assert helm.controls(optimizer).averages() is averages

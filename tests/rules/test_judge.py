@@ -85,9 +85,19 @@ def test_health_is_judged_at_the_newest_point_of_a_rule_that_waits():
 def test_verdict_reaches_back_to_where_the_trouble_may_have_begun():
     judge, reach = Judge(shipped("update_too_large")), RULES["update_too_large"].reach
     torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 2.0))
-    (late,) = judge.step("0", 3 * reach, 1.0, torn, 0.1)
-    (early,) = judge.step("1", reach // 2, 1.0, torn, 0.1)
+    (late,) = judge.step("0", 3 * reach, None, torn, 0.1)
+    (early,) = judge.step("1", reach // 2, None, torn, 0.1)
     assert (late.step, late.since, early.since) == (3 * reach, 2 * reach, 0)
+
+
+def test_long_steps_along_single_gradients_may_cost_more_of_the_gain():
+    judge = Judge(resolve(), averages=lambda optimizer: optimizer == "adam")
+    torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))
+    fired = set()
+    for at, loss in enumerate([3.0, 2.5, *[2.0] * 30, *[2.3] * 10]):
+        for optimizer in ("adam", "sgd"):
+            fired |= {(v.rule, v.optimizer) for v in judge.step(optimizer, at, loss, torn, 0.1)}
+    assert fired == {("update_too_large", "adam")}
 
 
 def test_run_without_a_loss_is_not_called_healthy():

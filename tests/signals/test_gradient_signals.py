@@ -127,22 +127,42 @@ def moved(ratio):
     return {"a.weight": ratio, "a.bias": 10.0, "b.weight": ratio, "b.bias": 10.0, "c.weight": ratio}
 
 
+LOSING = [3.0, 2.5, *[2.0] * 30, *[2.4] * 10]  # a fifth of what it had gained
+
+
 def test_update_excess_is_what_one_step_changes_of_a_typical_layer():
-    signal = UpdateExcess(Course())
+    signal = UpdateExcess(course_of([2.3, 4.0]))
     assert signal.update(moved(0.8)) == 0.8
     assert signal.update(moved(0.001)) == 0.001
 
 
+def test_update_excess_goes_by_steps_alone_where_no_loss_is_seen():
+    assert UpdateExcess(Course()).update(moved(0.8)) == 0.8
+
+
 def test_update_excess_adds_long_steps_up_while_the_loss_loses_its_gain():
-    losing = UpdateExcess(course_of([3.0, 2.5, *[2.0] * 30, *[2.4] * 10]))
-    falling = UpdateExcess(course_of([3.0 - 0.02 * i for i in range(40)]))
-    for signal, expected in ((losing, 1.7 * 0.36), (falling, 0.06)):
-        found = [signal.update(moved(0.06)) for _ in range(6)]
-        assert found[-1] == pytest.approx(expected)
+    signal = UpdateExcess(course_of(LOSING))
+    assert [signal.update(moved(0.06)) for _ in range(6)][-1] == pytest.approx(1.7 * 0.36)
+
+
+@pytest.mark.parametrize("losses", [[3.0 - 0.02 * i for i in range(40)], [4.6, 4.0], [2.3, 5.0, *[2.2] * 20]])
+def test_update_excess_of_any_steps_is_none_while_the_loss_comes_down(losses):
+    signal = UpdateExcess(course_of(losses))
+    assert {signal.update(moved(0.9)) for _ in range(6)} == {0.0}
+
+
+def test_update_excess_of_steps_along_single_gradients_waits_until_half_of_the_gain_is_lost():
+    course = course_of(LOSING)
+    course.averages = False
+    signal = UpdateExcess(course)
+    assert signal.update(moved(0.9)) == 0.0
+    for loss in [2.9] * 10:
+        course.update(loss)
+    assert signal.update(moved(0.9)) == pytest.approx(1.7 * 1.8)
 
 
 def test_update_excess_of_usual_steps_stays_far_under_the_threshold():
-    signal = UpdateExcess(course_of([2.3] * 40))
+    signal = UpdateExcess(course_of(LOSING))
     assert max(signal.update(moved(3e-3)) for _ in range(20)) < RULES["update_too_large"].threshold / 10
 
 

@@ -54,6 +54,11 @@ class StepControls:
         """Whether the optimizer divides by the size of gradients: anything but SGD, as far as its groups tell."""
         return not all(is_plain(group) for optimizer in self._optimizers() for group in optimizer.param_groups)
 
+    def averages(self) -> bool:
+        """Whether any group steps along an average of gradients, as with momentum or in Adam, as far as they tell."""
+        momenta = [1.0 if "betas" in group else group.get("momentum") for group in groups_of(self._optimizers())]
+        return any(momentum > 0 for momentum in momenta if isinstance(momentum, int | float))
+
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         """Multiply the weight decay, from the next update on. `floor` is where a decay of 0 in every group begins.
 

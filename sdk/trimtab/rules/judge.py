@@ -28,6 +28,7 @@ class Judge:
     """Every rule of a run. `monitor` is what tells a better model, and whether less of it is better.
 
     `attempt(function)` calls a function of the user's and returns what it raised, or None: see `Guard.attempt`.
+    `averages(optimizer)` says whether that steps along an average of gradients; it is asked once for each.
     A step costs about 5 us while nothing is the matter.
     """
 
@@ -36,6 +37,7 @@ class Judge:
         rules: Sequence[AnyRule],
         monitor: tuple[str, Literal["min", "max"]] = ("loss", "min"),
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
+        averages: Callable[[str], bool] = lambda optimizer: True,
     ) -> None:
         self.rules = [rule.name for rule in rules]
         self.monitor = monitor[0]
@@ -46,6 +48,7 @@ class Judge:
         self._given = list(rules)
         self._monitor = monitor
         self._attempt = attempt
+        self._averages = averages
         self._benches: dict[str, Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
         self._best = ValidationsSinceBest(monitor[1])
@@ -194,6 +197,7 @@ class Judge:
             of_run = ("validation", "record")
             rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
             bench = self._benches[optimizer] = Bench(optimizer, rules, self._monitor[1], self._attempt)
+            bench.course.averages = not optimizer or self._averages(optimizer)
             bench.number(self._episodes.get(optimizer, {}))
             self._several = len(self._benches.keys() - {""}) > 1
         return bench

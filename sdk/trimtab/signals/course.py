@@ -32,7 +32,8 @@ class Course:
     `fast`, `middle` and `slow` are exponential moving averages (plain means until there are enough values); `swing` is
     the mean distance of a value from the fast average before it, `peak` the largest distance above it, slowly
     forgotten; `first` is the mean at the beginning, or the very first value where that is less, `best` the lowest
-    middle average, `calm` the swing when that was reached.
+    middle average, `calm` the swing when that was reached. `averages` is for whoever knows it to set: whether the
+    optimizer steps along an average of gradients, as with momentum or in Adam.
 
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
@@ -40,11 +41,12 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_history", "best", "calm", "count", "fast", "first", "middle", "peak", "slow",
-        "swing",
+        "_began", "_every", "_fenced", "_history", "averages", "best", "calm", "count", "fast", "first", "middle",
+        "peak", "slow", "swing",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.averages = True
         self._clear()
 
     def _clear(self) -> None:

@@ -126,13 +126,17 @@ class UpdateExcess:
     """How far steps throw a typical layer about, as a share of its own size: 0.5 is half of its weights in one step.
 
     The update ratio of a module is the least of its parameters', and the typical one the median over modules. The score
-    is the newest typical ratio; or 1.7 times the sum of the last six, where that is larger and the loss is losing what
-    it had gained: its middle average is over its best by 0.15 of what it has come down. While it comes down, long steps
-    are no fault: those of SGD without momentum, or the first of RMSprop, are as long as harmful ones. The sum is for
-    the first 200 losses: a rate that has held for longer is judged by what it does to the loss.
+    is the newest typical ratio, or 1.7 times the sum of the last six where that is larger; and 0 unless the loss is
+    losing what it had gained: the lesser of its fast and its middle average is over its best by 0.15 of what it has
+    come down. While it comes down, long steps are no fault: those of healthy runs, the first one of Adam above all,
+    are as long as harmful ones. Where an optimizer steps along each gradient by itself (SGD without momentum, RMSprop),
+    one batch makes a long step and the next ones mend it, so half of max(first - best, 4 calm swings) must be lost: the
+    losses of healthy runs at the highest rates that work were seen to swing by 0.36 of that. The sum is for the
+    first 200 losses: a rate that has held for longer is judged by what it does to the loss.
 
     Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
-    nature. Layers that begin at zero have no ratio at first (see `sample.updates`).
+    nature. Layers that begin at zero have no ratio at first (see `sample.updates`). Where no loss is seen, steps alone
+    count.
     """
 
     __slots__ = ("_course", "_names", "_newest", "_places", "_ratios", "_typical")
@@ -140,6 +144,7 @@ class UpdateExcess:
     READINGS = 6
     WEIGHT = 1.7
     OFF = 0.15
+    OFF_ALONE = 0.5  # where each step is that of one gradient
     LOSSES = range(10, 200)
 
     def __init__(self, course: Course) -> None:
@@ -162,11 +167,16 @@ class UpdateExcess:
             self._read(ratios)
         if not self._ratios:
             return None
-        course = self._course
-        is_losing = course.middle - course.best > self.OFF * (course.first - course.best)
-        if is_losing and course.count in self.LOSSES:
-            return max(self._typical, self.WEIGHT * sum(self._ratios))
-        return self._typical
+        count = self._course.count
+        if count and not self._is_losing(self._course):
+            return 0.0
+        return max(self._typical, self.WEIGHT * sum(self._ratios)) if count in self.LOSSES else self._typical
+
+    def _is_losing(self, course: Course) -> bool:
+        above = (course.fast if course.fast < course.middle else course.middle) - course.best
+        if course.averages:
+            return above > self.OFF * (course.first - course.best)
+        return above > self.OFF_ALONE * course.scale
 
     def _read(self, ratios: Mapping[str, float]) -> None:
         names = tuple(ratios)
