@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +165,24 @@ def test_a_failing_program_gives_the_screen_back(screen):
     lines = [line for line in read("exit=1") if line]
     assert not [line for line in lines if line.startswith("epoch")]
     assert lines[-2:] == ["ZeroDivisionError: division by zero", "exit=1"]
+
+
+def test_row_of_a_run_that_was_killed_is_given_back_by_the_line_in_the_docs(screen):
+    docs = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    command = next(line.removeprefix("$ ") for line in docs.splitlines() if line.startswith("$ printf"))
+    read = screen(f"""
+step(1)
+import os, subprocess
+run = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == run:
+        time.sleep(0.01)
+    subprocess.run({command!r}, shell=True)
+    for number in range(2 * {ROWS}):
+        print("line", number, flush=True)
+    os._exit(0)
+os.kill(run, 9)
+""")
+    lines = read(f"line {2 * ROWS - 1}")
+    assert not any("step/s" in line for line in lines[-ROWS:]), lines
+    assert lines[-1] == "", "the bottom row, where the cursor is"

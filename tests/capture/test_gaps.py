@@ -44,6 +44,9 @@ class Loop:
         return [(inputs[chosen], labels[chosen]) for chosen in torch.randperm(24).split(8)]
 
 
+PARTS = [("train", "training set"), ("val", "val"), ("test", "ood")]
+
+
 @pytest.fixture
 def loop(model):
     return Loop(model)
@@ -79,6 +82,33 @@ def test_split_that_the_users_code_names_is_the_validation(watching, loop):
         own += [estimate()["val"]]
     assert [e.validation.loss for e in seen.epochs] == pytest.approx(own)
     assert notices(seen) == []
+
+
+def test_name_that_came_up_between_two_passes_does_not_tell_which_is_which(watching, loop):
+    """`best_on` says where the best score was seen, and not what is evaluated next: the second pass is the test."""
+
+    def train():
+        loop.train()
+        loop.evaluate(loop.copies("val"))
+        best_on = "val"
+        loop.evaluate(loop.copies("test"))
+        return best_on
+
+    with watching() as seen:
+        train()
+        train()
+    assert seen.validations == []
+    assert notices(seen) == ["validation_unclear"]
+
+
+def test_one_of_three_passes_is_named_by_the_variable_that_they_share(watching, loop):
+    def estimate():
+        return [loop.evaluate(loop.copies(part)) for part, split in PARTS]
+
+    with watching() as seen:
+        loop.train()
+        _, validation, _ = estimate()
+    assert seen.validations[-1].loss == pytest.approx(validation)
 
 
 def test_evaluation_on_the_tensor_that_training_reads_is_left_out(watching, loop):

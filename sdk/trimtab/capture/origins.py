@@ -35,6 +35,7 @@ class Origin(NamedTuple):
 
     path: int  # the lines of the functions through which the loss was called
     splits: tuple[tuple[str, str], ...]  # variables of the user's own that name a split
+    texts: frozenset[str] = frozenset()  # ... and all that hold any text
     shares_storage: bool = False  # with what training reads
     is_training_data: bool = False  # some of it
     is_other_data: bool = False  # than training reads, for certain
@@ -70,7 +71,8 @@ class Origins:
         """Of the loss function that is being called with `target`. About 20 us."""
         frames = list(_callers(sys._getframe(1)))
         path = hash(tuple((frame.f_code, frame.f_lasti) for frame in frames))
-        origin = Origin(path, tuple(_splits(frames)))
+        texts = list(_texts_of(frames))
+        origin = Origin(path, tuple(_splits(texts)), frozenset(name for name, _ in texts))
         if target is None:
             return origin
         known = self._known(target)
@@ -117,8 +119,16 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
 
 
 def named(origins: Sequence[Origin | None]) -> list[str | None]:
-    """What the user's code calls the data behind each of them, by the variables in which they differ."""
-    splits = [set(origin.splits) if origin is not None else set() for origin in origins]
+    """What the user's code calls the data behind each of them, by the variables in which they differ.
+
+    A variable counts only where each of them has it, with a text in it: one that came to be between two passes tells
+    what the code has done since, and not what it evaluates.
+    """
+    if not all(origins):
+        return [None] * len(origins)
+    known = [origin for origin in origins if origin is not None]
+    everywhere = frozenset.intersection(*(origin.texts for origin in known))
+    splits = [{(name, value) for name, value in origin.splits if name in everywhere} for origin in known]
     common = set.intersection(*splits)
     own = [{value for _, value in each - common} for each in splits]
     return [next(iter(values)) if len(values) == 1 else None for values in own]
@@ -132,13 +142,16 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _splits(frames: Iterable[FrameType]) -> Iterator[tuple[str, str]]:
+def _texts_of(frames: Iterable[FrameType]) -> Iterator[tuple[str, str]]:
     for frame in frames:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "torch":
-            continue
-        for name, value in _strings(frame):
-            if len(value) <= LONGEST_SPLIT and value.lower() in SPLITS:
-                yield name, value.lower()
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "torch":
+            yield from _strings(frame)
+
+
+def _splits(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for name, value in texts:
+        if len(value) <= LONGEST_SPLIT and value.lower() in SPLITS:
+            yield name, value.lower()
 
 
 def _strings(frame: FrameType) -> list[tuple[str, str]]:
