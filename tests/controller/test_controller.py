@@ -317,7 +317,7 @@ def test_nan_between_two_judgements_changes_nothing_either(watching, training):
 
 
 def test_loss_that_stays_nan_is_not_judged_at_every_step(watching, training, monkeypatch):
-    with watching(gradients_every=64) as seen:
+    with watching(gradients_every=64, act="process", policies=[]) as seen:
         judged = []
         judge = seen.run._controller.judge
         monkeypatch.setattr(seen.run._controller, "judge", lambda *args: judged.append(1) or judge(*args))
