@@ -14,7 +14,7 @@ NOUNS = {"settings", "types", "errors", "catalog", "measurements"}
 
 # Which rooms a room may import. Rooms that are not here may import what they like, but for `KNOWN_BY`.
 MAY_IMPORT = {
-    "settings": {"types"},  # for its annotations
+    "settings": set(),
     "types": {"settings"},
     "errors": set(),
     "catalog": set(),

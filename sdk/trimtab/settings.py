@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-if TYPE_CHECKING:
-    from trimtab.types import Backend
+from typing import Any, Literal, TypeAlias
 
 Act: TypeAlias = Literal[False, "process", "alerts", True]
 
@@ -17,7 +14,7 @@ class Config:
     """Every setting of a run, resolved from arguments, environment, file and defaults (see `config`)."""
 
     run: str
-    backends: tuple[str | Backend, ...] = ("console", "jsonl", "prometheus")
+    backends: tuple[Any, ...] = ("console", "jsonl", "prometheus")  # names, or what `types.Backend` describes
     backends_requested: bool = False  # False: the default set, of which an unusable one is skipped with one line
     overhead: float = 0.01
     gradients_every: int | None = None
