@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
+from trimtab.discovery import FOLDER
 from trimtab.errors import ConfigError
 
 _SUFFIX = ".jsonl"
@@ -153,6 +154,11 @@ def locate(run: str | Path, directory: Path) -> Path:
     if candidates:
         raise ConfigError(f"{candidates[0]} holds no log. {_runs_within(candidates[0], path.name)}")
     raise ConfigError(f"{run}: neither a log nor the directory of a run. {_runs_within(directory, path.name)}")
+
+
+def without_targets(given: Sequence[str]) -> list[str]:
+    """`given` without the directory of files for Prometheus, which `runs/*` names beside those of runs."""
+    return [each for each in given if not (Path(each).name == FOLDER and Path(each).is_dir())] or list(given)
 
 
 def read(path: Path) -> RunLog:

@@ -83,6 +83,8 @@ def test_report_draws_a_run_that_was_watched(desk, train):
         assert desk.trimtab("run", "--run", run, "script.py").returncode == 0
     assert desk.trimtab("report", "a").stdout == f"{desk.directory / 'runs' / 'a' / 'report.png'}\n"
     assert desk.trimtab("report", "runs/a", "runs/b/rank-0.jsonl", "-o", "both.svg").stdout == "both.svg\n"
+    (desk.directory / "runs" / "targets").mkdir(exist_ok=True)  # which the shell makes part of `runs/*`
+    assert desk.trimtab("report", "runs/a", "runs/targets").stdout == "runs/a/report.png\n"
     for picture in ("runs/a/report.png", "both.svg"):
         assert (desk.directory / picture).stat().st_size > 10_000
 

@@ -78,3 +78,12 @@ def test_column_without_a_name_gets_one_sentence(watched, run):
     watched({"loss_spike": 0.5})
     with pytest.raises(ConfigError, match="expected KIND=NAME, as in --column loss=train_loss"):
         run("sample", "--column", "loss")
+
+
+def test_directory_of_files_for_prometheus_is_passed_over(watched, run, runs):
+    """The shell makes it part of `runs/*`."""
+    watched({"loss_spike": 2.0}, run="bad")
+    (runs / "targets").mkdir()
+    assert run(*map(str, sorted(runs.iterdir()))) == run("bad")
+    with pytest.raises(ConfigError, match="holds no log"):
+        run(str(runs / "targets"))

@@ -40,10 +40,11 @@ def lint(
     With THRESHOLD it is judged again, with another one: which old runs would that rule have caught?
     """
     from trimtab.lint.judging import judge
+    from trimtab.logs import without_targets
 
     place = config.check(directory=directory).get("directory", Path("runs"))
     asked, named = dict(map(_rule, rules)), dict(map(_column, columns))
-    judged = [judge(log, place, asked, named) for log in logs]
+    judged = [judge(log, place, asked, named) for log in without_targets(logs)]
     for each in judged:
         each.findings = [
             found for found in each.findings if SEVERITIES.index(found.severity) >= SEVERITIES.index(severity)

@@ -22,7 +22,7 @@ def report(runs: tuple[str, ...], output: str | None, directory: str | None) -> 
     from trimtab import logs, report
 
     place = config.check(directory=directory).get("directory", Path("runs"))
-    read = [logs.read(logs.locate(run, place)) for run in runs]
+    read = [logs.read(logs.locate(run, place)) for run in logs.without_targets(runs)]
     beside = read[0].path.parent if len(read) == 1 else Path()
     file = Path(output) if output is not None else beside / "report.png"
     report.save(read, file)
