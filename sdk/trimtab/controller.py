@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,12 +28,12 @@ from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.ranks import ASKED, Ranks
 from trimtab.rules.judge import Judge
-from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Points, points
 from trimtab.sample.sampler import Judged, Sampler
 from trimtab.sample.scalars import Held
-from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict, Verdicts
+from trimtab.telling import Telling
+from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
@@ -65,7 +64,6 @@ class Controller:
         With `replay` what it says is done, and what policies say is not. `place` is the rank and the number of ranks.
         """
         self.awaits_steps = False
-        self.alerts: list[Alert] = []
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
         self._labels: dict[str, None] = {}  # of all that steps, also of what has no optimizer of its own
         self._judge = judge
@@ -73,7 +71,6 @@ class Controller:
         self._actuators = actuators
         self._sampler = sampler
         self._guard = guard
-        self._emit = emit
         self._say = say
         self._acts = acts
         self._replay = replay
@@ -98,6 +95,7 @@ class Controller:
             replay=replay,
             clock=clock,
         )
+        self._telling = Telling(judge, engine, actuators, self._keeping, self.optimizers, emit, clock)
         self._orders = (
             None
             if control is None
@@ -106,8 +104,6 @@ class Controller:
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
         self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
-        self._trailing = TrailingWorst(judge.rules)
-        self._fired: Counter[str] = Counter()
         self._validations = 0
         self._logged: set[str] = set()  # names
 
@@ -120,6 +116,11 @@ class Controller:
     def adjustments(self) -> Sequence[Adjustment]:
         """Everything that was done, or would have been."""
         return self._execution.adjustments
+
+    @property
+    def alerts(self) -> Sequence[Alert]:
+        """Every edge of an episode so far."""
+        return self._telling.alerts
 
     @property
     def rules(self) -> Mapping[str, Mapping[str, Any]]:
@@ -265,12 +266,12 @@ class Controller:
 
     def hung(self, verdict: Verdict, text: str) -> None:
         """The watchdog says so, on its own thread: advice only."""
-        self._tell(verdict)
+        self._telling.tell(verdict)
         self._say(f"hung {verdict.episode}", text)
 
     def recovered(self, verdict: Verdict) -> None:
         """The run has moved on."""
-        self._tell(verdict)
+        self._telling.tell(verdict)
 
     def record_closed(self) -> None:
         """A record of steps is complete, as one is several times a second: look for what a person wants."""
@@ -292,24 +293,7 @@ class Controller:
 
     def judged(self, label: str) -> Judged:
         """What a record says of the steps since the last one."""
-        now = self._clock()
-        levels = {**self._judge.take_levels(""), **self._judge.take_levels(label)}
-        self._trailing.add(now, levels)
-        scales = {
-            (name, group): self._actuators.steering.scale(name)
-            for name, held in self.optimizers.items()
-            if (optimizer := held()) is not None
-            for group in range(len(optimizer.param_groups))
-        }
-        verdicts = Verdicts(
-            rule_levels=self._trailing.worst(now),
-            signals=self._judge.signals(),
-            fired=dict(self._fired),
-            learning_rate_scale=scales,
-            budgets=self._engine.budgets(),
-            snapshot_age_s=self._keeping.age_s(now),
-        )
-        return Judged({rule: float(f"{level:.4g}") for rule, level in levels.items()}, verdicts)
+        return self._telling.record(label)
 
     def usual_norm(self, label: str) -> float | None:
         """The norm that the gradients of an optimizer usually have, None while that is not known."""
@@ -367,7 +351,7 @@ class Controller:
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
         for verdict in verdicts:
-            self._tell(verdict)
+            self._telling.tell(verdict)
         if self._replay is not None:
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
@@ -383,26 +367,9 @@ class Controller:
 
     def _take_in(self, acceptance: Acceptance, moment: Moment) -> None:
         """Alerts came in: what policies do about those that are accepted."""
-        for decision in acceptance.decide(moment.step, lambda: self._trailing.worst(self._clock())):
+        for decision in acceptance.decide(moment.step, self._telling.worst):
             self._take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
-
-    def _tell(self, verdict: Verdict) -> None:
-        if verdict.state == "firing":
-            self._fired[verdict.rule] += 1
-        alert = Alert(
-            ts=time.time(),
-            step=verdict.step,
-            rule=verdict.rule,
-            optimizer=verdict.optimizer,
-            episode=verdict.episode,
-            state=verdict.state,
-            severity=verdict.severity,
-            value=verdict.value,
-            threshold=verdict.threshold,
-        )
-        self.alerts.append(alert)
-        self._emit(alert)
 
     def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         """What was seen before an adjustment is no evidence any more."""
@@ -414,7 +381,7 @@ class Controller:
             self._on_device.clear()
             for ledger in self._sampler.ledgers:
                 ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
-        self._trailing.fence(self._clock())
+        self._telling.fence()
         if self.reception is not None:
             self.reception.acceptance.fence()
 
