@@ -34,10 +34,13 @@ def default(kind: str, quick: bool, *, terminal: bool = False) -> list[Figure]:
     """All that `trimtab.watch()` does, threads included, over the bare loop."""
     with _stderr(terminal) as stderr, _watched(quick, stderr=stderr) as (watched, idle):
         title, rounds = _turns(kind, watched, quick, DEFAULT_BUDGETS_S[kind] / (2 if terminal else 1))
-        spacing = f"gradients every {watched.interval} steps"
+        spacing, own = f"gradients every {watched.interval} steps", watched.own_share
     found = ratio(rounds, "watched", "bare", "control").raised(idle)
     name = f"default settings{', on a terminal' if terminal else ''}, {title}"
-    note = f"{spacing}; {PERCENT.one(idle)} of it added for threads that wait; {len(rounds)} rounds"
+    note = (
+        f"{PERCENT.one(own)} by its own account; {spacing}; {PERCENT.one(idle)} of it added for threads that wait; "
+        f"{len(rounds)} rounds"
+    )
     bar = None if terminal else DEFAULT_BARS[kind]
     return [judged(name, found, PERCENT, bar, ratio(rounds, "control", "bare"), note)]
 

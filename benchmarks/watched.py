@@ -41,6 +41,8 @@ class Watched:
         self._stderr = stderr
         self._open = contextlib.ExitStack()
         self._watched_s = 0.0  # since the lanes were woken
+        self._attached_at = self._attached_s = 0.0  # after the warm-up, settling included
+        self._own_s = 0.0  # what the run said of itself by then
         self._awaited: list[float] = []  # of each lane that was woken, what it had used before
         self._due: list[tuple[Any, str, float]] = []
 
@@ -69,6 +71,12 @@ class Watched:
             lane.wake()
         self._began_at = clock()
         self.leave()
+        self._own_s, self._attached_s = self._says_s(), 0.0
+
+    @property
+    def own_share(self) -> float:
+        """What the run cost after its warm-up, as it measures itself: hooks and threads over the time of its steps."""
+        return (self._says_s() - self._own_s) / self._attached_s
 
     @property
     def interval(self) -> int:
@@ -93,6 +101,7 @@ class Watched:
         for owner, name, _ in self._due:
             setattr(owner, name, math.inf)
         self._capture.attach(self.run._controller)
+        self._attached_at = clock()
 
     def begin(self) -> None:
         """What was put off falls due, later by the time that the run was put aside."""
@@ -128,7 +137,11 @@ class Watched:
         """Detach."""
         self._capture.detach()
         self._left_at = clock()
+        self._attached_s += self._left_at - self._attached_at
         self._watched_s += self._left_at - self._began_at
+
+    def _says_s(self) -> float:
+        return self.run._meter.seconds + (self.run._bus.busy_seconds() if self.run._bus is not None else 0.0)
 
     def _samples(self) -> list[tuple[Any, str]]:
         """Where it is written when gradients are sampled, rules judged and predictions looked at next."""
