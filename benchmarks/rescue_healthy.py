@@ -200,7 +200,7 @@ KINDS: dict[str, tuple[Callable[[], Variants], bool]] = {  # name to variants, a
     "other losses": (_other_losses, True),
     "noisy labels": (unusual.noisy_labels, True),
     "noisy gradients": (unusual.noisy_gradients, True),
-    "unfrozen": (unusual.unfrozen, True),
+    "unfrozen": (unusual.unfrozen, False),
     "distilled": (unusual.distilled, True),
     "bags": (unusual.bags, True),
 }

@@ -123,6 +123,11 @@ def test_update_ratio_is_the_median_in_thousandths():
     assert UpdateRatio().update({}) is None
 
 
+def test_update_ratio_is_that_of_the_layers_that_move_where_most_are_frozen():
+    assert UpdateRatio().update({"a": 0.0, "b": 0.0, "c": 2e-3}) == pytest.approx(2.0)
+    assert UpdateRatio().update({"a": 0.0, "b": 0.0}) == 0.0
+
+
 def moved(ratio):
     return {"a.weight": ratio, "a.bias": 10.0, "b.weight": ratio, "b.bias": 10.0, "c.weight": ratio}
 
@@ -191,6 +196,12 @@ def test_update_excess_forgets_its_readings_at_a_fence():
     signal.update(newest)
     signal.fence()
     assert signal.update(newest) is None
+
+
+def test_crawl_of_a_model_that_is_frozen_but_for_one_layer_goes_by_that_one():
+    ratios = {"a": 0.0, "b": 0.0, "c": 1e-3}
+    assert Crawl(course_of([2.3] * 60)).update(ratios) == pytest.approx(1.0)
+    assert Crawl(course_of([2.3] * 60)).update(dict.fromkeys(ratios, 0.0)) == math.inf
 
 
 def test_crawl_is_high_where_neither_loss_nor_weights_move():

@@ -109,7 +109,8 @@ class DeadShare(VanishingShare):
 class UpdateRatio:
     """How large the updates are beside the weights: the median over layers of |update| / |weights|, times a thousand.
 
-    About 1 is usual (cs231n, "Ratio of weights:updates": somewhere around 1e-3). No warm-up.
+    Where half of the layers or more do not move at all, being frozen, it is the median of those that do. About 1 is
+    usual (cs231n, "Ratio of weights:updates": somewhere around 1e-3). No warm-up.
     """
 
     __slots__ = ()
@@ -281,5 +282,10 @@ def largest_by_layer(layers: Sequence[int], norms: Mapping[str, float]) -> list[
 
 
 def _median(ratios: Mapping[str, float]) -> float:
+    """Of those over 0 where it would be 0 otherwise."""
     found = sorted(ratios.values())
-    return found[len(found) // 2]
+    middle = found[len(found) // 2]
+    if middle > 0.0:
+        return middle
+    moving = [ratio for ratio in found if ratio > 0.0]
+    return moving[len(moving) // 2] if moving else middle
