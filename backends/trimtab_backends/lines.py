@@ -51,20 +51,20 @@ def epoch(event: Epoch, progress: Progress, before: int = 0) -> Line:
     line = [NAME, *_item("epoch", (str(event.epoch), "bold"))]
     for phase, summary in (("train", event.train), ("validation", event.validation)):
         line += _phase(phase, summary)
-    line += [*_rates(progress), *_times(progress)]
+    line += [*_rates(progress.epoch_rates, progress.epoch_norms), *_times(progress)]
     return [*line, (f"  (and {before} epochs before it)", DIM)] if before else line
 
 
 def step(progress: Progress) -> Line:
     """Where training stands, for a run whose epochs are long or unknown."""
     loss = _item("loss", *_values(progress.loss.values()))
-    return [NAME, *_item("step", (str(progress.step), "bold")), *loss, *_rates(progress), *_times(progress)]
+    return [NAME, *_item("step", (str(progress.step), "bold")), *loss, *_newest(progress), *_times(progress)]
 
 
 def live(progress: Progress, columns: int, *, ascii: bool = False) -> Line:
     """The line that is drawn again each second. Where the columns do not suffice, the sparkline gives way first."""
     where = _where(progress, ascii)
-    values = [*_item("loss", *_values(progress.loss.values())), *_rates(progress)]
+    values = [*_item("loss", *_values(progress.loss.values())), *_newest(progress)]
     if progress.steps_per_second is not None:
         values += [("  ", ""), number(progress.steps_per_second), (" step/s", DIM)]
     if progress.seconds_to_go is not None:
@@ -195,10 +195,13 @@ def _phase(phase: str, summary: PhaseSummary | None) -> Line:
     return line
 
 
-def _rates(progress: Progress) -> Line:
-    rates = [list(dict.fromkeys(v for v in values if v is not None)) for values in progress.learning_rate.values()]
-    norms = _item("|g|", *_values(progress.gradient_norm.values()))
-    return _item("lr", *_values(rate for each in rates for rate in each)) + norms
+def _newest(progress: Progress) -> Line:
+    return _rates(progress.learning_rate, progress.gradient_norm)
+
+
+def _rates(rates: Mapping[str, Sequence[float | None]], norms: Mapping[str, float]) -> Line:
+    each = [list(dict.fromkeys(v for v in values if v is not None)) for values in rates.values()]
+    return _item("lr", *_values(rate for some in each for rate in some)) + _item("|g|", *_values(norms.values()))
 
 
 def _times(progress: Progress) -> Line:

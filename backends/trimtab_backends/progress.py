@@ -30,6 +30,8 @@ class Progress:
         self._now = 0.0
         self._since_tick = _Means()
         self._since_epoch = _Means()
+        self._rates: set[str] = set()  # optimizers whose learning rate came since the last epoch ended
+        self._norms: set[str] = set()
 
     def take(self, step: Step) -> None:
         self.step, self._now = max(self.step, step.step), step.ts
@@ -37,8 +39,10 @@ class Progress:
             self.loss[step.optimizer] = step.loss
         if step.learning_rate is not None:
             self.learning_rate[step.optimizer] = step.learning_rate
+            self._rates.add(step.optimizer)
         if step.gradient_norm is not None:
             self.gradient_norm[step.optimizer] = step.gradient_norm
+            self._norms.add(step.optimizer)
         if step.epoch != self.epoch or (step.batch or 0) < (self.batch or 0):
             self._epoch_began = None if step.batch is None else (step.ts, step.batch)
         self.epoch, self.batch, self.batches = step.epoch, step.batch, step.batches
@@ -55,6 +59,17 @@ class Progress:
 
     def end_epoch(self) -> None:
         self._since_epoch = _Means()
+        self._rates, self._norms = set(), set()
+
+    @property
+    def epoch_rates(self) -> dict[str, Sequence[float | None]]:
+        """The learning rates that came since the last epoch ended: short epochs have records less often."""
+        return {optimizer: rates for optimizer, rates in self.learning_rate.items() if optimizer in self._rates}
+
+    @property
+    def epoch_norms(self) -> dict[str, float]:
+        """The gradient norms that did."""
+        return {optimizer: norm for optimizer, norm in self.gradient_norm.items() if optimizer in self._norms}
 
     @property
     def step_seconds(self) -> float | None:

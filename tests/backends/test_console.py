@@ -101,6 +101,13 @@ def test_times_of_an_epoch_are_means_over_its_own_steps(console, stream):
     assert [re.search(r"step (\S+ \S+)", line)[1] for line in said(stream)] == ["500 ms", "400 ms"]
 
 
+def test_rates_and_norms_of_another_epoch_are_left_out(console, stream):
+    console.write([sample_step(1), Epoch(**at(), epoch=1)])
+    console.write([Epoch(**at(), epoch=2, train=PhaseSummary(loss=0.5))])
+    console.write([sample_step(9, gradient_norm=None), Epoch(**at(), epoch=3)])
+    assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(True, True), (False, False), (True, False)]
+
+
 def test_each_optimizer_has_its_numbers(console, stream):
     console.write([sample_step(1, optimizer=name, loss=loss) for name, loss in (("G", 0.7), ("D", 1.4))])
     console.write([Epoch(**at(), epoch=1)])
