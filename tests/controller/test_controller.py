@@ -144,6 +144,21 @@ def test_halt_that_is_heard_later_puts_the_best_weights_back_then(halted_unheard
     assert any("those of step 5 again" in text for text in halted_unheard.notices)
 
 
+def test_loop_that_asks_seldom_has_the_best_weights_when_it_is_told(watching, training):
+    rules = [trimtab.Rule("enough", signal="logged:enough", threshold=1.0)]
+    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough")])]
+    with watching(act="process", rules=rules, policies=policies, monitor=("bleu", "max")) as seen:
+        assert not trimtab.should_stop()
+        training.steps(5)
+        best = training.weights
+        seen.run.log(bleu=30.0)
+        seen.run.log(enough=1.0)
+        training.steps(10)
+        assert not same(training.weights, best)
+        assert trimtab.should_stop()
+        assert same(training.weights, best)
+
+
 def test_halt_that_is_heard_while_a_graph_is_pending_leaves_its_weights(halted_unheard, training):
     loss = training.model(training.inputs).sum()
     before = training.weights

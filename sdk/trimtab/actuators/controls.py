@@ -136,13 +136,13 @@ class RunControls:
 
     def _with_best(self, change: Change, restore: bool, heard: bool) -> Change:
         of = self._of
+        if restore:  # a loop that asks seldom has trained on by then
+            of.halting.when_heard(of.put_best_back)
         if restore and heard:
             restored = of.snapshots.restore_best(of.parts(), self._step)
             path = save(of.parts(), of.directory / BEST, of.snapshots.best or 0)
             return Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(path)})
         written, note = self._write_best()
-        if restore:
-            of.halting.when_heard(of.put_best_back)
         return Change(change.before, {**change.after, **written}, note)
 
     def _write_best(self) -> tuple[dict[str, str], str]:
