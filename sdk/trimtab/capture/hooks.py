@@ -92,14 +92,12 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
     ) -> Any:
         try:
             ordinary = (
-                lane.awaits is tensors
-                and lane.probe.grad is None
-                and tensors.is_cpu
-                and grad_tensors is None
-                and grad_variables is None
+                lane.awaits is tensors and lane.probe.grad is None and grad_tensors is None and grad_variables is None
             )
             if ordinary:
-                lane.loss = read_now(tensors)
+                lane.loss = loss = read_now(tensors)
+                ordinary = loss - loss == 0.0  # or else its step is judged at once
+            if ordinary:
                 lane.awaits = lane.optimizer()
         except Exception as error:
             ordinary = lane.ways.fault("backward", error)
@@ -115,14 +113,7 @@ def before_step_of(lane: Lane) -> Hook:
 
     def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            if (
-                lane.awaits is optimizer
-                and lane.probe.grad is not None
-                and not kwargs
-                and len(args) == 1
-                and lane.loss - lane.loss == 0.0  # or else it is judged at once
-                and not optimizer._optimizer_step_pre_hooks
-            ):
+            if lane.awaits is optimizer and lane.probe.grad is not None and not kwargs and len(args) == 1:
                 (group,) = optimizer.param_groups
                 lane.rate = group["lr"]
                 lane.awaits = args

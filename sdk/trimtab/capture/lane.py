@@ -92,6 +92,8 @@ class Lane:
             return
         if self._attribution.only is not tracked.share or not tracked.share.ordinary or not self._passes.ordinary():
             return
+        if type(tracked.share.losses[0]) is not float:  # it is on a device, and nobody waits for it
+            return
         self._steady = self._passes.steady
         self._tracked, self.plain, self.model = tracked, plain, model
         self.first = plain if self._steady is None else self._steady
@@ -131,7 +133,9 @@ class Lane:
         meter = self._recorder.meter
         if meter.steps >= meter.turn_at:
             meter.turn()
-        if self._look_ahead() and not self._steps.awaited:
+        hooks: Any = optimizer
+        is_as_before = self.probe.is_cpu and not hooks._optimizer_step_pre_hooks
+        if is_as_before and self._look_ahead() and not self._steps.awaited:
             self._await_first()
         else:
             self.awaits = OUT
