@@ -113,6 +113,7 @@ class Run:
         self._errors_at_health = 0
         self._began = self._health_at = time.perf_counter()
         self._overhead_at_health = 0.0
+        self._steps_at_health = 0
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
         self._sigterm = lifecycle.Sigterm(
@@ -323,9 +324,10 @@ class Run:
         overhead = self._meter.seconds + self._bus.busy_seconds()
         overhead += self._controller.reception.busy_seconds if self._controller.reception is not None else 0.0
         window, spent = now - self._health_at, overhead - self._overhead_at_health
+        steps, self._steps_at_health = self._meter.steps - self._steps_at_health, self._meter.steps
         self._health_at, self._overhead_at_health = now, overhead
-        if window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
-            self._sampler.widen()
+        if steps and window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
+            self._sampler.widen(window / steps)
         errors = sum(self._bus.errors().values())
         if window > HEALTH_INTERVAL_S / 2 and not self._closed:
             excess = spent / window / self.info.config.overhead if self.info.config.overhead else 0.0

@@ -59,17 +59,23 @@ def test_fixed_interval_is_exact_from_the_first_step_on():
     assert acted == [0, 3, 6, 9]
 
 
-def test_widening_doubles_what_is_settled():
+def test_widening_doubles_what_has_become_dearer_than_its_share():
     spacing = Spacing(0.01)
-    assert not spacing.widen()
+    assert not spacing.widen(1e-9)
     settle(spacing, cost_s=1e-3, step_s=1e-2)
-    assert spacing.widen()
+    assert not spacing.widen(1e-2)
+    assert spacing.widen(5e-3)
     assert spacing.interval == 32
+    assert not spacing.widen(5e-3)
+    for _ in range(8):
+        spacing.cost(1e-2)
+    assert spacing.widen(5e-3)
 
 
 def test_fixed_interval_is_never_widened():
     spacing = Spacing(0.01, fixed=3)
-    assert not spacing.widen()
+    spacing.cost(1.0)
+    assert not spacing.widen(1e-9)
     assert spacing.interval == 3
 
 
@@ -77,4 +83,4 @@ def test_no_budget_means_the_longest_interval():
     spacing = Spacing(0.0)
     settle(spacing, cost_s=1e-3, step_s=1e-3)
     assert spacing.interval == LONGEST
-    assert not spacing.widen()
+    assert not spacing.widen(1e-9)

@@ -160,10 +160,10 @@ class Sampler:
         ledger.newest_update = UpdateSample(len(ledger.rows), names, ratios)
         ledger.updates.append(ledger.newest_update)
 
-    def widen(self) -> None:
-        """Do everything that is costly half as often, where that was not asked for."""
-        self.gradient_spacing.widen()
-        self.update_spacing.widen()
+    def widen(self, step_s: float) -> None:
+        """The run is over its budget: do half as often what has become dearer than its share of steps of `step_s`."""
+        for spacing in (self.gradient_spacing, self.accuracy_spacing, self.update_spacing):
+            spacing.widen(step_s)
 
     def skip(self, ledger: Ledger, reason: str, loss: Held | None) -> None:
         """A step was not taken. Its loss is in no record, but a value that is not finite is counted."""

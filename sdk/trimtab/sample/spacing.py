@@ -1,7 +1,7 @@
 """How often something costly is done, so that its cost stays within a share of the step time.
 
 The interval is a power of two. In warm-up the cost is measured at steps 0, 1, 2, 4, 8, ...; then the interval
-settles and stays, but for doublings when the run's own overhead is found above its budget.
+settles and stays, but for doublings when the run is over its budget and this has become more than its share of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 WARM_UP_STEPS = 16
 LONGEST = 65_536
+COSTS = 8  # the newest, of which the median counts
 
 
 def median(values: Collection[float]) -> float:
@@ -27,7 +28,7 @@ class Spacing:
         self.fixed = fixed  # the interval that was asked for
         self.median_step_s: float | None = None  # once the interval has settled; of a fixed one after the warm-up
         self._share = share
-        self._costs_s: list[float] = []
+        self._costs_s: deque[float] = deque(maxlen=COSTS)
         self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
 
     def after(self, step: int) -> int:
@@ -38,8 +39,7 @@ class Spacing:
 
     def cost(self, seconds: float) -> None:
         """What acting cost this time."""
-        if not self.settled:
-            self._costs_s.append(seconds)
+        self._costs_s.append(seconds)
 
     def step(self, seconds: float) -> bool:
         """How long a step took. True when the interval settled with this one."""
@@ -51,9 +51,8 @@ class Spacing:
         self.median_step_s = median(self._steps_s)
         if self.settled:
             return False
-        cost_s = median(self._costs_s[1:])  # the first one also pays for what is done once
-        allowed_s = self._share * self.median_step_s
-        while self.interval < LONGEST and cost_s > allowed_s * self.interval:
+        self._costs_s.popleft()  # the first one also pays for what is done once
+        while self.interval < LONGEST and self._is_dear(self.median_step_s):
             self.interval *= 2
         self.settled = True
         return True
@@ -63,9 +62,15 @@ class Spacing:
         """Whether it was ever acted on."""
         return bool(self._costs_s) or self.settled
 
-    def widen(self) -> bool:
-        """Twice the interval, unless it is fixed. True when it changed."""
-        if self.fixed is not None or not self.settled or self.interval >= LONGEST:
+    def widen(self, step_s: float) -> bool:
+        """Twice the interval, where this costs more than its share of steps that take `step_s` now.
+
+        A fixed one stays. True when it changed.
+        """
+        if self.fixed is not None or not self.settled or self.interval >= LONGEST or not self._is_dear(step_s):
             return False
         self.interval *= 2
         return True
+
+    def _is_dear(self, step_s: float) -> bool:
+        return bool(self._costs_s) and median(self._costs_s) > self._share * step_s * self.interval
