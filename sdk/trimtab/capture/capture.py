@@ -127,6 +127,7 @@ class Capture:
         """What was validated counts now, though no training has followed it yet."""
         self._lane.leave()
         self._criteria.decide()
+        self._steps.unseen.settle()
         self._passes.end_validation()
 
     def progress(self) -> tuple[int, object]:

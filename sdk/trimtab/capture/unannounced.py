@@ -173,6 +173,7 @@ class UnseenOptimizer:
         self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
         self._losses: list[Held] = []
+        self._settled = False  # whether their step is recorded
         self._ledger: Ledger | None = None
         self._parameters: list[Tensor] = []
         self._calls = 0
@@ -183,7 +184,9 @@ class UnseenOptimizer:
         """A backward is about to run; `gone` are losses whose gradients were cleared and that no optimizer claimed."""
         if self._share is not None:
             if self._share.losses is not self._losses:
-                self._step(self._losses, self._norm, self._recorder.clock())
+                if not self._settled:
+                    self._step(self._losses, self._norm, self._recorder.clock())
+                self._settled = False
                 self._losses, self._norm = self._share.losses, None
         elif gone:
             self._rounds.append((gone, self._norm, self._recorder.clock()))
@@ -203,12 +206,18 @@ class UnseenOptimizer:
         """Gradients are clipped, whose norm was this."""
         self._norm = norm
 
+    def settle(self) -> None:
+        """The last gradients were used too: what was validated since, or the end of the run, says so."""
+        if self._share is not None and self._share.losses and not self._settled:
+            self._settled = True
+            self._ended_at = None  # when the last one ended, nobody saw
+            self._step(self._share.losses, self._norm, self._recorder.clock())
+
     def stop(self) -> None:
-        """An optimizer was seen after all, or the run ends: the last gradients were used too."""
+        """An optimizer was seen after all, or the run ends."""
+        self.settle()
+        self._settled = False
         if self._share is not None:
-            if self._share.losses:
-                self._ended_at = None  # when the last one ended, nobody saw
-                self._step(self._share.losses, self._norm, self._recorder.clock())
             self._attribution.drop(self._share)
             self._attribution.by_hand = False
         self._share, self._ledger, self._rounds = None, None, []
