@@ -27,7 +27,7 @@ from trimtab.sample.updates import UpdateSample, Weights
 from trimtab.types import Epoch, Event, Step, Totals, Verdicts
 
 RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
-GRADIENT_SHARE = 0.2  # of the overhead budget: what is left is for hooks, judging, records and backends, and for noise
+GRADIENT_SHARE = 0.1  # of the overhead budget: what is left is for hooks, judging, records and backends, and for noise
 ACCURACY_SHARE = 0.1
 UPDATE_SHARE = 0.025
 JUDGED_EVERY_S = 0.1
