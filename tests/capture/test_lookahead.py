@@ -95,6 +95,19 @@ def test_each_step_counts_the_batch_that_it_trains_on(watching, loop, around, da
     assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(means)
 
 
+@pytest.mark.parametrize("around", [one_ahead, by_accelerate])
+@pytest.mark.parametrize("gradients_every", [1, 64])
+def test_long_loops_that_take_the_short_way_count_alike(watching, around, gradients_every):
+    samples = torch.randn(1602, 5), torch.arange(1602) % 3
+    loop, loader = Loop(), DataLoader(TensorDataset(*samples), batch_size=BATCH)
+    with watching(gradients_every=gradients_every) as seen:
+        losses = [loop.step(batch) for batch in around(loader)]
+    (epoch,) = seen.epochs
+    expected = [4] * 400 + [2]
+    assert sum(step.samples for step in seen.steps()) == epoch.train.samples == 1602
+    assert epoch.train.loss == pytest.approx(sum(a * b for a, b in zip(losses, expected, strict=True)) / 1602)
+
+
 def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching):
     loop, loader = Loop(), DataLoader(data(), batch_size=BATCH)
     held_out = DataLoader(TensorDataset(*data()[:6]), batch_size=3)

@@ -29,8 +29,8 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_iterator", "_sizes", "ahead", "batches", "complete", "data", "each", "exhausted", "loader", "samples",
-        "sized", "wait_s",
+        "_iterator", "_kept", "_new", "batches", "complete", "data", "each", "exhausted", "loader", "samples", "sized",
+        "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -42,34 +42,40 @@ class LoaderPass:
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
-        self.samples = 0  # fetched, and not yet trained on or validated
+        self.samples = 0  # fetched, and not yet trained on or validated, but for those of batches that are kept
         self.wait_s = 0.0  # for those
-        self.ahead = 0  # batches that were fetched by the newest training, for the next ones
-        self._sizes: list[int] = []  # of the batches behind `samples`, while the general way counts them
+        self._new: list[int] = []  # the sizes of the batches behind `samples`, while the general way counts them
+        self._kept: list[int] = []  # ... of those that the newest training fetched for the next ones
 
     def fetched(self, samples: int, wait_s: float) -> None:
         """A batch came, for which the loop waited `wait_s`."""
         self.batches += 1
         self.samples += samples
         self.wait_s += wait_s
-        self._sizes.append(samples)
+        self._new.append(samples)
+
+    @property
+    def ahead(self) -> int:
+        """The batches that are kept for the next trainings."""
+        return len(self._kept)
 
     @property
     def in_hand(self) -> int:
         """The batches that were not spent yet."""
-        return len(self._sizes)
+        return len(self._kept) + len(self._new)
 
     @property
     def newly_fetched(self) -> int:
         """The batches that came since `spend`."""
-        return len(self._sizes) - self.ahead
+        return len(self._new)
 
     def spend(self, ahead: int = 0) -> tuple[int, float]:
         """The samples that were not spent yet, but for those of the newest `ahead` batches, and the seconds waited."""
-        kept = self._sizes[len(self._sizes) - ahead :]
-        spent = self.samples - sum(kept), self.wait_s
-        self._sizes, self.ahead = kept, len(kept)
-        self.samples, self.wait_s = sum(kept), 0.0
+        sizes = self._kept + self._new
+        kept = sizes[len(sizes) - ahead :]
+        spent = self.samples + sum(self._kept) - sum(kept), self.wait_s
+        self._new, self._kept = [], kept
+        self.samples, self.wait_s = 0, 0.0
         return spent
 
     @property
@@ -101,6 +107,11 @@ class Lookahead:
     def __init__(self, fetched: int, samples: int, counted: int) -> None:
         self.batches = int(fetched > 1 and counted != samples)
         self._first = fetched
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to learn."""
+        return self._first == 0
 
     def trained(self, fetched: int) -> None:
         """One more training, for which so many batches came."""

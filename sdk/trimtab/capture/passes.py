@@ -150,8 +150,9 @@ class Passes:
             self._follow()
         elif any(loader.exhausted and loader.ahead for loader in self._feeding):
             self._take()  # what was in hand when no more came
-        if not self._over and not any(loader.ahead for loader in self._feeding):
-            self.steady = self._followed
+        followed = self._followed
+        if not self._over and followed is not None and (not followed.ahead or self._any_will_do(followed)):
+            self.steady = followed
 
     def ordinary(self) -> bool:
         """Whether the next step may be one more of the same: from a loader that goes on, or without any."""
@@ -238,6 +239,10 @@ class Passes:
         else:
             known.trained(loader.newly_fetched)
         return min(known.batches, loader.in_hand - 1)
+
+    def _any_will_do(self, loader: LoaderPass) -> bool:
+        """Whether it makes no difference which of its batches is trained on: all but the last are of one size."""
+        return loader.each is not None and self._lookaheads[loader.loader].settled
 
     def _restarts(self, loader: LoaderPass) -> bool:
         """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end."""
