@@ -1,7 +1,8 @@
 """What Trimtab costs, as it measures itself.
 
 Whatever is costly is timed each time. The hooks of an ordinary step are too short for that: they are timed on one step
-in 64, and the others are taken to cost the same.
+in 64, and the others are taken to cost the same. The first steps are timed more often, and are no measure for the later
+ones: in them graphs are walked, and much is done once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from trimtab.sample.spacing import median
 
 TIMED_EVERY = 64
 WARM_UP_STEPS = 4
+USUAL_FROM = 16  # steps
 
 
 class Meter:
@@ -23,6 +25,7 @@ class Meter:
         self.steps = 0  # the recorder counts, and calls `turn` when `turn_at` is reached
         self.turn_at = 1
         self._costly_s = 0.0
+        self._usual = False  # whether what is in `_recent_s` is from usual steps
         self._ending = False  # the timed step, when the hook that is running returns
         self._hooks_s = 0.0  # on the timed step that is under way
         self._recent_s: deque[float] = deque(maxlen=9)  # on the timed steps before it
@@ -56,7 +59,7 @@ class Meter:
         """A step is over, while its last hook is still running: begin a timed one, or end it when that hook returns."""
         if self.timing:
             self._ending = True
-            self.turn_at = self.steps + TIMED_EVERY
+            self.turn_at = self.steps + min(TIMED_EVERY, max(self.steps, WARM_UP_STEPS))
         else:
             self.timing = True
             self.turn_at = self.steps + 1
@@ -64,6 +67,9 @@ class Meter:
     def _end(self) -> None:
         self._settled_s += (self.steps - self._settled_steps) * self._step_s
         self._settled_steps = self.steps
+        if self.steps >= USUAL_FROM and not self._usual:
+            self._usual = True
+            self._recent_s.clear()
         self._recent_s.append(max(self._hooks_s, 0.0))
         self._step_s = median(self._recent_s)  # one step may have met something that is done once
         self._hooks_s = 0.0
