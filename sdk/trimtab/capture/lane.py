@@ -199,7 +199,7 @@ class Lane:
             self._steady.batches += steps
         tracked, self.ledger.learning_rate = self._tracked, (self.rate,)
         tracked.calls += steps
-        tracked.unjudged += [row[0] for row in ended]
+        tracked.unjudged.losses += [row[0] for row in ended]
         if steps:
             tracked.ended_at = self.ended_at
 

@@ -140,7 +140,7 @@ class Steps:
             recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
         if not tracked.judged:
-            tracked.unjudged.append(losses[0] if len(losses) == 1 else total(losses))
+            tracked.unjudged.losses.append(losses[0] if len(losses) == 1 else total(losses))
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
@@ -154,8 +154,8 @@ class Steps:
         for judging in self._afterwards:
             judging.judge_rest()
         for tracked in self._tracked.values():
-            if tracked.unjudged:
-                self.controller.catch_up(tracked.ledger, *tracked.take_unjudged())
+            if tracked.unjudged.losses:
+                self.controller.catch_up(tracked.ledger, *tracked.unjudged.take())
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
@@ -239,14 +239,14 @@ class Steps:
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
         if sample is not None:
-            tracked.sampled.append((len(tracked.unjudged), sample))
+            tracked.unjudged.sampled(sample)
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
         started = self._recorder.clock()
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
-        tracked.unjudged.append(total(losses))
-        values, samples = tracked.take_unjudged()
+        tracked.unjudged.losses.append(total(losses))
+        values, samples = tracked.unjudged.take()
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
         interval = self.controller.judge(optimizer, tracked.ledger, values, samples)

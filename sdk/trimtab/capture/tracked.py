@@ -15,12 +15,35 @@ from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
 
 
+class Unjudged:
+    """Steps that wait to be judged: their losses, and what was sampled on some of them, by its place among these."""
+
+    __slots__ = ("losses", "samples")
+
+    def __init__(self) -> None:
+        self.losses: list[Held | None] = []
+        self.samples: list[tuple[int, GradientSample]] = []
+
+    def sampled(self, sample: GradientSample) -> None:
+        """Gradients of the step whose loss follows. They replace what was sampled on it before."""
+        place = len(self.losses)
+        if self.samples and self.samples[-1][0] == place:
+            self.samples.pop()
+        self.samples.append((place, sample))
+
+    def take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
+        """All of them, which wait no more."""
+        taken = self.losses, self.samples
+        self.losses, self.samples = [], []
+        return taken
+
+
 class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
         "calls", "ended_at", "evaluated", "found_inf", "group_count", "hasty", "judge_at", "judged", "ledger",
-        "optimizer", "parameters", "sample_at", "sampled", "share", "unjudged", "update_at", "weights", "weights_held",
+        "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -37,8 +60,7 @@ class Tracked:
         self.judge_at = 0  # the call on which rules are judged next
         self.hasty = 0  # steps that were judged out of turn since
         self.judged = False  # whether the step that is under way was
-        self.unjudged: list[Held | None] = []  # losses of the steps since
-        self.sampled: list[tuple[int, GradientSample]] = []  # ... and what was sampled on them
+        self.unjudged = Unjudged()  # steps since
         self.ended_at: float | None = None
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.found_inf: Held | None = None
@@ -47,12 +69,6 @@ class Tracked:
     def general_at(self) -> float:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
-
-    def take_unjudged(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
-        """Losses and samples of the steps that wait to be judged."""
-        losses, samples = self.unjudged, self.sampled
-        self.unjudged, self.sampled = [], []
-        return losses, samples
 
     def refresh(self, optimizer: Optimizer) -> None:
         """Look again at the parameters after `add_param_group`."""

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
+from trimtab.capture.tracked import Unjudged
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
@@ -59,23 +60,21 @@ class JudgedAfterwards:
         self.controller = controller
         self._recorder = recorder
         self._ledger: Ledger | None = None
-        self._losses: list[Held | None] = []
-        self._samples: list[tuple[int, GradientSample]] = []
+        self._unjudged = Unjudged()
         self._calls = 0
         self._judge_at = 0
 
     def sampled(self, sample: GradientSample) -> None:
         """Gradients of the step that follows."""
-        self._samples = [(at, known) for at, known in self._samples if at != len(self._losses)]
-        self._samples.append((len(self._losses), sample))
+        self._unjudged.sampled(sample)
 
     def judge(self, ledger: Ledger, loss: Held | None) -> None:
         """A step is over, and about to be recorded."""
         self._ledger = ledger
-        self._losses.append(loss)
+        self._unjudged.losses.append(loss)
         if self._calls >= self._judge_at:
             started = self._recorder.clock()
-            losses, samples = self._take()
+            losses, samples = self._unjudged.take()
             self._judge_at = self._calls + 1
             interval = self.controller().judge(None, ledger, losses, samples, applied=True)
             self._judge_at = (self._calls // interval + 1) * interval
@@ -84,13 +83,8 @@ class JudgedAfterwards:
 
     def judge_rest(self) -> None:
         """Something is judged that rests on the steps which wait for their turn."""
-        if self._ledger is not None and self._losses:
-            self.controller().catch_up(self._ledger, *self._take())
-
-    def _take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
-        losses, samples = self._losses, self._samples
-        self._losses, self._samples = [], []
-        return losses, samples
+        if self._ledger is not None and self._unjudged.losses:
+            self.controller().catch_up(self._ledger, *self._unjudged.take())
 
     def recorded(self, ledger: Ledger) -> None:
         """It is recorded: the moment for what has waited for the end of a step."""

@@ -25,7 +25,6 @@ class Meter:
         self.steps = 0  # the recorder counts, and calls `turn` when `turn_at` is reached
         self.turn_at = 1
         self._costly_s = 0.0
-        self._usual = False  # whether what is in `_recent_s` is from usual steps
         self._ending = False  # the timed step, when the hook that is running returns
         self._hooks_s = 0.0  # on the timed step that is under way
         self._recent_s: deque[float] = deque(maxlen=9)  # on the timed steps before it
@@ -66,10 +65,9 @@ class Meter:
 
     def _end(self) -> None:
         self._settled_s += (self.steps - self._settled_steps) * self._step_s
-        self._settled_steps = self.steps
-        if self.steps >= USUAL_FROM and not self._usual:
-            self._usual = True
+        if self._settled_steps < USUAL_FROM <= self.steps:
             self._recent_s.clear()
+        self._settled_steps = self.steps
         self._recent_s.append(max(self._hooks_s, 0.0))
         self._step_s = median(self._recent_s)  # one step may have met something that is done once
         self._hooks_s = 0.0
