@@ -81,7 +81,7 @@ def measure(quick: bool) -> list[Figure]:
         scraper = Scraper(prometheus.address or "")
         try:
             step_s = _warm_up(step, scraper)
-            return _figures(step, step_s, scraper, 6 if quick else 30)
+            return _figures(step, step_s, scraper, 6 if quick else 100)
         finally:
             scraper.close()
 
