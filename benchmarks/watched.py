@@ -110,7 +110,7 @@ class Watched:
         self._capture._lane.refresh()
         self._began_at = clock()
         aside_s = self._began_at - self._left_at
-        self.run._health_at += aside_s
+        self.run._health._told_at += aside_s
         for ledger in self.run._sampler.ledgers:
             ledger.close_at += aside_s
         if self._watched_s >= BATCH_INTERVAL_S:

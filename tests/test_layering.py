@@ -26,39 +26,40 @@ MAY_IMPORT = {
     "rules": {"types", "errors", "catalog", "signals"},
     "tokens": {"errors"},
     "alerts": {"types", "errors", "catalog", "guard", "policies", "tokens"},
-    "best": {"actions", "actuators", "rules"},
-    "keeping": {"actions", "actuators", "best", "policies", "ranks", "rules", "sample"},
-    "controller": {
+    "steering.best": {"actions", "actuators", "rules"},
+    "steering.keeping": {"actions", "actuators", "steering.best", "policies", "steering.ranks", "rules", "sample"},
+    "steering.controller": {
         "types",
         "alerts",
         "actuators",
-        "best",
-        "control",
-        "execution",
+        "steering.best",
+        "steering.control",
+        "steering.execution",
         "guard",
-        "keeping",
-        "orders",
+        "steering.keeping",
+        "steering.orders",
         "policies",
-        "ranks",
+        "steering.ranks",
         "rules",
         "sample",
-        "telling",
+        "steering.telling",
     },
-    "telling": {"types", "actuators", "keeping", "policies", "rules", "sample"},
-    "execution": {"types", "actions", "actuators", "guard", "policies"},
-    "agreement": set(),
-    "ranks": {"types", "agreement", "execution", "guard", "policies", "sample"},
-    "orders": {"types", "actions", "control", "execution", "guard", "policies"},
+    "steering.telling": {"types", "actuators", "steering.keeping", "policies", "rules", "sample"},
+    "steering.execution": {"types", "actions", "actuators", "guard", "policies"},
+    "steering.agreement": set(),
+    "steering.ranks": {"types", "steering.agreement", "steering.execution", "guard", "policies", "sample"},
+    "steering.orders": {"types", "actions", "steering.control", "steering.execution", "guard", "policies"},
     "bus": {"types", "guard"},
+    "health": {"types", "bus", "sample"},
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "sample"},
-    "steering_state": {"types", "directory", "guard", "sample"},
+    "steering.state": {"types", "directory", "guard", "sample"},
     "facts": set(),
     "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),
     "actions": {"errors"},
-    "control": {"types", "errors", "actions", "policies"},
+    "steering.control": {"types", "errors", "actions", "policies"},
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"settings", "types", "errors"},
     "discovery": {"types"},
@@ -70,19 +71,20 @@ MAY_IMPORT = {
 
 # Who may import a room at all, besides the room itself.
 KNOWN_BY = {
-    "capture": {"run", "assembly"},
+    "capture": {"run", "steering.assembly"},
     "signals": {"lint", "rules"},
-    "alerts": {"assembly", "controller"},
-    "controller": {"assembly"},
-    "best": {"controller", "keeping"},
-    "keeping": {"controller", "telling"},
-    "telling": {"controller"},
-    "execution": {"controller", "orders", "ranks"},
-    "agreement": {"ranks"},
-    "ranks": {"controller", "keeping"},
-    "orders": {"controller"},
-    "assembly": {"run"},
-    "bus": {"run"},
+    "alerts": {"steering.assembly", "steering.controller"},
+    "steering.controller": {"steering.assembly"},
+    "steering.best": {"steering.controller", "steering.keeping"},
+    "steering.keeping": {"steering.controller", "steering.telling"},
+    "steering.telling": {"steering.controller"},
+    "steering.execution": {"steering.controller", "steering.orders", "steering.ranks"},
+    "steering.agreement": {"steering.ranks"},
+    "steering.ranks": {"steering.controller", "steering.keeping"},
+    "steering.orders": {"steering.controller"},
+    "steering.assembly": {"run"},
+    "bus": {"health", "run"},
+    "health": {"run"},
     "run": {"watching", "trimtab"},
     "watching": {"cli", "script", "trimtab"},
     "trimtab_backends": set(),
@@ -97,9 +99,14 @@ def modules():
 
 
 def room(module):
-    """`capture` for `trimtab.capture.losses`, `trimtab` for the package itself, `trimtab_backends` for all of those."""
+    """`capture` for `trimtab.capture.losses`, `trimtab` for the package itself, `trimtab_backends` for all of those.
+
+    Within `steering`, which wires others, each module is a room: `steering.ranks`.
+    """
     package, *rest = module.split(".")
-    return rest[0] if package == "trimtab" and rest else package
+    if package != "trimtab" or not rest:
+        return package
+    return ".".join(rest[:2]) if rest[0] == "steering" else rest[0]
 
 
 def imports(path):
@@ -109,8 +116,8 @@ def imports(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            whole = node.module == "trimtab"
-            names = [f"trimtab.{alias.name}" for alias in node.names] if whole else [node.module]
+            whole = node.module in ("trimtab", "trimtab.steering")
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if whole else [node.module]
         yield from (name for name in names if name.split(".")[0] in ROOTS)
 
 

@@ -167,8 +167,7 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             meaning="The training loss is NaN or infinite. Once such a gradient is applied, every weight is NaN.",
             advice="Look at the batch first, then at logarithms, divisions and square roots near zero, and at the "
-            "range "
-            "of half precision. One bad batch can be left out; if it comes again, lower the learning rate.",
+            "range of half precision. One bad batch can be left out; if it comes again, lower the learning rate.",
         ),
         RuleSpec(
             name="gradient_nonfinite",
@@ -191,8 +190,8 @@ RULES: dict[str, RuleSpec] = {
             descent=True,
             meaning="The loss jumped by a multiple of all that it had ever come down, or by seven tenths of it for "
             "three steps: a poisoned batch, damaged weights or optimizer state, or a learning rate far too high.",
-            advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). "
-            "If it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
+            advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). If "
+            "it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
             "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters.",
         ),
         RuleSpec(
@@ -206,8 +205,7 @@ RULES: dict[str, RuleSpec] = {
             descent=True,
             meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps.",
             advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5). If "
-            "the "
-            "loss rises again at any rate, look at what changed in the data: labels, order, preprocessing.",
+            "the loss rises again at any rate, look at what changed in the data: labels, order, preprocessing.",
         ),
         RuleSpec(
             name="loss_oscillating",
@@ -246,8 +244,7 @@ RULES: dict[str, RuleSpec] = {
             meaning="The loss has not come down since the run began, and each step changes the weights by less than a "
             "ten-thousandth: training is too slow to see.",
             advice="Raise the learning rate, tenfold at first; see that the scheduler does not start at nothing and "
-            "that "
-            "the parameters that should learn are those in the optimizer.",
+            "that the parameters that should learn are those in the optimizer.",
         ),
         RuleSpec(
             name="loss_high",
@@ -260,9 +257,8 @@ RULES: dict[str, RuleSpec] = {
             descent=True,
             meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "
             "moved for 750 steps.",
-            advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. "
-            "Otherwise look "
-            "whether labels belong to their inputs, whether gradients reach the weights, and whether the rate is "
+            advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. Otherwise "
+            "look whether labels belong to their inputs, whether gradients reach the weights, and whether the rate is "
             "too low.",
         ),
         RuleSpec(
@@ -273,8 +269,7 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             meaning="The gradient norm is ten times the largest that there ever was, or three times and stays there.",
             advice="Leave the step out or clip it. If it comes again, clip at a few times the usual norm, and lower "
-            "the "
-            "learning rate; in recurrent nets clipping is the rule.",
+            "the learning rate; in recurrent nets clipping is the rule.",
         ),
         RuleSpec(
             name="gradient_vanishing",
@@ -308,9 +303,8 @@ RULES: dict[str, RuleSpec] = {
             threshold=10.0,
             severity="info",
             relative=False,
-            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end so: "
-            "this rule "
-            "acts only when you give it the severity warning.",
+            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end so: this "
+            "rule acts only when you give it the severity warning.",
             advice="Stop and keep the best weights, or lower the learning rate.",
         ),
         RuleSpec(
@@ -323,9 +317,8 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             meaning="A layer has had no gradient at all for fifty readings, while others have: dead units, a detached "
             "branch, or a parameter that the loss does not use.",
-            advice="Look for `detach()` and `no_grad()` on the way, and for ReLUs whose input is always negative; "
-            "or freeze "
-            "the layer, if that is what you want.",
+            advice="Look for `detach()` and `no_grad()` on the way, and for ReLUs whose input is always negative; or "
+            "freeze the layer, if that is what you want.",
         ),
         RuleSpec(
             name="run_hung",

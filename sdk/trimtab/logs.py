@@ -1,4 +1,4 @@
-"""Reads the record of a run back: JSON Lines, as `contract.md` describes them.
+"""Reads the record of a run back: JSON Lines, as `docs/log.md` describes them.
 
 Unknown keys and events are ignored, and so is a line that is not whole: a run that was killed leaves one at the end, a
 disk that was full one in the middle. What was NaN or Inf stands as `null` in the log and comes back as NaN.

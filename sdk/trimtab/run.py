@@ -17,24 +17,24 @@ from torch.optim import Optimizer
 from trimtab import directory, facts, lifecycle, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
-from trimtab.assembly import build
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
+from trimtab.health import HealthReport
 from trimtab.logged import Logged
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
-from trimtab.steering_state import SteeringState
+from trimtab.steering.assembly import build
+from trimtab.steering.state import SteeringState
 from trimtab.types import (
     Adjustment,
     Alert,
     Backend,
     Config,
     Event,
-    Health,
     Intake,
     Metric,
     Notice,
@@ -50,8 +50,6 @@ NO_TRAINING = (
     "No step and no validation was seen. Training in other processes is watched where these are started watched: with "
     "@trimtab.watch on the function that they run, or with torchrun. Under torch.func nothing can be seen."
 )
-HEALTH_INTERVAL_S = 5.0
-ALIVE_INTERVAL_S = 30.0  # without a word from the loop; servers call a run hung after ten minutes at the earliest
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 
 
@@ -81,6 +79,7 @@ class Run:
         self._told: set[str] = set()
         self._early: list[Event] = []  # said before the bus was there
         self._bus: Bus | None = None
+        self._health: HealthReport  # comes with the bus
         layers = LayerChoice(config.layers, self._models.names, self._say)
         self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
         self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
@@ -101,7 +100,7 @@ class Run:
             lambda: self._sampler.global_step,
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
-            on_alive=self._alive,
+            on_alive=lambda: self._health.alive(),
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
@@ -110,10 +109,6 @@ class Run:
         self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._hear = self._guard.wrap("halt", self._halting.hear)
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
-        self._errors_at_health = 0
-        self._began = self._health_at = time.perf_counter()
-        self._overhead_at_health = 0.0
-        self._steps_at_health = 0
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
         self._sigterm = lifecycle.Sigterm(
@@ -151,6 +146,15 @@ class Run:
             self._close_backends(started)
             raise
         self._bus = Bus(started, self._guard)
+        self._health = HealthReport(
+            self._bus,
+            self._meter,
+            self._sampler,
+            budget=self.info.config.overhead,
+            elsewhere_s=lambda: reception.busy_seconds if reception is not None else 0.0,
+            hung_after_s=lambda: self._watchdog.limit_s,
+            recorded=self._recorded,
+        )
         self._publish_start(started)
         for text in (*self.info.config.notices, *notices, *more):
             self._say(text, text)
@@ -164,7 +168,7 @@ class Run:
             reception.start()
         self._sigterm.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
-        self._began = self._health_at = time.perf_counter()
+        self._health.begin()
 
     def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
         """Record numbers of your own, under the current global step.
@@ -270,7 +274,7 @@ class Run:
         self._forget_exit()
         if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
             self._say("no_training", NO_TRAINING)
-        self._publish_health()
+        self._health.publish(last=True)
         self._emit(self._end(status, error))
         began = time.monotonic()
         self._flush_backends()
@@ -304,8 +308,8 @@ class Run:
             self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
         if isinstance(event, Intake) or self._watchdog.speaks:
             return  # said on a thread that does not train
-        if not self._closed and time.perf_counter() - self._health_at > HEALTH_INTERVAL_S:
-            self._publish_health()
+        if not self._closed and self._health.due:
+            self._health.publish()
 
     def _emit_logged(self, event: Metric) -> None:
         self._emit(event)
@@ -316,45 +320,6 @@ class Run:
         if kind not in self._told:
             self._told.add(kind)
             self._emit(Notice(ts=time.time(), step=self._sampler.global_step, kind=kind, text=text))
-
-    def _publish_health(self) -> None:
-        if self._bus is None:
-            return
-        now = time.perf_counter()
-        overhead = self._meter.seconds + self._bus.busy_seconds()
-        overhead += self._controller.reception.busy_seconds if self._controller.reception is not None else 0.0
-        window, spent = now - self._health_at, overhead - self._overhead_at_health
-        steps, self._steps_at_health = self._meter.steps - self._steps_at_health, self._meter.steps
-        self._health_at, self._overhead_at_health = now, overhead
-        if steps and window > HEALTH_INTERVAL_S / 2 and spent > self.info.config.overhead * window:
-            self._sampler.widen(window / steps)
-        errors = sum(self._bus.errors().values())
-        if window > HEALTH_INTERVAL_S / 2 and not self._closed:
-            excess = spent / window / self.info.config.overhead if self.info.config.overhead else 0.0
-            self._recorded(overhead_excess=excess, backend_errors=float(errors - self._errors_at_health))
-        self._errors_at_health = errors
-        self._bus.publish(self._health(self._bus, overhead))
-
-    def _health(self, bus: Bus, overhead: float, moved_on_at: float | None = None) -> Health:
-        return Health(
-            ts=time.time(),
-            step=self._sampler.global_step,
-            overhead_seconds=overhead,
-            overhead_ratio=overhead / max(time.perf_counter() - self._began, 1e-9),
-            gradient_interval_steps=self._sampler.gradient_spacing.interval,
-            dropped=bus.dropped(),
-            backend_errors=bus.errors(),
-            hung_after_seconds=self._watchdog.limit_s,
-            moved_on_at=moved_on_at,
-        )
-
-    def _alive(self) -> None:
-        """The loop moves on, though it may have nothing to say for long: a validation pass is told of at its end.
-
-        On the watchdog's thread, so nothing is judged.
-        """
-        if self._bus is not None and time.perf_counter() - self._health_at > ALIVE_INTERVAL_S:
-            self._bus.publish(self._health(self._bus, self._overhead_at_health, time.time()))
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}
@@ -390,9 +355,13 @@ class Run:
             "faults": dict(self._guard.faults),
             "dropped": self._bus.dropped() if self._bus else {},
         }
-        seconds = time.perf_counter() - self._began
         return RunEnd(
-            ts=time.time(), step=sampler.global_step, status=status, seconds=seconds, error=error, totals=totals
+            ts=time.time(),
+            step=sampler.global_step,
+            status=status,
+            seconds=self._health.seconds,
+            error=error,
+            totals=totals,
         )
 
     def _start_backends(self, backends: Mapping[str, Backend]) -> tuple[dict[str, Backend], list[str]]:

@@ -66,13 +66,13 @@ def test_deadlines_move_by_the_time_put_aside(recording: RecordingBackend, tmp_p
     with Watched(tmp_path, backends=[recording]) as watched:
         watched.warm_up(tiny().loop(), 0)
         ledger = watched.run._sampler.ledgers[0]
-        closing, health = ledger.close_at, watched.run._health_at
+        closing, health = ledger.close_at, watched.run._health._told_at
         watched._left_at -= 100.0
         watched.enter()
         watched.begin()
         watched.leave()
         assert ledger.close_at - closing >= 100.0
-        assert watched.run._health_at - health >= 100.0
+        assert watched.run._health._told_at - health >= 100.0
 
 
 def test_nothing_is_hooked_while_the_run_is_put_aside(recording: RecordingBackend, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from trimtab import control
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
+from trimtab.steering import control
 
 RUN_ID = "0123456789abcdef"
 

@@ -15,10 +15,10 @@ from relay import Relay
 from servers import Prometheus
 
 import trimtab
-from trimtab import control
 from trimtab.actions import ScaleLearningRate
 from trimtab.bus import BATCH_INTERVAL_S, Bus
 from trimtab.rules import trailing
+from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 
 ACTING = Path(__file__).parents[2] / "deploy" / "prometheus" / "trimtab-acting.rules.yml"

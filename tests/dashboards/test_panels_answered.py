@@ -4,14 +4,14 @@ import loop_panels
 import pytest
 from panel_queries import annotated, asked, choices, labels_of
 
-import trimtab.run
+import trimtab.health
 
 pytestmark = pytest.mark.servers
 
 
 def test_every_query_is_answered_with_data_after_a_demo_run(tmp_path, program, monkeypatch):
     program("prometheus")
-    monkeypatch.setattr(trimtab.run, "HEALTH_INTERVAL_S", 0.5)
+    monkeypatch.setattr(trimtab.health, "INTERVAL_S", 0.5)
     answers = loop_panels.after_a_demo(tmp_path)
     assert "\n".join(str(query) for query in [*asked(), *annotated(), *choices()] if query not in answers) == ""
     for query, found in answers.items():

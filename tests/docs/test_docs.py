@@ -67,7 +67,7 @@ def test_ladders_of_the_policies_are_current():
 
 def test_policies_shown_in_toml_can_be_used(tmp_path):
     from trimtab import config
-    from trimtab.assembly import rules_and_policies
+    from trimtab.steering.assembly import rules_and_policies
 
     (example,) = blocks(ROOT / "docs" / "policies.md", "toml")
     path = tmp_path / "trimtab.toml"

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.ranks
 def said(in_ranks):
     return in_ranks(
         """
-        from trimtab.agreement import Agreement, Disagreement
+        from trimtab.steering.agreement import Agreement, Disagreement
         ranks = Agreement(rank, timeout_s=20)
         found = dict(
             means=[str(mean) for mean in ranks.mean_losses(10**9 + 7, [rank, None if rank else 4.0, 1 / 3, None])],

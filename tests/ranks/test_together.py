@@ -88,7 +88,7 @@ def test_ranks_of_which_one_is_not_watched_are_left_alone(in_ranks):
     ranks = in_ranks(
         TRAINING
         + """
-from trimtab import ranks
+from trimtab.steering import ranks
 ranks.MEETING_S = 1.0
 if rank == 0:
     with trimtab.watch(run="a", backends=[backend], act="process"):
@@ -108,7 +108,7 @@ def test_rank_that_is_lost_ends_adjusting_and_not_training(in_ranks):
     ranks = in_ranks(
         TRAINING
         + """
-from trimtab import ranks
+from trimtab.steering import ranks
 ranks.PATIENCE_S = 3.0
 with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
     for _ in range(30):

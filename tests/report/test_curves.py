@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from trimtab.curves import curves
 from trimtab.logs import read
+from trimtab.report.curves import curves
 from trimtab.testing import sample_step
 
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from trimtab import report
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.logs import read
+from trimtab.report import drawing
 from trimtab.testing import sample_step
 
 
@@ -29,7 +29,7 @@ def log(write, training):
 
 
 def test_six_panels_say_what_the_issue_asks_for(log):
-    figure = report.draw([log])
+    figure = drawing.draw([log])
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Loss", "Accuracy", "Learning rate", "Gradient norm", "Gradient mean", "Gradient variance"]
     assert "sample" in texts(figure)
@@ -37,48 +37,48 @@ def test_six_panels_say_what_the_issue_asks_for(log):
 
 
 def test_curves_are_named_at_their_ends_with_their_last_values(log):
-    figure = report.draw([log])
+    figure = drawing.draw([log])
     assert texts(panel(figure, "Loss"))[-1] == "validation 0.01"
     assert texts(panel(figure, "Accuracy"))[0].startswith("train 50 %")
     assert sorted(texts(panel(figure, "Gradient norm")))[-2:] == ["as applied", "before clipping"]
 
 
 def test_drawn_values_are_those_of_the_log(log):
-    line = drawn(panel(report.draw([log]), "Loss"))[0]
+    line = drawn(panel(drawing.draw([log]), "Loss"))[0]
     assert line.get_xdata().tolist() == list(range(1, 201))
     assert line.get_ydata()[19] == pytest.approx(math.exp(-1))
 
 
 def test_loss_over_decades_is_drawn_on_a_logarithmic_axis(write, training):
     for loss, scale in (({}, "log"), ({"loss": 0.5}, "linear")):
-        figure = report.draw([read(write(*training(**loss), run=scale))])
+        figure = drawing.draw([read(write(*training(**loss), run=scale))])
         assert panel(figure, "Loss").get_yscale() == scale
 
 
 def test_nonfinite_values_are_marked_on_the_axis(log):
-    axes = panel(report.draw([log]), "Gradient norm")
+    axes = panel(drawing.draw([log]), "Gradient norm")
     marks = [line for line in axes.lines if line.get_marker() == "X"]
     assert [mark.get_xdata().tolist() for mark in marks] == [[50]]
     assert "NaN or Inf at step 50" in texts(axes)
-    assert "NaN" not in "".join(texts(panel(report.draw([log]), "Loss")))
+    assert "NaN" not in "".join(texts(panel(drawing.draw([log]), "Loss")))
 
 
 def test_extremes_of_folded_records_are_shaded(write):
     folded = [sample_step(i, steps=5, loss=1.0, loss_min=0.5, loss_max=2.0) for i in range(1, 9)]
-    axes = panel(report.draw([read(write(*folded))]), "Loss")
+    axes = panel(drawing.draw([read(write(*folded))]), "Loss")
     extents = axes.collections[0].get_paths()[0].get_extents()
     assert (extents.ymin, extents.ymax) == (0.5, 2.0)
 
 
 def test_panel_without_data_says_so(write):
-    figure = report.draw([read(write(sample_step(1, accuracy=None)))])
+    figure = drawing.draw([read(write(sample_step(1, accuracy=None)))])
     assert texts(panel(figure, "Accuracy")) == ["not in this log"]
 
 
 def test_several_runs_have_a_colour_each_and_dashes_for_validation(write, training):
-    figure = report.draw([read(write(*training(), run=run)) for run in ("a", "b")])
+    figure = drawing.draw([read(write(*training(), run=run)) for run in ("a", "b")])
     lines = drawn(panel(figure, "Loss"))
-    assert {line.get_color() for line in lines} == set(report.COLOURS[:2])
+    assert {line.get_color() for line in lines} == set(drawing.COLOURS[:2])
     assert {line.get_linestyle() for line in lines if len(line.get_xdata()) == 4} == {"--"}
     assert {"a", "b"} <= set(texts(figure))
 
@@ -96,19 +96,19 @@ def test_several_runs_have_a_colour_each_and_dashes_for_validation(write, traini
 )
 @pytest.mark.parametrize("steps", [1, 120])
 def test_extreme_runs_can_be_drawn(write, training, tmp_path, fields, steps):
-    report.save([read(write(*training(steps=steps, **fields)))], tmp_path / "picture.png")
+    drawing.save([read(write(*training(steps=steps, **fields)))], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_optimizers_are_named_as_they_are_called(write, tmp_path):
     names = ("{0} $x_$ %", "d")
     log = read(write(*(sample_step(step, optimizer=name) for step in (1, 2) for name in names)))
-    report.save([log], tmp_path / "picture.svg")
-    assert texts(panel(report.draw([log]), "Gradient mean"))[:2] == [r"{0} \$x_\$ %", "d"]
+    drawing.save([log], tmp_path / "picture.svg")
+    assert texts(panel(drawing.draw([log]), "Gradient mean"))[:2] == [r"{0} \$x_\$ %", "d"]
 
 
 def test_log_that_has_just_begun_can_be_drawn(write, training, tmp_path):
-    report.save([read(write(training()[0]))], tmp_path / "picture.svg")
+    drawing.save([read(write(training()[0]))], tmp_path / "picture.svg")
     assert "not in this log" in (tmp_path / "picture.svg").read_text()
 
 
@@ -116,7 +116,7 @@ def test_drawing_leaves_matplotlibs_state_alone(log):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    report.draw([log])
+    drawing.draw([log])
     assert dict(matplotlib.rcParams) == before
 
 
@@ -125,9 +125,10 @@ def test_pyplot_and_windows_stay_unloaded(write, training, tmp_path):
     source = f"""
 import sys
 from pathlib import Path
-from trimtab import logs, report
+from trimtab import logs
+from trimtab.report import drawing
 assert "matplotlib" not in sys.modules
-report.save([logs.read(Path({str(path)!r}))], Path({str(tmp_path / "x.png")!r}))
+drawing.save([logs.read(Path({str(path)!r}))], Path({str(tmp_path / "x.png")!r}))
 assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", source], check=True)
@@ -136,10 +137,10 @@ assert "matplotlib.pyplot" not in sys.modules and "torch" not in sys.modules
 def test_missing_matplotlib_names_the_extra(log, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TrimtabError, match=r"pip install 'trimtab\[report\]'"):
-        report.save([log], tmp_path / "picture.png")
+        drawing.save([log], tmp_path / "picture.png")
 
 
 @pytest.mark.parametrize("name", ["picture.gif", "picture", "none/picture.png"])
 def test_file_that_cannot_be_written_is_named(log, tmp_path, name):
     with pytest.raises(ConfigError, match="picture"):
-        report.save([log], tmp_path / name)
+        drawing.save([log], tmp_path / name)

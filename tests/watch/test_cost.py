@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab import run as running
+from trimtab import health as reports
 from trimtab.sample import sampler
 from trimtab.sample.spacing import WARM_UP_STEPS
 from trimtab.types import Health
@@ -51,7 +51,7 @@ def test_interval_settles_in_warm_up_and_samples_its_multiples(watching, train):
 
 
 def test_run_over_its_budget_samples_half_as_often_what_is_over_its_share(watching, train, monkeypatch):
-    monkeypatch.setattr(running, "HEALTH_INTERVAL_S", 0.0)
+    monkeypatch.setattr(reports, "INTERVAL_S", 0.0)
     monkeypatch.setattr(sampler, "GRADIENT_SHARE", 1e9)  # so that every step is sampled when the interval settles
     with watching(gradients_every=None, overhead=1e-6) as seen:
         train(WARM_UP_STEPS + 1)
@@ -62,7 +62,7 @@ def test_run_over_its_budget_samples_half_as_often_what_is_over_its_share(watchi
 
 
 def test_run_whose_hooks_alone_are_over_the_budget_samples_as_ever(watching, train, monkeypatch):
-    monkeypatch.setattr(running, "HEALTH_INTERVAL_S", 0.0)
+    monkeypatch.setattr(reports, "INTERVAL_S", 0.0)
     monkeypatch.setattr(sampler, "GRADIENT_SHARE", 1e9)
     with watching(gradients_every=None, overhead=1e-6) as seen:
         train(WARM_UP_STEPS + 40)

@@ -7,8 +7,9 @@ import platform
 import pytest
 
 import trimtab
-from trimtab import control, logs
+from trimtab import logs
 from trimtab.errors import ConfigError
+from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 from trimtab.types import Notice
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import trimtab
-from trimtab import run
+from trimtab import health
 from trimtab.catalog import LAST_ACTIVITY
 from trimtab.errors import BackendError, ConfigError, RunActiveError
 from trimtab.measurements import measure
@@ -311,7 +311,7 @@ def test_every_rank_says_which_it_is(watching, monkeypatch, tmp_path):
 
 def test_long_validation_is_told_to_be_alive(watching, model, monkeypatch):
     monkeypatch.setitem(Watchdog.__init__.__kwdefaults__, "interval_s", 0.01)
-    monkeypatch.setattr(run, "ALIVE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(health, "ALIVE_INTERVAL_S", 0.0)
     with watching() as seen:
         model.eval()
         end = time.monotonic() + 10

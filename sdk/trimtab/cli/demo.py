@@ -40,7 +40,8 @@ def _say_that_it_stays() -> None:
 
 
 def _say_what_to_look_at(directory: Path) -> None:
-    from trimtab import logs, report
+    from trimtab import logs
+    from trimtab.report import drawing
 
     log = logs.locate(directory, directory.parent)
     click.echo(f"log       {log}")
@@ -48,7 +49,7 @@ def _say_what_to_look_at(directory: Path) -> None:
         click.echo(f"picture   pip install 'trimtab[report]', then trimtab report {directory}")
     else:
         picture = directory / "report.png"
-        report.save([logs.read(log)], picture)
+        drawing.save([logs.read(log)], picture)
         click.echo(f"picture   {picture}")
         click.echo(f"again     trimtab report {directory}")
     click.echo("metrics   trimtab demo --serve, then curl the address that it prints")

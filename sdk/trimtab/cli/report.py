@@ -19,11 +19,12 @@ def report(runs: tuple[str, ...], output: str | None, directory: str | None) -> 
     RUN is a log, the directory of a run, or the name of a run in DIR. Without -o the picture of one run is laid
     beside its log, and that of several into the working directory.
     """
-    from trimtab import logs, report
+    from trimtab import logs
+    from trimtab.report import drawing
 
     place = config.check(directory=directory).get("directory", Path("runs"))
     read = [logs.read(logs.locate(run, place)) for run in logs.without_targets(runs)]
     beside = read[0].path.parent if len(read) == 1 else Path()
     file = Path(output) if output is not None else beside / "report.png"
-    report.save(read, file)
+    drawing.save(read, file)
     click.echo(file)

@@ -16,8 +16,8 @@ from trimtab.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from trimtab.actions import Action
-    from trimtab.control import Answer, Kind
     from trimtab.directory import Written
+    from trimtab.steering.control import Answer, Kind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +97,7 @@ def _actions(
 
 
 def _ask(run: str, directory: str | None, wait: float, kind: Kind, actions: Sequence[Action] = ()) -> int:
-    from trimtab import control
+    from trimtab.steering import control
 
     if not 0 <= wait < math.inf:
         raise click.UsageError(f"--wait {wait:g}: expected a number of seconds, 0 or more, such as 5.")
@@ -120,7 +120,7 @@ def _ask(run: str, directory: str | None, wait: float, kind: Kind, actions: Sequ
 
 def _wait(place: Path, id: str, wait_s: float) -> tuple[Answer | None, str | None]:
     """The run's answer, or why there will be none; neither when it takes longer."""
-    from trimtab import control
+    from trimtab.steering import control
 
     deadline = time.monotonic() + wait_s
     while True:

@@ -12,11 +12,11 @@ from controller_training import Training, same
 from torch.nn import functional as F
 
 import trimtab
-from trimtab import execution
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SkipStep
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision
 from trimtab.rules.judge import Judge
+from trimtab.steering import execution
 from trimtab.types import Adjustment, Alert, Step
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")

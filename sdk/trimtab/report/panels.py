@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from trimtab.curves import Curve, Numbers
+from trimtab.report.curves import Curve, Numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

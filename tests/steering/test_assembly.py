@@ -7,9 +7,9 @@ import pytest
 import trimtab
 from trimtab import config
 from trimtab.actions import Halt
-from trimtab.assembly import rules_and_policies
 from trimtab.errors import ConfigError
 from trimtab.policies.policy import Policy
+from trimtab.steering.assembly import rules_and_policies
 
 
 def answered(**settings):

@@ -17,22 +17,22 @@ from torch.optim import Optimizer
 from trimtab.actuators.controls import Actuators
 from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
-from trimtab.best import DRY, ELSEWHERE, Best
-from trimtab.control import Control
-from trimtab.execution import Execution, Moment
 from trimtab.guard import Guard
-from trimtab.keeping import Keeping
-from trimtab.orders import Orders
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
-from trimtab.ranks import ASKED, Ranks
 from trimtab.rules.judge import Judge
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Points, points
 from trimtab.sample.sampler import Judged, Sampler
 from trimtab.sample.scalars import Held
-from trimtab.telling import Telling
+from trimtab.steering.best import DRY, ELSEWHERE, Best
+from trimtab.steering.control import Control
+from trimtab.steering.execution import Execution, Moment
+from trimtab.steering.keeping import Keeping
+from trimtab.steering.orders import Orders
+from trimtab.steering.ranks import ASKED, Ranks
+from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection
 
 from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
-from trimtab.best import Best
 from trimtab.policies.replay import Replay
-from trimtab.ranks import Ranks
 from trimtab.rules.judge import Judge
 from trimtab.sample.sampler import Sampler
+from trimtab.steering.best import Best
+from trimtab.steering.ranks import Ranks
 
 
 class Keeping:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from torch.optim import Optimizer
 
 from trimtab.actuators.controls import Actuators
-from trimtab.keeping import Keeping
 from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.sampler import Judged
+from trimtab.steering.keeping import Keeping
 from trimtab.types import Alert, Event, Verdict, Verdicts
 
 

@@ -18,7 +18,7 @@ from trimtab.logs import RunLog
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trimtab.panels import Scale, Stroke
+    from trimtab.report.panels import Scale, Stroke
 
 # The palette of Okabe and Ito, which stays apart for colour-blind eyes, without its yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -87,7 +87,7 @@ def draw(logs: Sequence[RunLog]) -> Figure:
         raise TrimtabError("a report needs matplotlib, which is not installed. Run: pip install 'trimtab[report]'")
     from matplotlib.figure import Figure
 
-    from trimtab import panels
+    from trimtab.report import panels
 
     head = 0.72 + _HEAD_ROW * len(logs)  # inches
     height = 9.5 + head
@@ -113,8 +113,8 @@ def draw(logs: Sequence[RunLog]) -> Figure:
 
 
 def _strokes(panel: _Panel, logs: Sequence[RunLog]) -> list[Stroke]:
-    from trimtab.curves import curves
-    from trimtab.panels import Stroke
+    from trimtab.report.curves import curves
+    from trimtab.report.panels import Stroke
 
     several = len(logs) > 1
     strokes = []
@@ -143,7 +143,7 @@ def _strokes(panel: _Panel, logs: Sequence[RunLog]) -> list[Stroke]:
 
 def _frame(figure: Figure, logs: Sequence[RunLog]) -> None:
     """What stands around the panels: two lines for each run at the top, and how to read the curves at the bottom."""
-    from trimtab.panels import FAINT, INK
+    from trimtab.report.panels import FAINT, INK
 
     several = len(logs) > 1
     height = figure.get_figheight()

@@ -8,8 +8,8 @@ import torch
 from controller_training import Training, same
 
 import trimtab
-from trimtab import control
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate
+from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 from trimtab.types import Adjustment, Notice
 

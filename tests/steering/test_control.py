@@ -6,10 +6,10 @@ import stat
 
 import pytest
 
-from trimtab import control
 from trimtab.actions import RollBack, ScaleLearningRate
-from trimtab.control import Control
 from trimtab.errors import ConfigError
+from trimtab.steering import control
+from trimtab.steering.control import Control
 
 RUN = "0123456789abcdef"
 LOWER = ScaleLearningRate(0.5)

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-from trimtab.agreement import MOST, Agreement
-from trimtab.execution import Execution, Moment, Told
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
+from trimtab.steering.agreement import MOST, Agreement
+from trimtab.steering.execution import Execution, Moment, Told
 
 T = TypeVar("T")
 

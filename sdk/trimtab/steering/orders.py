@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trimtab.actions import Change
-from trimtab.control import Command, Control
-from trimtab.execution import Execution, Moment, Told
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
+from trimtab.steering.control import Command, Control
+from trimtab.steering.execution import Execution, Moment, Told
 from trimtab.types import Adjustment, Outcome
 
 

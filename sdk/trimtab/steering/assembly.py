@@ -17,8 +17,6 @@ from trimtab.alerts.silences import Silences
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
 from trimtab.catalog import RULES
-from trimtab.control import Control
-from trimtab.controller import Controller
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Engine, Policy
@@ -29,6 +27,8 @@ from trimtab.policies.replay import Replay
 from trimtab.rules.judge import FAILURES, AnyRule, Judge
 from trimtab.rules.rule import Rule, resolve
 from trimtab.sample.sampler import Sampler
+from trimtab.steering.control import Control
+from trimtab.steering.controller import Controller
 from trimtab.types import Act, Config, Event, RunInfo
 
 _HUNG = RULES["run_hung"]

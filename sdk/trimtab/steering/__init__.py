@@ -1,0 +1,11 @@
+"""The one arrow that leads back, from what is judged to what the run does: wires rules, policies and actuators.
+
+assembly     builds all of this from a run's settings
+controller   closes the loop, step by step
+telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
+execution    carries each decision out at its moment, and records what became of it
+keeping      which states are kept to go back to; `best` is the one at the best validation
+ranks        rank 0 decides and all carry it out; `agreement` is how they talk
+control      what a person asks for, in files; `orders` takes it up
+state        what a resumed run goes on with
+"""
