@@ -6,9 +6,10 @@ entry point of another distribution under one of them is ignored, and listed as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, did_you_mean
 from trimtab.settings import Config
@@ -16,7 +17,9 @@ from trimtab.settings import Config
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from trimtab.types import Backend
+    from trimtab.types import Backend, RunInfo
+
+Attempt: TypeAlias = "Callable[[Callable[[], object]], Exception | None]"
 
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
@@ -58,6 +61,33 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
                 raise
             notices.append(f"{error} Going on without it.")
     return backends, notices
+
+
+def start(backends: Mapping[str, Backend], info: RunInfo, attempt: Attempt) -> tuple[dict[str, Backend], list[str]]:
+    """Start each for the run. Returns those that run, by name, and a sentence for each that was skipped.
+
+    `attempt(function)` calls it and returns what it raised, or None: see `Guard.attempt`. Raises as `load` does; then
+    those that had started are closed.
+    """
+    started: dict[str, Backend] = {}
+    notices: list[str] = []
+    for name, backend in backends.items():
+        problem = attempt(partial(backend.start, info))
+        if problem is None:
+            started[name] = backend
+            continue
+        error = explain(name, problem)
+        if info.config.backends_requested or name == OF_A_SETTING:
+            close(started, attempt)
+            raise error from problem
+        notices.append(f"{error} Going on without it.")
+    return started, notices
+
+
+def close(started: Mapping[str, Backend], attempt: Attempt) -> None:
+    """Close backends of a run that does not come to pass."""
+    for backend in started.values():
+        attempt(backend.close)
 
 
 def installed() -> list[Installed]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import threading
@@ -139,11 +138,11 @@ class Run:
             notices += self._state.resume()
         reception = self._controller.reception
         notices += [text] if reception is not None and (text := reception.mount(backends)) else []
-        started, more = self._start_backends(backends)
+        started, more = plugins.start(backends, self.info, self._guard.attempt)
         try:
             directory.write_status(self.info, "running", self._sampler.global_step)
         except ConfigError:
-            self._close_backends(started)
+            plugins.close(started, self._guard.attempt)
             raise
         self._bus = Bus(started, self._guard)
         self._health = HealthReport(
@@ -363,25 +362,6 @@ class Run:
             error=error,
             totals=totals,
         )
-
-    def _start_backends(self, backends: Mapping[str, Backend]) -> tuple[dict[str, Backend], list[str]]:
-        started: dict[str, Backend] = {}
-        notices: list[str] = []
-        for name, backend in backends.items():
-            problem = self._guard.attempt(functools.partial(backend.start, self.info))
-            if problem is None:
-                started[name] = backend
-                continue
-            error = plugins.explain(name, problem)
-            if self.info.config.backends_requested or name == plugins.OF_A_SETTING:
-                self._close_backends(started)
-                raise error from problem
-            notices.append(f"{error} Going on without it.")
-        return started, notices
-
-    def _close_backends(self, started: Mapping[str, Backend]) -> None:
-        for backend in started.values():
-            self._guard.attempt(backend.close)
 
     def _flush_backends(self) -> None:
         if self._bus is not None:

@@ -2,6 +2,7 @@
 
 assembly     builds all of this from a run's settings
 controller   closes the loop, step by step
+judging      hands the judge what was sampled, in its order
 telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
 execution    carries each decision out at its moment, and records what became of it
 keeping      which states are kept to go back to; `best` is the one at the best validation

@@ -23,19 +23,17 @@ from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
 from trimtab.sample.ledger import Ledger, Samples
-from trimtab.sample.readings import Points, points
 from trimtab.sample.sampler import Judged, Sampler
 from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
 from trimtab.steering.execution import Execution, Moment
+from trimtab.steering.judging import Judging
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
 from trimtab.steering.ranks import ASKED, Ranks
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
-
-MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
 
 class Controller:
@@ -101,11 +99,7 @@ class Controller:
             if control is None
             else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
         )
-        self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
-        self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
-        self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
-        self._validations = 0
-        self._logged: set[str] = set()  # names
+        self._judging = Judging(judge, sampler, say, None if self._ranks is None else self._ranks.level)
 
     @property
     def steers(self) -> bool:
@@ -168,7 +162,7 @@ class Controller:
         *,
         applied: bool = False,
     ) -> int:
-        """See `StepController`. What is on a device is judged one judgement later, so that nobody waits."""
+        """See `StepController`."""
         label, step = ledger.label, self._sampler.steps_written() + 1
         late = self._judge_steps(ledger, step, losses, samples, applied=applied)
         if self.reception is not None and self.reception.acceptance.due:
@@ -186,26 +180,10 @@ class Controller:
     def _judge_steps(
         self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples, *, applied: bool
     ) -> bool:
-        """Judge steps of which `step` is the last, and answer. Whether what was judged is late, being from a device."""
-        label = ledger.label
-        newest = (step, points(losses, samples))
-        arrived: tuple[int, Points] | None = newest
-        late = not newest[1].immediate
-        if late:
-            arrived, self._on_device[label] = self._on_device.get(label), newest
-        last, read = (arrived[0], arrived[1].read()) if arrived is not None else (step, [])
-        if self._ranks is not None:
-            read = self._ranks.level(step, read)
-        if read:
-            rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
-            verdicts: list[Verdict] = []
-            fenced_at = self._fenced_at.get(label, 0)
-            for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):
-                if index > fenced_at:
-                    verdicts += self._judge.step(label, index, loss, reading, rate)
-                if loss is not None:
-                    self._train = self._train[0] + loss, self._train[1] + 1
-            self._answer(label, verdicts, Moment(step, applied, late or applied))
+        """Judge the steps up to `step`, and answer. Whether what was judged is late, being from a device."""
+        verdicts, late = self._judging.steps(ledger, step, losses, samples)
+        if verdicts is not None:
+            self._answer(ledger.label, verdicts, Moment(step, applied, late or applied))
         return late
 
     def left_out(self, optimizer: Optimizer) -> bool:
@@ -237,24 +215,16 @@ class Controller:
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
         step = self._sampler.steps_written()
-        total, count = self._train
-        self._train = (0.0, 0)
-        criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
-        trained = criterion or (total / count if count else None, None)
-        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
+        verdicts = self._judging.validation(step, summary)
         if self._acts:
             self._keeping.monitored(step)
         self._answer("", verdicts, Moment.after(step))
-        self._validations += 1
-        if self._validations == MISSING_AFTER and not self._judge.monitored:
-            self._say("monitor", self._judge.not_monitored(self._logged))
 
     def logged(self, values: Mapping[str, float]) -> None:
         """The user logged values."""
         step = self._sampler.steps_written()
         for name, value in values.items():
-            self._logged.add(name)
-            verdicts = self._judge.logged(step, name, value)
+            verdicts = self._judging.logged(step, name, value)
             if self._acts:
                 self._keeping.monitored(step)
             self._answer("", verdicts, Moment.after(step))
@@ -373,14 +343,11 @@ class Controller:
 
     def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         """What was seen before an adjustment is no evidence any more."""
-        self._judge.fence(step, None if of_all else decision.optimizer, back_to)
-        for label in self._labels if of_all else (decision.optimizer,):
-            self._fenced_at[label] = step  # steps that were made before may be judged after
         if of_all:
+            self._judging.fence(self._labels, step, None, back_to)
             self._engine.fence()
-            self._on_device.clear()
-            for ledger in self._sampler.ledgers:
-                ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
+        else:
+            self._judging.fence([decision.optimizer], step, decision.optimizer, back_to)
         self._telling.fence()
         if self.reception is not None:
             self.reception.acceptance.fence()

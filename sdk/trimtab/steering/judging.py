@@ -1,0 +1,89 @@
+"""Hands the judge what was sampled: each step once, in its order, and none that an adjustment has made worthless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from trimtab.rules.judge import Judge
+from trimtab.sample.ledger import Ledger, Samples
+from trimtab.sample.readings import Point, Points, points
+from trimtab.sample.sampler import Sampler
+from trimtab.sample.scalars import Held
+from trimtab.types import PhaseSummary, Verdict
+
+MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
+
+
+class Judging:
+    """From losses, gradients and validation to verdicts. Nothing is answered here.
+
+    `level(step, read)` puts the mean losses of all ranks in the place of this one's.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        sampler: Sampler,
+        say: Callable[[str, str], None],
+        level: Callable[[int, list[Point]], list[Point]] | None = None,
+    ) -> None:
+        self._judge, self._sampler, self._say = judge, sampler, say
+        self._level = level or (lambda step, read: read)
+        self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
+        self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
+        self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
+        self._validations = 0
+        self._logged: set[str] = set()  # names
+
+    def steps(
+        self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples
+    ) -> tuple[list[Verdict] | None, bool]:
+        """Judge the steps up to `step`. Verdicts are None where nothing has arrived yet.
+
+        What is on a device is judged one judgement later, so that nobody waits; the second value says whether it is so.
+        """
+        label = ledger.label
+        newest = points(losses, samples)
+        arrived: tuple[int, Points] | None = (step, newest)
+        if not newest.immediate:
+            arrived, self._on_device[label] = self._on_device.get(label), (step, newest)
+        last, read = (arrived[0], arrived[1].read()) if arrived is not None else (step, [])
+        late = not newest.immediate
+        if not (read := self._level(step, read)):
+            return None, late
+        verdicts: list[Verdict] = []
+        rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
+        fenced_at = self._fenced_at.get(label, 0)
+        for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):
+            if index > fenced_at:
+                verdicts += self._judge.step(label, index, loss, reading, rate)
+            if loss is not None:
+                self._train = self._train[0] + loss, self._train[1] + 1
+        return verdicts, late
+
+    def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
+        """Judge a validation pass against the training since the one before."""
+        total, count = self._train
+        self._train = (0.0, 0)
+        criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
+        trained = criterion or (total / count if count else None, None)
+        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
+        self._validations += 1
+        if self._validations == MISSING_AFTER and not self._judge.monitored:
+            self._say("monitor", self._judge.not_monitored(self._logged))
+        return verdicts
+
+    def logged(self, step: int, name: str, value: float) -> list[Verdict]:
+        """Judge a value that the user logged."""
+        self._logged.add(name)
+        return self._judge.logged(step, name, value)
+
+    def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:
+        """What was seen of `labels` up to `step` is no evidence any more: of `optimizer`, or (None) of everything."""
+        self._judge.fence(step, optimizer, back_to)
+        for label in labels:
+            self._fenced_at[label] = step  # steps that were made before may be judged after
+        if optimizer is None:
+            self._on_device.clear()
+            for ledger in self._sampler.ledgers:
+                ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
