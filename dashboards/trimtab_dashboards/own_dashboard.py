@@ -5,7 +5,7 @@ from __future__ import annotations
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
 from trimtab_dashboards.panels import Panel, Query, lines
-from trimtab_dashboards.promql import of_runs, or_zero, rate
+from trimtab_dashboards.promql import ASKED, of_runs, or_zero, rate
 
 
 def dashboard() -> Dashboard:
@@ -73,7 +73,7 @@ def _lost() -> list[Panel]:
 
 def _alerts() -> list[Panel]:
     received = f"sum by (source, outcome) ({of_runs(catalog.ALERTS_RECEIVED)})"
-    heard = f"time() - max by (run, source) ({of_runs(catalog.ALERT_SOURCE_LAST_SUCCESS)})"
+    heard = f"time() - (max by (run) ({of_runs(catalog.ALERT_SOURCE_LAST_SUCCESS, source=ASKED)}) > 0)"
     made = f"sum by (outcome) ({of_runs(catalog.ADJUSTMENTS)})"
     return [
         lines(
@@ -83,9 +83,9 @@ def _alerts() -> list[Panel]:
             least=0,
         ),
         lines(
-            "Alert sources last heard",
-            "How long ago each run heard from the server that it asks for alerts, or that posts them.",
-            Query(or_zero(heard, "source"), "{{run}} {{source}}"),
+            "Alerts last asked for",
+            "How long ago each run heard from the server that it asks for alerts. One that never did has no line.",
+            Query(or_zero(heard, "run"), "{{run}}"),
             unit="s",
             least=0,
         ),

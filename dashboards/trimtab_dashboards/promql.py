@@ -6,6 +6,7 @@ from trimtab.catalog import COMMON_LABELS, MetricSpec
 
 ONE_RUN = 'run="$run", rank=~"$rank"'  # the variables of a dashboard
 MANY_RUNS = 'run=~"$run"'
+ASKED = "alertmanager|grafana"  # sources of alerts that a run asks; a webhook is silent as long as nothing fires
 EACH_PROCESS = "on (job, instance, run, rank)"  # what tells two processes apart, though they bear one name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
 from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
-from trimtab_dashboards.promql import EACH_PROCESS, of_run, or_zero, rate
+from trimtab_dashboards.promql import ASKED, EACH_PROCESS, of_run, or_zero, rate
 
 ALERT_PATH = "TrimtabAlertPathAlive"  # the alert that always fires; see `server_rules`
 STATUS_COLORS = {"running": GREEN, "completed": BLUE, "halted": ORANGE, "interrupted": ORANGE, "failed": RED}
@@ -30,6 +30,7 @@ def _standing() -> list[Panel]:
     position = of_run(catalog.EPOCH_POSITION)
     idle = f"time() - {of_run(catalog.LAST_ACTIVITY)} > bool {EACH_PROCESS} {of_run(catalog.HUNG_AFTER)}"
     running = of_run(catalog.RUN_STATUS, status="running")
+    asked = f"max({of_run(catalog.ALERT_SOURCE_LAST_SUCCESS, source=ASKED)})"
     to_go = f"(ceil({position}) - {position}) / (deriv({position}[$__rate_interval]) > 0)"
     return [
         stat(
@@ -67,10 +68,10 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Alerts last asked for",
-            "How long ago the run heard from the server that it asks for alerts, or that posts them.",
-            Query(f"time() - max({of_run(catalog.ALERT_SOURCE_LAST_SUCCESS)}) or on () vector(-1)", "heard"),
+            "How long ago the run heard from the server that it asks for alerts.",
+            Query(f"time() - ({asked} > 0) or 0 * {asked} - 2 or on () vector(-1)", "heard"),
             unit="s",
-            states={-1.0: ("not set up", GREY)},
+            states={-2.0: ("never answered", RED), -1.0: ("not set up", GREY)},
             width=3,
         ),
         stat(

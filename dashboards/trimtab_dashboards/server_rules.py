@@ -11,6 +11,7 @@ from typing import Literal
 from trimtab import catalog
 from trimtab.catalog import RULES
 from trimtab_dashboards.alert_rules import AlertRule, Operator
+from trimtab_dashboards.promql import ASKED
 
 SLOWER = 1.5  # a rank's step over the median of its run
 WAITS_MORE = 0.2  # share of its time that a rank waits for data beyond the median of its run
@@ -123,15 +124,15 @@ def _several() -> AlertRule:
 
 
 def _alert_path() -> list[AlertRule]:
-    last = catalog.ALERT_SOURCE_LAST_SUCCESS.name
+    last = f'{catalog.ALERT_SOURCE_LAST_SUCCESS.name}{{source=~"{ASKED}"}}'
     return [
         _alert(
             "TrimtabAlertSourceUnreachable", "warning",
-            f"max by (run, run_id, source) (\n  (time() - {last}) {IDENTIFIED}\n)",
+            f"max by (run, run_id) (\n  (time() - max by (job, instance, run, rank) ({last})) {IDENTIFIED}\n)",
             ">", UNREACHABLE_S, for_s=60, keep_s=300,
-            summary="{{ $labels.run }}: {{ $labels.source }} cannot be reached",
+            summary="{{ $labels.run }}: its alert server cannot be reached",
             description="The run asks it for alerts and silences. Silences that it knew hold for five minutes, then "
-            "its own rules go on. See `trimtab doctor`.",
+            "its own rules go on. Of one that never had an answer the value counts from 1970. See `trimtab doctor`.",
         ),
         _alert(
             "TrimtabAlertPathAlive", "none", "vector(1)", "==", 1,

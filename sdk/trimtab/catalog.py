@@ -143,7 +143,10 @@ ALERTS_RECEIVED = _counter(
     "alerts_received_total", "alerts", "Alerts that came in, by what became of them.", "source", "outcome"
 )
 ALERT_SOURCE_LAST_SUCCESS = _gauge(
-    "alert_source_last_success_timestamp_seconds", "seconds", "When an alert source was last heard.", "source"
+    "alert_source_last_success_timestamp_seconds",
+    "seconds",
+    "When an alert source was last heard; 0 is never.",
+    "source",
 )
 
 OVERHEAD_SECONDS = _counter("overhead_seconds_total", "seconds", "Time that Trimtab took, as it measured itself.")

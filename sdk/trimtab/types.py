@@ -269,7 +269,7 @@ class Intake(Event):
 
     name: ClassVar[str] = "intake"
     received: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # source to outcome to alerts
-    last_success: Mapping[str, float] = field(default_factory=dict)  # source to when it was last heard, as `ts`
+    last_success: Mapping[str, float] = field(default_factory=dict)  # source to when it was heard last, as `ts`; or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

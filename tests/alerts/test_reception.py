@@ -100,6 +100,20 @@ def test_body_of_up_to_a_mebibyte_reaches_the_webhook_and_no_more(hook):
         assert post(run, fitting + b" " * 100_000)[0] == 413
 
 
+def test_what_was_posted_is_counted_soon_though_nothing_comes_after_it(hook):
+    watch, recording = hook()
+    expected = {"webhook": {"malformed": 2, "other_run": 1}}
+    with watch as run:
+        for body in (b"{}", posted(alert(at=time.time())), b"]"):
+            post(run, body)
+        end = time.monotonic() + 10
+        while time.monotonic() < end and [i.received for i in recording.of(Intake)][-1:] != [expected]:
+            run.log(waiting=1.0)
+            time.sleep(0.05)
+        assert [intake.received for intake in recording.of(Intake)][-1:] == [expected]
+        assert len(recording.of(Intake)) == 2  # a line a second at most
+
+
 def test_run_without_a_server_says_that_it_has_no_webhook(hook):
     watch, recording = hook("jsonl")
     with watch:
@@ -112,9 +126,10 @@ def test_nothing_is_left_of_a_run_that_asked(hook):
     watch, recording = hook("jsonl", token=False, alerts="http://127.0.0.1:1", alerts_every=0.5)
     with watch as run:
         assert any(thread.name == "trimtab-alerts" for thread in threading.enumerate())
-        while not recording.of(Notice):
+        while not recording.of(Intake):
             run.log(waiting=1.0)
             threading.Event().wait(0.01)
+        assert recording.of(Intake)[0].last_success == {"alertmanager": 0.0}  # never: what pages people rests on it
     assert "does not answer" in recording.of(Notice)[0].text
     assert threading.active_count() == before
 

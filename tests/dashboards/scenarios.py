@@ -223,12 +223,14 @@ PATH = [
         | _info("b") | _of("b", SOURCE, "0+60x60", ', source="alertmanager"')
         | _info("nan") | _of("nan", SOURCE, "NaN+0x60", ', source="grafana"')
         | _info("gone", "1x2 stale") | _of("gone", SOURCE, "0x2 stale", ', source="grafana"')
-        | _info("back") | _of("back", SOURCE, "0x5 360+60x60", ', source="grafana"'),
+        | _info("back") | _of("back", SOURCE, "0x5 360+60x60", ', source="grafana"')
+        | _info("found") | _of("found", SOURCE, "0x60", ', source="alertmanager"')  # taken for one, until it was there
+        | _of("found", SOURCE, "0+60x60", ', source="grafana"')
+        | _info("hook") | _of("hook", SOURCE, "0x60", ', source="webhook"'),
         {
             "3m": [],
-            "4m": [({"run": run, "run_id": run, "source": source}, "240")
-                   for run, source in (("a", "alertmanager"), ("back", "grafana"))],
-            "12m": [({"run": "a", "run_id": "a", "source": "alertmanager"}, "720")],
+            "4m": [({"run": run, "run_id": run}, "240") for run in ("a", "back")],
+            "12m": [({"run": "a", "run_id": "a"}, "720")],
         },
     ),
     Scenario("TrimtabAlertPathAlive", "with no series at all", {}, {"0m": [({}, "1")], "60m": [({}, "1")]}),

@@ -119,3 +119,11 @@ def test_fleet_counts_what_fires_failed_or_cannot_be_reached(judge):
     for panel in ("Rules firing", "Failed", "Gone", "Targets down"):
         judge(query("trimtab-fleet", panel), 1, given)
         judge(query("trimtab-fleet", panel), 0, [series("trimtab_global_step", "1x30")])
+
+
+@pytest.mark.parametrize(
+    ("source", "heard", "age"), [("alertmanager", 60, 180), ("alertmanager", 0, -2), ("webhook", 60, -1)]
+)
+def test_age_of_the_last_answer_is_that_of_the_server_that_is_asked(judge, source, heard, age):
+    given = [series("trimtab_alert_source_last_success_timestamp_seconds", f"{heard}x{SAMPLES}", source=source)]
+    judge(query("trimtab-run", "Alerts last asked for"), age, given)

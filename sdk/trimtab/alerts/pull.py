@@ -99,6 +99,11 @@ class Poller:
             self._published()
 
     @property
+    def source(self) -> AlertSource:
+        """What is asked: an Alertmanager as long as nothing answered, unless the address says that it is a Grafana."""
+        return self._source
+
+    @property
     def pause_s(self) -> float:
         """How long to wait until the next question. Who was sent away comes back at any time until then."""
         interval_s = self._interval_s * self._stretched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -63,6 +64,9 @@ class Reception:
         self._emit = emit
         self._step = step
         self._published_at = 0.0
+        self._lock = threading.Lock()  # of these two
+        self._later: threading.Timer | None = None
+        self._publish_guarded = guard.wrap("alerts", self._publish)
         self._poller: Poller | None = None
         self.acceptance = Acceptance(self._inbox, silences, engine, rules, emit, act=act, decided=self._publish)
         self._application: webhook.Application | None = None
@@ -116,13 +120,32 @@ class Reception:
             self._publish()
 
     def _publish_seldom(self) -> None:
-        """For the webhook: whoever holds its token cannot fill the record with more than a line a second."""
-        if time.monotonic() - self._published_at >= PUBLISH_INTERVAL_S:
+        """For the webhook: whoever holds its token cannot fill the record with more than a line a second.
+
+        What comes within that second is told at its end, since nothing may come after it.
+        """
+        with self._lock:
+            if self._later is not None:
+                return
+            wait_s = self._published_at + PUBLISH_INTERVAL_S - time.monotonic()
+            if wait_s > 0:
+                later = self._later = threading.Timer(wait_s, self._publish_guarded)
+        if wait_s > 0:
+            later.name, later.daemon = "trimtab-alerts-count", True
+            later.start()
+        else:
             self._publish()
 
     def _publish(self) -> None:
-        self._published_at = time.monotonic()
-        intake: dict[str, Any] = {"received": self._inbox.received, "last_success": self._inbox.last_success}
+        with self._lock:
+            self._published_at = time.monotonic()
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+        heard = self._inbox.last_success
+        if self._poller is not None:
+            heard.setdefault(self._poller.source, 0.0)
+        intake: dict[str, Any] = {"received": self._inbox.received, "last_success": heard}
         self._emit(Intake(ts=time.time(), step=self._step(), **intake))
 
 

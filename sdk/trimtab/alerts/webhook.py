@@ -47,7 +47,7 @@ def application(inbox: Inbox, token: bytes, published: Callable[[], None] = lamb
 
     def respond(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         status, content = _answer(environ, inbox, token)
-        if status in (200, 503):
+        if status in (200, 400, 503):
             published()
         body = msgspec.json.encode(content)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
