@@ -263,3 +263,33 @@ def test_random_states_are_left_alone_by_default(model):
     before = torch.get_rng_state()
     snapshots.roll_back(model.parts, 11)
     assert torch.get_rng_state().equal(before)
+
+
+def with_buffers(**buffers):
+    """A module with these buffers, and two snapshots of it."""
+    module = nn.Linear(2, 2)
+    for name, value in buffers.items():
+        module.register_buffer(name, value)
+    parts = Parts(optimizers={"0": torch.optim.SGD(module.parameters(), lr=0.1)}, models={"": module})
+    snapshots = Snapshots(cap_bytes=10_000)
+    snapshots.meet(parts)
+    return module, parts, snapshots
+
+
+def test_mend_puts_back_buffers_that_are_not_finite_and_no_others():
+    module, _, snapshots = with_buffers(spoiled=torch.zeros(3), other=torch.zeros(3), mask=torch.tensor([-torch.inf]))
+    module.other += 1
+    module.spoiled[1] = torch.nan
+    weight = module.weight.detach().clone()
+    module.weight.data += 1
+    assert snapshots.mend() == 0
+    assert (module.spoiled.tolist(), module.other.tolist(), module.mask.tolist()) == ([0] * 3, [1] * 3, [-torch.inf])
+    assert torch.equal(module.weight, weight + 1)
+
+
+def test_mend_goes_back_to_where_a_buffer_was_finite():
+    module, parts, snapshots = with_buffers(spoiled=torch.zeros(3))
+    module.spoiled.fill_(torch.inf)
+    snapshots.take(parts, 10)
+    assert (snapshots.mend(), snapshots.mend()) == (0, None)
+    assert module.spoiled.tolist() == [0] * 3

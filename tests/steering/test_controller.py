@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from controller_training import Training, same
+from torch import nn
 from torch.nn import functional as F
 
 import trimtab
@@ -36,6 +37,15 @@ def test_nan_in_a_batch_changes_nothing_when_policies_act(watching, training):
         before = training.weights
         training.step(spoil=math.nan)
         assert same(training.weights, before)
+    assert ("skip_step", "applied") in outcomes(seen)
+
+
+def test_nan_in_a_batch_does_not_stay_in_running_statistics(watching, training):
+    training.model.insert(0, nn.BatchNorm1d(8))
+    with watching(act="process", gradients_every=1) as seen:
+        training.steps(30)
+        training.step(spoil=math.nan)
+        assert training.model[0].running_mean.isfinite().all()
     assert ("skip_step", "applied") in outcomes(seen)
 
 

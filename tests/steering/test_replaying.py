@@ -43,6 +43,20 @@ def test_replayed_run_ends_with_the_same_weights(tmp_path, policies):
     assert same(weights, again)
 
 
+def with_statistics():
+    training = Training()
+    training.model.insert(0, torch.nn.BatchNorm1d(8))
+    return training
+
+
+def test_replayed_run_ends_with_the_same_running_statistics(tmp_path):
+    first, second = with_statistics(), with_statistics()
+    _, done = train(tmp_path, "first", first, act="process")
+    train(tmp_path, "second", second, replay="first")
+    assert any("buffers_of_step" in after for *_, after in done)
+    assert same(first.model.buffers(), second.model.buffers())
+
+
 def test_replay_without_the_adjustments_would_be_another_run(tmp_path):
     weights, _ = train(tmp_path, "first", Training(), act="process")
     bare, _ = train(tmp_path, "second", Training())

@@ -114,7 +114,9 @@ class RunControls:
     def skip_step(self) -> Change:
         if self._late:
             raise Refused("The step was applied before its loss could be read: on a device that is one step late.")
-        return self._around().skip_step()
+        change = self._around().skip_step()
+        mended = self._of.snapshots.mend()
+        return change if mended is None else Change(change.before, {**change.after, "buffers_of_step": mended})
 
     def roll_back(self, *, back: int = 0) -> Change:
         if self._pending:

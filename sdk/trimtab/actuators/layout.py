@@ -35,6 +35,11 @@ class Buffer:
     name: str
     index: int | None  # None: it was None
 
+    def living(self) -> Tensor | None:
+        """The module's tensor of that name, as it is now."""
+        module = self.module()
+        return None if module is None else module._buffers.get(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Keyed:

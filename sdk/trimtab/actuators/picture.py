@@ -105,11 +105,28 @@ class Picture:
                     scaler._growth_tracker = restoring.value(scaler._growth_tracker, saved["growth_tracker"])
             restoring.finish()
 
+    def mend(self) -> bool:
+        """Write back the buffers that have become NaN or infinite, where the copies are neither. Whether any was.
+
+        Nothing else is touched, and no graph hears of it: what one has saved of such a buffer is lost already.
+        """
+        pairs = [(buffer.living(), buffer.index) for buffer in self.layout.buffers]
+        spoiled = [(living, index) for living, index in pairs if living is not None and not _is_finite(living)]
+        copies = self._load() if spoiled else []
+        good = [(t, copies[i]) for t, i in spoiled if i is not None and alike(t, copies[i]) and _is_finite(copies[i])]
+        for living, saved in good:
+            living.data.copy_(saved)
+        return bool(good)
+
     def _load(self) -> list[Tensor]:
         if self._path is None:
             return self._copies
         saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
         return [saved["tensors"][name] for name in self._names]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def bytes_of(tensor: Tensor) -> int:

@@ -166,6 +166,19 @@ class Snapshots:
         self._due_at = step + self.interval
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step})
 
+    def mend(self) -> int | None:
+        """Put buffers that are NaN or infinite back from the newest snapshot in which they were not; the step of that.
+
+        A batch that is left out has been through the model: running statistics have learned from it, and would keep a
+        NaN for ever. None where every buffer is as it should be, or there is nothing to take it from. Reads all buffers
+        and waits for their device.
+        """
+        for snapshot in reversed(self._kept):
+            mended = [picture.mend() for picture in (*snapshot.shared, snapshot.own)]
+            if any(mended):
+                return snapshot.step
+        return None
+
     def aim(self, since: int | None, back: int = 0) -> int | None:
         """The step whose weights `roll_back` would restore; None where there is no such snapshot."""
         good = self._good(since)

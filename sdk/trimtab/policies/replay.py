@@ -66,6 +66,9 @@ class Replay:
             weights = recorded.after.get("weights_of_step")
             if isinstance(action, (RollBack, Halt)) and isinstance(weights, int):
                 snapshots.add(weights)
+            buffers = recorded.after.get("buffers_of_step")
+            if isinstance(buffers, int):
+                snapshots.add(buffers)
             self._add(_decision(recorded, action, weights), recorded.moment != "before_step")
         self.snapshots = frozenset(snapshots)
 
