@@ -137,7 +137,7 @@ class LimitUpdates:
     lowest: float = 0.05  # of the factor
     highest: float = 0.2
     floor: float = 1e-4  # of the scale
-    most: float = math.inf  # measured: what is larger is refused, since exploding gradients ask for clipping
+    most: float = math.inf  # measured: larger is refused where steps grow with gradients, which are to be clipped then
     measured: float = 0.0  # 0: not known
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class LimitUpdates:
         return min(max(self.ratio / self.measured, self.lowest), self.highest)
 
     def apply(self, controls: Controls) -> Change:
-        if self.measured > self.most:
+        if self.measured > self.most and not controls.normalizes():
             raise Refused(f"A layer changed by {self.measured:.3g} times its size: it is the gradients that explode.")
         return controls.scale_learning_rate(self.factor(normalizes=controls.normalizes()), floor=self.floor)
 

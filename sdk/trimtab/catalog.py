@@ -7,6 +7,7 @@ Names carry the prefix `trimtab_`, base units, and `_total` where they count. Ev
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ STEP_DURATION_BUCKETS = (
     1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
     300.0, 600.0,
 )  # fmt: skip
+EVER = sys.maxsize  # a reach: nothing since the run began was good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +258,7 @@ RULES: dict[str, RuleSpec] = {
             threshold=0.75,
             hold=8,
             severity="warning",
+            reach=EVER,
             steady=True,
             descent=True,
             meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "

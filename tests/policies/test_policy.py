@@ -221,6 +221,9 @@ class TestLimitUpdates:
         with pytest.raises(Refused, match="explode"):
             LimitUpdates(most=1.0, measured=15.0).apply(self.Controls())
 
+    def test_lowers_the_rate_where_no_clipping_shortens_a_step(self):
+        assert LimitUpdates(most=1.0, measured=15.0).apply(self.Controls(normalizes=True)) == 0.05
+
     def test_is_filled_in_with_what_was_measured(self):
         rung = (RollBack(), LimitUpdates())
         assert measured(rung, 0.3) == (RollBack(), LimitUpdates(measured=0.3))

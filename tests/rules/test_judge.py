@@ -161,6 +161,12 @@ def test_rule_for_steady_rates_waits_while_the_rate_warms_up():
     assert edges(steps.take([2.3] * 40, rate=0.15)) == [("loss_high", "firing")]
 
 
+def test_loss_that_is_still_where_it_began_means_that_nothing_since_was_good():
+    steps = Steps(shipped("loss_high"))
+    verdict = steps.take([2.3] * 1500)[0]
+    assert (verdict.state, verdict.since) == ("firing", 0)
+
+
 def test_scaler_that_skips_three_times_in_a_row_fires():
     judge = Judge(shipped("gradient_nonfinite"))
     found = [edges(judge.skipped("0", step)) for step in range(SKIPS)]
