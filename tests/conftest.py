@@ -164,3 +164,29 @@ def prometheus(tmp_path, program):
     yield start
     for server in running:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def make_certificate(tmp_path_factory):
+    """Make a certificate for localhost and its key, the key encrypted when asked for. Returns their paths."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl: apt-get install openssl")
+
+    def make(*encryption):
+        directory = tmp_path_factory.mktemp("tls")
+        certificate, key = directory / "certificate.pem", directory / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=localhost",
+             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate,
+             *(encryption or ("-nodes",))],
+            check=True,
+            capture_output=True,
+        )  # fmt: skip
+        return certificate, key
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def certificate(make_certificate):
+    return make_certificate()

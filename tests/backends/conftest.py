@@ -1,7 +1,5 @@
 import http.client
-import shutil
 import ssl
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -52,32 +50,6 @@ def serve(tmp_path):
     yield serve
     for backend in started:
         backend.close()
-
-
-@pytest.fixture(scope="session")
-def make_certificate(tmp_path_factory):
-    """Make a certificate for localhost and its key, the key encrypted when asked for. Returns their paths."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl: apt-get install openssl")
-
-    def make(*encryption):
-        directory = tmp_path_factory.mktemp("tls")
-        certificate, key = directory / "certificate.pem", directory / "key.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=localhost",
-             "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate,
-             *(encryption or ("-nodes",))],
-            check=True,
-            capture_output=True,
-        )  # fmt: skip
-        return certificate, key
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def certificate(make_certificate):
-    return make_certificate()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import ssl
 import threading
 
 import pytest
@@ -48,6 +49,14 @@ def server():
     server.server_close()
 
 
+@pytest.fixture
+def tls_server(server, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
 def verdicts(server, token=None):
     found = alertmanager.check(f"http://127.0.0.1:{server.server_port}", token)
     return {finding.subject: (finding.verdict, finding.text) for finding in found}
@@ -78,3 +87,11 @@ def test_token_is_accepted_wanted_or_refused(server):
 def test_server_of_another_kind_is_not_taken_for_one(server):
     server.prefix = "/elsewhere"
     assert verdicts(server)["alertmanager"][0] == "wrong"
+
+
+def test_server_is_believed_for_the_certificates_that_a_run_is_given(tls_server, certificate):
+    url = f"https://127.0.0.1:{tls_server.server_port}"
+    assert {finding.verdict for finding in alertmanager.check(url, None, certificate[0])} == {"ok"}
+    (doubted,) = alertmanager.check(url, TOKEN)
+    assert (doubted.verdict, "is not trusted" in doubted.text) == ("wrong", True)
+    assert "TRIMTAB_ALERTS_CA_FILE" in doubted.advice

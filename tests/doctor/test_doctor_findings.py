@@ -76,7 +76,7 @@ def test_files_of_dead_processes_are_told(target, tmp_path):
 def test_token_is_not_sent_to_an_address_that_another_user_wrote(target, tmp_path, token_file, monkeypatch):
     doctor = importlib.import_module("trimtab.cli.doctor")
     sent = []
-    monkeypatch.setattr(local, "port", lambda target, token: sent.append(token) or local.package())
+    monkeypatch.setattr(local, "port", lambda target, token, *trusted: sent.append(token) or local.package())
     settings = config.check(targets=tmp_path / "targets", metrics_token_file=token_file)
 
     def walk():
@@ -167,4 +167,38 @@ def test_rules_that_are_missing_or_broken_are_told():
 
 
 def test_prometheus_that_tells_nobody_is_told():
-    assert prometheus._alerting([]).verdict == "wrong"
+    assert prometheus._alerting([], {}).verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("sendings", "verdict"),
+    [({}, "ok"), ({"a": (9, 9)}, "ok"), ({"a": (9, 9), "b": (9, 8)}, "ok"), ({"a": (9, 9), "b": (2, 2)}, "wrong")],
+    ids=["not told", "one just started", "one of two", "none"],
+)
+def test_prometheus_whose_alerts_get_nowhere_is_told(sendings, verdict):
+    assert prometheus._alerting(["a", "b"], sendings).verdict == verdict
+
+
+def test_run_with_tls_is_believed_for_its_own_certificate(tmp_path, certificate):
+    own, key = certificate
+    backend = PrometheusBackend()
+    run = sample_run(tmp_path, tls_certificate_file=own, tls_key_file=key)
+    run.facts["host"] = platform.node()
+    backend.start(run)
+    backend.write([sample_step()])
+    (found,) = discovery.read(tmp_path / "targets")
+    try:
+        assert local.port(found.target, None, own).verdict == "ok"
+        doubted = local.port(found.target, None)
+    finally:
+        backend.close()
+    assert (doubted.verdict, "is not trusted" in doubted.text) == ("wrong", True)
+    assert "TRIMTAB_TLS_CERTIFICATE_FILE" in doubted.advice
+
+
+def test_certificates_that_are_none_are_told(tmp_path, token_file):
+    doctor = importlib.import_module("trimtab.cli.doctor")
+    settings = config.check(alerts_ca_file=token_file)
+    (finding,) = doctor._with_files(settings, ("alerts_token_file", "alerts_ca_file"), lambda *given: iter([]))
+    assert (finding.verdict, finding.subject) == ("wrong", "certificates")
+    assert "in PEM" in finding.advice

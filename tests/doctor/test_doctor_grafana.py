@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import ssl
 import threading
 
 import pytest
@@ -77,3 +78,13 @@ def test_token_that_is_refused_is_told_without_the_token(server):
 
 def test_dashboards_are_skipped_without_a_token(server):
     assert verdicts(server, None)["dashboards"][0] == "skipped"
+
+
+def test_grafana_is_believed_for_the_certificates_that_a_run_is_given(server, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://127.0.0.1:{server.server_port}"
+    assert {finding.verdict for finding in grafana.check(url, TOKEN, DASHBOARDS, certificate[0])} == {"ok"}
+    (doubted,) = grafana.check(url, TOKEN, DASHBOARDS)
+    assert (doubted.verdict, "TRIMTAB_GRAFANA_CA_FILE" in doubted.advice) == ("wrong", True)

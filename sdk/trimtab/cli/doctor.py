@@ -50,7 +50,8 @@ def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> I
     if target is not None and not ours:
         yield local.port(target, None)
     elif target is not None:
-        yield from _with_token(settings, "metrics_token_file", lambda token: iter([local.port(target, token)]))
+        files = "metrics_token_file", "tls_certificate_file"
+        yield from _with_files(settings, files, lambda token, trusted: iter([local.port(target, token, trusted)]))
     yield from prometheus.check(asked["prometheus"] or PROMETHEUS, target, _alerts())
     yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"))
     yield from _grafana(settings, asked["grafana"] or settings.get("grafana"))
@@ -66,7 +67,8 @@ def _alertmanager(settings: Mapping[str, Any], url: str | None) -> Iterator[Find
         )
         return
     address = url or ALERTMANAGER
-    yield from _with_token(settings, "alerts_token_file", lambda token: alertmanager.check(address, token))
+    files = "alerts_token_file", "alerts_ca_file"
+    yield from _with_files(settings, files, lambda token, trusted: alertmanager.check(address, token, trusted))
 
 
 def _grafana(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
@@ -79,23 +81,35 @@ def _grafana(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
     address = url or GRAFANA
     named = os.environ.get("TRIMTAB_GRAFANA_TOKEN_FILE")
     given = {"grafana_token_file": Path(named) if named else None, **settings}
-    yield from _with_token(given, "grafana_token_file", lambda token: grafana.check(address, token, _dashboards()))
+    files = "grafana_token_file", "grafana_ca_file"
+    yield from _with_files(given, files, lambda token, trusted: grafana.check(address, token, _dashboards(), trusted))
 
 
-def _with_token(
-    settings: Mapping[str, Any], setting: str, check: Callable[[str | None], Iterator[Finding]]
+def _with_files(
+    settings: Mapping[str, Any],
+    files: tuple[str, str],
+    check: Callable[[str | None, Path | None], Iterator[Finding]],
 ) -> Iterator[Finding]:
-    """The findings of a check that may need a token; a file that cannot be used is a finding of its own."""
+    """The findings of a check that may need a token and certificates to trust, both from files that settings name.
+
+    A file that cannot be used is a finding of its own.
+    """
     from trimtab.doctor.finding import wrong
+    from trimtab.doctor.http import trusting
     from trimtab.errors import ConfigError
 
+    secret, trusted = files
+    path, certificates = settings.get(secret), settings.get(trusted)
     try:
-        path = settings.get(setting)
-        token = None if path is None else tokens.read(setting, path).decode("latin-1")
+        token = None if path is None else tokens.read(secret, path).decode("latin-1")
+        trusting(certificates)
     except ConfigError as error:
         yield wrong("token", str(error), "Put the file right, and ask again.")
-        return
-    yield from check(token)
+    except OSError as error:
+        said = f"{trusted}={str(certificates)!r}: cannot be used ({error.strerror or error})."
+        yield wrong("certificates", said, "Give a file of certificates in PEM.")
+    else:
+        yield from check(token, certificates)
 
 
 def _answers(url: str, path: str) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from trimtab.doctor.finding import Finding, ok, wrong
 from trimtab.doctor.http import Http, Unanswered
 
 ALWAYS_FIRING = "TrimtabAlertPathAlive"
-TOKEN_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE"
+TOKEN_VARIABLE, CA_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE", "TRIMTAB_ALERTS_CA_FILE"
 IN_GRAFANA = "/api/alertmanager/grafana"  # under which a Grafana serves the API of Alertmanager
 
 
-def check(url: str, token: str | None) -> Iterator[Finding]:
+def check(url: str, token: str | None, certificates: Path | None = None) -> Iterator[Finding]:
     """Every link at the Alertmanager of `url`."""
-    server = Http(url, token)
+    server = Http(url, token, certificates=certificates)
     try:
         prefix, version = _found(server)
         yield ok("alertmanager", f"{url}, {version}")
@@ -40,6 +41,8 @@ def _found(server: Http) -> tuple[str, str]:
 
 
 def _refused(url: str, token: str | None, error: Unanswered) -> Finding:
+    if error.untrusted:
+        return wrong("alertmanager", f"{error}.", f"Name the certificate of its authority: {CA_VARIABLE}.")
     if error.status not in (401, 403):
         return wrong("alertmanager", f"{error}.", "Start one: make stack. One that runs elsewhere: --alertmanager URL.")
     if token is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -18,21 +20,32 @@ _CHUNK = 65536
 
 
 class Unanswered(TrimtabError):
-    """A server that cannot be reached, refuses, or answers what is no answer. `status` is None where none came."""
+    """A server that cannot be reached, refuses, or answers what is no answer.
 
-    def __init__(self, text: str, status: int | None = None) -> None:
+    `status` is None where no answer came, `untrusted` says that it was for the server's certificate.
+    """
+
+    def __init__(self, text: str, status: int | None = None, *, untrusted: bool = False) -> None:
         super().__init__(text)
         self.status = status
+        self.untrusted = untrusted
 
 
 class Http:
-    """A server at `url`, asked with a bearer token where one is given. Raises ConfigError for what is no address."""
+    """A server at `url`, asked with a bearer token where one is given.
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    A server with TLS is believed for a certificate of `certificates`, or of an authority there, where a file is given,
+    and else as the system has it. Raises ConfigError for what is no address, OSError for what is no such file.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, certificates: Path | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.url = _checked(url)
         self._timeout_s = timeout_s
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
+        tls = urllib.request.HTTPSHandler(context=trusting(certificates))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects, tls)
 
     def text(self, path: str = "", **query: str) -> str:
         """The body of an answer of 200. Raises Unanswered."""
@@ -48,6 +61,9 @@ class Http:
                 raise Unanswered(f"{self.url} answers with a redirect, which is not followed", error.code) from error
             raise Unanswered(f"{self.url}{path} answers {error.code}", error.code) from error
         except (OSError, http.client.HTTPException) as error:
+            cause = error.reason if isinstance(error, urllib.error.URLError) else error
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise Unanswered(f"{self.url} is not trusted ({cause.verify_message})", untrusted=True) from error
             raise Unanswered(f"{self.url} cannot be reached ({_reason(error)})") from error
 
     def json(self, path: str, **query: str) -> Any:
@@ -66,6 +82,16 @@ class Http:
             if time.monotonic() > deadline:
                 raise Unanswered(f"{self.url} took longer than {self._timeout_s:g} s to answer")
         return bytes(body)
+
+
+def trusting(certificates: Path | None) -> ssl.SSLContext:
+    """What TLS is made with. A certificate in the file is believed itself, so that of a run on this machine will do.
+
+    Raises OSError where the file is none of certificates.
+    """
+    context = ssl.create_default_context(cafile=certificates)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -70,11 +70,11 @@ def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None,
     return wrong("run", f"{said}.", advice), None, False
 
 
-def port(target: Target, token: str | None) -> Finding:
-    """Whether the run answers on its port, and is who it says."""
+def port(target: Target, token: str | None, certificates: Path | None = None) -> Finding:
+    """Whether the run answers on its port, and is who it says. Its own certificate will do for `certificates`."""
     if target.host != platform.node():
         return skipped("port", f"{target.url} belongs to {target.host}; Prometheus has to reach it, not this machine.")
-    server = Http(target.url.removesuffix("/metrics"), token)
+    server = Http(target.url.removesuffix("/metrics"), token, certificates=certificates)
     try:
         page = server.text("/metrics")
     except Unanswered as error:
@@ -82,6 +82,9 @@ def port(target: Target, token: str | None) -> Finding:
             said = "the token is not the run's" if token else "it wants a token"
             advice = "Name the file that the run was given: TRIMTAB_METRICS_TOKEN_FILE."
             return wrong("port", f"{target.url}: {said}.", advice)
+        if error.untrusted:
+            advice = "Name the certificate and key that the run was given: TRIMTAB_TLS_CERTIFICATE_FILE, _KEY_FILE."
+            return wrong("port", f"{error}.", advice)
         return wrong("port", f"{error}.", "Does the process hang? See its log. Another process may hold the port.")
     if f'run="{target.run}"' not in page:
         return wrong("port", f"{target.url} is served by another run.", "Run: trimtab targets clean")

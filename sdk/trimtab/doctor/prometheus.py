@@ -25,11 +25,14 @@ def check(url: str, target: Target | None, alerts: Sequence[str]) -> Iterator[Fi
         groups = server.json("/api/v1/rules")["data"]["groups"]
         known = server.json("/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
         yield from (_scraping(active, target), _rules(groups, alerts), _window(active, groups, target, alerts))
-        yield _alerting(known)
+        yield _alerting([str(each["url"]) for each in known], _sendings(server))
     except Unanswered as error:
-        login = "It wants a login. Ask it from where none is needed."
         advice = "Start one: make stack. One that runs elsewhere: --prometheus URL."
-        yield wrong("prometheus", f"{error}.", login if error.status in (401, 403) else advice)
+        if error.status in (401, 403):
+            advice = "It wants a login. Ask it from where none is needed."
+        elif error.untrusted:
+            advice = "Name the certificate of its authority to this command: SSL_CERT_FILE."
+        yield wrong("prometheus", f"{error}.", advice)
     except (LookupError, TypeError, AttributeError):
         yield wrong("prometheus", f"{url} answers, but not as Prometheus does.", "Give its address: --prometheus URL.")
 
@@ -120,8 +123,27 @@ def _window(
     return ok("window", text)
 
 
-def _alerting(known: Sequence[Mapping[str, Any]]) -> Finding:
+def _sendings(server: Http) -> Mapping[str, tuple[float, float]]:
+    """How many alerts were sent to each Alertmanager, and how many of those failed, as Prometheus says of itself."""
+    try:
+        page = server.text("/metrics")
+    except Unanswered:  # what stands in for a Prometheus need not have it
+        return {}
+    counts: dict[str, list[float]] = {}
+    for what, url, count in re.findall(
+        r'^prometheus_notifications_(sent|errors)_total\{alertmanager="([^"]+)"\} (\S+)$', page, re.M
+    ):
+        counts.setdefault(url, [0.0, 0.0])[what == "errors"] = float(count)
+    return {url: (sent, failed) for url, (sent, failed) in counts.items()}
+
+
+def _alerting(known: Sequence[str], sendings: Mapping[str, tuple[float, float]]) -> Finding:
     if not known:
         advice = "Add `alerting: {alertmanagers: ...}`, as in deploy/prometheus/prometheus.yml."
         return wrong("alerting", "Prometheus sends its alerts to nobody.", advice)
-    return ok("alerting", "Prometheus sends its alerts to " + ", ".join(str(each["url"]) for each in known))
+    told = ", ".join(known)
+    counts = [sendings.get(url, (0.0, 0.0)) for url in known]
+    if all(sent and failed >= sent for sent, failed in counts):
+        advice = "Is that its address, with `scheme`, `path_prefix` and login? Prometheus' log says what came back."
+        return wrong("alerting", f"No alert that Prometheus sent to {told} has got there.", advice)
+    return ok("alerting", f"Prometheus sends its alerts to {told}")
