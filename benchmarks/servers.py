@@ -21,6 +21,7 @@ INSTALL = "apt-get install prometheus prometheus-alertmanager"
 ROUTE = """
 route: {{receiver: {receiver}, group_by: [alertname, run, run_id], group_wait: 0s, group_interval: 1s}}
 receivers: [{{name: nobody}}{receivers}]
+inhibit_rules: [{{source_matchers: [alertname="HandsOff"], target_matchers: [purpose="act"], equal: [run]}}]
 """
 WEBHOOK = (
     ", {{name: run, webhook_configs: [{{url: '{url}', http_config: {{authorization: {{credentials: {token}}}}}}}]}}"

@@ -49,6 +49,10 @@ class Servers:
         }
         self.alertmanager.post("/api/v2/silences", body)
 
+    def alert(self, **labels):
+        """Raise an alert, as some other Prometheus would."""
+        self.alertmanager.post("/api/v2/alerts", [{"labels": labels}])
+
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory, program):
@@ -92,8 +96,8 @@ class Faulty:
 
 
 @contextlib.contextmanager
-def spoilt(servers, name, act):
-    """A run that was healthy until both servers knew it, and then was not."""
+def spoilt(servers, name, act, before=lambda run, training: None):
+    """A run that was healthy until both servers knew it and `before` had been called, and then was not."""
     recording, training = RecordingBackend(), Faulty()
     options = {
         "alerts": servers.alertmanager.url,
@@ -107,6 +111,7 @@ def spoilt(servers, name, act):
     ) as run:
         known = f'trimtab_alert_source_last_success_timestamp_seconds{{run="{name}"}}'
         training.until(lambda: servers.ask(known), at_least=300)
+        before(run, training)
         training.spoil()
         yield run, recording, training
 
@@ -150,3 +155,29 @@ def test_silence_at_the_server_keeps_everybodys_hands_off(servers, act):
     assert applied(run) == []
     assert recording.of(Intake)[-1].received["alertmanager"].keys() == {"silenced"}
     assert ({"silenced"} if act is True else set()) == {a.outcome for a in run.adjustments}
+
+
+def test_inhibition_at_the_server_keeps_alerts_from_acting(servers):
+    servers.alert(alertname="HandsOff", run="inhibited")
+    with spoilt(servers, "inhibited", "alerts") as (run, recording, training):
+        told = 'trimtab_alerts_received_total{run="inhibited", outcome="silenced"}'
+        training.until(lambda: servers.ask(told))
+    assert list(run.adjustments) == []
+    outcomes = recording.of(Intake)[-1].received["alertmanager"].keys()
+    assert outcomes == {"silenced", "unknown_rule"}  # HandsOff itself is about no rule
+
+
+def test_inhibition_of_an_alert_that_is_there_vetoes_what_is_judged_in_process(servers):
+    """One that is not there is inhibited by nobody: the run does not know what Alertmanager would say of it."""
+
+    def inhibit(run, training):
+        servers.alert(alertname="HandsOff", run=run.name)
+        servers.alert(
+            alertname="TrimtabLossDiverged", run=run.name, run_id=run.id, rule="loss_diverged", purpose="act"
+        )
+        told = f'trimtab_alerts_received_total{{run="{run.name}", outcome="silenced"}}'
+        training.until(lambda: servers.ask(told))
+
+    with spoilt(servers, "inhibited-true", True, before=inhibit) as (run, _, training):
+        training.until(lambda: run.adjustments)
+    assert {a.outcome for a in run.adjustments} == {"silenced"}

@@ -288,6 +288,12 @@ def test_thread_asks_until_it_is_closed(asking, inbox):
     assert not it.poller._thread.is_alive()
 
 
+def test_address_of_ipv6_needs_no_port():
+    with pytest.raises(Unanswered) as caught:
+        Client("http://[::a]").get("/")  # nobody's
+    assert caught.value.kind in ("unreachable", "cut off")
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """The path of a certificate for 127.0.0.1 with its key, which nobody signed."""

@@ -50,7 +50,7 @@ class Client:
         parts = urlsplit(address)
         self.address = address.rstrip("/")
         self._host = parts.hostname or ""
-        self._port = parts.port
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)  # else it is looked for in an IPv6 address
         self._path = parts.path.rstrip("/")
         self._tls = _trusting(certificates) if parts.scheme == "https" else None
         self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "trimtab"}
