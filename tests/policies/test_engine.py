@@ -32,6 +32,13 @@ def test_top_of_a_ladder_is_repeated_where_it_does_not_halt(course):
     assert [run.fire("loss_oscillating", step) for step in (10, 20)] == [["scale_learning_rate"]] * 2
 
 
+def test_rung_that_touches_one_step_climbs_too_where_it_is_no_first_aid(course):
+    run = course(Policy(on="loss_spike", ladder=[RollBack(), SkipStep(), ScaleLearningRate(0.5)], cooldown=5))
+    said = [run.fire("loss_spike", step) for step in (10, 20, 30)]
+    assert said == [["roll_back"], ["skip_step"], ["scale_learning_rate"]]
+    assert run.engine.budgets() == {"loss_spike": 5}
+
+
 def test_policy_that_has_halted_does_nothing_more(course):
     run = course(Policy(on="no_improvement", ladder=[Halt()], cooldown=0))
     assert [run.fire("no_improvement", step) for step in (10, 500)] == [["halt"], []]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from trimtab.policies.policy import Policy, halts, momentary
+from trimtab.policies.policy import Policy, halts
 
 FAILURES = 5  # after which a policy is disabled
 ROW_GAPS = 2  # judgements: first aid that comes no later than this after first aid is in a row with it
@@ -45,7 +45,7 @@ class Accounts:
     def done(self, policy: Policy, optimizer: str, rung: int, step: int, gap: int) -> None:
         """A rung was carried out, or would have been."""
         aided, lasting = self.position(policy, optimizer, step, gap)
-        if momentary(policy.rungs[rung]):
+        if rung < policy.first_aid:
             self.aided[policy.name, optimizer] = aided + 1, step
             return
         self.aided.pop((policy.name, optimizer), None)

@@ -111,12 +111,12 @@ class Engine:
         policy = self._policy(decision.rule)
         if policy is None:
             return None
+        if "failed" in outcomes:
+            self._accounts.failures[policy.name] += 1
         if "applied" in outcomes:
             self._done(policy, decision, step)
             return None
-        if "failed" in outcomes:
-            self._accounts.failures[policy.name] += 1
-        elif (following := self._after_refusal(policy, decision, step)) is not None:
+        if "failed" not in outcomes and (following := self._after_refusal(policy, decision, step)) is not None:
             self._under_way.add(decision.optimizer)
             return following
         self._accounts.cool(policy, decision.optimizer, step)
@@ -239,7 +239,7 @@ class Engine:
         return decision
 
     def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
-        lasting = not momentary(policy.rungs[rung])
+        lasting = rung >= policy.first_aid
         return Decision(
             policy=policy.name,
             rule=verdict.rule,
@@ -264,7 +264,7 @@ class Engine:
         )
         if aided < policy.first_aid and not late:
             return aided
-        if momentary(policy.rungs[lasting]):
+        if lasting < policy.first_aid:
             return None if late else lasting
         exhausted = self._accounts.remaining(policy) == 0
         left_out = max(self._attempts[verdict.optimizer] - 1, 0)  # which do not count as steps, and yet pass
@@ -289,7 +289,7 @@ class Engine:
             return "silenced", "paused by a person"
         if self._silenced(rule):
             return "silenced", f"{rule} is silenced at the alert server"
-        if self._accounts.remaining(policy) == 0 and not momentary(policy.rungs[rung]):
+        if self._accounts.remaining(policy) == 0 and rung >= policy.first_aid:
             return "refused", f"the budget of {policy.budget} adjustments is used up"
         return None
 
