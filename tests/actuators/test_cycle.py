@@ -101,5 +101,18 @@ def test_dropped_gradients_say_nothing_of_what_becomes_of_gradients():
 def test_one_that_is_gone_ends_nothing():
     cycle = Cycle()
     play(cycle, "c:A A c:B B " * 3)
-    cycle.forget("B")
+    cycle.meet(["A", "C"])
     assert play(cycle, "c:A A") == [1]
+
+
+def test_one_that_stepped_before_there_was_another_was_met_first():
+    cycle = Cycle()
+    cycle.meet(["D", "G"])  # of which D has stepped
+    assert play(cycle, "c:G b:D G c:D D c:G b:D G") == [7]
+
+
+def test_one_that_stepped_before_there_was_another_and_no_more_is_waited_for_until_it_is_idle():
+    cycle = Cycle()
+    cycle.meet(["A", "B"])
+    assert play(cycle, "c:B B " * IDLE_STEPS) == []
+    assert play(cycle, "c:B B") == [1]

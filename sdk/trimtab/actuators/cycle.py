@@ -16,6 +16,7 @@ what it found with `blocked`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 IDLE_STEPS = 100  # of others, after which an optimizer no longer ends the cycle; or twice its longest pause
@@ -46,6 +47,16 @@ class Cycle:
         self._known: dict[str, _Known] = {}  # in the order in which they were met
         self._steps = 0
 
+    def meet(self, living: Sequence[str]) -> None:
+        """These there are, in the order in which they were met. The last has not stepped yet, all others have.
+
+        Steps that were made while there was one are not fed: nothing could be told from them.
+        """
+        for gone in self._known.keys() - set(living):
+            del self._known[gone]
+        for optimizer in living[:-1]:
+            self._known.setdefault(optimizer, _Known(steps=1, stepped_at=self._steps))
+
     def backward(self, optimizer: str, *, cleared: bool) -> None:
         """A backward wrote to the gradients of `optimizer`. `cleared`: there were none, or they had been cleared."""
         known = self._known.get(optimizer)
@@ -73,10 +84,6 @@ class Cycle:
         """A graph was pending after the step of `optimizer`: weights could not be changed."""
         self._known[optimizer].blocked += 1
 
-    def forget(self, optimizer: str) -> None:
-        """It is gone."""
-        self._known.pop(optimizer, None)
-
     def dropped(self) -> None:
         """Weights were changed, and all gradients dropped: what was held is neither applied nor cleared."""
         for known in self._known.values():
@@ -102,13 +109,15 @@ class Cycle:
 
     def _came_round(self) -> bool:
         """Whether a whole cycle has been seen, so that all of its optimizers are known."""
-        return next(iter(self._known.values())).steps > 1
+        return next(known for known in self._known.values() if not self._is_idle(known)).steps > 1
 
     def _ends(self, known: _Known) -> bool:
         """Whether `known` is the last one met of those that are in use, and come out clean."""
         last = known
         for other in self._known.values():
-            idle = self._steps - other.stepped_at > max(IDLE_STEPS, 2 * other.longest_pause)
-            if not idle and other.unclean < UNCLEAN_STEPS and other.blocked < UNCLEAN_STEPS:
+            if not self._is_idle(other) and other.unclean < UNCLEAN_STEPS and other.blocked < UNCLEAN_STEPS:
                 last = other
         return last is known
+
+    def _is_idle(self, known: _Known) -> bool:
+        return self._steps - known.stepped_at > max(IDLE_STEPS, 2 * known.longest_pause)

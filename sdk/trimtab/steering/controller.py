@@ -145,7 +145,7 @@ class Controller:
             self._ranks.meet([p for group in optimizer.param_groups for p in group["params"]])
         if self._acts:
             self._keeping.met(self._sampler.steps_written())
-            self._execution.follows_cycle = len(self.optimizers) > 1
+            self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
 
     def joined(self, optimizer: Optimizer, label: str) -> None:

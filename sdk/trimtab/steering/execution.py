@@ -109,6 +109,11 @@ class Execution:
         """Whether something waits for the end of a step."""
         return bool(self._waiting)
 
+    def met(self, living: Sequence[str]) -> None:
+        """These optimizers there are, of which the last is about to step for the first time."""
+        self.follows_cycle = len(living) > 1
+        self.cycle.meet(living)
+
     def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
         """Do it now, or when its moment comes. `told` is called with what was recorded, once."""
         stage = max((action.stage for action in decision.actions), key=STAGES.index)

@@ -1,0 +1,55 @@
+"""Runs with two optimizers are kept, and rolled back, at the end of a round: whatever the order in which they step."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import trimtab
+from trimtab.actions import RollBack
+
+CALLED = trimtab.Rule("called", signal="logged:called", threshold=1.0)
+BACK = trimtab.Policy(on="called", ladder=[RollBack()])
+
+
+class Pair:
+    """A generator and a discriminator, and what they were after each round."""
+
+    def __init__(self):
+        self.g, self.d = nn.Linear(4, 2), nn.Linear(2, 1)
+        self.of_g = torch.optim.Adam(self.g.parameters())
+        self.of_d = torch.optim.Adam(self.d.parameters())
+        self.rounds = []
+
+    def step_d(self, fake):
+        self.of_d.zero_grad()
+        loss = F.softplus(self.d(fake.detach())).mean() + F.softplus(-self.d(torch.randn(8, 2))).mean()
+        loss.backward()
+        self.of_d.step()
+
+    def step_g(self, fake):
+        self.of_g.zero_grad()
+        F.softplus(-self.d(fake)).mean().backward()
+        self.of_g.step()
+
+    def play(self, order, rounds):
+        for _ in range(rounds):
+            fake = self.g(torch.randn(8, 4))
+            for step in order:
+                (self.step_g if step == "g" else self.step_d)(fake)
+            del fake
+            states = [*self.g.state_dict().values(), *self.d.state_dict().values()]
+            self.rounds.append(torch.cat([state.flatten() for state in states]))
+
+
+@pytest.mark.parametrize("order", ["dg", "gd", "dddddg"])
+def test_round_that_is_rolled_back_ends_as_an_earlier_one_did(watching, order):
+    pair = Pair()
+    with watching(act="process", rules=[CALLED], policies=[BACK]) as seen:
+        pair.play(order, 80)
+        seen.run.log(called=1.0)
+        pair.play(order, 1)
+        (back,) = seen.run.adjustments
+    assert back.outcome == "applied"
+    assert back.after["weights_of_step"] > 0
+    assert any(pair.rounds[-1].equal(earlier) for earlier in pair.rounds[:-1])
