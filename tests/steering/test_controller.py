@@ -85,6 +85,21 @@ def test_scaled_rate_is_used_and_the_users_own_is_left_alone(watching, training)
     assert seen.steps()[-1].learning_rate == pytest.approx([0.025])
 
 
+@pytest.mark.parametrize("ramp", [0, 10])
+def test_scale_creeps_back_to_half_of_the_way_from_where_it_fell_however_it_got_there(
+    watching, training, monkeypatch, ramp
+):
+    monkeypatch.setattr(creeping, "PATIENCE", 20)
+    monkeypatch.setattr(creeping, "SPACING", 1)
+    once = trimtab.Rule("once", signal="logged:once", threshold=1.0)
+    policies = [trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.25, ramp=ramp)])]
+    with watching(act="process", rules=[once], policies=policies) as seen:
+        seen.run.log(once=1.0)
+        seen.run.log(once=0.0)
+        training.steps(100)
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.05 * 0.5])
+
+
 def test_one_adjustment_takes_its_cooldown_before_the_next(watching, training):
     policies = [answered_by(ScaleLearningRate(0.9), cooldown=10, budget=8)]
     with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:

@@ -149,6 +149,10 @@ class Steering:
         """The scale of the learning rate that the next update uses."""
         return self._steered[label].settings.scale.value if label in self._steered else 1.0
 
+    def target(self, label: str) -> float:
+        """The scale that was set last, which may be reached over several updates."""
+        return self._steered[label].settings.scale.target if label in self._steered else 1.0
+
     def state_dict(self) -> dict[str, Any]:
         """Scales, decays and dropout by label, JSON-able."""
         return {label: steered.state() for label, steered in self._steered.items()} | dict(self._resumed)

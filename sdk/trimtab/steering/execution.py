@@ -234,7 +234,7 @@ class Execution:
 
     def _applied(self, decision: Decision, step: int, back_to: int | None) -> None:
         if decision.policy == CREEP_BACK:
-            self._engine.scaled(decision.optimizer, self._actuators.steering.scale(decision.optimizer))
+            self._engine.scaled(decision.optimizer, self._actuators.steering.target(decision.optimizer))
         elif not momentary(decision.actions):
             writes = any(action.stage == "cycle_end" for action in decision.actions)
             of_all = writes or not decision.optimizer
@@ -243,7 +243,7 @@ class Execution:
             self._fenced(decision, step, of_all, back_to)
             chosen = decision.policy == PERSON and any(isinstance(a, ScaleLearningRate) for a in decision.actions)
             for label in self._labels if of_all else [decision.optimizer]:
-                self._engine.scaled(label, self._actuators.steering.scale(label), by_person=chosen)
+                self._engine.scaled(label, self._actuators.steering.target(label), by_person=chosen)
 
     def _attempt(
         self,
