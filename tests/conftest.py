@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,22 @@ def watching(tmp_path, one_record_a_step):
             yield seen
 
     return watching
+
+
+@pytest.fixture
+def full_disk():
+    """`with full_disk():` no file grows beyond 1,000 bytes."""
+
+    @contextlib.contextmanager
+    def full_disk():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full_disk
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,11 @@
 """Files of best and last state are the user's own kind, and load without trust."""
 
 import numpy
+import pytest
 import torch
 from torch import nn
 
+from trimtab.actions import Refused
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.saving import save
 
@@ -51,4 +53,13 @@ def test_a_file_is_replaced_whole(tmp_path):
     for step in (1, 2):
         path = save(Parts(optimizers={"0": optimizer}), tmp_path / "last.pt", step)
     assert torch.load(path, weights_only=True)["step"] == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_file_that_does_not_fit_its_disk_leaves_the_one_before_and_nothing_else(tmp_path, full_disk):
+    _, optimizer = trained()
+    save(Parts(optimizers={"0": optimizer}), tmp_path / "last.pt", 1)
+    with full_disk(), pytest.raises(Refused, match="cannot be written"):
+        save(Parts(optimizers={"0": optimizer}), tmp_path / "last.pt", 2)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]

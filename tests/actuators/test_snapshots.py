@@ -250,6 +250,28 @@ def test_snapshots_in_a_directory_are_files_that_load_alone(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_is_tried_again_when_the_next_one_is_due(model, tmp_path, full_disk):
+    snapshots, tried = filled(model, [10], directory=tmp_path, every=10), []
+    with full_disk():
+        for step in range(11, 41):
+            if snapshots.due(step):
+                tried.append(step)
+                with pytest.raises(Refused, match="cannot be written"):
+                    snapshots.take(model.at(step), step)
+    assert tried == [20, 30, 40]
+    assert len(list(tmp_path.iterdir())) == 2
+    snapshots.roll_back(model.parts, 41)
+    assert model.step == 10
+
+
+def test_the_best_that_made_room_for_one_that_cannot_be_written_is_not_gone_back_to(model, tmp_path, full_disk):
+    snapshots = filled(model, [], directory=tmp_path, most=1)
+    snapshots.take_best(model.at(10), 10)
+    with full_disk(), pytest.raises(Refused, match="cannot be written"):
+        snapshots.take_best(model.at(20), 20)
+    assert snapshots.best is None
+
+
 def test_random_states_are_restored_when_asked_for(model):
     snapshots = filled(model, [10], rng=True)
     drawn = torch.rand(3)

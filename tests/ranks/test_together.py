@@ -144,3 +144,26 @@ said(restored=restored, saved=saved)
     assert [rank["restored"] for rank in ranks] == [False, False]
     assert ranks[0]["saved"] == 40
     assert any("best.pt" in notice for notice in ranks[0]["notices"])
+
+
+def test_halt_that_the_first_rank_cannot_save_stops_none(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+import resource
+from trimtab.actions import Halt
+rules = [trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)]
+policies = [trimtab.Policy(on="always", ladder=[Halt("enough")])]
+if rank == 0:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+taken = 0
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1, rules=rules, policies=policies):
+    while taken < 20 and not trimtab.should_stop():
+        step()
+        taken += 1
+if rank == 0:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
+said(taken=taken)
+"""
+    )
+    assert [(rank["taken"], [outcome for *_, outcome, _ in rank["done"]]) for rank in ranks] == [(20, ["refused"])] * 2

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 import trimtab
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SkipStep
+from trimtab.actuators import saving
 from trimtab.errors import ConfigError
-from trimtab.policies import Decision
+from trimtab.policies import Decision, creeping
 from trimtab.rules.judge import Judge
 from trimtab.steering import execution
 from trimtab.types import Adjustment, Alert, Step
@@ -134,6 +135,42 @@ def test_best_by_a_value_that_the_user_logs_is_kept_and_gone_back_to(watching, t
         training.step()
         assert same(training.weights, reached[1])
         assert torch.load(seen.run.directory / "best.pt", weights_only=True)["step"] == 10
+
+
+def test_halt_whose_state_cannot_be_saved_is_refused_and_training_goes_on(watching, training, full_disk):
+    with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=[answered_by(Halt("enough"))]) as seen:
+        with full_disk():
+            training.steps(5)
+        assert not trimtab.should_stop()
+        (halt,) = seen.run.adjustments
+        assert halt.outcome == "refused"
+        assert "last.pt cannot be written" in halt.reason
+
+
+def test_halt_whose_best_state_cannot_be_saved_puts_it_back_all_the_same(watching, training, full_disk, monkeypatch):
+    enough = trimtab.Rule("enough", signal="logged:enough", threshold=1.0)
+    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough")])]
+    write = saving.write
+
+    def fills_the_disk(content, path):
+        with full_disk() if path.name == "best.pt" else contextlib.nullcontext():
+            return write(content, path)
+
+    monkeypatch.setattr(saving, "write", fills_the_disk)
+    with watching(act="process", rules=[enough], policies=policies, monitor=("bleu", "max")) as seen:
+        training.steps(5)
+        seen.run.log(bleu=1.0)
+        best = training.weights
+        training.steps(5)
+        assert not trimtab.should_stop()
+        seen.run.log(enough=1.0)
+        training.step()
+        assert trimtab.should_stop()
+        (halt,) = seen.run.adjustments
+        assert halt.outcome == "applied"
+        assert halt.after["weights_of_step"] == 5
+        assert "best.pt cannot be written" in halt.reason
+        assert same(training.weights, best)
 
 
 @pytest.fixture

@@ -44,13 +44,21 @@ class Actuators:
         self.rank = rank
 
     def controls(
-        self, optimizer: str, step: int, since: int | None, *, late: bool = False, pending: bool = False
+        self,
+        optimizer: str,
+        step: int,
+        since: int | None,
+        *,
+        late: bool = False,
+        pending: bool = False,
+        all_ranks: Callable[[bool], bool] = bool,
     ) -> RunControls:
         """For a decision made at `step` about trouble that began at `since`.
 
-        `late`: that step is applied by now. `pending`: a graph still needs the weights as they are.
+        `late`: that step is applied by now. `pending`: a graph still needs the weights as they are. `all_ranks` says
+        whether something is true on every rank, each of which asks.
         """
-        return RunControls(self, optimizer, step, since, late=late, pending=pending)
+        return RunControls(self, optimizer, step, since, late=late, pending=pending, all_ranks=all_ranks)
 
     def dry_controls(self, optimizer: str, step: int, since: int | None) -> DryControls:
         """The same for a decision that is only shown."""
@@ -83,7 +91,15 @@ class RunControls:
     """Implements `actions.Controls`."""
 
     def __init__(
-        self, actuators: Actuators, optimizer: str, step: int, since: int | None, *, late: bool, pending: bool
+        self,
+        actuators: Actuators,
+        optimizer: str,
+        step: int,
+        since: int | None,
+        *,
+        late: bool,
+        pending: bool,
+        all_ranks: Callable[[bool], bool],
     ) -> None:
         self._of = actuators
         self._optimizer = optimizer
@@ -91,6 +107,7 @@ class RunControls:
         self._since = since
         self._late = late
         self._pending = pending
+        self._all_ranks = all_ranks
 
     def scale_learning_rate(
         self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
@@ -124,7 +141,11 @@ class RunControls:
         return self._of.snapshots.roll_back(self._of.parts(), self._step, since=self._since, back=back)
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
-        """Save the last state and the best one, ask the loop to stop, and put the best one back where it hears that."""
+        """Save the last state and the best one, ask the loop to stop, and put the best one back where it hears that.
+
+        Refused where the last state cannot be saved. The best one comes after it: that it cannot be saved, or put
+        back, is only noted.
+        """
         of = self._of
         if of.rank is not None:
             return self._halt_together(reason)
@@ -140,12 +161,16 @@ class RunControls:
         of = self._of
         if restore:  # a loop that asks seldom has trained on by then
             of.halting.when_heard(of.put_best_back)
-        if restore and heard:
+        if not (restore and heard):
+            written, note = self._write_best()
+            return Change(change.before, {**change.after, **written}, note)
+        try:
             restored = of.snapshots.restore_best(of.parts(), self._step)
+            change = Change({**change.before, **restored.before}, {**change.after, **restored.after})
             path = save(of.parts(), of.directory / BEST, of.snapshots.best or 0)
-            return Change({**change.before, **restored.before}, {**change.after, **restored.after, "best": str(path)})
-        written, note = self._write_best()
-        return Change(change.before, {**change.after, **written}, note)
+            return Change(change.before, {**change.after, "best": str(path)})
+        except Refused as refused:
+            return Change(change.before, change.after, str(refused))
 
     def _write_best(self) -> tuple[dict[str, str], str]:
         """What was written, or why nothing was: a halt is carried out all the same."""
@@ -155,13 +180,19 @@ class RunControls:
             return {}, str(refused)
 
     def _halt_together(self, reason: str) -> Change:
-        """The same with other ranks, whose weights stay those of the last step."""
-        of, files, note = self._of, dict[str, str](), ""
+        """The same with other ranks, whose weights stay those of the last step. All are asked to stop, or none."""
+        of, files, problem = self._of, dict[str, str](), ""
         if of.rank == 0:
-            files["last"] = str(save(of.parts(), of.directory / LAST, self._step))
-            if of.snapshots.best is not None and not self._pending:
-                written, note = self._write_best()
-                files.update(written)
+            try:
+                files["last"] = str(save(of.parts(), of.directory / LAST, self._step))
+            except Refused as refused:
+                problem = str(refused)
+        if not self._all_ranks(not problem):
+            raise Refused(problem or "The last state could not be saved by the first rank, which says why.")
+        note = ""
+        if files and of.snapshots.best is not None and not self._pending:
+            written, note = self._write_best()
+            files.update(written)
         heard = of.halting.is_heard()
         of.halting.request(reason)
         return Change({"halted": False}, {"halted": True if heard else ADVICE, **files}, note)
@@ -182,7 +213,7 @@ class DryControls:
     def scale_learning_rate(
         self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
     ) -> Change:
-        scale = self._of.steering.scale(self._optimizer)
+        scale = self._of.steering.target(self._optimizer)
         after = bounded(scale, factor, floor, ceiling)
         return Change({"learning_rate_scale": scale}, {"learning_rate_scale": after})
 

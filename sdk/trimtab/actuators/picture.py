@@ -17,6 +17,7 @@ from torch import Tensor
 from trimtab.actions import Refused
 from trimtab.actuators.layout import Layout
 from trimtab.actuators.restoring import Restoring, alike, put_buffer, put_state
+from trimtab.actuators.saving import write
 
 
 class Pool:
@@ -51,6 +52,9 @@ class Picture:
 
         Cost: reads and writes every byte once. On a CUDA device the copies are ordered with what the device does next,
         and not waited for.
+
+        Raises:
+            Refused: the file cannot be written.
         """
         living, layout.tensors = layout.tensors, []
         names, layout.names = layout.names, []
@@ -64,7 +68,8 @@ class Picture:
                 self._copies = _copies(living, pool)
             else:
                 self._names = _distinct(names)
-                _write(step, dict(zip(self._names, living, strict=True)), path)
+                detached = (tensor.detach() for tensor in living)
+                write({"step": step, "tensors": dict(zip(self._names, detached, strict=True))}, path)
                 weakref.finalize(self, path.unlink, missing_ok=True).atexit = False
 
     def release(self) -> list[Tensor]:
@@ -153,10 +158,3 @@ def _kind(tensor: Tensor, pinned: bool) -> Any:
 def _distinct(names: Sequence[str]) -> list[str]:
     used = Counter(names)
     return [name if used[name] == 1 else f"{name}#{index}" for index, name in enumerate(names)]
-
-
-def _write(step: int, tensors: dict[str, Tensor], path: Path) -> None:
-    """By rename: whoever finds the file finds it whole."""
-    partial = path.with_suffix(".partial")
-    torch.save({"step": step, "tensors": {name: tensor.detach() for name, tensor in tensors.items()}}, partial)
-    partial.replace(path)

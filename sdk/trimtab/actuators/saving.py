@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.actions import Refused
 from trimtab.actuators.parts import Parts
 
 
@@ -19,6 +21,9 @@ def save(parts: Parts, path: Path, step: int) -> Path:
     The file is a dictionary: `step`; `models`, `optimizers` (by name, each for the `load_state_dict` of its own),
     `scalers` and `averages` (lists). It loads with `torch.load(path, weights_only=True)`. What such a file may not
     hold (objects of other packages in an optimizer's state) is left out, and named under `left_out`.
+
+    Raises:
+        Refused: as `write` does.
     """
     left_out: list[str] = []
     content = {
@@ -29,10 +34,24 @@ def save(parts: Parts, path: Path, step: int) -> Path:
         "averages": [average.state_dict() for average in parts.averages],
     }
     plain = {key: _plain(value, key, left_out) for key, value in content.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return write({**plain, "left_out": left_out}, path)
+
+
+def write(content: Mapping[str, Any], path: Path) -> Path:
+    """Write `content` by rename: whoever finds the file finds it whole, and nothing is left of one that fails.
+
+    Raises:
+        Refused: it cannot be written, as on a disk that is full.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    torch.save({**plain, "left_out": left_out}, partial)
-    return partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        return partial.replace(path)
+    except (OSError, RuntimeError) as error:  # the latter is what torch makes of a short write
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise Refused(f"{path} cannot be written ({error}). Is there room on its disk?") from error
 
 
 def _plain(value: Any, name: str, left_out: list[str]) -> Any:

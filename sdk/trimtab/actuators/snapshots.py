@@ -114,12 +114,15 @@ class Snapshots:
         """Take one of the state after `step` steps. `step_s` is what a step takes, and settles when the next is due.
 
         Raises:
-            Refused: it does not fit the cap, or holds what cannot be copied. No other will be due.
+            Refused: it does not fit the cap, or holds what cannot be copied: no other will be due. Or its file cannot
+                be written: the next one is due when it would have been.
         """
         started = self._clock()
-        if self.newest != step:
-            self._take(parts, step)
-        self._schedule(step, self._clock() - started, step_s)
+        try:
+            if self.newest != step:
+                self._take(parts, step)
+        finally:
+            self._schedule(step, self._clock() - started, step_s)
 
     def take_best(self, parts: Parts, step: int) -> None:
         """Keep the state after `step` steps as the best one, in place of the one before.
@@ -131,7 +134,7 @@ class Snapshots:
         try:
             self._best = self._kept[-1] if self.newest == step else self._take(parts, step)
         except Refused:
-            self._best = former
+            self._best = former if former in self._kept else None
             raise
 
     def may_restore(self, parts: Parts) -> bool:
@@ -266,7 +269,6 @@ class Snapshots:
         if self._directory is not None:
             self._files += 1
             self._made = self._made or not self._directory.exists()
-            self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"snapshot-{step}-{self._files}.pt"
         picture = Picture(layout, step, self._pool, path)
         self._pool.clear()

@@ -211,7 +211,7 @@ class Execution:
             every = not decision.optimizer and action.stage != "cycle_end"
             for label in list(self._labels) if every else [decision.optimizer]:
                 controls = self._actuators.controls(
-                    label, moment.step, decision.since, late=moment.late, pending=pending
+                    label, moment.step, decision.since, late=moment.late, pending=pending, all_ranks=self._true_of_all
                 )
                 recorded.append(self._attempt(decision, action, controls, moment, optimizer=label))
         outcomes: list[Outcome] = [adjustment.outcome for adjustment in recorded]
@@ -231,6 +231,9 @@ class Execution:
             told(recorded)
         if following is not None:
             (self.others or self).take_up(following, moment)
+
+    def _true_of_all(self, fact: bool) -> bool:
+        return fact if self.others is None else self.others.vote(float(fact)) and fact
 
     def _applied(self, decision: Decision, step: int, back_to: int | None) -> None:
         if decision.policy == CREEP_BACK:
