@@ -19,6 +19,8 @@ FAILING_RUNS = 3
 UNREACHABLE_S = 120  # a source of alerts; after 300 s a run forgets the silences that it knew
 
 IDENTIFIED = f"* on (job, instance, run, rank) group_left (run_id) {catalog.RUN_INFO.name}"
+# One that is over may linger to be scraped, and is silent then.
+RUNNING = f'and on (job, instance, run, rank) {catalog.RUN_STATUS.name}{{status="running"}} == 1'
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def _silent() -> list[AlertRule]:
     return [
         _alert(
             "TrimtabRunHungLasts", "critical",
-            f'max by (run, run_id) (\n  {idle} {IDENTIFIED}\n  or {catalog.RULE_LEVEL.name}{{rule="run_hung"}}\n)',
+            f'max by (run, run_id) (\n  ({idle} {IDENTIFIED}\n  or {catalog.RULE_LEVEL.name}{{rule="run_hung"}})\n'
+            f"  {RUNNING}\n)",
             ">=", 1, for_s=60, keep_s=300, rule="run_hung", page="rules/run_hung.md",
             summary="{{ $labels.run }}: no sign of life",
             description="The run has said nothing for longer than `trimtab_hung_after_seconds`, or its own watchdog "
@@ -128,7 +131,8 @@ def _alert_path() -> list[AlertRule]:
     return [
         _alert(
             "TrimtabAlertSourceUnreachable", "warning",
-            f"max by (run, run_id) (\n  (time() - max by (job, instance, run, rank) ({last})) {IDENTIFIED}\n)",
+            "max by (run, run_id) (\n"
+            f"  (time() - max by (job, instance, run, rank) ({last})) {IDENTIFIED}\n  {RUNNING}\n)",
             ">", UNREACHABLE_S, for_s=60, keep_s=300,
             summary="{{ $labels.run }}: its alert server cannot be reached",
             description="The run asks it for alerts and silences. Silences that it knew hold for five minutes, then "

@@ -172,9 +172,7 @@ def test_inhibition_of_an_alert_that_is_there_vetoes_what_is_judged_in_process(s
 
     def inhibit(run, training):
         servers.alert(alertname="HandsOff", run=run.name)
-        servers.alert(
-            alertname="TrimtabLossDiverged", run=run.name, run_id=run.id, rule="loss_diverged", purpose="act"
-        )
+        servers.alert(alertname="TrimtabLossDiverged", run=run.name, run_id=run.id, rule="loss_diverged", purpose="act")
         told = f'trimtab_alerts_received_total{{run="{run.name}", outcome="silenced"}}'
         training.until(lambda: servers.ask(told))
 

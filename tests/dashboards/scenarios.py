@@ -78,6 +78,10 @@ def _ran(run, values, *, activity="0+60x4 stale", status="running", instance=Non
     return series | _of(run, "last_activity_timestamp_seconds", activity, instance=instance)
 
 
+def _is(run, values="1x200", status="running", **target):
+    return _of(run, "run_status", values, f', status="{status}"', **target)
+
+
 HUNG = [
     Scenario(
         "TrimtabRunHungLasts",
@@ -89,21 +93,26 @@ HUNG = [
         | _info("nan") | _of("nan", "last_activity_timestamp_seconds", "NaN+0x200")
         | _of("nan", "hung_after_seconds", "600x200")
         | _info("patient") | _of("patient", "last_activity_timestamp_seconds", "0x200")
-        | _of("patient", "hung_after_seconds", "Inf+0x200"),
+        | _of("patient", "hung_after_seconds", "Inf+0x200")
+        | _info("over") | _of("over", "last_activity_timestamp_seconds", "0x200")
+        | _of("over", "hung_after_seconds", "600x200") | _is("over", "1x2 0x198")
+        | _is("stuck") | _is("alive") | _is("nan") | _is("patient"),
         {"10m": [], "11m": [({"run": "stuck", "run_id": "stuck"}, "1.1")]},
     ),
     Scenario(
         "TrimtabRunHungLasts",
         "target gone",
         _info("stuck", "1x12 stale") | _of("stuck", "last_activity_timestamp_seconds", "0x12 stale")
-        | _of("stuck", "hung_after_seconds", "600x12 stale"),
+        | _of("stuck", "hung_after_seconds", "600x12 stale") | _is("stuck", "1x12 stale"),
         {"12m": [({"run": "stuck", "run_id": "stuck"}, "1.2")], "19m": []},
     ),
     Scenario(
         "TrimtabRunHungLasts",
         "its watchdog says so",
         {_level("a", "run_hung"): "0x1 1.5x20", _level("b", "run_hung"): "Inf+0x60"}
-        | {_level("c", "run_hung"): "NaN+0x60"},
+        | {_level("c", "run_hung"): "NaN+0x60", _level("over", "run_hung"): "1.5x60"}
+        | {f'trimtab_run_status{{run="{run}", rank="0", status="running"}}': "1x60" for run in "abc"}
+        | {'trimtab_run_status{run="over", rank="0", status="running"}': "0x60"},
         {"0m": [], "5m": [({"run": "a", "run_id": "a"}, "1.5"), ({"run": "b", "run_id": "b"}, "+Inf")]},
     ),
 ]  # fmt: skip
@@ -226,7 +235,9 @@ PATH = [
         | _info("back") | _of("back", SOURCE, "0x5 360+60x60", ', source="grafana"')
         | _info("found") | _of("found", SOURCE, "0x60", ', source="alertmanager"')  # taken for one, until it was there
         | _of("found", SOURCE, "0+60x60", ', source="grafana"')
-        | _info("hook") | _of("hook", SOURCE, "0x60", ', source="webhook"'),
+        | _info("hook") | _of("hook", SOURCE, "0x60", ', source="webhook"')
+        | _info("over") | _of("over", SOURCE, "0x60", ', source="alertmanager"') | _is("over", "0x60")
+        | _is("a") | _is("b") | _is("nan") | _is("gone", "1x2 stale") | _is("back") | _is("found") | _is("hook"),
         {
             "3m": [],
             "4m": [({"run": run, "run_id": run}, "240") for run in ("a", "back")],

@@ -50,6 +50,27 @@ RULE = {
 GROUP = closed(["name", "rules"], name={"type": "string"}, interval=DURATION, rules={"type": "array", "items": RULE})
 RULES = closed(["groups"], groups={"type": "array", "items": GROUP})
 
+# What the Compose Specification says of the fields that we use; nothing else may be there.
+BIND = closed(
+    ["type", "source", "target"],
+    type={"const": "bind"}, source={"type": "string"}, target={"type": "string"}, read_only={"type": "boolean"},
+    bind=closed([], create_host_path={"type": "boolean"}),
+)  # fmt: skip
+LIST = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+SERVICE = closed(
+    ["image"],
+    image={"type": "string"}, command=LIST, environment=TEXTS, secrets=LIST,
+    network_mode={"const": "host"}, restart={"enum": ["no", "always", "on-failure", "unless-stopped"]},
+    volumes={"type": "array", "items": {"oneOf": [{"type": "string", "pattern": "^[^:]+:/[^:]*(:ro)?$"}, BIND]}},
+)  # fmt: skip
+CONTAINERS = closed(
+    ["services"],
+    name={"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]*$"},
+    services={"type": "object", "additionalProperties": SERVICE},
+    secrets={"type": "object", "additionalProperties": closed(["file"], file={"type": "string"})},
+    volumes={"type": "object", "additionalProperties": {"type": "null"}},
+)
+
 
 def documents(name):
     return list(yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text()))
@@ -148,6 +169,15 @@ def test_containers_listen_on_loopback_only():
     assert found["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
 
 
+def test_grafana_reads_its_password_from_the_secret_and_does_not_start_without():
+    """The image's own `..._PASSWORD__FILE` goes on with the password "admin" when it cannot read the file."""
+    grafana, secret = services()["grafana"], "grafana-admin-password"
+    given = grafana["environment"]
+    assert given["GF_SECURITY_ADMIN_PASSWORD"] == f"$$__file{{/run/secrets/{secret}}}"  # $$ is $ after Compose
+    assert "GF_SECURITY_ADMIN_PASSWORD__FILE" not in given
+    assert grafana["secrets"] == [secret]
+
+
 def test_folders_that_containers_mount_are_there():
     for service in services().values():
         for volume in service["volumes"]:
@@ -155,12 +185,23 @@ def test_folders_that_containers_mount_are_there():
                 assert (COMPOSE.parent / volume.split(":")[0]).is_dir(), volume
 
 
+def test_compose_file_fits_its_specification():
+    import jsonschema
+
+    content = yaml.safe_load(COMPOSE.read_text())
+    jsonschema.validate(content, CONTAINERS)
+    for service in content["services"].values():
+        named = {volume.split(":")[0] for volume in service["volumes"] if isinstance(volume, str)}
+        assert {name for name in named if not name.startswith(".")} <= content["volumes"].keys()
+        assert set(service.get("secrets", ())) <= content["secrets"].keys()
+
+
 def test_compose_accepts_its_file(tmp_path):
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
     ):
-        pytest.skip("needs docker with its compose plugin: apt-get install docker-compose-plugin")
+        pytest.skip("needs docker with its compose plugin, of Docker's own packages: docker-compose-plugin")
     password = tmp_path / "password"
     password.write_text("secret")
     environ = {**os.environ, "GRAFANA_PASSWORD_FILE": str(password)}
