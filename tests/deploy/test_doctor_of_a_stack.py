@@ -31,7 +31,7 @@ def ask(stack):
 
 def test_whole_chain_of_a_stack_is_in_order(stack, ask, start_run):
     start_run(stack.directory / "runs", TRIMTAB_RUN="sound")
-    links = ("package", "backends", "run", "port", "prometheus", "scraping", "rules", "window", "alerting")
+    links = ("package", "backends", "run", "port", "prometheus", "scraping", "labels", "rules", "window", "alerting")
     links = (*links, "alertmanager", "token", "alerts")
     last = {}
 

@@ -158,6 +158,30 @@ def test_scrape_that_fails_is_told_with_its_remedy(target, error, advice):
     assert advice in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({}, "ok", "rank 0"),
+        ({"job": None}, "wrong", "honor_labels"),
+        ({"job": "4711"}, "wrong", "honor_labels"),
+        ({"run": "other", "exported_run": "sample"}, "wrong", "Set no label 'run'"),
+    ],
+    ids=["as they should be", "honoured and empty", "honoured", "set by discovery"],
+)
+def test_labels_that_one_side_took_from_the_other_are_told(target, changes, verdict, said):
+    scraped = {"job": "trimtab", "instance": "somewhere"}
+    series = {**scraped, "run": target.run, "rank": str(target.rank), "run_id": target.run_id, **changes}
+    metric = {name: value for name, value in series.items() if value is not None}
+    finding = prometheus._labelled([{"metric": metric}], scraped, target)
+    assert finding.verdict == verdict
+    assert said in finding.text + finding.advice
+
+
+def test_series_that_are_not_stored_are_told(target):
+    finding = prometheus._labelled([], {"job": "trimtab", "instance": "somewhere"}, target)
+    assert (finding.verdict, "metric_relabel_configs" in finding.advice) == ("wrong", True)
+
+
 def test_rules_that_are_missing_or_broken_are_told():
     assert prometheus._rules([group("A", "B")], ["A", "B"]).verdict == "ok"
     assert "1 of 2 alerts are not loaded: B" in prometheus._rules([group("A")], ["A", "B"]).text

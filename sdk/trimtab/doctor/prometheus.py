@@ -12,6 +12,7 @@ from trimtab.doctor.http import Http, Unanswered
 
 OLDEST = (2, 42)
 WINDOW_S = 60.0  # how far a level that is exported looks back: `rules.trailing.WINDOW_S`, a test compares
+INFO = "trimtab_run_info"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -24,7 +25,12 @@ def check(url: str, target: Target | None, alerts: Sequence[str]) -> Iterator[Fi
         active = server.json("/api/v1/targets", state="active")["data"]["activeTargets"]
         groups = server.json("/api/v1/rules")["data"]["groups"]
         known = server.json("/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
-        yield from (_scraping(active, target), _rules(groups, alerts), _window(active, groups, target, alerts))
+        yield _scraping(active, target)
+        found = _of(target, active) if target is not None else None
+        if target is not None and found is not None and found["health"] == "up":
+            asked = f'{INFO}{{run_id="{target.run_id}"}}'
+            yield _labelled(server.json("/api/v1/query", query=asked)["data"]["result"], found["labels"], target)
+        yield from (_rules(groups, alerts), _window(active, groups, target, alerts))
         yield _alerting([str(each["url"]) for each in known], _sendings(server))
     except Unanswered as error:
         advice = "Start one: make stack. One that runs elsewhere: --prometheus URL."
@@ -72,6 +78,25 @@ def _scraping(active: Sequence[Mapping[str, Any]], target: Target | None) -> Fin
             "scraping", f"{target.run} was found, and not scraped yet.", "Wait one scrape interval, and ask again."
         )
     return wrong("scraping", f"{target.url}: {found['lastError']}.", _why_down(str(found["lastError"])))
+
+
+def _labelled(series: Sequence[Mapping[str, Any]], scraped: Mapping[str, str], target: Target) -> Finding:
+    """Alerts and panels join series by the target's labels and the run's own; neither may have taken the other's."""
+    wanted = {"job": scraped["job"], "instance": scraped["instance"], "run": target.run, "rank": str(target.rank)}
+    found = [{name: each["metric"].get(name, "") for name in wanted} for each in series]
+    if wanted in found:
+        return ok("labels", ", ".join(f"{name} {value}" for name, value in wanted.items()))
+    if not found:
+        return wrong("labels", f"{INFO} of the run is not stored.", "Does `metric_relabel_configs` drop it?")
+    nearest = max(found, key=lambda each: sum(each[name] == wanted[name] for name in wanted))
+    (name, *_) = [name for name in wanted if nearest[name] != wanted[name]]
+    advice = (
+        "Take `honor_labels: true` out of its scrape config."
+        if name == "job"
+        else (f"Set no label {name!r} by discovery or relabelling: the run names itself.")
+    )
+    text = f"{name} of the run's series is {nearest[name]!r}, not {wanted[name]!r}: alerts that join by it never fire."
+    return wrong("labels", text, advice)
 
 
 def _why_down(error: str) -> str:
