@@ -354,3 +354,119 @@ def spin(seconds):
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
+
+
+def test_samples_of_two_loaders_of_one_length_add_up(watching, loop):
+    other = DataLoader(data(seed=3), batch_size=BATCH)
+    with watching() as seen:
+        for (x, y), (more, _) in zip(loop.training, other, strict=True):
+            loop.step((torch.cat([x, more]), torch.cat([y, y])))
+    assert [step.samples for step in seen.steps()] == [2 * BATCH, 2 * BATCH, 4]
+
+
+def test_last_batch_of_the_shorter_of_two_loaders_counts(watching, loop):
+    short = DataLoader(data(BATCH, seed=3), batch_size=2)
+    with watching() as seen:
+        for (more, _), (x, y) in zip(short, loop.training, strict=False):
+            loop.step((torch.cat([x, more]), torch.cat([y, y[:2]])))
+    assert [step.samples for step in seen.steps()] == [BATCH + 2, BATCH + 2]
+
+
+def test_batch_that_waits_for_validation_counts_with_its_own_step(watching, loop):
+    with watching() as seen:
+        for number, batch in enumerate(loop.training):
+            if number == 1:
+                loop.validate()
+            loop.step(batch)
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2]
+
+
+def time_first(items):
+    return torch.stack([x for x, _ in items], 1), torch.stack([y for _, y in items])
+
+
+def lists(items):
+    return tuple(zip(*items, strict=True))
+
+
+def one_long_row(items):
+    return {"x": torch.cat([x for x, _ in items]), "lengths": torch.tensor([len(x) for x, _ in items])}
+
+
+def named(items):
+    return {"name": [str(int(y)) for _, y in items], "x": torch.stack([x for x, _ in items])}
+
+
+@pytest.mark.parametrize("collate", [time_first, lists, one_long_row, named])
+def test_samples_are_items_however_they_are_laid_out(watching, loop, collate):
+    with watching() as seen:
+        for _ in DataLoader(data(10 * BATCH + 2), batch_size=BATCH, collate_fn=collate):
+            loop.optimizer.zero_grad()
+            loop.model.weight.pow(2).sum().backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [BATCH] * 10 + [2]
+
+
+def test_samples_of_lists_are_known_without_a_sampler_of_torch(watching, loop):
+    indices = [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9]]
+    with watching() as seen:
+        for _ in DataLoader(data(), batch_sampler=indices, collate_fn=lists):
+            loop.optimizer.zero_grad()
+            loop.model.weight.pow(2).sum().backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [3, 4, 3]
+
+
+def test_collate_function_that_unwraps_whole_batches_counts_their_samples(watching, loop):
+    whole = [(torch.randn(7, 4), torch.arange(7) % 3) for _ in range(3)]
+    with watching() as seen:
+        for batch in DataLoader(whole, batch_size=1, collate_fn=lambda items: items[0]):
+            loop.step(batch)
+    assert [step.samples for step in seen.steps()] == [7, 7, 7]
+
+
+def test_names_before_the_tensors_of_a_batch_do_not_hide_its_samples(watching, loop):
+    items = [(f"{i}.png", torch.randn(4)) for i in range(SAMPLES)]
+    with watching() as seen:
+        for _ in DataLoader(items, batch_size=BATCH):
+            loop.optimizer.zero_grad()
+            loop.model.weight.pow(2).sum().backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2]
+
+
+def test_two_heads_over_the_same_tensors_say_nothing_of_samples(watching, loop):
+    x, y = data().tensors
+    with watching() as seen:
+        for _ in range(3):
+            loop.optimizer.zero_grad()
+            (F.cross_entropy(loop.model(x), y) + F.mse_loss(loop.model(x), torch.zeros(SAMPLES, 3))).backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [None] * 3
+
+
+def test_accumulated_losses_over_tensors_add_up_their_samples(watching, loop):
+    x, y = data().tensors
+    with watching() as seen:
+        for _ in range(3):
+            loop.optimizer.zero_grad()
+            for part in range(2):
+                F.cross_entropy(loop.model(x[part::2]), y[part::2]).backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [SAMPLES] * 3
+
+
+def test_closure_that_is_called_again_counts_its_samples_once(watching, loop):
+    x, y = data().tensors
+    optimizer = torch.optim.LBFGS(loop.model.parameters(), max_iter=4)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(loop.model(x), y)
+        loss.backward()
+        return loss
+
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.step(closure)
+    assert [step.samples for step in seen.steps()] == [SAMPLES] * 3

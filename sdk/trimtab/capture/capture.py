@@ -25,7 +25,7 @@ from trimtab.capture.dynamo import keep_out
 from trimtab.capture.gaps import UNCLEAR
 from trimtab.capture.hooks import Ways, backward_of, loss_of, next_of_loader
 from trimtab.capture.lane import Lane
-from trimtab.capture.loaders import batch_size, pass_of, watch_loaders
+from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
 from trimtab.capture.optimizers import OptimizerHooks
@@ -244,7 +244,7 @@ class Capture:
         if self._passes.fed(iterator, batch, asked, got):
             return
         self._criteria.decide()
-        self._passes.fetched(pass_of(iterator), batch_size(batch), asked, got)
+        self._passes.fetched(pass_of(iterator), batch, asked, got)
 
     def _pass_ended(self, iterator: Any) -> None:
         self._passes.exhausted(pass_of(iterator))

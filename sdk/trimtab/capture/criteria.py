@@ -33,6 +33,8 @@ class Criteria:
 
     def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
         self.samples = 0  # of the training calls since the last step
+        self.several = False  # ... of which one backward had more than one: their samples may be the same ones
+        self._called = False  # since the last backward
         self.has_news = False  # whether there is something to take
         self._predictions: list[tuple[Held, Held]] = []  # of training, since the last step
         self._models = models
@@ -60,7 +62,7 @@ class Criteria:
                 self._calls += 1
                 self._output = weakref.ref(output)
                 if not self._passes.batch_samples and in_backward() == -1:  # a checkpoint computes it again there
-                    self.samples += loss.samples(args)
+                    self._count(loss.samples(args))
                 return
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
         if self._undecided and (not in_eval_mode or loss.name in self._undecided):
@@ -87,6 +89,7 @@ class Criteria:
 
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
+        self._called = False
         if self._plain is not None and self._output is not None and self._output() is tensor:
             return
         if self._undecided:
@@ -116,6 +119,7 @@ class Criteria:
         """The ordinary loss was called. `output`: of the newest call; `samples`: of those since the last step."""
         self._calls += calls
         self.samples = samples
+        self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)
 
@@ -136,7 +140,7 @@ class Criteria:
         self._remember(loss, output, args)
         call = loss.call(output, args)
         if not self._passes.batch_samples:
-            self.samples += call.samples
+            self._count(call.samples)
             self._origins.trained_on(call.target)
         self._calls += 1
         due = self._calls > self._look_at and loss.classes is not None and loss.name == self._primary
@@ -153,6 +157,11 @@ class Criteria:
             if found is not None:
                 self._predictions.append(found)
                 self.has_news = True
+
+    def _count(self, samples: int) -> None:
+        self.samples += samples
+        self.several = self.several or self._called
+        self._called = True
 
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._primary is None:

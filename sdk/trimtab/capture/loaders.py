@@ -29,8 +29,8 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_iterator", "_kept", "_new", "batches", "complete", "data", "each", "exhausted", "loader", "samples", "sized",
-        "wait_s",
+        "_collates_itself", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete", "data", "each",
+        "exhausted", "is_plain", "loader", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -39,6 +39,9 @@ class LoaderPass:
         self.data = _data_key(iterator)
         self.sized = _length(iterator)
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
+        self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
+        self._items, self._rest = _items_of_each(iterator)
+        self.is_plain = True  # whether the first dimension of a batch's first tensor is its samples
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
@@ -53,6 +56,28 @@ class LoaderPass:
         self.samples += samples
         self.wait_s += wait_s
         self._new.append(samples)
+
+    def size(self, batch: Any, number: int) -> int | None:
+        """The samples in the batch of that `number`, from 1.
+
+        A collate function of the user's may lay them out in any way (time first, a list of images, one long row): they
+        are as many as items were taken, where anything in the batch is as long.
+        """
+        found = batch_size(batch)
+        if not self._collates_itself and found is not None:
+            return found
+        items = self._rest if number == self.sized else self._items
+        if items is not None and items != found and (found is None or _has_length(batch, items)):
+            found, self.is_plain = items, False
+        elif self._collates_itself and items is None and (length := _common_length(batch)) is not None:
+            found, self.is_plain = length, False
+        return found
+
+    def fed(self) -> bool:
+        """Whether batches were counted as those that feed training, and are not spent. They count as new from now."""
+        if self.samples and not self._new:
+            self._new.append(self.samples)
+        return self.samples > 0
 
     @property
     def ahead(self) -> int:
@@ -168,6 +193,41 @@ def _samples_of_each(iterator: Any) -> int | None:
     else:  # a batch of indices is one index
         is_sure = iterator._collate_fn is default_convert and type(iterator._dataset) is TensorDataset
     return sampler.batch_size if is_sure else None
+
+
+def _items_of_each(iterator: Any) -> tuple[int | None, int | None]:
+    """How many items of the dataset a batch is made of, and the last batch. None where that is not known."""
+    sampler = iterator._index_sampler
+    size = getattr(sampler, "batch_size", None)
+    if not iterator._auto_collation or type(size) is not int:
+        return None, None
+    if type(sampler) is not BatchSampler or iterator._dataset_kind != _DatasetKind.Map or sampler.drop_last:
+        return size, size
+    try:
+        return size, len(sampler.sampler) % size or size  # type: ignore[arg-type]
+    except TypeError:  # a sampler without length
+        return size, None
+
+
+def _has_length(batch: Any, length: int, depth: int = 3) -> bool:
+    """Whether anything in the batch is as long: a tensor's first dimension, a list."""
+    if isinstance(batch, Tensor):
+        return batch.ndim > 0 and batch.shape[0] == length
+    if isinstance(batch, Mapping):
+        parts: Any = batch.values()
+    elif isinstance(batch, list | tuple):
+        parts = batch
+    else:
+        return False
+    return len(batch) == length or (depth > 0 and any(_has_length(part, length, depth - 1) for part in parts))
+
+
+def _common_length(batch: Any) -> int | None:
+    """Of lists that are side by side, as `zip(*samples)` makes them."""
+    if not isinstance(batch, list | tuple) or len(batch) < 2 or not all(isinstance(b, list | tuple) for b in batch):
+        return None
+    lengths = set(map(len, batch))
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _data_key(iterator: Any) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trimtab.capture.gaps import Gap, Gaps
-from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead, batch_size
+from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead
 from trimtab.capture.origins import Origin
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
@@ -74,16 +74,18 @@ class Passes:
         if batches == steady.sized:
             return False
         steady.batches = batches
-        steady.samples += batch_size(batch) or 0
+        steady.samples += steady.size(batch, batches) or 0
         steady.wait_s += got - asked
         self.has_news = True
         return True
 
-    def fetched(self, loader: LoaderPass, samples: int | None, asked: float, got: float) -> None:
+    def fetched(self, loader: LoaderPass, batch: Any, asked: float, got: float) -> None:
         """A batch came."""
         self.has_news = True
-        self.steady = None
-        loader.fetched(samples or 0, got - asked)
+        steady, self.steady = self.steady, None
+        if steady is not None and steady is not loader and steady.fed():
+            self._fresh.append(steady)  # two loaders side by side, or validation before the batch is trained on
+        loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
         if self._over:
@@ -161,7 +163,7 @@ class Passes:
             return False
         if steady is None:
             return self._followed is None and not self._fresh and not self.batch_samples
-        return steady.samples == 0 and self.batch_samples > 0 and not steady.reuses_iterator
+        return steady.samples == 0 and self.batch_samples > 0 and steady.is_plain and not steady.reuses_iterator
 
     def catch_up(self, samples: int, wait_s: float | None, *, is_trained: bool) -> None:
         """Batches came from the steady pass. `wait_s`: for the newest, unless its step is over."""
@@ -206,7 +208,7 @@ class Passes:
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
-        self._feeding = feeding = [loader for loader in self._fresh if loader.running] or self._fresh[-1:]
+        self._feeding = feeding = [loader for loader in self._fresh if self._feeds(loader)] or self._fresh[-1:]
         self._take()
         longest = max(feeding, key=lambda loader: loader.sized or 0)
         if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
@@ -216,6 +218,10 @@ class Passes:
             self._over = True
         self._fresh.clear()
         self._source = None
+
+    def _feeds(self, loader: LoaderPass) -> bool:
+        """Whether what came from it is for training: more may come, or it fed training before and this was its last."""
+        return loader.running or (loader in self._feeding and loader.held and not loader.exhausted)
 
     def _take(self) -> None:
         """Spend what is behind the training backward that is about to run."""

@@ -35,6 +35,11 @@ class Recorder:
         """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
         passes, criteria = self._passes, self._criteria
         samples, wait_s = passes.samples or criteria.samples, passes.wait_s
+        weight = samples or passes.batch_samples or 1
+        if criteria.several:
+            criteria.several = False
+            if not passes.samples:  # the heads of one model, the steps of one sequence, or so many samples
+                samples = 0
         passes.samples = criteria.samples = 0
         passes.wait_s = 0.0
         mean_loss = criterion = None
@@ -49,7 +54,6 @@ class Recorder:
             if self.sampler.warming_up:
                 self.sampler.settle(seconds)
         loss = losses[0] if len(losses) == 1 else total(losses)
-        weight = samples or passes.batch_samples or 1
         ledger.rows.append(
             (loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
         )
@@ -59,6 +63,15 @@ class Recorder:
         meter.steps += 1
         if meter.steps >= meter.turn_at:
             meter.turn()
+
+    @property
+    def samples(self) -> int:
+        """Behind the losses since the last step, where no loader tells. To be set where fewer were used."""
+        return self._criteria.samples
+
+    @samples.setter
+    def samples(self, samples: int) -> None:
+        self._criteria.samples = samples
 
     def close(self, ledger: Ledger) -> None:
         """End the ledger's block."""

@@ -110,6 +110,7 @@ class Steps:
         tracked = self._find(optimizer)
         if tracked is not None:
             tracked.evaluated = list(tracked.share.losses)
+            tracked.evaluated_samples = self._recorder.samples
             if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
             if tracked.calls >= tracked.judge_at or self._is_bad(tracked, tracked.evaluated):
@@ -122,7 +123,9 @@ class Steps:
         tracked = self._tracked.get(id(optimizer))
         if tracked is None:
             return
-        losses = tracked.share.losses if tracked.evaluated is None else tracked.evaluated
+        losses = tracked.share.losses
+        if tracked.evaluated is not None:
+            losses, recorder.samples = tracked.evaluated, tracked.evaluated_samples
         tracked.share.applied()
         tracked.calls += 1
         norms = self._norms_of(tracked) if self._norms else ()

@@ -42,8 +42,9 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "found_inf", "group_count", "hasty", "judge_at", "judged", "ledger",
-        "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights", "weights_held",
+        "calls", "ended_at", "evaluated", "evaluated_samples", "found_inf", "group_count", "hasty", "judge_at",
+        "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights",
+        "weights_held",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
@@ -63,6 +64,7 @@ class Tracked:
         self.unjudged = Unjudged()  # steps since
         self.ended_at: float | None = None
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
+        self.evaluated_samples = 0  # ... and the samples behind them, where no loader tells
         self.found_inf: Held | None = None
 
     @property
