@@ -470,3 +470,27 @@ def test_closure_that_is_called_again_counts_its_samples_once(watching, loop):
         for _ in range(3):
             optimizer.step(closure)
     assert [step.samples for step in seen.steps()] == [SAMPLES] * 3
+
+
+def test_second_model_over_the_validation_loader_is_a_pass_of_its_own(watching, loop):
+    other = nn.Linear(4, 3)
+    with watching() as seen:
+        expected = []
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            expected.append(loop.validate())
+            with torch.no_grad():
+                for x, y in loop.validation:
+                    F.cross_entropy(other(x), y)
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(expected)
+
+
+def test_validation_on_a_batch_at_a_time_is_one_pass(watching, loop):
+    with watching() as seen:
+        for batch in loop.training:
+            loop.step(batch)
+        with torch.no_grad():
+            batches = [next(iter(loop.validation)) for _ in range(4)]
+            losses = [F.cross_entropy(loop.model(x), y).item() for x, y in batches]
+    assert [epoch.validation.loss for epoch in seen.epochs] == [pytest.approx(sum(losses) / 4)]

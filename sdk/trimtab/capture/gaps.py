@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.origins import TEST, TRAINING, VALIDATION, Origin, named
 from trimtab.sample.passes import PassSums
 
@@ -20,10 +21,11 @@ UNCLEAR = (
 
 @dataclass(slots=True, eq=False)
 class _Pass:
-    """Batches from one loader, or one place. `origin` is None for a loader's."""
+    """Batches from one loader, or one place. `origin` is None for a loader's, whose pass is `source`."""
 
     origin: Origin | None
     is_training_data: bool
+    source: LoaderPass | None = None
     sums: PassSums = field(default_factory=PassSums)
 
 
@@ -34,11 +36,16 @@ class Gap:
         self.passes: list[_Pass] = []
         self._of: dict[object, _Pass] = {}  # a loader, or an origin
 
-    def of_loader(self, loader: int, *, is_training_data: bool) -> PassSums:
-        """The pass over `loader`."""
-        found = self._of.get(loader)
-        if found is None:
-            found = self._add(loader, _Pass(None, is_training_data))
+    def of_loader(self, source: LoaderPass, *, is_training_data: bool) -> PassSums:
+        """The pass over a loader: another one where it starts anew after its end, as for a second model's sake.
+
+        Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`.
+        """
+        found = self._of.get(source.loader)
+        is_next = found is not None and found.source is not source
+        if found is None or (is_next and found.source is not None and found.source.complete):
+            found = self._add(source.loader, _Pass(None, is_training_data))
+        found.source = source
         found.is_training_data |= is_training_data
         return found.sums
 

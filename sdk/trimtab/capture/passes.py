@@ -130,7 +130,7 @@ class Passes:
         source = self._source
         if source is not None:
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
-            sums = self._gap.of_loader(source.loader, is_training_data=trained)
+            sums = self._gap.of_loader(source, is_training_data=trained)
             sums.add(criterion, predictions, source.spend()[0])
         else:
             self._gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
