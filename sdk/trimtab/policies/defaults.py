@@ -135,8 +135,8 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 REASONS: dict[str, str] = {
-    "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then, and running statistics "
-    "that it made NaN are put back. Two in a row mean "
+    "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then, and running "
+    "statistics that it made NaN are put back. Two in a row mean "
     "that the weights are bad: back to good ones. If it comes again gradients are clipped for good, as in recurrent "
     "nets that explode from the start; a lower rate comes after that, since it would stay too low there.",
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
