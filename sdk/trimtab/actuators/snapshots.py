@@ -106,6 +106,11 @@ class Snapshots:
             for snapshot in self._kept:
                 snapshot.shared.append(addition)
 
+    def forget(self) -> None:
+        """Another model is trained from now on: none of these is one to go back to."""
+        for snapshot in list(self._kept):
+            self._drop(snapshot)
+
     def due(self, step: int) -> bool:
         """Whether the next one should be taken after `step`, if the run is healthy. 0.1 us."""
         return step >= self._due_at and self.refusal is None

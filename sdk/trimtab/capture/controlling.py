@@ -35,6 +35,10 @@ class StepController(Protocol):
         """An optimizer is about to step for the first time."""
         ...
 
+    def begins_anew(self, label: str) -> None:
+        """Before `met`: the optimizer that had this label is gone, and this one trains another model."""
+        ...
+
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
         ...

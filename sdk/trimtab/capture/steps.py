@@ -44,6 +44,7 @@ class Steps:
         self._models = models
         self.controller: StepController
         self._tracked: dict[int, Tracked] = {}
+        self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
         self._names: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # that the user gave
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
@@ -216,11 +217,23 @@ class Steps:
             self._tracked[id(optimizer)] = tracked
             self.any_seen = True
             started = self._recorder.clock()
+            if self._is_another(ledger.label, tracked.share.ids):
+                self._recorder.sampler.begin_anew(ledger)
+                self.controller.begins_anew(ledger.label)
+            self._former[ledger.label] = [weakref.ref(p) for p in parameters]
             self.controller.met(optimizer, ledger.label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
             if len(self._tracked) > 1:
                 self._attribution.on_reached = self._reached
             return tracked
+
+    def _is_another(self, label: str, parameters: set[int]) -> bool:
+        """Whether these are another model's: neither a part of those that had the label before, nor more than those."""
+        former = self._former.get(label)
+        if former is None:
+            return False
+        alive = {id(p) for known in former if (p := known()) is not None}
+        return not parameters <= alive and not (len(alive) == len(former) and alive <= parameters)
 
     def _reached(self, share: Share) -> None:
         for tracked in self._tracked.values():

@@ -120,6 +120,16 @@ class Judge:
                 if back_to is not None:
                     bench.course.turn_back(step - back_to)
 
+    def begin_anew(self, optimizer: str) -> None:
+        """Another model is trained under this label: nothing that was seen of the one before it counts.
+
+        Its open episodes are over, and new ones are numbered on.
+        """
+        self._episodes = self.state()
+        for name in (optimizer, ""):
+            self._benches.pop(name, None)
+        self._best = ValidationsSinceBest(self._monitor[1])
+
     def take_levels(self, optimizer: str) -> dict[str, float]:
         """The worst level of every rule that has one, since this was last asked."""
         bench = self._benches.get(optimizer)

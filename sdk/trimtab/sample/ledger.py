@@ -190,6 +190,10 @@ class Ledger:
         self.updates, self.newly_skipped = [], Counter()
         return block
 
+    def begin_anew(self) -> None:
+        """The steps that follow are of another model."""
+        self.criterion, self.newest_update, self.loss_ema = TrainingCriterion(), None, None
+
     def average(self, losses: Sequence[float]) -> None:
         """Carry the moving average of the loss on. What is not finite is left out, or it would stay for ever."""
         ema = self.loss_ema

@@ -125,6 +125,11 @@ class Sampler:
         self.ledgers.append(Ledger(label))
         return self.ledgers[-1]
 
+    def begin_anew(self, ledger: Ledger) -> None:
+        """Another model is trained under this label: it shares no record with the one before it, and no average."""
+        self.flush()
+        ledger.begin_anew()
+
     def take(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Taken]:
         """The statistics of every gradient there is, and the parameters that have one."""
         present = [p for p in parameters if p.grad is not None]

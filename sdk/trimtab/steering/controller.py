@@ -148,6 +148,14 @@ class Controller:
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
 
+    def begins_anew(self, label: str) -> None:
+        """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
+        step = self._sampler.steps_written()
+        self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, None)
+        self._judge.begin_anew(label)
+        self._actuators.snapshots.forget()
+        self._train = (0.0, 0)
+
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """See `StepController`."""
         self._labels.setdefault(label)

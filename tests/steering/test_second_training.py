@@ -1,0 +1,83 @@
+"""Several trainings in one process, one after the other: cross-validation, a search, a second stage."""
+
+import pytest
+import torch
+from controller_training import Training
+from torch import nn
+from torch.nn import functional as F
+
+import trimtab
+from trimtab.actions import RollBack
+from trimtab.types import Adjustment, Alert, Step
+
+STEPS = 120
+
+
+@pytest.fixture
+def unfinished():
+    return Training(lr=0.05)
+
+
+def train_in_turn(count):
+    for _ in range(count):
+        training = Training(lr=0.05)
+        for _ in range(4):
+            training.steps(STEPS // 4)
+            with torch.no_grad():
+                F.cross_entropy(training.model(-training.inputs), training.labels)
+
+
+def test_next_fold_of_a_cross_validation_raises_no_alarm_by_its_beginning(watching):
+    with watching(gradients_every=1) as seen:
+        train_in_turn(1)
+        alone = [alert.rule for alert in seen.backend.of(Alert)]
+        train_in_turn(2)
+    assert [alert.rule for alert in seen.backend.of(Alert)] == 3 * alone
+
+
+def test_average_of_the_loss_begins_with_each_model(watching):
+    with watching(gradients_every=1) as seen:
+        train_in_turn(2)
+    second = next(event for event in seen.backend.of(Step) if event.phase == "train" and event.step > STEPS)
+    assert second.loss_ema == pytest.approx(second.loss)
+
+
+def test_other_optimizer_of_the_same_model_goes_on(watching, unfinished):
+    with watching(gradients_every=1) as seen:
+        unfinished.steps(20)
+        unfinished.optimizer = torch.optim.SGD(unfinished.model.parameters(), lr=0.01)
+        unfinished.step()
+    last = seen.backend.of(Step)[-1]
+    assert last.optimizer == "0"
+    assert last.loss_ema > 1.1 * last.loss
+
+
+def test_optimizer_that_trains_more_layers_of_the_model_goes_on(watching, unfinished):
+    unfinished.optimizer = torch.optim.Adam(unfinished.model[2].parameters(), lr=0.05)
+    with watching(gradients_every=1) as seen:
+        unfinished.steps(20)
+        unfinished.optimizer = torch.optim.Adam(unfinished.model.parameters(), lr=0.05)
+        unfinished.step()
+    last = seen.backend.of(Step)[-1]
+    assert last.optimizer == "0"
+    assert last.loss_ema > 1.1 * last.loss
+
+
+def test_next_training_is_turned_back_to_no_state_of_the_one_before(watching):
+    wanted = []
+    rule = trimtab.Rule("wanted", signal=lambda loss: float(bool(wanted)), threshold=0.5, severity="warning")
+    policy = trimtab.Policy(on="wanted", ladder=[RollBack(back=100)])  # as far as there is
+    body = nn.Linear(8, 16)  # trained by both
+    training = Training()
+    with watching(act="process", gradients_every=1, rules=[rule], policies=[policy]) as seen:
+        training.model[0] = body
+        training.optimizer = torch.optim.Adam(training.model.parameters(), lr=0.05)
+        training.steps(STEPS)
+        training.model = nn.Sequential(body, nn.Tanh(), nn.Linear(16, 3))
+        training.optimizer = torch.optim.Adam(training.model.parameters(), lr=0.05)
+        training.steps(20)
+        wanted.append(True)
+        training.steps(2)
+        wanted.clear()
+    applied = next(event for event in seen.backend.of(Adjustment) if event.outcome == "applied")
+    assert applied.after["weights_of_step"] == STEPS
