@@ -82,6 +82,20 @@ def test_first_to_come_has_the_episode(desk):
     assert it.receives() == []
 
 
+@pytest.mark.parametrize("hot", ["warning", "critical"])
+def test_most_severe_of_alerts_that_come_together_is_answered(desk, hot):
+    """Among equals that of the policy that stands first, in whatever order a server lists them."""
+    it = desk(act="alerts")
+    it.fires()
+    both = posted(
+        alert(rule=None, at=it.clock.now, alertname="GpuHot", severity=hot, fingerprint="f2"), alert(at=it.clock.now)
+    )
+    it.inbox.offer(payloads.webhook(both)[0])
+    (decision,) = it.decides()
+    assert decision.rule == "loss_diverged"
+    assert it.outcomes == ["accepted", "accepted"]
+
+
 @pytest.mark.parametrize(("before_s", "outcome"), [(SKEW_S - 1, "accepted"), (SKEW_S + 2, "too_old")])
 def test_alert_from_before_a_fence_is_ignored_but_for_the_skew_of_clocks(desk, clock, before_s, outcome):
     it = desk()

@@ -20,6 +20,8 @@ from trimtab.types import Act, Alert, Severity, Verdict
 
 Levels = Callable[[], Mapping[str, float]]
 
+_RANK: Mapping[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
+
 
 class Acceptance:
     """Takes alerts out of the inbox and asks the policies.
@@ -51,6 +53,7 @@ class Acceptance:
         self._emit = emit
         self._asked = act in (False, True, "alerts")
         self._decided = decided
+        self._order = {policy.on: at for at, policy in enumerate(engine.policies)}
         self._clock = clock
         self._fenced_at = clock()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
@@ -70,7 +73,7 @@ class Acceptance:
         if taken:
             self._decided()
         decisions: list[Decision] = []
-        for rule, (alert, verdict) in list(self._open.items()):
+        for rule, (alert, verdict) in sorted(self._open.items(), key=self._precedence):
             if verdict is None and newest.get(rule, 0.0) < 1.0:
                 del self._open[rule]
                 continue
@@ -117,6 +120,12 @@ class Acceptance:
         if not self._asked:
             return "not_asked"
         return "silenced" if self._silences.cover(rule) else "accepted"
+
+    def _precedence(self, item: tuple[str, tuple[Incoming, Verdict | None]]) -> tuple[int, int]:
+        """The most severe first, among equals that of the first policy: only one is answered before the next fence."""
+        rule, (_, verdict) = item
+        severity = self._rules.get(rule, "warning") if verdict is None else verdict.severity
+        return _RANK[severity], self._order.get(rule, len(self._order))
 
     def _verdict(self, alert: Incoming, rule: str, step: int) -> Verdict:
         """What an alert from elsewhere says, in the words of a rule."""
