@@ -85,6 +85,36 @@ def test_policies_without_a_group_climb_alone(course, spike):
     assert (run.fire("loss_spike", 10), run.fire("loss_diverged", 40)) == (["roll_back"], ["roll_back"])
 
 
+class TestSeveralStepsTogether:
+    """On fast loops some dozens of steps are judged at once: what one of them showed may have come of another."""
+
+    DIVERGED = Policy(on="loss_diverged", ladder=[(RollBack(), ScaleLearningRate(0.1))])
+    SWINGING = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.3)])
+
+    def test_first_has_the_turn_where_its_answer_undoes_the_others(self, course, spike, verdict):
+        run = course(self.DIVERGED, spike)
+        verdicts = [verdict("loss_spike", 11, severity="warning"), verdict("loss_diverged", 40)]
+        assert run.judge(64, *verdicts) == ["roll_back"]
+
+    def test_first_has_no_turn_where_its_answer_undoes_nothing(self, course, verdict):
+        run = course(self.SWINGING, self.DIVERGED)
+        verdicts = [verdict("loss_oscillating", 11, severity="warning"), verdict("loss_diverged", 40)]
+        assert run.judge(64, *verdicts) == [LOWER]
+
+    def test_most_severe_has_the_turn_of_one_step(self, course, spike, verdict):
+        run = course(spike, self.DIVERGED)
+        verdicts = [verdict("loss_spike", 64, severity="warning"), verdict("loss_diverged", 64)]
+        assert run.judge(64, *verdicts) == [LOWER]
+
+    def test_episode_that_is_over_by_then_is_answered(self, course, spike, verdict):
+        verdicts = [verdict("loss_spike", 11), verdict("loss_spike", 12, state="resolved")]
+        assert course(spike).judge(64, *verdicts) == ["roll_back"]
+
+    def test_episode_that_is_over_is_not_answered_where_first_aid_came_too_late(self, course, nonfinite, verdict):
+        verdicts = [verdict("gradient_nonfinite", 11), verdict("gradient_nonfinite", 12, state="resolved")]
+        assert course(nonfinite).judge(64, *verdicts) == []
+
+
 class TestFirstAid:
     def test_comes_first_for_each_new_trouble_and_uses_no_budget(self, course, nonfinite):
         run = course(nonfinite)

@@ -217,6 +217,11 @@ class TestLimitUpdates:
     def test_lowers_the_rate_of_an_optimizer_that_normalizes_as_far_as_it_may(self):
         assert LimitUpdates(0.02, measured=0.2).apply(self.Controls(normalizes=True)) == 0.05
 
+    @pytest.mark.parametrize(("first", "factor"), [(0.3, 0.1), (2.0, 0.025), (70.0, 0.01), (0.0, 0.05)])
+    def test_lowers_the_rate_of_an_optimizer_that_normalizes_by_its_first_step(self, first, factor):
+        found = LimitUpdates(measured=0.2, first=first).apply(self.Controls(normalizes=True))
+        assert found == pytest.approx(factor)
+
     def test_leaves_exploding_gradients_to_clipping(self):
         with pytest.raises(Refused, match="explode"):
             LimitUpdates(most=1.0, measured=15.0).apply(self.Controls())
@@ -227,6 +232,7 @@ class TestLimitUpdates:
     def test_is_filled_in_with_what_was_measured(self):
         rung = (RollBack(), LimitUpdates())
         assert measured(rung, 0.3) == (RollBack(), LimitUpdates(measured=0.3))
+        assert measured(rung, 0.3, 2.0) == (RollBack(), LimitUpdates(measured=0.3, first=2.0))
         assert measured(rung, None) == rung
 
     @pytest.mark.parametrize(

@@ -200,6 +200,41 @@ def test_usual_norm_is_not_learned_from_gradients_that_go_on_exploding():
     assert steps.judge.usual_norm("0") == pytest.approx(before, rel=0.1)
 
 
+def moved(ratio):
+    ratios = dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio)
+    return GradientReading(norm=1.0, finite=True, layer_norms={"a": 1.0}, update_ratios=ratios)
+
+
+def test_update_ratio_is_judged_with_the_losses_of_the_next_steps():
+    steps = Steps(shipped("loss_stalled"))
+    steps.take([2.3] * 40)
+    assert steps.take([2.3], moved(1e-6)) == []
+    assert edges(steps.take([2.3] * 20)) == [("loss_stalled", "firing")]
+
+
+def test_update_ratio_from_before_a_fence_is_not_judged_after_it():
+    steps = Steps(shipped("loss_stalled"))
+    steps.take([2.3] * 40)
+    steps.take([2.3], moved(1e-6))
+    steps.judge.fence(steps.at)
+    assert steps.take([2.3] * 20) == []
+
+
+def test_update_ratio_is_not_judged_for_ever():
+    steps = Steps(shipped("update_too_large"))
+    steps.take([2.3] * 30 + [2.2] * 5)
+    steps.take([2.2], moved(0.9))
+    assert steps.take([2.2] * 20 + [9.0] * 20) == []
+
+
+def test_first_ratio_is_that_at_the_rate_of_now():
+    steps = Steps(shipped("update_too_large"))
+    assert steps.judge.first_ratio("0") is None
+    steps.take([2.3], rate=0.001)
+    steps.take([2.3], moved(0.02), rate=0.01)  # the ratio is of the step before
+    assert steps.judge.first_ratio("0") == pytest.approx(0.2)
+
+
 def test_rule_by_function_is_given_the_loss_and_fires():
     seen = []
     rule = Rule("mine", lambda loss: seen.append(loss) or loss, threshold=5.0, hold=2, severity="critical")

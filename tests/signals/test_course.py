@@ -11,6 +11,28 @@ def course_of(losses):
     return course
 
 
+def test_course_excuses_a_rise_in_which_validation_gets_better():
+    course = Course()
+    for loss in [0.0, *(-0.01 * i for i in range(40)), *[-0.4] * 60]:
+        course.update(loss)
+    course.validated(improved=True)
+    for loss in [-0.1] * 300:
+        course.update(loss)
+    course.validated(improved=False)
+    assert course.lost == pytest.approx(0.3, rel=0.1)
+    course.validated(improved=True)
+    assert course.lost == pytest.approx(0.0, abs=0.01)
+
+
+def test_course_excuses_no_rise_where_validation_was_bad_from_the_start():
+    course = Course()
+    for loss in [2.0] * 10 + [9.0] * 90:
+        course.update(loss)
+    for improved in (True, True):
+        course.validated(improved)
+    assert course.excused == 0.0
+
+
 def test_first_is_the_mean_of_the_beginning():
     course = course_of([9.0, 7.0, 8.0, 6.0, 9.0, 7.0, 6.0, 4.0] + [1.0] * 20)
     assert course.first == pytest.approx(56 / BEGINNING)

@@ -171,6 +171,22 @@ def test_update_excess_of_usual_steps_stays_far_under_the_threshold():
     assert max(signal.update(moved(3e-3)) for _ in range(20)) < RULES["update_too_large"].threshold / 10
 
 
+def test_update_excess_leaves_out_what_began_at_zero():
+    signal = UpdateExcess(course_of(LOSING))
+    slow = {"a.weight": 1e-5, "b.weight": 1e-5, "c.weight": 1e-5}
+    signal.update(slow)
+    found = signal.update({**slow, "d": 1.0, "e": 1.0, "f": 1.0, "g": 1.0})
+    assert found < RULES["update_too_large"].threshold / 10
+
+
+def test_update_excess_remembers_the_first_ratio_that_there_was():
+    signal = UpdateExcess(course_of(LOSING))
+    for ratio in (0.0, 0.7, 0.2):
+        signal.update(moved(ratio))
+    signal.fence()
+    assert signal.first == 0.7
+
+
 def test_update_excess_knows_the_largest_ratio_since_the_fence():
     signal = UpdateExcess(Course())
     assert signal.largest is None
@@ -202,6 +218,19 @@ def test_crawl_of_a_model_that_is_frozen_but_for_one_layer_goes_by_that_one():
     ratios = {"a": 0.0, "b": 0.0, "c": 1e-3}
     assert Crawl(course_of([2.3] * 60)).update(ratios) == pytest.approx(1.0)
     assert Crawl(course_of([2.3] * 60)).update(dict.fromkeys(ratios, 0.0)) == math.inf
+
+
+def test_crawl_is_not_taken_for_motion_where_what_began_at_zero_moves():
+    signal = Crawl(course_of([2.3] * 60))
+    signal.update({"a.weight": 1e-6, "b.weight": 1e-6})
+    found = signal.update({"a.weight": 1e-6, "a.bias": 0.5, "b.weight": 1e-6, "b.bias": 0.5, "c.weight": 0.5, "d": 0.5})
+    assert found > RULES["loss_stalled"].threshold
+
+
+def test_crawl_goes_by_what_began_at_zero_where_nothing_else_moves():
+    signal = Crawl(course_of([2.3] * 60))
+    signal.update({"a.weight": 0.0})
+    assert signal.update({"a.weight": 0.0, "head": 1e-3}) == pytest.approx(1.0)
 
 
 def test_crawl_is_high_where_neither_loss_nor_weights_move():

@@ -123,6 +123,22 @@ def test_oscillation_of_a_loss_that_was_as_noisy_from_the_start_is_usual(scores)
     assert max(scores(Oscillation, flat(300, noise=1.0))[WARM_UP:]) < OSCILLATING
 
 
+def test_oscillation_does_not_remember_swings_from_before_a_fence(healthy):
+    course = Course()
+    signal = Oscillation(course)
+
+    def score(loss):
+        found = signal.update(loss)
+        course.update(loss)
+        return found
+
+    for loss in [*healthy(), 500.0, *healthy()[-2:]]:
+        before = score(loss)
+    signal.fence()
+    assert before > OSCILLATING
+    assert max(score(loss) or 0.0 for loss in healthy()[-30:]) < OSCILLATING
+
+
 def test_oscillation_takes_a_single_jump_for_no_reversal(scores):
     smooth = [0.3 + 2.0 * math.exp(-i / 60) for i in range(200)]
     assert max(scores(Oscillation, smooth + [2.0] * 50)[WARM_UP:]) < OSCILLATING / 100

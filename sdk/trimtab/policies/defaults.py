@@ -151,8 +151,8 @@ REASONS: dict[str, str] = {
     "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
     "beginning, at a tenth of the rate.",
     "update_too_large": "What such steps leave behind is no start for a lower rate: back to before them, and down by "
-    "as much as steps were measured to be too long, to between a fifth and a twentieth. Steps longer than the "
-    "weights are a matter of clipping.",
+    "as much as steps were measured to be too long: to between a fifth and a twentieth, for Adam and its like to "
+    "between a tenth and a hundredth. Steps of SGD that are longer than the weights are a matter of clipping.",
     "loss_oscillating": "The rate is too high for the valley: less of it without going back, and then from before the "
     "swings.",
     "overfitting": "A little more weight decay once; if validation goes on rising, the best state is behind. Neither "

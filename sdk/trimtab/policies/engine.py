@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.decisions import Decision
-from trimtab.policies.policy import Policy, halts, measured, momentary, raises_rate
+from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, raises_rate
 from trimtab.policies.rates import Rates
 from trimtab.types import Act, AlertSource, Outcome, Severity, Verdict
 
@@ -31,6 +31,7 @@ class Engine:
         silenced: whether somebody silenced a rule, by its name.
         level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
         update_ratio: how far steps of an optimizer have moved a typical layer of late; None where nobody knows.
+        first_ratio: how far its first step would have at the present rate; None where nobody knows.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Engine:
         silenced: Callable[[str], bool] = lambda rule: False,
         level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
         update_ratio: Callable[[str], float | None] = lambda optimizer: None,
+        first_ratio: Callable[[str], float | None] = lambda optimizer: None,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
@@ -49,6 +51,7 @@ class Engine:
         self._silenced = silenced
         self._level = level
         self._update_ratio = update_ratio
+        self._first_ratio = first_ratio
         self._accounts = Accounts()
         self._rates = Rates()
         self._open: dict[Key, Verdict] = {}
@@ -58,7 +61,7 @@ class Engine:
         self._under_way: set[str] = set()  # optimizers
         self._step = 0
         self._stepping: str | None = None
-        self._fresh: set[Key] = set()  # rules that began to fire at this judgement
+        self._fresh: dict[Key, int] = {}  # rules that began to fire at this judgement, and at which step of it
         self._gap = 1  # steps between two judgements
         self._attempts: Counter[str] = Counter()  # optimizer: judgements of this very step
 
@@ -80,9 +83,9 @@ class Engine:
         self._attempts[stepping or ""] += 1
         self._stepping = stepping
         self._fresh.clear()
-        for verdict in verdicts:
-            self._hear(verdict, step)
-        decisions = self._choose(self._open.values(), "process", step) if self._open else []
+        over = [found for verdict in verdicts if (found := self._hear(verdict, step)) is not None]
+        waiting = [*self._open.values(), *over] if over else self._open.values()
+        decisions = self._choose(waiting, "process", step) if waiting else []
         return decisions + self._creep(step, healthy) if healthy and self._rates else decisions
 
     def alerted(self, rule: str, step: int, *, source: AlertSource, verdict: Verdict | None = None) -> list[Decision]:
@@ -176,14 +179,20 @@ class Engine:
         at = self._order.get(rule)
         return None if at is None else self.policies[at]
 
-    def _hear(self, verdict: Verdict, step: int) -> None:
+    def _hear(self, verdict: Verdict, step: int) -> Verdict | None:
+        """Returns the verdict of an episode that began and ended among the steps of this judgement.
+
+        It is answered as it would have been at its own step, but for first aid, which is too late then.
+        """
         key = (verdict.rule, verdict.optimizer)
         if verdict.state == "resolved":
-            self._open.pop(key, None)
-            return
+            over = self._open.pop(key, None)
+            policy = self._policy(verdict.rule)
+            return over if key in self._fresh and policy is not None and not policy.first_aid else None
         self._mind(verdict, step)
-        self._fresh.add(key)
+        self._fresh[key] = verdict.step
         self._open[key] = self._newest[key] = verdict
+        return None
 
     def _mind(self, verdict: Verdict, step: int) -> None:
         """Something is the matter, whatever is done about it."""
@@ -211,8 +220,14 @@ class Engine:
                 self._under_way.discard(decision.optimizer)
         return decisions
 
-    def _precedence(self, verdict: Verdict) -> tuple[int, int, str]:
-        return _RANK[verdict.severity], self._order.get(verdict.rule, len(self._order)), verdict.optimizer
+    def _precedence(self, verdict: Verdict) -> tuple[int, int, int, str]:
+        """Of steps that are judged together what showed first has the turn, where its answer undoes those after it."""
+        began, policy = self._fresh.get((verdict.rule, verdict.optimizer)), self._policy(verdict.rule)
+        behind = 0
+        if began is not None:
+            last = began if policy is not None and policy.goes_back else max(self._fresh.values())
+            behind = last - min(self._fresh.values())
+        return behind, _RANK[verdict.severity], self._order.get(verdict.rule, len(self._order)), verdict.optimizer
 
     def _answer(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         key = (verdict.rule, verdict.optimizer)
@@ -249,10 +264,13 @@ class Engine:
             step=step,
             since=verdict.since,
             rung=rung,
-            actions=measured(policy.rungs[rung], self._update_ratio(verdict.optimizer)),
+            actions=self._measured(policy, rung, verdict.optimizer),
             reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
             budget_remaining=max(self._accounts.remaining(policy) - lasting, 0),
         )
+
+    def _measured(self, policy: Policy, rung: int, optimizer: str) -> Rung:
+        return measured(policy.rungs[rung], self._update_ratio(optimizer), self._first_ratio(optimizer))
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
@@ -308,7 +326,7 @@ class Engine:
         return replace(
             decision,
             rung=rung,
-            actions=measured(policy.rungs[rung], self._update_ratio(decision.optimizer)),
+            actions=self._measured(policy, rung, decision.optimizer),
             reason=f"{decision.reason}; the rung before was refused",
             budget_remaining=self._accounts.remaining(policy) - 1,
         )

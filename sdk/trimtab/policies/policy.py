@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from trimtab.actions import STAGES, Action, Halt, LimitUpdates, ScaleLearningRate
+from trimtab.actions import STAGES, Action, Halt, LimitUpdates, RollBack, ScaleLearningRate
 from trimtab.errors import ConfigError, did_you_mean
 
 ALERT = "alert:"  # before the name of an alert that is no rule of ours
@@ -75,6 +75,11 @@ class Policy:
         return next((at for at, rung in enumerate(self.rungs) if not momentary(rung)), len(self.rungs))
 
     @property
+    def goes_back(self) -> bool:
+        """Whether the first lasting rung goes back to an earlier state."""
+        return any(isinstance(action, RollBack) for action in self.rungs[min(self.first_aid, len(self.rungs) - 1)])
+
+    @property
     def lowers(self) -> bool:
         """Whether any rung lowers the learning rate."""
         return any(
@@ -97,11 +102,10 @@ def raises_rate(rung: Rung) -> float:
     return max(factor, 1.0)
 
 
-def measured(rung: Rung, update_ratio: float | None) -> Rung:
+def measured(rung: Rung, update_ratio: float | None, first_ratio: float | None = None) -> Rung:
     """The rung with what was measured filled into its actions."""
-    if not update_ratio:
-        return rung
-    return tuple(replace(a, measured=update_ratio) if isinstance(a, LimitUpdates) else a for a in rung)
+    known = {"measured": update_ratio or 0.0, "first": first_ratio or 0.0}
+    return tuple(replace(a, **known) if isinstance(a, LimitUpdates) else a for a in rung)
 
 
 def halts(rung: Rung) -> bool:

@@ -12,10 +12,11 @@ from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
 from trimtab.rules.usual import UsualNorm
-from trimtab.signals import Course, Itself, Signal, ValidationsSinceBest
+from trimtab.signals import Course, Itself, Signal, UpdateExcess, ValidationsSinceBest
 from trimtab.types import GradientReading, Verdict
 
 NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
+LASTS = 8  # steps for which an update ratio is still judged beside their losses, as every 8th is at most measured
 FAILURES = 5  # of a function of the user's, after which it is left out
 
 Function: TypeAlias = Callable[["float | None"], "float | None"]
@@ -58,6 +59,10 @@ class Bench:
         self._optimizer = optimizer
         self._attempt = attempt
         self._rate = LearningRate()
+        self._ratios: Mapping[str, float] = {}  # the newest update ratios
+        self._until = 0  # the last step with whose loss they are judged
+        self._excess: UpdateExcess | None = None
+        self._first_rate = 0.0  # at which the first update ratio was measured
         self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[Seat, Function]] = []
         for rule in rules:
@@ -72,6 +77,7 @@ class Bench:
         self, step: int, loss: float | None, gradients: GradientReading | None, learning_rate: float | None
     ) -> list[Verdict]:
         verdicts: list[Verdict] = []
+        rate_before = self._rate.last
         if self._rate.update(learning_rate):
             self._settle()
         self.skips = 0
@@ -81,7 +87,20 @@ class Bench:
                 self.course.update(loss)
         if self._functions:
             verdicts += self._call(step, loss)
-        return verdicts + self._gradients(step, gradients) if gradients is not None else verdicts
+        if gradients is not None:
+            return verdicts + self._gradients(step, gradients, rate_before)
+        return verdicts + self.take("update_ratios", step, self._ratios) if step <= self._until else verdicts
+
+    @property
+    def first_ratio(self) -> float | None:
+        """By how much a first step would have moved a typical layer at the rate of now; None where that is not known.
+
+        Of an optimizer that divides by the size of gradients: this is the rate beside the weights.
+        """
+        rate = self._rate.last
+        if self._excess is None or not self._first_rate or rate is None or not self.course.averages:
+            return None
+        return self._excess.first * rate / self._first_rate
 
     def take(self, source: str, step: int, value: Any) -> list[Verdict]:
         """Give `value` to every signal that reads `source`."""
@@ -108,6 +127,7 @@ class Bench:
         )
 
     def fence(self) -> None:
+        self._until = 0
         self.course.fence()
         for seat in self.seats:
             seat.signal.fence()
@@ -128,14 +148,18 @@ class Bench:
         for seat in self.seats:
             seat.level.episode = max(seat.level.episode, episodes.get(seat.rule.name, 0))
 
-    def _gradients(self, step: int, reading: GradientReading) -> list[Verdict]:
+    def _gradients(self, step: int, reading: GradientReading, rate_before: float | None) -> list[Verdict]:
         norm = reading.norm if reading.finite else math.inf
         verdicts = self.take("norm", step, norm)
         if reading.finite:
             verdicts += self.take("layer_norms", step, reading.layer_norms)
             self.usual_norm.update(reading.norm)
         if reading.update_ratios:
+            if reading.update_ratios is not self._ratios:
+                self._ratios, self._until = reading.update_ratios, step + LASTS
             verdicts += self.take("update_ratios", step, reading.update_ratios)
+            if not self._first_rate and self._excess is not None and self._excess.first:
+                self._first_rate = rate_before or 0.0
         return verdicts
 
     def _settle(self) -> None:
@@ -155,6 +179,8 @@ class Bench:
             spec = signals.find(rule.signal)
             made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
             seat = Seat(rule, made or spec.make(self.course), rule.signal)
+            if isinstance(seat.signal, UpdateExcess):
+                self._excess = seat.signal
             self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
         self.seats.append(seat)
 

@@ -160,6 +160,11 @@ class Judge:
         found = () if bench is None else (seat.signal for seat in bench.seats if isinstance(seat.signal, UpdateExcess))
         return next((signal.largest for signal in found), None)
 
+    def first_ratio(self, optimizer: str) -> float | None:
+        """See `Bench.first_ratio`."""
+        bench = self._benches.get(optimizer)
+        return None if bench is None else bench.first_ratio
+
     def level(self, rule: str, optimizer: str) -> float:
         """The newest point of a rule over its threshold; 0 where there is none."""
         bench = self._benches.get(optimizer)
@@ -199,6 +204,8 @@ class Judge:
 
     def _monitored(self, step: int, value: float) -> list[Verdict]:
         self.improved, self.monitored, self.newest = self._best.update(value) == 0.0, True, value
+        for bench in self._benches.values():
+            bench.course.validated(self.improved)
         return self._bench("").take("monitor", step, value)
 
     def _bench(self, optimizer: str) -> Bench:

@@ -12,12 +12,12 @@ FAR_BELOW = 0.2  # of the highest rate so far: the schedule is about to end, or 
 class LearningRate:
     """Follows one optimizer's rate, without our scale. A rate that is not known is steady."""
 
-    __slots__ = ("_highest", "_index", "_last", "_ring", "_still", "settling", "steady")
+    __slots__ = ("_highest", "_index", "_ring", "_still", "last", "settling", "steady")
 
     def __init__(self) -> None:
         self.settling = 0  # points for which relative rules are still suspended
         self.steady = True  # falling, or not rising; and not far below its highest
-        self._last: float | None = None
+        self.last: float | None = None  # that of the newest step whose rate was known
         self._ring: list[float] = []
         self._index = 0
         self._still = 0  # steps without a change
@@ -29,7 +29,7 @@ class LearningRate:
             self.settling -= 1
         if rate is None:
             return False
-        if rate == self._last:
+        if rate == self.last:
             if self._still > RISING:
                 return False
             self._still += 1
@@ -41,8 +41,8 @@ class LearningRate:
         ring, index = self._ring, self._index
         if len(ring) < RISING:
             ring += [rate] * (RISING - len(ring))
-        falling = self._last is not None and rate < self._last
-        self._last = rate
+        falling = self.last is not None and rate < self.last
+        self.last = rate
         if rate > self._highest:
             self._highest = rate
         before, long_before = ring[index - BACK], ring[index]

@@ -13,6 +13,7 @@ SWING = 0.05
 REACH = 4.0  # how many times the usual swing, or the largest one, a value counts at most
 FORGET = 0.998  # of the largest swing, a value: half of it in 350
 LEARN = 0.3  # of a swing larger than the largest, a value
+NEAR = 0.3  # of what the loss has come down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 
 
@@ -32,8 +33,9 @@ class Course:
     `fast`, `middle` and `slow` are exponential moving averages (plain means until there are enough values); `swing` is
     the mean distance of a value from the fast average before it, `peak` the largest distance above it, slowly
     forgotten; `first` is the mean at the beginning, or the very first value where that is less, `best` the lowest
-    middle average, `calm` the swing when that was reached. `averages` is for whoever knows it to set: whether the
-    optimizer steps along an average of gradients, as with momentum or in Adam.
+    middle average, `calm` the swing when that was reached, and `excused` how far a loss may be above it that rises
+    while validation gets better: see `validated`. `averages` is for whoever knows it to set: whether the optimizer
+    steps along an average of gradients, as with momentum or in Adam.
 
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
@@ -41,8 +43,8 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_history", "averages", "best", "calm", "count", "fast", "first", "middle",
-        "peak", "slow", "swing",
+        "_began", "_every", "_fenced", "_good", "_history", "averages", "best", "calm", "count", "excused", "fast",
+        "first", "middle", "peak", "slow", "swing",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +55,8 @@ class Course:
         self.count = 0
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
         self.swing = self.peak = self.calm = 0.0
+        self.excused = 0.0
+        self._good = False  # whether there was a validation while the loss was near its best
         self._began = 0.0
         self._fenced = False
         self._history: list[_Moment] = []
@@ -92,6 +96,7 @@ class Course:
         if middle < self.best:
             self.best = middle
             self.calm = swing
+            self.excused = 0.0
         if self.count % self._every == 0:
             self._remember()
 
@@ -100,6 +105,22 @@ class Course:
         if len(self._history) >= MOMENTS:
             del self._history[::2]
             self._every *= 2
+
+    @property
+    def lost(self) -> float:
+        """How far the fast average is above the best that it may be measured by."""
+        return self.fast - self.best - self.excused
+
+    def validated(self, improved: bool) -> None:
+        """A validation pass is over; whether it is better than every one before.
+
+        Where it is, and there was one while the loss was near its best, a loss that has risen since means no harm: the
+        objective has changed, as with a penalty that grows or in reinforcement learning.
+        """
+        scale, risen = self.scale, min(self.fast, self.middle, self.slow) - self.best
+        if improved and self._good and risen > self.excused:
+            self.excused = risen
+        self._good = self._good or (self.count >= BASELINE and self.lost < NEAR * scale)
 
     def fence(self) -> None:
         """Start the averages anew."""

@@ -136,11 +136,11 @@ class UpdateExcess:
     first 200 losses: a rate that has held for longer is judged by what it does to the loss.
 
     Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
-    nature. Layers that begin at zero have no ratio at first (see `sample.updates`). Where no loss is seen, steps alone
-    count.
+    nature. Layers that begin at zero have no ratio at first (see `sample.updates`), and are left out later too: each
+    step is a good part of them, however slow they are. Where no loss is seen, steps alone count.
     """
 
-    __slots__ = ("_course", "_names", "_newest", "_places", "_ratios", "_typical")
+    __slots__ = ("_course", "_newest", "_of_modules", "_ratios", "_typical", "first")
 
     READINGS = 6
     WEIGHT = 1.7
@@ -153,8 +153,8 @@ class UpdateExcess:
         self._newest: Mapping[str, float] | None = None
         self._ratios: deque[float] = deque(maxlen=self.READINGS)
         self._typical = 0.0
-        self._names: tuple[str, ...] = ()
-        self._places: list[int] = []
+        self._of_modules = _Modules()
+        self.first = 0.0  # the first typical ratio that there was; for Adam it is the rate beside the weights
 
     @property
     def largest(self) -> float | None:
@@ -174,21 +174,17 @@ class UpdateExcess:
         return max(self._typical, self.WEIGHT * sum(self._ratios)) if count in self.LOSSES else self._typical
 
     def _is_losing(self, course: Course) -> bool:
-        above = (course.fast if course.fast < course.middle else course.middle) - course.best
+        above = (course.fast if course.fast < course.middle else course.middle) - course.best - course.excused
         if course.averages:
             return above > self.OFF * (course.first - course.best)
         return above > self.OFF_ALONE * course.scale
 
     def _read(self, ratios: Mapping[str, float]) -> None:
-        names = tuple(ratios)
-        if names != self._names:
-            self._names, self._places = names, layers_of(names)
-        least = [math.inf] * (max(self._places, default=-1) + 1)
-        for place, ratio in zip(self._places, ratios.values(), strict=True):
-            least[place] = min(least[place], ratio)
+        least = self._of_modules.least(ratios)
         if len(least) >= FEWEST:
             self._typical = statistics.median(least)
             self._ratios.append(self._typical)
+            self.first = self.first or self._typical
 
     def fence(self) -> None:
         """Forget every reading but which was the newest."""
@@ -199,16 +195,17 @@ class UpdateExcess:
 class Crawl:
     """How much slower than usual the weights move while the loss does not: 0 once it has come down.
 
-    What is missing of certain progress (see `Progress`) times 1e-3 over the largest median update ratio so far (see
-    `UpdateRatio`): a run that has moved and then come to rest does not crawl, it has converged. Warm-up: 24 losses, and
-    a step on which update ratios were taken.
+    What is missing of certain progress (see `Progress`) times 1e-3 over the largest median ratio so far: a run that has
+    moved and then come to rest does not crawl, it has converged. Ratios of modules are those of `UpdateExcess`, and the
+    median is of those that move. Warm-up: 24 losses, and a step on which update ratios were taken.
     """
 
-    __slots__ = ("_largest", "_newest", "_progress")
+    __slots__ = ("_largest", "_newest", "_of_modules", "_progress")
 
     def __init__(self, course: Course) -> None:
         self._progress = Progress(course)
         self._newest: Mapping[str, float] | None = None
+        self._of_modules = _Modules()
         self._largest = 0.0
 
     def update(self, ratios: Mapping[str, float]) -> float | None:
@@ -217,7 +214,9 @@ class Crawl:
             return None
         if ratios is not self._newest:
             self._newest = ratios
-            self._largest = max(self._largest, _median(ratios))
+            least = self._of_modules.least(ratios)
+            moving = sorted(r for r in (least if any(least) else ratios.values()) if r > 0.0)
+            self._largest = max(self._largest, moving[len(moving) // 2] if moving else 0.0)
         missing = self._progress.update(0.0)
         if not missing:
             return missing
@@ -270,6 +269,30 @@ def layers_of(names: Sequence[str]) -> list[int]:
     """For each parameter the index of the module that holds it, in order of appearance."""
     order: dict[str, int] = {}
     return [order.setdefault(name.rpartition(".")[0] or name, len(order)) for name in names]
+
+
+class _Modules:
+    """Which parameters belong together; they seldom change."""
+
+    __slots__ = ("_known", "_names", "_places")
+
+    def __init__(self) -> None:
+        self._known: frozenset[str] = frozenset()
+        self._names: tuple[str, ...] = ()
+        self._places: list[int] = []
+
+    def least(self, ratios: Mapping[str, float]) -> list[float]:
+        """The least ratio of each module, without the parameters that had none at first: see `UpdateExcess`."""
+        self._known = self._known or frozenset(ratios)
+        if not ratios.keys() <= self._known:
+            ratios = {name: ratio for name, ratio in ratios.items() if name in self._known}
+        names = tuple(ratios)
+        if names != self._names:
+            self._names, self._places = names, layers_of(names)
+        least = [math.inf] * (max(self._places, default=-1) + 1)
+        for place, ratio in zip(self._places, ratios.values(), strict=True):
+            least[place] = min(least[place], ratio)
+        return least
 
 
 def largest_by_layer(layers: Sequence[int], norms: Mapping[str, float]) -> list[float]:

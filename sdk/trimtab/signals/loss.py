@@ -83,8 +83,9 @@ class SpikeScore:
 class Divergence:
     """How much of what the loss had come down is lost again.
 
-    (fast average - best) / max(first - best, 4 calm swings): 1 when the loss is back where it began. `best` is the
-    lowest average ever and `calm` the swing at that time, so neither is learned from bad values. Warm-up: 24 values.
+    (fast average - best - excused) / max(first - best, 4 calm swings): 1 when the loss is back where it began. `best`
+    is the lowest average ever and `calm` the swing at that time, so neither is learned from bad values; `excused` is
+    how much the loss had risen when validation was better than ever (see `Course.validated`). Warm-up: 24 values.
 
     After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
     share of the gain, since twice the best means nothing near zero or below.
@@ -102,7 +103,7 @@ class Divergence:
             return None
         gain, noise = course.first - course.best, NOISE * course.calm
         scale = gain if gain > noise else noise
-        above = course.fast - course.best
+        above = course.lost
         if above <= 0.0:
             return 0.0
         return above / scale if scale else math.inf
@@ -151,9 +152,10 @@ class Oscillation:
         return self.size / scale if scale else 0.0
 
     def fence(self) -> None:
-        """Forget the last change; what was usual stays."""
+        """Forget the last change, and reversals larger than was usual; what was usual stays."""
         self._last = None
         self._step = 0.0
+        self.size = min(self.size, self._calm)
 
 
 class Progress:

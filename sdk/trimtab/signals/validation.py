@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 GAINING = 0.02  # of what validation has gained: a pass that adds as much is not overfitting yet
 RISE = 3.0  # a rise of validation counts so many times a gap
 SLOW = 0.02  # of the gap: a rise that lasts, and a fall that does not end it
+LUCK = 0.05  # of the gain: by so much a pass over a small validation set may be better than the next
 LEARNED = 0.3  # of what training gained: where validation gained less, it is not the same task
 
 
@@ -24,10 +25,11 @@ class GeneralizationGap:
     """How much worse validation is than training, once it is worse than it was, in units of what validation has gained.
 
     min(gap, 3 rise) / (first - best validation loss), 0 where that is negative. The gap is validation loss - training
-    loss, the rise validation loss - best - `healed`: a gap alone is no harm, nor is a rise from which a run comes back,
-    so `healed` is the largest rise that was followed by a new best. Where the rise is over 0.02 of the gap and goes on
-    (this pass is not better than the one before by as much) the whole gap counts, but not while the learning rate
-    warms up or is all but gone, when little can go on.
+    loss, the rise validation loss - best - `healed` - `luck`: a gap alone is no harm, nor is a rise from which a run
+    comes back, so `healed` is the largest rise that was followed by a new best; and a pass that the very next one does
+    not come near may have been good by chance, so `luck` is the rise of that one, up to 0.05 of the gain. Where the
+    rise is over 0.02 of the gap and goes on (this pass is not better than the one before by as much) the whole gap
+    counts, but not while the learning rate warms up or is all but gone, when little can go on.
 
     0 too at a pass that betters the one before by 0.02 of the gain, and where validation, at its best, had gained less
     than 0.3 of what training had, since then the two are not the same task (a curriculum). `first` is the training loss
@@ -37,13 +39,14 @@ class GeneralizationGap:
     several passes in a row tell more than its size.
     """
 
-    __slots__ = ("_best", "_count", "_first", "_healed", "_highest", "_last", "_trained")
+    __slots__ = ("_best", "_count", "_first", "_healed", "_highest", "_last", "_luck", "_trained")
 
     def __init__(self) -> None:
         self._first = -math.inf
         self._trained = math.inf  # the training loss at the best pass
         self._best = self._highest = self._last = math.inf
         self._healed = 0.0
+        self._luck = math.inf  # the rise of the pass after the best
         self._count = 0
 
     def update(self, result: Validated) -> float | None:
@@ -60,7 +63,7 @@ class GeneralizationGap:
         gained = self._first - self._best
         if gained <= 0.0 or gained < LEARNED * (self._first - self._trained) or better > GAINING * gained:
             return 0.0
-        gap, rise = loss - train, loss - self._best - self._healed
+        gap, rise = loss - train, loss - self._best - self._healed - min(self._luck, LUCK * gained)
         lasts = result.steady and rise > SLOW * gap and better <= SLOW * gap
         return max(0.0, (gap if lasts else min(gap, RISE * rise)) / gained)
 
@@ -73,8 +76,10 @@ class GeneralizationGap:
             if math.isfinite(self._best):
                 self._healed = max(self._healed, self._highest - self._best)
             self._best = self._highest = loss
-            self._trained = train
+            self._trained, self._luck = train, math.inf
         else:
+            if self._luck == math.inf:
+                self._luck = loss - self._best
             self._highest = max(self._highest, loss)
 
 

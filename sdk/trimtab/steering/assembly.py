@@ -148,7 +148,14 @@ def build(
         info.rank if together else None,
     )
     silences = Silences()
-    engine = Engine(chosen, act=act, silenced=silences.cover, level=judge.level, update_ratio=judge.update_ratio)
+    engine = Engine(
+        chosen,
+        act=act,
+        silenced=silences.cover,
+        level=judge.level,
+        update_ratio=judge.update_ratio,
+        first_ratio=lambda label: (judge.first_ratio(label) or 0.0) * actuators.steering.scale(label),
+    )
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):
         severities = {rule.name: rule.severity for rule in rules}
