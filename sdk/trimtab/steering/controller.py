@@ -152,9 +152,8 @@ class Controller:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         step = self._sampler.steps_written()
         self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, None)
-        self._judge.begin_anew(label)
+        self._judging.begin_anew(label)
         self._actuators.snapshots.forget()
-        self._train = (0.0, 0)
 
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """See `StepController`."""

@@ -78,6 +78,11 @@ class Judging:
         self._logged.add(name)
         return self._judge.logged(step, name, value)
 
+    def begin_anew(self, label: str) -> None:
+        """Another model is trained under this label: no loss of the one before it stands behind its validation."""
+        self._judge.begin_anew(label)
+        self._train = (0.0, 0)
+
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:
         """What was seen of `labels` up to `step` is no evidence any more: of `optimizer`, or (None) of everything."""
         self._judge.fence(step, optimizer, back_to)

@@ -1,0 +1,84 @@
+"""What the judge is given, when, and beside what."""
+
+import pytest
+
+from trimtab.rules.judge import Judge
+from trimtab.rules.rule import resolve
+from trimtab.sample.layers import LayerChoice
+from trimtab.sample.sampler import Sampler
+from trimtab.steering.judging import Judging
+from trimtab.types import PhaseSummary
+
+
+class Asked(Judge):
+    """A judge that remembers what a validation pass was compared with."""
+
+    def validation(self, step, loss, accuracy, train_loss, beginning=None):
+        self.train_loss = train_loss
+        return super().validation(step, loss, accuracy, train_loss, beginning)
+
+
+@pytest.fixture
+def judge():
+    return Asked(resolve(()))
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def judging(judge, said):
+    sampler = Sampler(
+        lambda event: None, LayerChoice(None, lambda p: None, said.append), overhead=0.01, gradients_every=1
+    )
+    return Judging(judge, sampler, lambda kind, text: said.append(text))
+
+
+def summary(loss):
+    return PhaseSummary(loss=loss, accuracy=None, samples=4)
+
+
+def trained(judging, losses, label="0"):
+    ledger = judging._sampler.ledger(label)
+    verdicts, late = judging.steps(ledger, len(losses), losses, ())
+    assert not late
+    return verdicts
+
+
+def test_validation_is_compared_with_the_training_since_the_one_before(judging, judge):
+    trained(judging, [4.0, 2.0])
+    judging.validation(2, summary(3.0))
+    assert judge.train_loss == 3.0
+    trained(judging, [1.0, 0.5])
+    judging.validation(4, summary(1.0))
+    assert judge.train_loss == 0.75
+
+
+def test_validation_of_another_model_is_not_compared_with_the_losses_of_the_first(judging, judge):
+    trained(judging, [4.0, 2.0])
+    judging.begin_anew("0")
+    trained(judging, [1.0, 0.5])
+    judging.validation(4, summary(1.0))
+    assert judge.train_loss == 0.75
+
+
+def test_steps_before_a_fence_are_not_judged(judging, judge):
+    judging.fence(["0"], 3, "0", None)
+    assert trained(judging, [float("nan")] * 3) == []
+    assert [verdict.rule for verdict in trained(judging, [float("nan")] * 4)] == ["loss_nonfinite"]
+
+
+def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, said):
+    judge = Judge(resolve(()), monitor=("f1", "max"))
+    sampler = Sampler(
+        lambda event: None, LayerChoice(None, lambda p: None, said.append), overhead=0.01, gradients_every=1
+    )
+    judging = Judging(judge, sampler, lambda kind, text: said.append(text))
+    judging.logged(1, "f1_macro", 0.5)
+    judging.validation(1, summary(1.0))
+    assert said == []
+    judging.validation(2, summary(1.0))
+    assert len(said) == 1
+    assert "f1_macro" in said[0]
