@@ -76,9 +76,40 @@ def test_csv_without_a_step_counts_its_rows_and_says_so(file):
     assert table.notes == ("No column is the step: rows are counted.",)
 
 
-@pytest.mark.parametrize("content", ["step;Loss\n1;2.0\n", "step\tloss\n1\t2.0\n", "\ufeffstep,Train/Loss\n1,2.0\n"])
+@pytest.mark.parametrize(
+    "content", ["step;Loss\n1;2.0\n", "step\tloss\n1\t2.0\n", "step|loss\n1|2.0\n", "\ufeffstep,Train/Loss\n1,2.0\n"]
+)
 def test_csv_may_be_separated_and_spelled_in_other_ways(file, content):
     assert read_csv(file("log.csv", content), {}).points == [Point(1, loss=2.0)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_csv_may_be_in_another_encoding(tmp_path, encoding):
+    path = tmp_path / "log.csv"
+    path.write_bytes("step,größe,loss\n1,é,2.0\n".encode(encoding))
+    assert read_csv(path, {}).points == [Point(1, loss=2.0)]
+
+
+def test_csv_with_semicolons_may_have_decimal_commas(file):
+    assert read_csv(file("log.csv", "step;loss\n1;2,5\n2;1e-3\n"), {}).points == [Point(1, 2.5), Point(2, 0.001)]
+
+
+def test_csv_of_wandb_is_read(file):
+    header = '"Step","calm-sea-7 - train/loss","calm-sea-7 - train/loss__MIN","calm-sea-7 - train/loss__MAX"'
+    assert read_csv(file("wandb.csv", f"{header}\n10,2.0,1.0,3.0\n"), {}).points == [Point(10, loss=2.0)]
+
+
+def test_nan_in_a_validation_that_goes_on_is_a_cell_that_is_not_known(file):
+    table = read_csv(file("log.csv", "step,loss,val_loss\n1,3,nan\n2,2,2.5\n3,1,nan\n4,nan,nan\n"), {})
+    assert [point.validation_loss for point in table.points] == [None, 2.5, None, None]
+    assert math.isnan(table.points[-1].loss)
+    assert "NaN in val_loss" in table.notes[0]
+
+
+def test_nan_at_the_end_of_a_validation_is_its_result(file):
+    table = read_csv(file("log.csv", "step,val_loss\n1,2.0\n2,nan\n3,nan\n"), {})
+    assert [math.isnan(point.validation_loss) for point in table.points] == [False, True, True]
+    assert not table.notes
 
 
 def test_cell_may_be_blank_nan_or_infinite(file):

@@ -51,7 +51,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "accuracy_val", "accuracy_validation", "acc_val", "dev_accuracy", "test_accuracy",
     ),
 }  # fmt: skip
-JUDGED = ("loss", "gradient_norm", "validation_loss", "validation_accuracy")  # without any of these there is no rule
+VALIDATION = ("validation_loss", "validation_accuracy")
+JUDGED = ("loss", "gradient_norm", *VALIDATION)  # without any of these there is no rule
 _BLANK = {"", "none", "null", "-", "n/a"}
 
 
@@ -98,7 +99,8 @@ def point(file: Path, columns: Mapping[str, str], row: Mapping[str, Any], number
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    """Without case, punctuation, and the name of the run that wandb puts before it, as in `calm-sea-7 - train/loss`."""
+    return re.sub(r"[^a-z0-9]+", "_", name.rpartition(" - ")[2].lower()).strip("_")
 
 
 def _number(file: Path, name: str, value: object, number: int) -> float | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import dataclasses
+import io
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.lint.points import JUDGED, Point, Table, choose, point
+from trimtab.lint.points import JUDGED, VALIDATION, Point, Table, choose, point
 
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
+MISSING = "NaN in {name} is taken for a cell that is not known: numbers come after it."
 FILTERED = (
     "Transformers leaves NaN and Inf out of the loss that it logs, unless logging_nan_inf_filter=False: that "
     "loss_nonfinite did not fire says little."
@@ -19,20 +25,28 @@ FILTERED = (
 
 
 def read_csv(file: Path, given: Mapping[str, str]) -> Table:
-    """A CSV file with a header, separated by commas, semicolons or tabs. Empty cells are not known.
+    """A CSV file with a header, separated by one of `DELIMITERS`; by semicolons, numbers may have a decimal comma.
+
+    Empty cells are not known, nor is a NaN in a column of validation where numbers come after it.
 
     Raises:
         ConfigError: no header, nothing to judge, a cell that is no number.
     """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            header = lines.readline()
-            lines.seek(0)
-            rows = csv.DictReader(lines, delimiter=max(DELIMITERS, key=header.count))
-            columns = choose(file, rows.fieldnames or (), given)
-            return Table("CSV", _points(file, columns, list(rows)), _steps(columns))
+        text = _decoded(file.read_bytes())
+        delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        columns = choose(file, reader.fieldnames or (), given)
+        rows = [{name: row[name] for name in columns.values()} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{file}: not a CSV file ({error}). Give one with a header, in UTF-8.") from error
+    if delimiter == ";":
+        rows = [{name: cell and cell.replace(",", ".") for name, cell in row.items()} for row in rows]
+    points = _points(file, columns, rows)
+    missing = [kind for kind in VALIDATION if _goes_on_after_nan(points, kind)]
+    for kind in missing:
+        points = list(_without_nan(points, kind))
+    return Table("CSV", points, (*_steps(columns), *(MISSING.format(name=columns[kind]) for kind in missing)))
 
 
 def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
@@ -51,6 +65,31 @@ def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
     names = dict.fromkeys(name for row in history for name in row if name != "train_loss")  # that is the whole run's
     columns = choose(file, names, given)
     return Table("trainer_state", _points(file, columns, history), (*_steps(columns), FILTERED))
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8, in UTF-16 with its mark, or else in Latin-1: numbers are the same in all that look like it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if b"\0" in content:
+            raise
+        return content.decode("latin-1")
+
+
+def _goes_on_after_nan(points: Sequence[Point], kind: str) -> bool:
+    known = [value for each in points if (value := getattr(each, kind)) is not None]
+    return any(math.isnan(value) and not math.isnan(after) for value, after in itertools.pairwise(known))
+
+
+def _without_nan(points: Sequence[Point], kind: str) -> Iterator[Point]:
+    for each in points:
+        value = getattr(each, kind)
+        without = dataclasses.replace(each, **{kind: None}) if value is not None and math.isnan(value) else each
+        if any(getattr(without, judged) is not None for judged in JUDGED):
+            yield without
 
 
 def _points(file: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Point]:
