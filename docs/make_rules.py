@@ -144,7 +144,7 @@ CHANGING = (
     "hold = 3",
     "```",
     "",
-    "In Python a rule may also judge a function of the loss of each step:",
+    'A rule may also judge a function of the loss of each step. In the file it is named: `signal = "mine:negative"`.',
     "",
     "```python",
     "from trimtab.rules.rule import Rule",

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from trimtab.catalog import RULES
@@ -74,15 +76,36 @@ def test_number_out_of_range_is_refused_and_named(change):
         ({"name": "my rule", "signal": "logged:a", "threshold": 1.0}, "letters, digits and underscores"),
         ({"name": "mine", "signal": "logged:", "threshold": 1.0}, "lacks a name"),
         ({"name": "mine", "signal": 3, "threshold": 1.0}, "a function"),
+        ({"name": "mine", "signal": "math:no_such", "threshold": 1.0}, "Give MODULE:FUNCTION"),
+        ({"name": "mine", "signal": "math:pi", "threshold": 1.0}, "a function"),
+        ({"name": "mine", "signal": "math:fabs", "threshold": 1.0, "relative": "yes"}, "relative='yes': expected true"),
+        ({"name": "loss_spike", "enabled": "no"}, "enabled='no': expected true or false"),
         ({"name": "mine", "signal": "logged:a"}, "threshold is missing"),
         ({"threshold": 1.0}, "name is missing"),
         ("loss_spike", "expected Rule"),
     ],
-    ids=["shipped name", "no identifier", "empty logged", "a number", "no threshold", "no name", "a string"],
+    ids=[
+        "shipped name",
+        "no identifier",
+        "empty logged",
+        "a number",
+        "no such function",
+        "no function",
+        "no truth",
+        "no truth for a shipped one",
+        "no threshold",
+        "no name",
+        "a string",
+    ],
 )
 def test_what_makes_no_rule_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         resolve([given])
+
+
+def test_function_of_a_table_is_named_by_its_module():
+    table = {"name": "loss_large", "signal": "math:fabs", "threshold": 3.0}
+    assert resolve([table])[-1] == Rule("loss_large", math.fabs, 3.0)
 
 
 def test_rule_given_twice_is_refused():

@@ -19,6 +19,7 @@ leaves it out.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,9 @@ class Rule:
     Args:
         name: letters, digits and underscores; not a shipped rule's.
         signal: the name of a built-in signal; "logged:NAME" for a value that the run logs; or a function that takes
-            the loss of a step (None where there is none) and returns a number, or None for "no point". Larger is
-            worse. A function that raises is counted, and left out after five times.
+            the loss of a step (None where there is none) and returns a number, or None for "no point"; in a table it
+            is named as "MODULE:FUNCTION". Larger is worse. A function that raises is counted, and left out after five
+            times.
         threshold: what is too much, over 0.
         hold: for so many points in a row.
         clear: the share of the threshold under which an episode ends.
@@ -118,6 +120,9 @@ def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[s
     name = item.get("name")
     if not isinstance(name, str):
         raise ConfigError(f'rules: {dict(item)!r}: the name is missing. Add name = "...".')
+    for key in ("enabled", "relative"):
+        if not isinstance(item.get(key, True), bool):
+            raise ConfigError(f"rule {name}: {key}={item[key]!r}: expected true or false.")
     if name in RULES and "signal" not in item:
         _refuse_unknown(name, item, {"name", "enabled", *_CHANGES})
         return dict(item)
@@ -128,7 +133,17 @@ def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[s
     _refuse_unknown(name, item, _KEYS)
     if "threshold" not in item:
         raise ConfigError(f"rule {name}: the threshold is missing. Add threshold = ..., a number over 0.")
-    return Rule(**item)
+    signal = item["signal"]
+    named = isinstance(signal, str) and ":" in signal and not signal.startswith(LOGGED)
+    return Rule(**{**item, "signal": _imported(name, signal) if named else signal})
+
+
+def _imported(rule: str, signal: str) -> Any:
+    module, _, function = signal.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"rule {rule}: signal={signal!r}: {error}. Give MODULE:FUNCTION, or logged:NAME.") from error
 
 
 def _refuse_unknown(name: str, item: Iterable[str], allowed: set[str]) -> None:
