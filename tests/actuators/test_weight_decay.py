@@ -55,8 +55,12 @@ def test_bounds_never_work_against_the_factor(helm):
     high, none = with_decays(5.0), with_decays(0.0)
     with pytest.raises(Refused, match="ceiling of 1"):
         helm.controls(high).scale_weight_decay(2.0, ceiling=1.0)
-    with pytest.raises(Refused, match="lowest, 0"):
+    with pytest.raises(Refused, match=r"0\.5 times 0 is 0\.$"):
         helm.controls(none, label="1").scale_weight_decay(0.5, floor=1e-4)
+    with pytest.raises(Refused, match=r"2 times 0 is 0\. Give a floor"):
+        helm.controls(none, label="1").scale_weight_decay(2.0)
+    with pytest.raises(Refused, match=r"5 already\.$"):
+        helm.controls(high).scale_weight_decay(1.0)
 
 
 def test_optimizer_without_decay_is_refused(helm):

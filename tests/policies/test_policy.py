@@ -144,6 +144,25 @@ def test_action_of_ones_own_is_named_by_module_and_class(monkeypatch):
     assert reading.action("mine:Halve") == HalveWeightDecay()
 
 
+@dataclass(frozen=True)
+class Call:
+    """Somebody, by name."""
+
+    name = "call"
+    stage = "after_step"
+    whom: str
+    every: tuple[str, ...] = ()
+
+    def apply(self, controls):
+        return Change()
+
+
+def test_action_of_ones_own_takes_arguments_of_any_kind(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mine", type("mine", (), {"Call": Call}))
+    given = {"action": "mine:Call", "whom": "Ada", "every": ["monday"]}
+    assert reading.action(given) == Call("Ada", ["monday"])
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -161,6 +180,7 @@ def test_action_of_ones_own_is_named_by_module_and_class(monkeypatch):
         ('on = "a"\nladder = [{action = "scale_learning_rate", factor = "x"}]', "expected a number"),
         ('on = "a"\nladder = [{action = "scale_learning_rate", factor = 2, floor = 2, ceiling = 1}]', "floor <= ceil"),
         ('on = "a"\nladder = [{action = "halt", restore_best = 1}]', "expected true or false"),
+        ('on = "a"\nladder = [{action = "halt", reason = 5}]', "expected a text"),
         ('on = "a"\nladder = ["no_such_module:Thing"]', "cannot be imported"),
         ('on = "a"\nladder = ["math:pi"]', "is no class"),
     ],

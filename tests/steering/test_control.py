@@ -132,6 +132,7 @@ class TestAnotherRunOfTheName:
         (VALID.replace("[]", '[{"action": "os:system"}]'), 0o600, "an action that Trimtab does not have"),
         (VALID.replace("[]", "[[]]"), 0o600, "an action that Trimtab does not have"),
         (VALID.replace("[]", '[{"action": "scale_learning_rate", "factor": -1}]'), 0o600, "expected a factor over 0"),
+        (VALID.replace("[]", '[{"action": "halt", "reason": 5}]'), 0o600, "expected a text"),
         (VALID + " " * control.LARGEST, 0o600, "larger than"),
         (VALID, 0o666, "can be written by others"),
         (VALID, 0o620, "can be written by others"),

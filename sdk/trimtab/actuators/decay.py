@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from trimtab.actions import Refused
-from trimtab.actuators.scales import bounded
+from trimtab.actuators.scales import at_bound, bounded
 
 
 class Decay:
@@ -38,9 +38,11 @@ class Decay:
         largest = max(decays)
         before = largest * self.scale if largest else self.from_zero
         after = bounded(before, factor, floor, ceiling)
+        if after == before == 0:
+            hint = "" if factor <= 1 or floor else " Give a floor over 0, where it begins."
+            raise Refused(f"The weight decay is 0, and {factor:g} times 0 is 0.{hint}")
         if after == before:
-            bound = f"ceiling of {ceiling:g}" if factor > 1 else f"floor of {floor:g}" if largest else "lowest, 0"
-            raise Refused(f"The weight decay is {before:g} already, at its {bound}.")
+            raise Refused(f"The weight decay is {before:g} already{at_bound(factor, floor, ceiling)}.")
         if largest:
             self.scale = self.scale * factor if after == before * factor else after / largest
         else:

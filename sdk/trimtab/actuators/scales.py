@@ -29,8 +29,7 @@ class Scale:
         if abs(target - 1.0) < _ROUNDING:
             target = 1.0
         if target == self.target:
-            bound = f"floor of {floor:g}" if factor < 1 else f"ceiling of {ceiling:g}"
-            raise Refused(f"The learning rate's scale is {target:g} already, at its {bound}.")
+            raise Refused(f"The learning rate's scale is {target:g} already{at_bound(factor, floor, ceiling)}.")
         self._start = self._after(self._done)
         self.target, self._ramp, self._done = target, ramp, 0
 
@@ -52,6 +51,13 @@ class Scale:
         """Go on where the run of `state` was."""
         self.target, self._start = float(state["target"]), float(state["start"])
         self._ramp, self._done = int(state["ramp"]), int(state["done"])
+
+
+def at_bound(factor: float, floor: float, ceiling: float) -> str:
+    """What holds a value that a factor should have changed, for the end of a sentence."""
+    if factor == 1:
+        return ""
+    return f", at its floor of {floor:g}" if factor < 1 else f", at its ceiling of {ceiling:g}"
 
 
 def bounded(value: float, factor: float, floor: float, ceiling: float) -> float:

@@ -25,6 +25,7 @@ from trimtab.policies.creeping import CreepBack
 from trimtab.policies.policy import Policy
 
 _BUILT_IN = (ScaleLearningRate, LimitUpdates, ScaleWeightDecay, SetDropout, ClipGradients, SkipStep, RollBack, Halt)
+_OURS = (*_BUILT_IN, CreepBack)  # whose arguments are texts and truths where their defaults are, and else numbers
 ACTIONS: dict[str, type[Action]] = {kind.name: kind for kind in _BUILT_IN}
 _KEYS = tuple(spec.name for spec in dataclasses.fields(Policy) if spec.init)
 
@@ -120,7 +121,7 @@ def _made(kind: type[Action], name: str, arguments: Mapping[str, Any], where: st
                 hint = did_you_mean(key, allowed) if allowed else "It takes none."
                 raise ConfigError(f"{where}: {key} is not an argument of {name}. {hint}")
             default = allowed[key].default
-            if isinstance(value, bool) != isinstance(default, bool) or (isinstance(value, str) and default != ""):
+            if kind in _OURS and any(isinstance(value, t) != isinstance(default, t) for t in (bool, str)):
                 raise ConfigError(f"{where}: {name}({key}={value!r}): expected {_expected(default)}.")
         for key, spec in allowed.items():
             if key not in arguments and spec.default is spec.default_factory is dataclasses.MISSING:

@@ -116,8 +116,8 @@ class Orders:
 def _described(adjustment: Adjustment) -> str:
     if adjustment.outcome != "applied":
         return f"{adjustment.action} was {adjustment.outcome}: {adjustment.reason}"
-    changes = [f"{name} {_short(adjustment.before.get(name))} -> {_short(v)}" for name, v in adjustment.after.items()]
-    return ", ".join(changes) or adjustment.action
+    before = {name: f"{_short(value)} -> " for name, value in adjustment.before.items()}
+    return ", ".join(f"{n} {before.get(n, '')}{_short(v)}" for n, v in adjustment.after.items()) or adjustment.action
 
 
 def _short(value: Any) -> str:
