@@ -87,7 +87,8 @@ def _goes_on_after_nan(points: Sequence[Point], kind: str) -> bool:
 def _without_nan(points: Sequence[Point], kind: str) -> Iterator[Point]:
     for each in points:
         value = getattr(each, kind)
-        without = dataclasses.replace(each, **{kind: None}) if value is not None and math.isnan(value) else each
+        blank: dict[str, Any] = {kind: None}
+        without = dataclasses.replace(each, **blank) if value is not None and math.isnan(value) else each
         if any(getattr(without, judged) is not None for judged in JUDGED):
             yield without
 
