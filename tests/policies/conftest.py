@@ -59,10 +59,10 @@ class Course:
         names = [action.name for action in decision.actions]
         return self.engine.settle(decision, ["refused" if n in self.refusing else "applied" for n in names], step)
 
-    def resumed(self, state):
-        """Another process, which goes on from `state`."""
+    def resumed(self, state, step=None):
+        """Another process, which goes on from `state`; after `step` steps, where it counts them anew."""
         other = Course(self.engine.policies, act="process")
-        other.engine.restore(state)
+        other.engine.restore(state, state["step"] if step is None else step)
         other.episodes = dict(self.episodes)
         return other
 

@@ -6,6 +6,7 @@ import pytest
 
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
 from trimtab.policies import Policy
+from trimtab.policies.creeping import PATIENCE
 
 LOWER = "roll_back scale_learning_rate"
 RAISE = Policy(on="loss_stalled", ladder=[ScaleLearningRate(2.0)], cooldown=0)
@@ -385,6 +386,20 @@ class TestResuming:
         second = first.resumed(json.loads(json.dumps(first.engine.state())))
         drive(second, range(45, 80))
         assert [*first.decisions, *second.decisions] == whole.decisions
+
+    def test_cools_down_for_as_long_where_steps_are_counted_anew(self, course, spike):
+        run = course(spike)
+        run.fire("loss_spike", 5000)
+        run.judge(5010)
+        other = run.resumed(json.loads(json.dumps(run.engine.state())), step=0)
+        assert [other.fire("loss_spike", step) for step in (9, 11)] == [[], [LOWER]]
+
+    def test_creeps_back_as_soon_where_steps_are_counted_anew(self, course):
+        run = course(RAISE)
+        run.engine.scaled("0", 0.5)
+        run.judge(5000, healthy=["0"])
+        other = run.resumed(json.loads(json.dumps(run.engine.state())), step=0)
+        assert next(step for step in range(1, 2000) if other.judge(step, healthy=["0"])) == PATIENCE
 
     def test_keeps_the_kill_switch(self, course, spike):
         run = course(spike)

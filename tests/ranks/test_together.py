@@ -167,3 +167,29 @@ said(taken=taken)
 """
     )
     assert [(rank["taken"], [outcome for *_, outcome, _ in rank["done"]]) for rank in ranks] == [(20, ["refused"])] * 2
+
+
+def test_resumed_run_goes_on_from_where_the_first_rank_was(in_ranks):
+    """The other rank's disk holds neither a log nor a state, as a disk of its own does after a move to another node."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab.actions import RollBack, ScaleLearningRate
+once = trimtab.Rule("once", signal=lambda loss: float(calls.pop(0)) if calls else 0.0, threshold=0.5)
+options = {"run": "a", "act": "process", "gradients_every": 1, "rules": [once]}
+ladder = [ScaleLearningRate(0.5), RollBack()]
+options["policies"] = [trimtab.Policy(on="once", ladder=ladder, cooldown=0)]
+calls = [0, 0, 1]
+first = ["jsonl"] if rank == 0 else [RecordingBackend()]
+with trimtab.watch(backends=first, directory=f"runs-{rank}", **options):
+    for _ in range(10):
+        step()
+calls = [0] * 40 + [1]
+with trimtab.watch(backends=[backend], directory=f"runs-{rank}", resume=True, **options):
+    for _ in range(45):
+        step()
+said(scale=backend.of(trimtab.types.Step)[-1].learning_rate)
+"""
+    )
+    assert [outcome for *_, outcome, _ in alike(ranks)] == ["applied"]
+    assert [rank["scale"] for rank in ranks] == [[0.005], [0.005]]

@@ -85,13 +85,18 @@ class Accounts:
         }
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any]) -> Accounts:
+    def restore(cls, state: Mapping[str, Any], ahead: int) -> Accounts:
+        """Go on from `state`, where steps were `ahead` of those to come."""
+
         def keyed(name: str) -> dict[Key, Any]:
-            return {(a, b): tuple(v) if isinstance(v, (list, tuple)) else v for a, b, v in state[name]}
+            return {(policy, optimizer): value for policy, optimizer, value in state[name]}
 
         return cls(
-            **{name: keyed(name) for name in _KEYED},
-            settling=dict(state["settling"]),
+            climbed={key: (count, at - ahead) for key, (count, at) in keyed("climbed").items()},
+            aided={key: (count, at - ahead) for key, (count, at) in keyed("aided").items()},
+            cooling={key: until - ahead for key, until in keyed("cooling").items()},
+            settling={optimizer: until - ahead for optimizer, until in state["settling"].items()},
+            acted=keyed("acted"),
             finished={(a, b) for a, b in state["finished"]},
             spent=Counter(state["spent"]),
             failures=Counter(state["failures"]),

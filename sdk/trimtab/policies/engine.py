@@ -166,12 +166,16 @@ class Engine:
             "gap": self._gap,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Open episodes are not part of it: a resumed run begins with a fence."""
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """Go on from `state` after `step` steps, which may be counted anew: cooldowns are as long as they were.
+
+        Open episodes are not part of it: a resumed run begins with a fence.
+        """
+        ahead = max(int(state["step"]) - step, 0)
         self.paused = bool(state["paused"])
-        self._accounts = Accounts.restore(state["accounts"])
-        self._rates = Rates.restore(state["rates"])
-        self._step, self._gap = state["step"], state["gap"]
+        self._accounts = Accounts.restore(state["accounts"], ahead)
+        self._rates = Rates.restore(state["rates"], ahead)
+        self._step, self._gap = int(state["step"]) - ahead, state["gap"]
         self._under_way.clear()
         self.fence()
 

@@ -79,9 +79,10 @@ class Rates:
         }
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any]) -> Rates:
+    def restore(cls, state: Mapping[str, Any], ahead: int) -> Rates:
+        """Go on from `state`, where steps were `ahead` of those to come."""
         rates = cls()
         rates._creeping = {optimizer: Creeping.restore(s) for optimizer, s in state["creeping"].items()}
-        rates._lowered = dict(state["lowered"])
-        rates._seen = dict(state["seen"])
+        rates._lowered = {optimizer: at - ahead for optimizer, at in state["lowered"].items()}
+        rates._seen = {optimizer: at - ahead for optimizer, at in state["seen"].items()}
         return rates

@@ -142,7 +142,7 @@ class Controller:
         self._labels.setdefault(label)
         self._actuators.steering.meet(label, optimizer)
         if self._ranks is not None:
-            self._ranks.meet([p for group in optimizer.param_groups for p in group["params"]])
+            self._meet_ranks(self._ranks, optimizer)
         if self._acts:
             self._keeping.met(self._sampler.steps_written())
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
@@ -312,7 +312,7 @@ class Controller:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._engine.restore(state["engine"])
+        self._engine.restore(state["engine"], self._sampler.steps_written())
         self._judge.restore(state["judge"])
         self._actuators.steering.load_state_dict(state["steering"])
         if self.reception is not None:
@@ -322,6 +322,15 @@ class Controller:
             self._say(
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
+
+    def _meet_ranks(self, ranks: Ranks, optimizer: Optimizer) -> None:
+        """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""
+        steering, step = self._actuators.steering, self._sampler.steps_written()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        begun = ranks.meet(parameters, {"step": step, "steering": steering.state_dict()})
+        if begun is not None and not ranks.leads:
+            self._sampler.steps_before += begun["step"] - step
+            steering.load_state_dict(begun["steering"])
 
     def _awaits(self) -> bool:
         return self._execution.waits or self._execution.follows_cycle or self._replay is not None

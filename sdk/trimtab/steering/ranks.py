@@ -68,15 +68,17 @@ class Ranks:
         self._cost_s = math.inf  # of an exchange for which nobody was waited
         self._outbox: list[tuple[Decision, Told | None]] = []
 
-    def meet(self, parameters: Sequence[Tensor]) -> None:
-        """Before the first step of the first optimizer: find the others."""
-        if self._agreement is None and not self._over:
-            refusal = _why_not(parameters, self._world_size) or self._why_alone()
-            if refusal:
-                self._end(f"{refusal} This is a dry run.")
-            else:
-                self._agreement = self._attempt(lambda: Agreement(self._rank, PATIENCE_S))
-                self._execution.others = self if self._agreement is not None else None
+    def meet(self, parameters: Sequence[Tensor], state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Before the first step of the first optimizer: find the others. Returns the `state` of rank 0, once."""
+        if self._agreement is not None or self._over:
+            return None
+        refusal = _why_not(parameters, self._world_size) or self._why_alone()
+        if refusal:
+            self._end(f"{refusal} This is a dry run.")
+            return None
+        self._agreement = agreement = self._attempt(lambda: Agreement(self._rank, PATIENCE_S))
+        self._execution.others = self if agreement is not None else None
+        return None if agreement is None else self._attempt(lambda: agreement.tell(state))
 
     def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
         """Rank 0 decided: it is told to all at the next judged step. What is only for the record is recorded now."""
