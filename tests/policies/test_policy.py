@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
+import torch
 
 from trimtab.actions import (
     Action,
@@ -197,6 +198,11 @@ def test_table_that_cannot_be_read_gets_a_sentence(text, sentence):
 )
 def test_described_action_can_be_made_again(action):
     assert reading.action(msgspec.json.decode(msgspec.json.encode(reading.describe(action)))) == action
+
+
+def test_argument_of_ones_own_action_may_be_anything_and_is_described_in_plain_values():
+    described = reading.describe(Call(torch.ones(2), [print, 1]))
+    assert described == {"action": "call", "whom": "tensor([1., 1.])", "every": ["<built-in function print>", 1]}
 
 
 def test_described_action_of_ones_own_is_found_among_the_known():

@@ -18,6 +18,10 @@ from trimtab.actuators.step_controls import StepControls
 
 BEST, LAST = "best.pt", "last.pt"
 ADVICE = "once the loop asks"  # in place of True, where nobody hears of a halt
+APPLIED = (
+    "The step was applied by then: on a device it is read one step late, and of several actions in a rung each waits "
+    "for the last one's moment."
+)
 
 
 class Actuators:
@@ -125,12 +129,12 @@ class RunControls:
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         if self._late and steps == 1:
-            raise Refused("The step was applied before its gradients could be read: on a device that is one step late.")
+            raise Refused(APPLIED)
         return self._around().clip_gradients(max_norm, steps=steps)
 
     def skip_step(self) -> Change:
         if self._late:
-            raise Refused("The step was applied before its loss could be read: on a device that is one step late.")
+            raise Refused(APPLIED)
         change = self._around().skip_step()
         mended = self._of.snapshots.mend()
         return change if mended is None else Change(change.before, {**change.after, "buffers_of_step": mended})

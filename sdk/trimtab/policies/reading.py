@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -99,13 +100,26 @@ def action(given: Any, *, where: str = "action", known: Iterable[Action] = ()) -
 def describe(action: Action) -> dict[str, Any]:
     """What `action` can be made from again: its name, and its arguments where they are not the default.
 
-    JSON has no infinity: the largest number stands for it.
+    In plain values that JSON holds. It has no infinity: the largest number stands for it. An argument of an action of
+    the user's own may be anything: that is described in a word, and the action found among those that are known.
     """
     if not dataclasses.is_dataclass(action) or isinstance(action, type):
         return {"action": action.name}
-    specs = [spec for spec in dataclasses.fields(action) if spec.init]
-    values = {spec.name: getattr(action, spec.name) for spec in specs if getattr(action, spec.name) != spec.default}
-    return {"action": action.name} | {k: sys.float_info.max if v == math.inf else v for k, v in values.items()}
+    given = {"action": action.name}
+    for spec in dataclasses.fields(action):
+        value = getattr(action, spec.name)
+        plain = isinstance(value, bool | int | float | str)
+        if spec.init and value is not spec.default and not (plain and value == spec.default):
+            given[spec.name] = sys.float_info.max if plain and value == math.inf else _described(value)
+    return given
+
+
+def _described(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_described(item) for item in value]
+    return reprlib.repr(value)
 
 
 def arguments(action: Action) -> dict[str, Any]:
