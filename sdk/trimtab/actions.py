@@ -148,6 +148,10 @@ class LimitUpdates:
     first: float = 0.0  # 0: not known
 
     def __post_init__(self) -> None:
+        for name in ("ratio", "lowest", "highest", "floor", "most", "measured"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0):
+                raise ConfigError(f"{self.name}({name}={value!r}): expected a number, 0 or more.")
         if not 0 < self.ratio < math.inf:
             raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio over 0, such as 0.03.")
         if not 0 < self.lowest <= self.highest <= 1:
@@ -262,6 +266,10 @@ class Halt:
     stage: ClassVar[Stage] = "cycle_end"
     reason: str = ""
     restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reason, str):
+            raise ConfigError(f"{self.name}(reason={self.reason!r}): expected a text, such as 'enough'.")
 
     def apply(self, controls: Controls) -> Change:
         return controls.halt(self.reason, restore_best=self.restore_best)

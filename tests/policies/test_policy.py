@@ -98,6 +98,9 @@ def test_policy_that_cannot_be_gets_a_sentence(given, sentence):
         (SetDropout, {"ratio": "0.5"}, "ratio='0.5'.: expected a ratio"),
         (ClipGradients, {"max_norm": "1"}, "max_norm='1'.: expected a norm over 0"),
         (ClipGradients, {"steps": 0}, r"steps=0\): expected a number of steps, 1 or more"),
+        (LimitUpdates, {"ratio": "x"}, r"ratio='x'\): expected a number, 0 or more"),
+        (LimitUpdates, {"floor": -1}, r"floor=-1\): expected a number, 0 or more"),
+        (Halt, {"reason": 5}, r"reason=5\): expected a text"),
         (RollBack, {"back": 0.5}, r"back=0.5\): expected a number of snapshots"),
     ],
 )
