@@ -35,7 +35,7 @@ def cluster(tmp_path):
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
     (tmp_path / "train.py").write_text(
-        "import torch, time, pathlib\nend = time.monotonic() + 30\n"
+        "import torch, time, pathlib\nend = time.monotonic() + 120\n"
         f"while not pathlib.Path({str(tmp_path / 'over')!r}).exists() and time.monotonic() < end: time.sleep(0.05)\n"
     )
     paths = {
@@ -57,12 +57,12 @@ def finish(jobs, directory, count):
     """The names of runs in their files, once there are `count`; then the jobs are let go."""
     from trimtab import discovery
 
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while len(found := list(discovery.read(directory / "shared" / "targets"))) < count and time.monotonic() < end:
         time.sleep(0.05)
     (directory / "over").touch()
     for job in jobs:
-        assert job.communicate(timeout=60)[1].count("Traceback") == 0
+        assert job.communicate(timeout=180)[1].count("Traceback") == 0
         assert job.returncode == 0
     return sorted((each.target.run, each.target.rank) for each in found)
 
