@@ -1,8 +1,12 @@
 """`trimtab targets` tells files of the living from those of the dead."""
 
+import os
 import signal
+import time
 
 import pytest
+
+from trimtab.discovery import SILENT_AFTER_S, Target, TargetFile
 
 
 @pytest.fixture
@@ -32,6 +36,17 @@ def test_clean_removes_the_dead_only(desk, killed):
     (path,) = (desk.directory / "runs" / "targets").iterdir()
     assert desk.trimtab("targets", "clean").stdout == f"removed {path}  killed rank 0\n"
     assert not path.exists()
+
+
+def test_files_of_other_machines_are_left_alone_but_for_silent_ones_when_asked(desk):
+    folder = desk.directory / "runs" / "targets"
+    facts = {"address": "node7:9464", "scheme": "http", "rank": 0, "host": "node7", "pid": 2, "process_start": ""}
+    heard, silent = (TargetFile(folder, Target(run=name, run_id=name, **facts)).path for name in ("heard", "silent"))
+    past = time.time() - SILENT_AFTER_S - 60
+    os.utime(silent, (past, past))
+    assert desk.trimtab("targets", "clean").stdout == ""
+    assert desk.trimtab("targets", "clean", "--silent").stdout == f"removed {silent}  silent rank 0\n"
+    assert list(folder.iterdir()) == [heard]
 
 
 def test_list_of_nothing_is_its_header(desk):
