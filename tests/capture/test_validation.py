@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -173,3 +174,81 @@ def test_training_batch_in_which_nothing_counts_does_not_spoil_the_epoch(watchin
         with torch.no_grad():
             F.cross_entropy(model(inputs), labels)
     assert seen.epochs[0].train.criterion > 0
+
+
+def regularised(model, inputs, labels):
+    outputs = model(inputs)
+    distilled = F.kl_div(outputs.log_softmax(1), torch.full_like(outputs, 1 / 3), reduction="batchmean")
+    return distilled + F.cross_entropy(outputs, labels)
+
+
+def test_loss_that_training_calls_second_is_the_validation_where_it_alone_is_called(
+    watching, model, optimizer, inputs, labels
+):
+    with watching() as seen:
+        optimizer.zero_grad()
+        regularised(model, inputs, labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            loss = F.cross_entropy(model(inputs), labels).item()
+    (validation,) = seen.validations
+    assert validation.loss == pytest.approx(loss)
+    assert validation.accuracy is not None
+
+
+def test_training_is_compared_by_the_loss_that_knows_classes(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        expected = F.cross_entropy(model(inputs), labels).item()
+        optimizer.zero_grad()
+        regularised(model, inputs, labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            regularised(model, inputs, labels)
+    loss = -model(inputs).log_softmax(1)[range(6), labels].mean().item()
+    (epoch,) = seen.epochs
+    assert epoch.train.criterion == pytest.approx(expected)
+    assert epoch.validation.loss == pytest.approx(loss)
+
+
+def test_second_stage_is_validated_by_its_own_loss(watching, model, optimizer, inputs, labels):
+    losses = [
+        lambda: F.cross_entropy(model(inputs), labels),
+        lambda: F.mse_loss(model(inputs), torch.zeros(6, 3)),
+    ]
+    expected = []
+    with watching() as seen:
+        for loss in losses:
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss().backward()
+                optimizer.step()
+                with torch.no_grad():
+                    expected.append(loss().item())
+    assert [step.loss for step in seen.validations] == pytest.approx(expected)
+
+
+def test_samples_of_validation_are_counted_whichever_loss_is_called_first(watching, model, optimizer, inputs, labels):
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=4)
+    with watching() as seen:
+        optimizer.zero_grad()
+        regularised(model, inputs, labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for x, y in loader:
+                regularised(model, x, y)
+    (epoch,) = seen.epochs
+    assert epoch.validation.samples == 6
+
+
+def test_second_stage_has_its_accuracy_from_its_first_step(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for loss in (
+            lambda: F.mse_loss(model(inputs), torch.zeros(6, 3)),
+            lambda: F.cross_entropy(model(inputs), labels),
+        ):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+            with torch.no_grad():
+                loss()
+    assert [step.accuracy is None for step in seen.steps()] == [True, False]

@@ -73,6 +73,7 @@ class Capture:
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         self._passes.counted = lambda: self._criteria.samples
+        self._criteria.on_change = sampler.forget_criterion
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
@@ -232,7 +233,9 @@ class Capture:
             if not self._steps.any_seen:
                 self._steps.unseen.gradients_written()
 
-    def _validated(self, sums: PassSums) -> None:
+    def _validated(self, sums: PassSums, loss: str) -> None:
+        if loss:
+            self._criteria.compare_by(loss)
         self._sampler.validation(sums)
         started = time.perf_counter()
         self._steps.judge_rest()

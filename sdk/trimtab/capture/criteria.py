@@ -41,7 +41,10 @@ class Criteria:
         self._passes = passes
         self._spacing = spacing
         self._clock = clock
-        self._primary: str | None = None  # the loss function that training uses
+        self._primary: str | None = None  # the loss function that training is compared by
+        self._has_classes = False  # whether it knows any
+        self.on_change: Callable[[], object] = lambda: None  # called before it is another one
+        self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._output: weakref.ref[Tensor] | None = None  # of the newest training call
         self._output_is_mean = False
         self._is_objective = False  # backward is called on the very mean that the loss function returned
@@ -83,8 +86,8 @@ class Criteria:
         """Held losses that no backward was called on are validation."""
         undecided, self._undecided = self._undecided, {}
         for name, judged in undecided.items():
-            if name == self._primary:
-                self._passes.validated(*judged)
+            if name in self._trained:
+                self._passes.validated(*judged, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
     def backward(self, tensor: Any) -> None:
@@ -164,17 +167,37 @@ class Criteria:
         self._called = True
 
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        if self._primary is None:
-            self._primary = loss.name
+        if loss.name not in self._trained:
+            self._meet(loss)
         if loss is not self._newest:
             self._plain = None
         self._newest = loss
         self._output = weakref.ref(output)
         self._output_is_mean = loss.is_mean(args)
 
+    def _meet(self, loss: Loss) -> None:
+        """Training uses a loss function for the first time. One that knows classes goes before one that does not."""
+        self._trained[loss.name] = 1 + len(self._trained)
+        if self._primary is None or (loss.classes is not None and not self._has_classes):
+            self._has_classes = loss.classes is not None
+            self.compare_by(loss.name)
+
+    def compare_by(self, name: str) -> None:
+        """From now on the training criterion and its accuracy are those of this loss function, as validation is."""
+        if name in self._trained and name != self._primary:
+            if self._primary is not None:
+                self.on_change()
+            self._primary = name
+            self._plain = None
+            self._values = []
+
+    def _rank(self, name: str) -> int:
+        return 0 if name == self._primary else self._trained.get(name, 0)
+
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        if self._primary is None or loss.name == self._primary:
-            self._passes.validated(*self._judged(loss.call(output, args)))
+        if not self._trained or loss.name in self._trained:
+            judged = self._judged(loss.call(output, args))
+            self._passes.validated(*judged, loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
 
     def _judged(self, call: LossCall) -> _Judged:

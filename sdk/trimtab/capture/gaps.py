@@ -30,9 +30,14 @@ class _Pass:
 
 
 class Gap:
-    """The passes since the last training backward, in order."""
+    """The passes since the last training backward, in order, by one loss function.
 
-    def __init__(self) -> None:
+    `rank` is 0 for the one that training is compared by, more for others that it uses.
+    """
+
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
+        self.batch: tuple[LoaderPass, int] | None = None  # the newest whose samples are counted
         self.passes: list[_Pass] = []
         self._of: dict[object, _Pass] = {}  # a loader, or an origin
 

@@ -22,11 +22,15 @@ from trimtab.sample.scalars import Held
 
 
 class Passes:
-    """A small machine fed by loaders, losses and backwards. It reads no tensor and no clock."""
+    """A small machine fed by loaders, losses and backwards. It reads no tensor and no clock.
+
+    `on_validation` is called with the sums of each validation pass, and with the loss function that they are of where
+    that is not the one by which training was compared.
+    """
 
     def __init__(
         self,
-        on_validation: Callable[[PassSums], object],
+        on_validation: Callable[[PassSums, str], object],
         on_epoch: Callable[[int, PassSums | None], object],
         on_unclear: Callable[[], object] = lambda: None,
     ) -> None:
@@ -53,7 +57,8 @@ class Passes:
         self._left = False  # ... and the loop has moved on
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear)
-        self._gap: Gap | None = None
+        self._gap: dict[str, Gap] = {}  # by loss function
+        self._validating = 0  # samples of the newest batch
 
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
@@ -100,7 +105,7 @@ class Passes:
             self._source = loader
             if loader not in self._fresh:
                 self._fresh.append(loader)
-        if self._gap is not None:
+        if self._gap:
             self.resumed_at = asked
 
     def exhausted(self, loader: LoaderPass) -> None:
@@ -117,23 +122,33 @@ class Passes:
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
 
     def validated(
-        self, criterion: Criterion, predictions: tuple[Held, Held] | None, origin: Origin | None = None
+        self,
+        criterion: Criterion,
+        predictions: tuple[Held, Held] | None,
+        origin: Origin | None = None,
+        *,
+        loss: str = "",
+        rank: int = 0,
     ) -> None:
-        """A loss was computed for validation. `origin` is where it comes from, where no loader feeds it."""
+        """A loss was computed for validation. `origin` is where it comes from, where no loader feeds it.
+
+        `loss` is the function. Of several the pass is by the one of the least `rank`, that training is compared by.
+        """
         self.has_news = True
         steady, self.steady = self.steady, None
         if steady is not None and steady.samples:
             self._source = steady
-        if self._gap is None:
-            self._gap = Gap()
+        gap = self._gap.get(loss)
+        if gap is None:
+            gap = self._gap[loss] = Gap(rank)
         self._left = self._left or self._over
         source = self._source
         if source is not None:
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
-            sums = self._gap.of_loader(source, is_training_data=trained)
-            sums.add(criterion, predictions, source.spend()[0])
+            sums = gap.of_loader(source, is_training_data=trained)
+            sums.add(criterion, predictions, self._samples_of(source, gap))
         else:
-            self._gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
+            gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
 
     def training(self) -> None:
         """A training backward is about to run, the first one since a batch came or a loss was validated."""
@@ -145,7 +160,7 @@ class Passes:
             self.wait_s += steady.wait_s
             steady.samples, steady.wait_s = 0, 0.0
             return
-        if self._gap is not None or self._left:
+        if self._gap or self._left:
             self._resume()
         self._trained = True
         if self._fresh:
@@ -159,7 +174,7 @@ class Passes:
     def ordinary(self) -> bool:
         """Whether the next step may be one more of the same: from a loader that goes on, or without any."""
         steady = self.steady
-        if self.has_news or self._gap is not None or self._left or self._over:
+        if self.has_news or self._gap or self._left or self._over:
             return False
         if steady is None:
             return self._followed is None and not self._fresh and not self.batch_samples
@@ -183,7 +198,7 @@ class Passes:
 
     def end_validation(self) -> None:
         """The validation is over, though no training has followed it yet."""
-        if self._gap is not None:
+        if self._gap:
             self._resume()
 
     def finish(self) -> None:
@@ -191,13 +206,25 @@ class Passes:
         self._left = self._left or self._over
         self._resume()
 
+    def _samples_of(self, source: LoaderPass, gap: Gap) -> int:
+        """The samples of the batch that is validated, once for each loss function."""
+        self._validating = source.spend()[0] or self._validating
+        batch = source, source.batches
+        if gap.batch == batch:
+            return 0
+        gap.batch = batch
+        return self._validating
+
     def _resume(self) -> None:
-        gap, self._gap = self._gap, None
-        sums = self._gaps.chosen(gap) if gap is not None else None
-        if sums is not None:
-            self._on_validation(sums)
+        gap, self._gap = self._gap, {}
+        sums = None
+        if gap:
+            loss = min(gap, key=lambda name: gap[name].rank)
+            sums = self._gaps.chosen(gap[loss])
+            if sums is not None:
+                self._on_validation(sums, loss if gap[loss].rank else "")
         goes_on = self._followed is not None and self._followed.held
-        if self._trained and (self._left or (gap is not None and not goes_on)):
+        if self._trained and (self._left or (gap and not goes_on)):
             self._ends_seen = True
             self._on_epoch(self.epoch, sums)
             self.epoch += 1

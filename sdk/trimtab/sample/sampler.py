@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from trimtab.sample.criteria import TrainingCriterion
 from trimtab.sample.gradients import Taken, take
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.ledger import Block, Columns, GradientSample, Ledger, Numbers, known
@@ -129,6 +130,11 @@ class Sampler:
         """Another model is trained under this label: it shares no record with the one before it, and no average."""
         self.flush()
         ledger.begin_anew()
+
+    def forget_criterion(self) -> None:
+        """What training is compared by is another loss function from now on."""
+        for ledger in self.ledgers:
+            ledger.criterion = TrainingCriterion()
 
     def take(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Taken]:
         """The statistics of every gradient there is, and the parameters that have one."""
