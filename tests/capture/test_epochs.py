@@ -494,3 +494,15 @@ def test_validation_on_a_batch_at_a_time_is_one_pass(watching, loop):
             batches = [next(iter(loop.validation)) for _ in range(4)]
             losses = [F.cross_entropy(loop.model(x), y).item() for x, y in batches]
     assert [epoch.validation.loss for epoch in seen.epochs] == [pytest.approx(sum(losses) / 4)]
+
+
+def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            for x, y in loop.validation:
+                F.cross_entropy(loop.model(x), y)
+    counted = [epoch.train.accuracy_samples or epoch.train.samples for epoch in seen.epochs]
+    assert all(count <= SAMPLES for count in counted)
+    assert all(epoch.train.accuracy is not None for epoch in seen.epochs)

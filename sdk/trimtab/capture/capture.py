@@ -250,7 +250,10 @@ class Capture:
         self._passes.fetched(pass_of(iterator), batch, asked, got)
 
     def _pass_ended(self, iterator: Any) -> None:
-        self._passes.exhausted(pass_of(iterator))
+        ended = pass_of(iterator)
+        if not self._passes.trains(ended):
+            self._criteria.forget()
+        self._passes.exhausted(ended)
 
 
 def _as_tensors(inputs: Any) -> Sequence[Tensor] | None:

@@ -64,8 +64,11 @@ class Criteria:
             if not self._models.any_in_eval_mode():
                 self._calls += 1
                 self._output = weakref.ref(output)
-                if not self._passes.batch_samples and in_backward() == -1:  # a checkpoint computes it again there
+                if self._passes.batch_samples:
+                    self._called = True
+                elif in_backward() == -1:  # a checkpoint computes it again there
                     self._count(loss.samples(args))
+                    self._called = True
                 return
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
         if self._undecided and (not in_eval_mode or loss.name in self._undecided):
@@ -104,6 +107,12 @@ class Criteria:
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
+
+    def forget(self) -> None:
+        """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
+        if self._called:
+            self._predictions, self._values = [], []
+            self.has_news = self.several = self._called = False
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
@@ -145,6 +154,7 @@ class Criteria:
         if not self._passes.batch_samples:
             self._count(call.samples)
             self._origins.trained_on(call.target)
+        self._called = True
         self._calls += 1
         due = self._calls > self._look_at and loss.classes is not None and loss.name == self._primary
         if self._is_objective and not due:
@@ -164,7 +174,6 @@ class Criteria:
     def _count(self, samples: int) -> None:
         self.samples += samples
         self.several = self.several or self._called
-        self._called = True
 
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if loss.name not in self._trained:

@@ -116,6 +116,10 @@ class Passes:
         if loader is self._followed:
             self._over = True
 
+    def trains(self, loader: LoaderPass) -> bool:
+        """Whether training was ever fed by that loader."""
+        return loader.loader in self._trained_loaders
+
     @property
     def is_fed(self) -> bool:
         """Whether a loss that is computed now, for validation, is about the batch of a loader."""
