@@ -35,8 +35,8 @@ def test_gap_alone_is_no_overfitting():
 
 def test_gap_of_a_rise_that_the_run_came_back_from_before_is_none():
     noisy = [(0.5, 0.3), (0.4, 0.2), (0.5, 0.1), (0.39, 0.1)]
-    *_, once = gaps((2.0, 2.0), *noisy[:2], (0.49, 0.05))
-    *_, again = gaps((2.0, 2.0), *noisy, (0.48, 0.05))
+    *_, once = gaps((2.0, 2.0), *noisy[:2], (0.45, 0.05))
+    *_, again = gaps((2.0, 2.0), *noisy, (0.45, 0.05))
     assert once > 0.0
     assert again == 0.0
 
@@ -47,6 +47,13 @@ def test_gap_of_a_pass_that_was_good_by_chance_is_none():
     found = gaps(*((loss, 0.44, 0.87) for loss in losses))
     lasting = [min(found[at - 2 : at + 1]) for at in range(3, len(found))]
     assert max(lasting) < OVERFITTING / 2
+
+
+def test_gap_of_a_rise_after_a_fall_that_went_on_is_no_chance():
+    *_, first, second, third = gaps(
+        (2.3, 2.3), (0.77, 0.5), (0.55, 0.3), (0.46, 0.1), (0.48, 0.05), (0.485, 0.03), (0.49, 0.0)
+    )
+    assert min(first, second, third) > OVERFITTING
 
 
 def test_gap_of_a_slow_rise_that_goes_on_is_the_whole_gap():
@@ -84,9 +91,9 @@ def test_gap_is_zero_where_validation_is_not_the_same_task():
 
 
 def test_gap_is_measured_from_the_beginning_of_the_run():
-    *_, of_passes = gaps((1.0, 1.0), (0.5, 0.5), (0.7, 0.4))
-    *_, of_the_run = gaps((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (0.7, 0.4, 3.0))
-    assert of_passes == pytest.approx(0.3 / 0.5)
+    *_, of_passes = gaps((1.0, 1.0), (0.5, 0.5), (0.6, 0.4))
+    *_, of_the_run = gaps((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (0.6, 0.4, 3.0))
+    assert of_passes == pytest.approx(0.2 / 0.5)
     assert of_the_run == pytest.approx(of_passes * 0.5 / 2.5)
 
 

@@ -26,10 +26,11 @@ class GeneralizationGap:
 
     min(gap, 3 rise) / (first - best validation loss), 0 where that is negative. The gap is validation loss - training
     loss, the rise validation loss - best - `healed` - `luck`: a gap alone is no harm, nor is a rise from which a run
-    comes back, so `healed` is the largest rise that was followed by a new best; and a pass that the very next one does
-    not come near may have been good by chance, so `luck` is the rise of that one, up to 0.05 of the gain. Where the
-    rise is over 0.02 of the gap and goes on (this pass is not better than the one before by as much) the whole gap
-    counts, but not while the learning rate warms up or is all but gone, when little can go on.
+    comes back, so `healed` is the largest rise that was followed by a new best; and a best pass that fell further than
+    the one before it, and that the next one does not come near, was good by chance, so `luck` is the lesser of what it
+    fell further and of that rise, up to 0.05 of the gain. Where the rise is over 0.02 of the gap and goes on (this pass
+    is not better than the one before by as much) the whole gap counts, but not while the learning rate warms up or is
+    all but gone, when little can go on.
 
     0 too at a pass that betters the one before by 0.02 of the gain, and where validation, at its best, had gained less
     than 0.3 of what training had, since then the two are not the same task (a curriculum). `first` is the training loss
@@ -39,14 +40,16 @@ class GeneralizationGap:
     several passes in a row tell more than its size.
     """
 
-    __slots__ = ("_best", "_count", "_first", "_healed", "_highest", "_last", "_luck", "_trained")
+    __slots__ = ("_best", "_count", "_fell", "_first", "_further", "_healed", "_highest", "_last", "_luck", "_trained")
 
     def __init__(self) -> None:
         self._first = -math.inf
         self._trained = math.inf  # the training loss at the best pass
         self._best = self._highest = self._last = math.inf
         self._healed = 0.0
-        self._luck = math.inf  # the rise of the pass after the best
+        self._fell = math.inf  # from the pass before to the newest
+        self._further = 0.0  # how much more it fell to the best pass than to the one before
+        self._luck = math.inf  # ... or the rise after it, where that is less
         self._count = 0
 
     def update(self, result: Validated) -> float | None:
@@ -71,15 +74,16 @@ class GeneralizationGap:
         """First, best and what healed stay."""
 
     def _follow(self, loss: float, train: float) -> None:
-        self._last = loss
+        further = self._last - loss - max(self._fell, 0.0)
+        self._fell, self._last = self._last - loss, loss
         if loss < self._best:
             if math.isfinite(self._best):
                 self._healed = max(self._healed, self._highest - self._best)
             self._best = self._highest = loss
-            self._trained, self._luck = train, math.inf
+            self._trained, self._further, self._luck = train, max(further, 0.0), math.inf
         else:
             if self._luck == math.inf:
-                self._luck = loss - self._best
+                self._luck = min(self._further, loss - self._best)
             self._highest = max(self._highest, loss)
 
 
