@@ -35,6 +35,14 @@ def test_next_fold_of_a_cross_validation_raises_no_alarm_by_its_beginning(watchi
     assert [alert.rule for alert in seen.backend.of(Alert)] == 3 * alone
 
 
+def test_levels_of_a_short_training_are_told_though_another_ended_just_before(watching):
+    rule = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="info")
+    with watching(gradients_every=1, rules=[rule]) as seen:
+        train_in_turn(2)
+    second = [event for event in seen.backend.of(Step) if event.phase == "train" and event.step > STEPS]
+    assert second[-1].verdicts.rule_levels["always"] == 2.0
+
+
 def test_average_of_the_loss_begins_with_each_model(watching):
     with watching(gradients_every=1) as seen:
         train_in_turn(2)

@@ -37,8 +37,12 @@ class TrailingWorst:
 
     def fence(self, now: float) -> None:
         """Something changed the run: forget, and withhold."""
-        self._buckets.clear()
+        self.forget()
         self._withheld_until = now + self._window_s
+
+    def forget(self) -> None:
+        """What was seen so far is not about what follows."""
+        self._buckets.clear()
 
     def worst(self, now: float) -> dict[str, float]:
         """Every rule's worst level within the window."""

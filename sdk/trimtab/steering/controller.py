@@ -150,9 +150,12 @@ class Controller:
 
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
-        step = self._sampler.steps_written()
-        self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, None)
+        self._judging.fence(self._labels, self._sampler.steps_written(), None, None)
         self._judging.begin_anew(label)
+        self._engine.fence()
+        self._telling.begin_anew()
+        if self.reception is not None:
+            self.reception.acceptance.fence()
         self._actuators.snapshots.forget()
 
     def joined(self, optimizer: Optimizer, label: str) -> None:

@@ -83,6 +83,10 @@ class Telling:
         """What was seen before an adjustment is no evidence any more."""
         self._trailing.fence(self._clock())
 
+    def begin_anew(self) -> None:
+        """Another model is trained: forget, and withhold nothing, or short trainings would never be seen."""
+        self._trailing.forget()
+
     def _scales(self) -> dict[tuple[str, int], float]:
         return {
             (name, group): self._actuators.steering.scale(name)
