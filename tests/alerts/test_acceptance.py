@@ -149,7 +149,7 @@ def test_numbers_of_episodes_outlive_a_resume(desk, inbox, clock):
     it.receives(rule=None, alertname="GpuHot")
     resumed = Desk(inbox, clock, act="alerts")
     resumed.acceptance.restore(it.acceptance.state())
-    resumed.engine.restore(it.engine.state())
+    resumed.engine.restore(it.engine.state(), it.step)
     (decision,) = resumed.receives(rule=None, alertname="GpuHot")
     assert decision.episode == 2
 
