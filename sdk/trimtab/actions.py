@@ -121,9 +121,9 @@ class ScaleLearningRate:
         return controls.scale_learning_rate(self.factor, floor=self.floor, ceiling=self.ceiling, ramp=self.ramp)
 
 
-FIRST_RATIO = (
-    0.05  # by which Adam's first step moves a typical layer: seen from 0.01 to 0.04, in recurrent nets to 0.14
-)
+# By which Adam's first step should move a typical layer (seen from 0.01 to 0.04, in recurrent nets to 0.14), and the
+# least and the largest factor that it is lowered by.
+FIRST_RATIO, FIRST_LOWEST, FIRST_HIGHEST = 0.05, 0.01, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class LimitUpdates:
     first: float = 0.0  # 0: not known
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "lowest", "highest", "floor", "most", "measured"):
+        for name in ("ratio", "lowest", "highest", "floor", "most", "measured", "first"):
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
                 raise ConfigError(f"{self.name}({name}={value!r}): expected a number, 0 or more.")
@@ -162,7 +162,7 @@ class LimitUpdates:
     def factor(self, *, normalizes: bool) -> float:
         """What the learning rate is multiplied by; `normalizes` as `Controls` says."""
         if normalizes and self.first > 0:
-            return min(max(FIRST_RATIO / self.first, 0.01), 0.1)
+            return min(max(FIRST_RATIO / self.first, FIRST_LOWEST), FIRST_HIGHEST)
         if normalizes or self.measured <= 0:
             return self.lowest
         return min(max(self.ratio / self.measured, self.lowest), self.highest)

@@ -20,8 +20,6 @@ from trimtab.types import Act, Alert, Severity, Verdict
 
 Levels = Callable[[], Mapping[str, float]]
 
-_RANK: Mapping[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
-
 
 class Acceptance:
     """Takes alerts out of the inbox and asks the policies.
@@ -53,7 +51,6 @@ class Acceptance:
         self._emit = emit
         self._asked = act in (False, True, "alerts")
         self._decided = decided
-        self._order = {policy.on: at for at, policy in enumerate(engine.policies)}
         self._clock = clock
         self._fenced_at = clock()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
@@ -122,10 +119,10 @@ class Acceptance:
         return "silenced" if self._silences.cover(rule) else "accepted"
 
     def _precedence(self, item: tuple[str, tuple[Incoming, Verdict | None]]) -> tuple[int, int]:
-        """The most severe first, among equals that of the first policy: only one is answered before the next fence."""
+        """Only one is answered before the next fence."""
         rule, (_, verdict) = item
         severity = self._rules.get(rule, "warning") if verdict is None else verdict.severity
-        return _RANK[severity], self._order.get(rule, len(self._order))
+        return self._engine.precedence(rule, severity)
 
     def _verdict(self, alert: Incoming, rule: str, step: int) -> Verdict:
         """What an alert from elsewhere says, in the words of a rule."""

@@ -179,6 +179,10 @@ class Engine:
         self._under_way.clear()
         self.fence()
 
+    def precedence(self, rule: str, severity: Severity) -> tuple[int, int]:
+        """Sorts rules by whose turn it is: the most severe first, among equals that of the first policy."""
+        return _RANK[severity], self._order.get(rule, len(self._order))
+
     def _policy(self, rule: str) -> Policy | None:
         at = self._order.get(rule)
         return None if at is None else self.policies[at]
@@ -231,7 +235,7 @@ class Engine:
         if began is not None:
             last = began if policy is not None and policy.goes_back else max(self._fresh.values())
             behind = last - min(self._fresh.values())
-        return behind, _RANK[verdict.severity], self._order.get(verdict.rule, len(self._order)), verdict.optimizer
+        return behind, *self.precedence(verdict.rule, verdict.severity), verdict.optimizer
 
     def _answer(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         key = (verdict.rule, verdict.optimizer)

@@ -61,7 +61,7 @@ class Bench:
         self._rate = LearningRate()
         self._ratios: Mapping[str, float] = {}  # the newest update ratios
         self._until = 0  # the last step with whose loss they are judged
-        self._excess: UpdateExcess | None = None
+        self.excess: UpdateExcess | None = None  # where a rule judges by it
         self._first_rate = 0.0  # at which the first update ratio was measured
         self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[Seat, Function]] = []
@@ -98,9 +98,9 @@ class Bench:
         Of an optimizer that divides by the size of gradients: this is the rate beside the weights.
         """
         rate = self._rate.last
-        if self._excess is None or not self._first_rate or rate is None or not self.course.averages:
+        if self.excess is None or not self._first_rate or rate is None or not self.course.averages:
             return None
-        return self._excess.first * rate / self._first_rate
+        return self.excess.first * rate / self._first_rate
 
     def take(self, source: str, step: int, value: Any) -> list[Verdict]:
         """Give `value` to every signal that reads `source`."""
@@ -158,7 +158,7 @@ class Bench:
             if reading.update_ratios is not self._ratios:
                 self._ratios, self._until = reading.update_ratios, step + LASTS
             verdicts += self.take("update_ratios", step, reading.update_ratios)
-            if not self._first_rate and self._excess is not None and self._excess.first:
+            if not self._first_rate and self.excess is not None and self.excess.first:
                 self._first_rate = rate_before or 0.0
         return verdicts
 
@@ -179,8 +179,8 @@ class Bench:
             spec = signals.find(rule.signal)
             made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
             seat = Seat(rule, made or spec.make(self.course), rule.signal)
-            if isinstance(seat.signal, UpdateExcess):
-                self._excess = seat.signal
+            if isinstance(seat.signal, UpdateExcess) and self.excess is None:
+                self.excess = seat.signal
             self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
         self.seats.append(seat)
 

@@ -16,7 +16,7 @@ from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.rule import LOGGED
-from trimtab.signals import Reads, UpdateExcess, Validated, ValidationsSinceBest
+from trimtab.signals import Reads, Validated, ValidationsSinceBest
 from trimtab.types import GradientReading, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
@@ -157,8 +157,7 @@ class Judge:
     def update_ratio(self, optimizer: str) -> float | None:
         """The largest ratio of late by which a step moved a typical layer, None where none was measured."""
         bench = self._benches.get(optimizer)
-        found = () if bench is None else (seat.signal for seat in bench.seats if isinstance(seat.signal, UpdateExcess))
-        return next((signal.largest for signal in found), None)
+        return None if bench is None or bench.excess is None else bench.excess.largest
 
     def first_ratio(self, optimizer: str) -> float | None:
         """See `Bench.first_ratio`."""

@@ -150,12 +150,9 @@ class Controller:
 
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
-        self._judging.fence(self._labels, self._sampler.steps_written(), None, None)
+        self._fence_all(self._sampler.steps_written())
         self._judging.begin_anew(label)
-        self._engine.fence()
         self._telling.begin_anew()
-        if self.reception is not None:
-            self.reception.acceptance.fence()
         self._actuators.snapshots.forget()
 
     def joined(self, optimizer: Optimizer, label: str) -> None:
@@ -363,11 +360,19 @@ class Controller:
     def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         """What was seen before an adjustment is no evidence any more."""
         if of_all:
-            self._judging.fence(self._labels, step, None, back_to)
-            self._engine.fence()
+            self._fence_all(step, back_to)
         else:
             self._judging.fence([decision.optimizer], step, decision.optimizer, back_to)
+            self._fence_alerts()
         self._telling.fence()
+
+    def _fence_all(self, step: int, back_to: int | None = None) -> None:
+        """Of no optimizer, nor of validation, is there evidence any more."""
+        self._judging.fence(self._labels, step, None, back_to)
+        self._engine.fence()
+        self._fence_alerts()
+
+    def _fence_alerts(self) -> None:
         if self.reception is not None:
             self.reception.acceptance.fence()
 
