@@ -233,6 +233,13 @@ class TestRefusal:
         assert run.fire("loss_spike", 10) == ["roll_back", "scale_learning_rate"]
         assert run.decisions[-1].reason.endswith("the rung before was refused")
 
+    def test_says_what_is_left_of_the_budget(self, course, nonfinite):
+        run = course(nonfinite)
+        left = run.engine.budgets()["gradient_nonfinite"]
+        run.refusing = ("skip_step",)
+        assert run.fire("gradient_nonfinite", 10) == ["skip_step", "skip_step", "roll_back"]
+        assert [decision.budget_remaining for decision in run.decisions] == [left, left, left - 1]
+
     def test_of_one_action_of_several_is_no_refusal(self, course, spike):
         run = course(spike)
         run.refusing = ("roll_back",)
@@ -363,6 +370,13 @@ class TestCreepingBack:
         run.engine.scaled("0", 0.5, by_person=True)
         assert [run.judge(step, healthy=["0"]) for step in (0, 500, 1000)] == [[], [], []]
 
+    def test_ends_at_what_a_person_chose(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.4, by_person=True)
+        run.engine.scaled("0", 0.2)
+        assert [run.judge(step, healthy=["0"]) for step in (0, 500)] == [[], ["creep_back"]]
+        assert run.decisions[0].actions[0].ceiling == 0.4
+
     def test_goes_on_when_a_person_changed_something_else(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5)
@@ -405,6 +419,12 @@ class TestResuming:
         run = course(spike)
         run.engine.paused = True
         assert run.resumed(run.engine.state()).fire("loss_spike", 10) == ["silenced"]
+
+    def test_keeps_how_much_first_aid_was_given(self, course, nonfinite):
+        run = course(nonfinite)
+        run.fire("gradient_nonfinite", 10)
+        other = run.resumed(json.loads(json.dumps(run.engine.state())))
+        assert [other.fire("gradient_nonfinite", step) for step in (11, 12)] == [["skip_step"], ["roll_back"]]
 
     def test_keeps_the_scale_and_where_it_fell(self, course):
         run = course(RAISE)

@@ -262,7 +262,6 @@ class Engine:
         return decision
 
     def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
-        lasting = rung >= policy.first_aid
         return Decision(
             policy=policy.name,
             rule=verdict.rule,
@@ -274,7 +273,7 @@ class Engine:
             rung=rung,
             actions=self._measured(policy, rung, verdict.optimizer),
             reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
-            budget_remaining=max(self._accounts.remaining(policy) - lasting, 0),
+            budget_remaining=self._left(policy, rung),
         )
 
     def _measured(self, policy: Policy, rung: int, optimizer: str) -> Rung:
@@ -336,8 +335,12 @@ class Engine:
             rung=rung,
             actions=self._measured(policy, rung, decision.optimizer),
             reason=f"{decision.reason}; the rung before was refused",
-            budget_remaining=self._accounts.remaining(policy) - 1,
+            budget_remaining=self._left(policy, rung),
         )
+
+    def _left(self, policy: Policy, rung: int) -> int:
+        """Of the budget once the rung is carried out; first aid is free."""
+        return max(self._accounts.remaining(policy) - (rung >= policy.first_aid), 0)
 
     def _creep(self, step: int, healthy: Collection[str]) -> list[Decision]:
         if self.paused or self._act is False:
