@@ -104,10 +104,10 @@ class Judge:
         verdicts = bench.take(LOGGED + name, step, value)
         return verdicts + self._monitored(step, value) if name == self._monitor[0] else verdicts
 
-    def record(self, step: int, **values: float | None) -> list[Verdict]:
+    def record(self, step: int, **values: float) -> list[Verdict]:
         """Judge what is measured about the run itself, by the names of the signals: `data_wait_share` and its like."""
         bench = self._bench("")
-        return [v for name, value in values.items() if value is not None for v in bench.take(name, step, value)]
+        return [v for name, value in values.items() for v in bench.take(name, step, value)]
 
     def fence(self, step: int, optimizer: str | None = None, back_to: int | None = None) -> None:
         """What was seen of `optimizer`, or (None) of all and of validation, is no evidence any more.
