@@ -63,6 +63,7 @@ def test_rung_is_an_action_or_several():
         ({"ladder": []}, "expected one action at least"),
         ({"ladder": [()]}, "a rung of its ladder is empty"),
         ({"ladder": Halt()}, "expected a list of actions"),
+        ({"ladder": 5}, "expected a list of actions"),
         ({"ladder": ["halt"]}, "'halt' in its ladder is no action"),
         ({"ladder": [Halt]}, "in its ladder is no action. Give an instance"),
         ({"ladder": [Halved(stage="now")]}, "stage='now'. Give it a name, and one of the stages before_step"),
@@ -122,6 +123,20 @@ def test_alert_needs_no_rule():
 def test_two_policies_on_one_rule_or_of_one_name_are_refused(second):
     with pytest.raises(ConfigError, match="Two policies have"):
         check([Policy(on="a", ladder=[Halt()]), Policy(ladder=[Halt()], **second)], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("ladder", "goes_back"),
+    [
+        ([RollBack()], True),
+        ([SkipStep(), RollBack()], True),
+        ([SkipStep(), (ScaleLearningRate(0.5), RollBack())], True),
+        ([ScaleLearningRate(0.5), RollBack()], False),
+        ([SkipStep(), SkipStep()], False),
+    ],
+)
+def test_policy_goes_back_where_the_first_that_lasts_does(ladder, goes_back):
+    assert Policy(on="a", ladder=ladder).goes_back is goes_back
 
 
 def read(text):

@@ -72,6 +72,19 @@ def test_rung_that_waited_is_one_again():
     assert (decision.actions, decision.since) == ((RollBack(), ScaleLearningRate(0.3)), 72)
 
 
+def test_rung_that_waited_goes_to_the_snapshot_that_it_went_to():
+    both = [recorded(70, RollBack(), after={"weights_of_step": 32}), recorded(70, ScaleLearningRate(0.3))]
+    (decision,) = Replay(both).due(70, "0", applied=True)
+    assert decision.since == 34
+
+
+def test_what_a_person_adjusted_is_adjusted_again():
+    scaled = Adjustment(
+        ts=0.0, step=10, policy="person", action="scale_learning_rate", arguments={"factor": 0.5}, outcome="applied"
+    )
+    assert Replay([scaled]).due(10, "0", applied=True)[0].actions == (ScaleLearningRate(0.5),)
+
+
 def test_pause_of_a_person_is_no_adjustment():
     switches = [Adjustment(ts=0.0, step=1, policy="person", action=a, outcome="applied") for a in ("pause", "resume")]
     assert Replay(switches).left == 0

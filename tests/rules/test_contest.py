@@ -40,6 +40,15 @@ def test_optimizers_of_separate_models_are_no_rivals():
     assert not contest.involves("b")
 
 
+def test_optimizer_beside_two_rivals_is_none():
+    contest, loss = Contest(), object()
+    for optimizer in ("d", "g"):
+        contest.backward(optimizer, loss)
+    for optimizer, value in (("d", 1.4), ("g", 0.7), ("beside", 0.2)):
+        contest.step(optimizer, value)
+    assert not contest.involves("beside")
+
+
 def adversaries(steps, *, rate):
     """A generator that a discriminator with a hundred times its rate overwhelms."""
     torch.manual_seed(0)

@@ -368,3 +368,18 @@ def test_restoring_never_numbers_backwards():
     steps.take([math.nan, 1.0])
     steps.judge.restore({**before, "0": {"loss_nonfinite": 0}})
     assert [verdict.episode for verdict in steps.take([math.nan])] == [2]
+
+
+def test_episodes_of_another_training_are_numbered_on():
+    steps = Steps(shipped("loss_nonfinite"))
+    steps.take([math.nan])
+    steps.judge.begin_anew("0")
+    assert [verdict.episode for verdict in steps.take([1.0, math.nan])] == [2]
+
+
+def test_rule_of_which_nothing_was_seen_stands_at_no_level():
+    steps = Steps(shipped("loss_nonfinite"))
+    assert steps.judge.level("loss_nonfinite", "0") == 0.0
+    steps.take([math.nan])
+    assert steps.judge.level("loss_spike", "0") == 0.0
+    assert steps.judge.level("loss_nonfinite", "0") == math.inf

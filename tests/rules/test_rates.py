@@ -28,9 +28,9 @@ def test_slow_decay_is_no_sudden_change():
 def test_rate_settles_after_so_many_points():
     rate = changes([0.1] * 50 + [0.01] * BACK)[1]
     assert rate.settling == SETTLE
-    for _ in range(SETTLE):
+    for left in reversed(range(SETTLE)):
         rate.update(0.01)
-    assert rate.settling == 0
+        assert rate.settling == left
 
 
 def test_rate_that_warms_up_is_not_steady():
