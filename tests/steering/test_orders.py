@@ -71,6 +71,7 @@ def test_pause_keeps_policies_from_acting_until_it_ends(watching, training):
         training.steps(20)
     assert "applied" not in while_paused[1:]
     assert by_person(seen) == [("pause", "applied"), ("resume", "applied")]
+    assert [a.reason for a in seen.run.adjustments if a.policy == "person"] == ["trimtab pause", "trimtab resume"]
     assert seen.run.adjustments[-1].outcome == "applied"
 
 
@@ -169,6 +170,25 @@ def test_file_of_a_stranger_is_refused_and_said_once(watching, training):
         training.steps(5)
     assert by_person(seen) == []
     assert len([text for text in seen.notices if "can be written by others" in text]) == 1
+
+
+def test_directory_that_cannot_be_made_is_said_and_training_goes_on(watching, training, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "control").write_text("in the way")
+    with watching(act=False) as seen:
+        training.steps(3)
+    assert len(seen.steps()) == 3
+    assert [text for text in seen.notices if text.startswith("Commands are not taken up: ")]
+
+
+def test_answer_that_cannot_be_written_is_said_and_the_order_done(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "adjust", LOWER)
+        (seen.run.directory / "control" / f"{id}.done").mkdir()
+        training.steps(2)
+    assert by_person(seen) == [("scale_learning_rate", "applied")]
+    assert [text for text in seen.notices if "What became of a command cannot be written down" in text]
 
 
 def test_order_that_comes_too_late_is_answered_when_the_run_ends(watching, training):
