@@ -79,6 +79,20 @@ def test_empty_variable_counts_as_not_set():
 
 
 @pytest.mark.parametrize(
+    ("monitor", "meant"),
+    [
+        ("loss", ("loss", "min")),
+        ("accuracy", ("accuracy", "max")),
+        ("bleu", ("bleu", "min")),
+        (("bleu", "max"), ("bleu", "max")),
+    ],
+)
+def test_monitored_value_is_better_when_lower_but_for_accuracy(monitor, meant):
+    assert resolve(monitor=monitor).monitor == meant
+    assert resolve({"TRIMTAB_MONITOR": monitor if isinstance(monitor, str) else ",".join(monitor)}).monitor == meant
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"overhead": 2}, "overhead=2: expected a fraction from 0 to 0.5. Use overhead=0.01"),
@@ -101,6 +115,9 @@ def test_empty_variable_counts_as_not_set():
         ({"backends": ["jsonl", 7]}, "7 is neither a name nor an instance"),
         ({"backends": 7}, "backends=7: expected a list"),
         ({"resume": True}, "resume=True: expected the name of the run"),
+        ({"monitor": ("accuracy", "up")}, "monitor=('accuracy', 'up'): expected what to improve"),
+        ({"monitor": ("accuracy", "max", "min")}, "expected what to improve"),
+        ({"monitor": ""}, "expected what to improve"),
         ({"alerts": "localhost:9093"}, "alerts: expected the address of an Alertmanager or a Grafana"),
         ({"alerts": "http://"}, "alerts: expected the address"),
         ({"alerts": "http://h:99999"}, "alerts: expected the address"),

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -55,6 +56,24 @@ def test_ranks_and_runs_have_files_of_their_own(tmp_path, target):
         for rank in (0, 1):
             discovery.TargetFile(tmp_path, target(run_id=run_id, rank=rank))
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["a-0.json", "a-1.json", "b-0.json", "b-1.json"]
+
+
+def test_file_is_touched_once_a_minute_while_its_process_lives(tmp_path, target):
+    file = discovery.TargetFile(tmp_path, target())
+
+    def age():
+        (found,) = discovery.read(tmp_path)
+        return round(found.age_s, -2)
+
+    os.utime(file.path, (0, time.time() - 1000))
+    file.touch()
+    assert age() == 1000
+    file._touched_at -= discovery.TOUCH_INTERVAL_S + 1
+    file.touch()
+    assert age() == 0
+    os.utime(file.path, (0, time.time() - 1000))
+    file.touch()
+    assert age() == 1000
 
 
 def test_file_goes_where_the_setting_says_and_is_read_back(tmp_path):

@@ -244,3 +244,15 @@ def test_csv_that_is_no_text_says_so(tmp_path):
 def test_column_that_is_not_there_names_the_nearest(file, columns, sentence):
     with pytest.raises(ConfigError, match=sentence):
         judged(file("a.csv", "step,loss\n1,2\n"), columns=columns)
+
+
+def test_validation_is_judged_against_the_training_before_it(file):
+    """Training gets better all the way, validation gets worse from the middle on."""
+    rows = "".join(f"{n},{2.0 * 0.9**n},{1.0 + 0.1 * abs(n - 15)}\n" for n in range(1, 40))
+    assert "overfitting" in [rule for rule, _ in fired(file("log.csv", f"step,loss,val_loss\n{rows}"))]
+    assert "overfitting" not in [rule for rule, _ in fired(file("of-no-loss.csv", f"step,acc,val_loss\n{rows}"))]
+
+
+def test_norms_without_a_loss_are_judged(file):
+    rows = "".join(f"{n},{'nan' if n == 150 else 1.0}\n" for n in range(1, 200))
+    assert fired(file("log.csv", f"step,grad_norm\n{rows}")) == [("gradient_nonfinite", 150)]

@@ -1,0 +1,50 @@
+"""What a run says of itself every few seconds, and what is judged of it."""
+
+import pytest
+
+from trimtab.health import INTERVAL_S
+from trimtab.types import Health
+
+RULES = [{"name": name, "threshold": 2.0, "hold": 1} for name in ("overhead_exceeded", "backend_failing")]
+
+
+@pytest.fixture
+def reported(watching):
+    """`reported(spent_s, window_s)` is what fired at a report, and the report, of watching that took so long of it."""
+
+    def reported(spent_s, window_s=2 * INTERVAL_S, **how):
+        with watching(overhead=0.01, rules=RULES) as seen:
+            seen.run._meter.add(spent_s)
+            seen.run._health._told_at -= window_s
+            seen.run._health.publish(**how)
+            fired = [alert.rule for alert in seen.run.alerts]
+        return fired, seen.backend.of(Health)[0]
+
+    return reported
+
+
+def test_watching_that_takes_more_than_its_share_is_told(reported):
+    fired, health = reported(0.03 * 2 * INTERVAL_S)
+    assert fired == ["overhead_exceeded"]
+    assert health.overhead_seconds == pytest.approx(0.03 * 2 * INTERVAL_S, rel=0.2)
+
+
+def test_watching_that_takes_its_share_is_not(reported):
+    assert reported(0.01 * 2 * INTERVAL_S)[0] == []
+
+
+@pytest.mark.parametrize(("window_s", "how"), [(INTERVAL_S / 3, {}), (2 * INTERVAL_S, {"last": True})])
+def test_what_is_measured_over_too_short_a_time_or_at_the_end_is_not_judged(reported, window_s, how):
+    assert reported(INTERVAL_S, window_s, **how)[0] == []
+
+
+def test_only_what_was_spent_since_the_last_report_is_judged(watching):
+    with watching(overhead=0.01, rules=RULES) as seen:
+        for spent_s in (0.0, INTERVAL_S, 0.0):
+            seen.run._meter.add(spent_s)
+            seen.run._health._told_at -= 2 * INTERVAL_S
+            seen.run._health.publish()
+    assert [(alert.rule, alert.state) for alert in seen.run.alerts] == [
+        ("overhead_exceeded", "firing"),
+        ("overhead_exceeded", "resolved"),
+    ]
