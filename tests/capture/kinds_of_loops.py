@@ -491,6 +491,18 @@ def stream_without_length(loop):
             loop.step(loop.loss(*batch))
 
 
+def dry_runs_on_the_meta_device(loop):
+    with torch.device("meta"):
+        model = nn.Linear(4, 3)
+        inputs, labels = torch.empty(6, 4), torch.empty(6, dtype=torch.long)
+    for step in range(STEPS):
+        if step % 7 == 0:
+            F.cross_entropy(model(inputs), labels)
+        if step % 11 == 0:
+            F.cross_entropy(model(inputs), labels).backward()
+        loop.step(loop.loss())
+
+
 def one_model_after_the_other(loop):
     for _ in range(3):
         loop = Loop()
@@ -558,6 +570,7 @@ LOOPS = [
     batches_that_a_dataset_makes,
     two_loaders_side_by_side,
     stream_without_length,
+    dry_runs_on_the_meta_device,
     one_model_after_the_other,
     numbers_logged_on_the_way,
     end_in_the_middle,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -346,6 +347,70 @@ def test_gradients_of_parameters_updated_by_hand_are_measured_after_clipping(wat
     measured = [step.gradient_norm for step in seen.steps() if step.gradient_norm is not None]
     assert len(measured) >= 4
     assert measured == pytest.approx(norms[-len(measured) :])
+
+
+def test_steps_without_hooks_are_told_though_clipped_gradients_are_zeroed_in_place(watching, model, inputs, labels):
+    losses = []
+    with watching() as seen:
+        for _ in range(8):
+            loss = F.cross_entropy(model(inputs), labels)
+            losses.append(loss.item())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.1 * p.grad
+                    p.grad.zero_()
+    assert seen.end.totals["steps"] == {"0": 8}
+    assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
+
+
+def move(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.1 * p.grad
+            p.grad = None
+
+
+def test_steps_without_hooks_have_the_samples_of_their_own_batch(watching, model):
+    data = TensorDataset(torch.randn(18, 4), torch.randint(3, (18,)))
+    losses, sizes = [], []
+    with watching() as seen:
+        for _ in range(2):
+            for batch, labels in DataLoader(data, batch_size=4):
+                loss = F.cross_entropy(model(batch), labels)
+                loss.backward()
+                losses.append(loss.item())
+                sizes.append(len(batch))
+                move(model)
+    steps = seen.steps()
+    assert [steps[0].samples, sum(step.samples for step in steps)] == [4, 36]
+    assert [step.samples for step in steps[-6:]] == sizes[-6:]  # before that they are told in one
+    first = sum(loss * size for loss, size in zip(losses[:5], sizes[:5], strict=True)) / 18
+    assert seen.epochs[0].train.loss == pytest.approx(first)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_steps_without_hooks_have_the_criterion_and_accuracy_of_their_own_batches(watching, model, accumulated):
+    said = []
+    with watching() as seen:
+        for _ in range(4):
+            losses, hits = [], 0
+            for _ in range(2 * accumulated):
+                inputs, labels = torch.randn(6, 4), torch.randint(3, (6,))
+                logits = model(inputs)
+                loss = F.cross_entropy(logits, labels)
+                (loss + 0.1 * sum(p.square().sum() for p in model.parameters())).backward()
+                losses.append(loss.item())
+                hits += (logits.argmax(1) == labels).sum().item()
+                if len(losses) % accumulated == 0:
+                    move(model)
+            said.append((sum(losses) / len(losses), hits / (12 * accumulated)))
+            with torch.no_grad():
+                F.cross_entropy(model(torch.randn(6, 4)), torch.randint(3, (6,)))
+    trained = [epoch.train for epoch in seen.epochs][2:]  # by then it is known that no optimizer steps
+    assert [train.samples for train in trained] == [12 * accumulated] * 2
+    assert [(train.criterion, train.accuracy) for train in trained] == [pytest.approx(each) for each in said[2:]]
 
 
 def test_training_in_a_thread_is_seen(watching, model, fit):

@@ -188,6 +188,7 @@ class Capture:
             or type(tensors) is not Tensor
             or grad_tensors is not None
             or tensors.numel() != 1
+            or tensors.is_meta
         ):
             return self._before_any_backward(tensors, grad_tensors)
         passes, only = self._passes, self._attribution.only
@@ -199,9 +200,11 @@ class Capture:
         only.begin(hold(tensors))
         return None
 
-    def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]]:
+    def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
         if self._gate is not None:
             self._gate()
+        if type(tensors) is Tensor and tensors.is_meta:  # nothing is computed, and nothing learnt
+            return None
         gone = self._attribution.before_backward()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
@@ -231,7 +234,7 @@ class Capture:
         elif loss is not None:
             self._attribution.after_backward(loss, roots, _as_tensors(inputs))
             if not self._steps.any_seen:
-                self._steps.unseen.gradients_written()
+                self._steps.unseen.after_backward()
 
     def _validated(self, sums: PassSums, loss: str) -> None:
         if loss:

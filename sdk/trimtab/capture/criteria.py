@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +21,30 @@ from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
+
+
+@dataclass(slots=True)
+class Said:
+    """What calls of loss functions in training have said, and what loaders have brought for them."""
+
+    samples: int = 0
+    several: bool = False
+    primary: str | None = None  # the loss function that `values` are of
+    values: list[Criterion] = field(default_factory=list)
+    predictions: list[tuple[Held, Held]] = field(default_factory=list)
+    fetched: int = 0  # samples of loaders
+    wait_s: float = 0.0
+
+    def add(self, other: Said) -> None:
+        """What was said after it."""
+        self.samples += other.samples
+        self.several = self.several or other.several
+        self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
+        self.primary = other.primary
+        self.predictions = [*self.predictions, *other.predictions]
+        self.fetched += other.fetched
+        self.wait_s += other.wait_s
+
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
@@ -60,6 +85,8 @@ class Criteria:
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
+        if output.is_meta:  # shapes only: a model is built, or its size measured
+            return
         if loss is self._plain and self._calls < self._look_at and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
@@ -147,6 +174,18 @@ class Criteria:
             return None, None, predictions
         value = mean_of(values)
         return (value if self._is_sum else None), value, predictions
+
+    def set_aside(self) -> Said:
+        """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
+        said = Said(self.samples, self.several, self._primary, self._values, self._predictions)
+        self.samples, self.several, self._values, self._predictions, self.has_news = 0, False, [], [], False
+        return said
+
+    def resume(self, said: Said) -> None:
+        """As if nothing but this were said since the last step."""
+        self.samples, self.several = said.samples, said.several
+        self._values, self._predictions = said.values, said.predictions
+        self.has_news = bool(said.values or said.predictions)
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)

@@ -100,7 +100,8 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
             if ordinary:
                 lane.awaits = lane.optimizer()
         except Exception as error:
-            ordinary = lane.ways.fault("backward", error)
+            no_value = getattr(tensors, "is_meta", False)
+            ordinary = False if no_value else lane.ways.fault("backward", error)
         if ordinary:
             return original(tensors, None, retain_graph, create_graph, inputs=inputs)
         return lane.ways.backward(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)

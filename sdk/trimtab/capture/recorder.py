@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from trimtab.capture.criteria import Criteria
+from trimtab.capture.criteria import Criteria, Said
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.sample.ledger import GradientSample, Ledger
@@ -63,6 +63,18 @@ class Recorder:
         meter.steps += 1
         if meter.steps >= meter.turn_at:
             meter.turn()
+
+    def set_aside(self) -> Said:
+        """Take away what is behind the backwards since the last step, or since this was called."""
+        passes, said = self._passes, self._criteria.set_aside()
+        said.fetched, said.wait_s = passes.samples, passes.wait_s
+        passes.samples, passes.wait_s = 0, 0.0
+        return said
+
+    def resume(self, said: Said) -> None:
+        """As if nothing but this were behind the backwards since the last step."""
+        self._criteria.resume(said)
+        self._passes.samples, self._passes.wait_s = said.fetched, said.wait_s
 
     @property
     def samples(self) -> int:

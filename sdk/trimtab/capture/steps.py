@@ -175,7 +175,7 @@ class Steps:
     def are_clipped(self) -> None:
         """`clip_grad_norm_` has written to the gradients."""
         if not self.any_seen:
-            self.unseen.gradients_written()
+            self.unseen.are_clipped()
 
     def unscaling(self) -> None:
         """Gradients are about to be written to, not cleared."""

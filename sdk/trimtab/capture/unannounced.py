@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
+from trimtab.capture.criteria import Said
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.tracked import Unjudged
@@ -147,8 +148,21 @@ class StepsInBackward:
         self._judging.recorded(ledger)
 
 
+class _Round(NamedTuple):
+    """From one clearing of the gradients to the next."""
+
+    losses: list[Held]
+    norm: Held | None  # before clipping
+    said: Said
+    ended_at: float
+
+
 class UnseenOptimizer:
-    """Steps told by cleared gradients. Watches only while no optimizer is known."""
+    """Steps told by cleared gradients. Watches only while no optimizer is known.
+
+    A step shows when the next backward begins. By then losses were called and batches fetched that belong to that one,
+    so after each backward what is behind it is set aside.
+    """
 
     def __init__(
         self,
@@ -163,7 +177,8 @@ class UnseenOptimizer:
         self._attribution = attribution
         self._models = models
         self._say = say
-        self._rounds: list[tuple[list[Held], Held | None, float]] = []  # losses, norm before clipping, when
+        self._rounds: list[_Round] = []
+        self._said = Said()  # since the last step, up to the newest backward
         self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
         self._losses: list[Held] = []
@@ -183,10 +198,15 @@ class UnseenOptimizer:
                 self._settled = False
                 self._losses, self._norm = self._share.losses, None
         elif gone:
-            self._rounds.append((gone, self._norm, self._recorder.clock()))
-            self._norm = None
+            self._rounds.append(_Round(gone, self._norm, self._said, self._recorder.clock()))
+            self._norm, self._said = None, Said()
             if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
                 self._start()
+
+    def after_backward(self) -> None:
+        """A backward has returned."""
+        self._said.add(self._recorder.set_aside())
+        self.gradients_written()
 
     def gradients_written(self) -> None:
         """By a backward, or by clipping. Nobody knows when they will be used, so the last of these times is sampled."""
@@ -200,6 +220,12 @@ class UnseenOptimizer:
         """Gradients are clipped, whose norm was this."""
         self._norm = norm
 
+    def are_clipped(self) -> None:
+        """It has been written to them. Who writes next clears them, as no step is going to tell of itself."""
+        if self._share is not None:
+            self._share.skipped()
+        self.gradients_written()
+
     def settle(self) -> None:
         """The last gradients were used too: what was validated since, or the end of the run, says so."""
         if self._share is not None and self._share.losses and not self._settled:
@@ -211,6 +237,9 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends."""
         self.settle()
         self._settled = False
+        self._said.add(self._recorder.set_aside())
+        self._recorder.resume(self._said)
+        self._said = Said()
         if self._share is not None:
             self._attribution.drop(self._share)
             self._attribution.by_hand = False
@@ -221,8 +250,11 @@ class UnseenOptimizer:
         self._parameters = self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.sampler.ledger("0")
-        for losses, norm, at in self._rounds:
-            self._step(losses, norm, at)
+        said = self._said
+        for each in self._rounds:
+            self._said = each.said
+            self._step(each.losses, each.norm, each.ended_at)
+        self._said = said
         self._attribution.by_hand = True
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
@@ -236,5 +268,12 @@ class UnseenOptimizer:
             self._calls += 1
             ended_at, self._ended_at = self._ended_at, now
             self._judging.judge(self._ledger, total(losses))
-            self._recorder.record(self._ledger, losses, ended_at, now)
+            self._record(self._ledger, losses, ended_at, now)
             self._judging.recorded(self._ledger)
+
+    def _record(self, ledger: Ledger, losses: list[Held], ended_at: float | None, now: float) -> None:
+        later = self._recorder.set_aside()
+        self._recorder.resume(self._said)
+        self._said = Said()
+        self._recorder.record(ledger, losses, ended_at, now)
+        self._recorder.resume(later)
