@@ -208,9 +208,11 @@ RULES: dict[str, RuleSpec] = {
             severity="critical",
             relative=False,
             descent=True,
-            meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps.",
-            advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5). If "
-            "the loss rises again at any rate, look at what changed in the data: labels, order, preprocessing.",
+            meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps; or a sixth of "
+            "it for good, by the mean of 50 steps.",
+            advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5); where "
+            "the loss creeps up over hundreds of steps, with less momentum. If it rises again at any rate, look at "
+            "what changed in the data: labels, order, preprocessing.",
         ),
         RuleSpec(
             name="loss_oscillating",

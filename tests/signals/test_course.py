@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BEGINNING, REACH
+from trimtab.signals.course import BEGINNING, REACH, SETTLED
 
 
 def course_of(losses):
@@ -66,11 +66,11 @@ def test_a_value_far_below_moves_the_average_no_further_than_the_reach(healthy):
 
 def test_a_fence_starts_averages_anew_and_keeps_the_baselines(healthy):
     course = course_of(healthy())
-    kept = (course.first, course.best, course.swing, course.peak)
+    kept = (course.first, course.best, course.lowest, course.swing, course.peak)
     course.fence()
     course.update(1.0)
     assert (course.fast, course.middle, course.slow) == (1.0, 1.0, 1.0)
-    assert (course.first, course.best, course.swing, course.peak) == kept
+    assert (course.first, course.best, course.lowest, course.swing, course.peak) == kept
 
 
 def test_an_explosion_among_the_first_values_is_no_beginning():
@@ -93,7 +93,26 @@ def test_turning_back_gives_up_what_was_better_since(healthy):
     first = course.first
     course.turn_back(100)
     assert course.best == at_200.best
+    assert course.lowest == at_200.lowest
     assert course.first == first
+
+
+def test_worsened_is_how_far_the_slow_average_is_above_its_lowest():
+    course = course_of([1.0] * 200)
+    for _ in range(600):
+        course.update(1.5)
+    assert course.lowest == 1.0
+    assert course.worsened == pytest.approx(0.5, rel=1e-3)
+
+
+def test_worsened_is_not_known_until_the_slow_average_has_settled():
+    course = course_of([1.0] * 100)
+    course.fence()
+    for _ in range(SETTLED - 1):
+        course.update(2.0)
+        assert course.worsened == 0.0
+    course.update(2.0)
+    assert course.worsened == pytest.approx(1.0)
 
 
 def test_turning_back_forgets_how_wild_it_was_since(healthy):

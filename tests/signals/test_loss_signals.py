@@ -114,6 +114,51 @@ def test_divergence_takes_no_baseline_from_a_bad_stretch(scores, healthy):
     assert min(scores(Divergence, healthy() + flat(800))[-500:]) > DIVERGED
 
 
+def creeping(healthy, rise, count=300):
+    """A loss that goes up again, slowly, by a share of the 2.0 that it came down."""
+    noise = random.Random(5)
+    return [*healthy(), *(0.3 + 2.0 * rise * min(1.0, i / 100) + noise.gauss(0.0, 0.05) for i in range(count))]
+
+
+def test_divergence_of_a_slow_rise_by_a_quarter_passes_the_threshold_and_lasts(scores, healthy):
+    found = scores(Divergence, creeping(healthy, 0.25))
+    assert min(found[-100:]) > DIVERGED
+
+
+def test_divergence_of_a_slow_rise_by_a_tenth_stays_under_the_threshold(scores, healthy):
+    assert max(scores(Divergence, creeping(healthy, 0.1))[300:]) < DIVERGED
+
+
+def test_divergence_of_a_slow_rise_is_no_more_than_of_a_loss_that_is_back_where_it_began(scores, healthy):
+    assert max(scores(Divergence, creeping(healthy, 0.6))[300:]) == 1.0
+
+
+def test_divergence_of_a_slow_rise_is_excused_where_validation_gets_better(healthy):
+    course = Course()
+    signal = Divergence(course)
+    for loss in healthy():
+        course.update(loss)
+    course.validated(improved=True)
+    for loss in creeping(healthy, 0.3)[300:]:
+        course.update(loss)
+    before = signal.update(0.9)
+    course.validated(improved=True)
+    assert before > DIVERGED > 0.2 > signal.update(0.9)
+
+
+def test_divergence_after_a_fence_goes_by_no_average_of_few_values(healthy):
+    course = Course()
+    signal = Divergence(course)
+    for loss in healthy():
+        course.update(loss)
+    course.fence()
+    found = []
+    for _ in range(60):
+        found.append(signal.update(0.8))
+        course.update(0.8)
+    assert max(found[1:50]) < DIVERGED < found[-1]
+
+
 def test_oscillation_fires_on_a_loss_that_swings_to_and_fro(scores, healthy):
     swinging = [0.3 + 2.0 * (i % 2) for i in range(100)]
     assert scores(Oscillation, healthy() + swinging)[-1] > OSCILLATING

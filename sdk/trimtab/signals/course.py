@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 FAST, MIDDLE, SLOW = 0.2, 0.07, 0.02  # weights of the newest value: means over the last 5, 14 and 50 or so
@@ -9,6 +10,7 @@ BEGINNING = 8  # values that make the mean at the beginning
 FEW = 3  # ... of which the first ones tell what is usual
 SPACING, MOMENTS = 16, 64  # values between two that are remembered at first, and how many are
 BASELINE = 24  # values before anything is compared with it
+SETTLED = 50  # values that the slow average is a plain mean of, at first and after a fence
 SWING = 0.05
 REACH = 4.0  # how many times the usual swing, or the largest one, a value counts at most
 FORGET = 0.998  # of the largest swing, a value: half of it in 350
@@ -25,6 +27,7 @@ class _Moment(NamedTuple):
     calm: float
     swing: float
     peak: float
+    lowest: float
 
 
 class Course:
@@ -33,18 +36,18 @@ class Course:
     `fast`, `middle` and `slow` are exponential moving averages (plain means until there are enough values); `swing` is
     the mean distance of a value from the fast average before it, `peak` the largest distance above it, slowly
     forgotten; `first` is the mean at the beginning, or the very first value where that is less, `best` the lowest
-    middle average, `calm` the swing when that was reached, and `excused` how far a loss may be above it that rises
-    while validation gets better: see `validated`. `averages` is for whoever knows it to set: whether the optimizer
-    steps along an average of gradients, as with momentum or in Adam.
+    middle average, `lowest` the lowest slow one of 50 values or more, `calm` the swing when `best` was reached, and
+    `excused` how far a loss may be above it that rises while validation gets better: see `validated`. `averages` is for
+    whoever knows it to set: whether the optimizer steps along an average of gradients, as with momentum or in Adam.
 
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
-    `fence()` the averages start anew at the next value; `first`, `best`, `swing` and `peak` stay.
+    `fence()` the averages start anew at the next value; `first`, `best`, `lowest`, `swing` and `peak` stay.
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "averages", "best", "calm", "count", "excused", "fast",
-        "first", "middle", "peak", "slow", "swing",
+        "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "count", "excused",
+        "fast", "first", "lowest", "middle", "peak", "slow", "swing",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +59,8 @@ class Course:
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
         self.swing = self.peak = self.calm = 0.0
         self.excused = 0.0
+        self.lowest = math.inf
+        self._of = 0  # values that the slow average is of
         self._good = False  # whether there was a validation while the loss was near its best
         self._began = 0.0
         self._fenced = False
@@ -77,6 +82,7 @@ class Course:
         if self._fenced:
             self._fenced = False
             self.fast = self.middle = self.slow = value
+            self._of = 1
             return
         fast, swing, peak = self.fast, self.swing, self.peak
         off = value - fast
@@ -92,7 +98,7 @@ class Course:
         value = fast + off
         self.fast = fast + FAST * off
         self.middle = middle = self.middle + MIDDLE * (value - self.middle)
-        self.slow += SLOW * (value - self.slow)
+        self._follow_slowly(value)
         if middle < self.best:
             self.best = middle
             self.calm = swing
@@ -100,8 +106,17 @@ class Course:
         if self.count % self._every == 0:
             self._remember()
 
+    def _follow_slowly(self, value: float) -> None:
+        self._of = count = self._of + 1
+        if count < SETTLED:
+            self.slow += (value - self.slow) / count
+            return
+        self.slow = slow = self.slow + SLOW * (value - self.slow)
+        if slow < self.lowest:
+            self.lowest = slow
+
     def _remember(self) -> None:
-        self._history.append(_Moment(self.count, self.best, self.calm, self.swing, self.peak))
+        self._history.append(_Moment(self.count, self.best, self.calm, self.swing, self.peak, self.lowest))
         if len(self._history) >= MOMENTS:
             del self._history[::2]
             self._every *= 2
@@ -110,6 +125,11 @@ class Course:
     def lost(self) -> float:
         """How far the fast average is above the best that it may be measured by."""
         return self.fast - self.best - self.excused
+
+    @property
+    def worsened(self) -> float:
+        """How far the slow average is above its lowest; 0 while it is of fewer than 50 values."""
+        return self.slow - self.lowest - self.excused if self._of >= SETTLED else 0.0
 
     def validated(self, improved: bool) -> None:
         """A validation pass is over; whether it is better than every one before.
@@ -127,7 +147,7 @@ class Course:
         self._fenced = self.count > BEGINNING
 
     def turn_back(self, values: int) -> None:
-        """The weights are again those of so many values ago, and so are best, calm, swing and peak, or a little older.
+        """The weights are again those of so many values ago, and so is all that is remembered, or a little older.
 
         Where they are from before there was a baseline, all of it is learned anew.
         """
@@ -138,11 +158,12 @@ class Course:
         while len(self._history) > 1 and self._history[-1].values > then:
             self._history.pop()
         if self._history:
-            _, self.best, self.calm, self.swing, self.peak = self._history[-1]
+            _, self.best, self.calm, self.swing, self.peak, self.lowest = self._history[-1]
 
     def _begin(self, value: float) -> None:
         count = self.count
         if count == 1:
+            self._of = 1
             self._began = self.first = self.fast = self.middle = self.slow = self.best = value
             return
         off = value - self.fast
@@ -153,6 +174,7 @@ class Course:
         self.swing += (abs(off) - self.swing) / (count - 1)
         self.peak = max(self.peak, off)
         self.fast += max(FAST, 1 / count) * off
+        self._of = count
         self.slow += (value - self.slow) / count
         self.middle = self.slow
         self.first = min(self._began, self.slow)

@@ -21,6 +21,7 @@ REVERSAL = 0.05  # weight of the newest reversal
 QUIET = 8.0  # reversals so many times those at the best are still usual
 
 ERROR = 4.0  # standard errors that make a fall of the loss certain
+LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
@@ -83,9 +84,11 @@ class SpikeScore:
 class Divergence:
     """How much of what the loss had come down is lost again.
 
-    (fast average - best - excused) / max(first - best, 4 calm swings): 1 when the loss is back where it began. `best`
-    is the lowest average ever and `calm` the swing at that time, so neither is learned from bad values; `excused` is
-    how much the loss had risen when validation was better than ever (see `Course.validated`). Warm-up: 24 values.
+    (fast average - best - excused) / max(first - best, 4 calm swings): 1 when the loss is back where it began. Or,
+    where that is more, four times the same of the slow average and its own lowest, up to 1: the mean of 50 values
+    hardly ever rises in a healthy run. `best` is the lowest average ever and `calm` the swing at that time, so neither
+    is learned from bad values; `excused` is how much the loss had risen when validation was better than ever (see
+    `Course.validated`). Warm-up: 24 values; for the slow average 50, and as many after a fence.
 
     After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
     share of the gain, since twice the best means nothing near zero or below.
@@ -103,10 +106,13 @@ class Divergence:
             return None
         gain, noise = course.first - course.best, NOISE * course.calm
         scale = gain if gain > noise else noise
-        above = course.lost
-        if above <= 0.0:
+        above, slowly = course.lost, course.worsened
+        if above <= 0.0 and slowly <= 0.0:
             return 0.0
-        return above / scale if scale else math.inf
+        if not scale:
+            return math.inf
+        lasting = min(LASTING * slowly / scale, 1.0)
+        return max(above / scale, lasting)
 
     def fence(self) -> None:
         """Best and first stay; the averages are the course's."""
