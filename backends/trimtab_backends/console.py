@@ -91,7 +91,7 @@ class ConsoleBackend:
 
     def _end_of(self, event: Epoch, before: int) -> Line:
         line = lines.epoch(event, self._progress, before)
-        self._progress.end_epoch()
+        self._progress.end_epoch(event.epoch)
         self._spoke_at = event.ts
         return line
 

@@ -51,7 +51,7 @@ def epoch(event: Epoch, progress: Progress, before: int = 0) -> Line:
     line = [NAME, *_item("epoch", (str(event.epoch), "bold"))]
     for phase, summary in (("train", event.train), ("validation", event.validation)):
         line += _phase(phase, summary)
-    line += [*_rates(progress.epoch_rates, progress.epoch_norms), *_times(progress)]
+    line += [*_rates(progress.rates_in(event.epoch), progress.norms_in(event.epoch)), *_times(progress)]
     return [*line, (f"  (and {before} epochs before it)", DIM)] if before else line
 
 

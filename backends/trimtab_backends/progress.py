@@ -30,8 +30,8 @@ class Progress:
         self._now = 0.0
         self._since_tick = _Means()
         self._since_epoch = _Means()
-        self._rates: set[str] = set()  # optimizers whose learning rate came since the last epoch ended
-        self._norms: set[str] = set()
+        self._rates: dict[str, int | None] = {}  # the epoch in which an optimizer used that learning rate
+        self._norms: dict[str, int | None] = {}
 
     def take(self, step: Step) -> None:
         self.step, self._now = max(self.step, step.step), step.ts
@@ -39,10 +39,10 @@ class Progress:
             self.loss[step.optimizer] = step.loss
         if step.learning_rate is not None:
             self.learning_rate[step.optimizer] = step.learning_rate
-            self._rates.add(step.optimizer)
+            self._rates[step.optimizer] = step.epoch
         if step.gradient_norm is not None:
             self.gradient_norm[step.optimizer] = step.gradient_norm
-            self._norms.add(step.optimizer)
+            self._norms[step.optimizer] = step.epoch
         if step.epoch != self.epoch or (step.batch or 0) < (self.batch or 0):
             self._epoch_began = None if step.batch is None else (step.ts, step.batch)
         self.epoch, self.batch, self.batches = step.epoch, step.batch, step.batches
@@ -57,19 +57,18 @@ class Progress:
         if tick.seconds is not None:
             self.steps_per_second = 1.0 / tick.seconds if tick.seconds else None
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
+        """A record that came before the end of `epoch` may be of the next one already: short ones share records."""
         self._since_epoch = _Means()
-        self._rates, self._norms = set(), set()
+        self._rates, self._norms = _later(self._rates, epoch), _later(self._norms, epoch)
 
-    @property
-    def epoch_rates(self) -> dict[str, Sequence[float | None]]:
-        """The learning rates that came since the last epoch ended: short epochs have records less often."""
-        return {optimizer: rates for optimizer, rates in self.learning_rate.items() if optimizer in self._rates}
+    def rates_in(self, epoch: int) -> dict[str, Sequence[float | None]]:
+        """The newest learning rates, of those optimizers that used them in `epoch`."""
+        return {name: rates for name, rates in self.learning_rate.items() if self._rates.get(name, 0) in (epoch, None)}
 
-    @property
-    def epoch_norms(self) -> dict[str, float]:
-        """The gradient norms that did."""
-        return {optimizer: norm for optimizer, norm in self.gradient_norm.items() if optimizer in self._norms}
+    def norms_in(self, epoch: int) -> dict[str, float]:
+        """The newest gradient norms likewise."""
+        return {name: norm for name, norm in self.gradient_norm.items() if self._norms.get(name, 0) in (epoch, None)}
 
     @property
     def step_seconds(self) -> float | None:
@@ -118,3 +117,8 @@ class _Means:
     @property
     def wait_share(self) -> float | None:
         return self._waited / self._seconds if self._seconds else None
+
+
+def _later(epochs: dict[str, int | None], ended: int) -> dict[str, int | None]:
+    """Those that are not over. None: not known, and then that of the next epoch to end."""
+    return {name: epoch for name, epoch in epochs.items() if epoch is not None and epoch > ended}

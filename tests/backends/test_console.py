@@ -61,7 +61,7 @@ def test_the_start_says_where_everything_is(console, stream):
 
 
 def test_an_epoch_is_one_line(console, stream):
-    steps = [sample_step(i, step_seconds=0.0070123, data_wait_seconds=0.0007) for i in range(1, 4)]
+    steps = [sample_step(i, epoch=3, step_seconds=0.0070123, data_wait_seconds=0.0007) for i in range(1, 4)]
     train = PhaseSummary(loss=0.21344, accuracy=0.93214)
     console.write([*steps, Epoch(**at(), epoch=3, train=train, validation=PhaseSummary(loss=0.2, accuracy=0.94))])
     assert said(stream) == [
@@ -104,8 +104,13 @@ def test_times_of_an_epoch_are_means_over_its_own_steps(console, stream):
 def test_rates_and_norms_of_another_epoch_are_left_out(console, stream):
     console.write([sample_step(1), Epoch(**at(), epoch=1)])
     console.write([Epoch(**at(), epoch=2, train=PhaseSummary(loss=0.5))])
-    console.write([sample_step(9, gradient_norm=None), Epoch(**at(), epoch=3)])
+    console.write([sample_step(9, gradient_norm=None, epoch=3), Epoch(**at(), epoch=3)])
     assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(True, True), (False, False), (True, False)]
+
+
+def test_rates_and_norms_of_a_record_over_two_epochs_are_those_of_the_later(console, stream):
+    console.write([sample_step(10, epoch=2), Epoch(**at(), epoch=1), Epoch(**at(), epoch=2)])
+    assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(False, False), (True, True)]
 
 
 def test_each_optimizer_has_its_numbers(console, stream):
