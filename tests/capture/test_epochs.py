@@ -496,6 +496,19 @@ def test_validation_on_a_batch_at_a_time_is_one_pass(watching, loop):
     assert [epoch.validation.loss for epoch in seen.epochs] == [pytest.approx(sum(losses) / 4)]
 
 
+def test_batch_that_is_evaluated_without_a_loss_function_is_no_training(watching, loop):
+    batches, others = (iter(DataLoader(data(40, seed=seed), batch_size=BATCH)) for seed in (1, 2))
+    with watching() as seen:
+        for step in range(6):
+            loop.model.train()
+            loop.step(next(batches))
+            if step % 2:
+                loop.model.eval()
+                with torch.no_grad():
+                    loop.model(next(others)[0]).logsumexp(1).mean()  # a loss by hand
+    assert [step.samples for step in seen.steps()] == [BATCH] * 6
+
+
 def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching, loop):
     with watching() as seen:
         for _ in range(2):

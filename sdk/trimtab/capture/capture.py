@@ -72,6 +72,7 @@ class Capture:
         self._passes = Passes(self._validated, sampler.end_epoch, unclear)
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
+        self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.samples
         self._criteria.on_change = sampler.forget_criterion
         recorder = Recorder(sampler, self._passes, self._criteria, meter)

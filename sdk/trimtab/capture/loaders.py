@@ -30,7 +30,7 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete", "data", "each",
-        "exhausted", "is_plain", "loader", "samples", "sized", "wait_s",
+        "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -45,6 +45,7 @@ class LoaderPass:
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
+        self.in_eval_mode = False  # whether a model was when the newest batch came
         self.samples = 0  # fetched, and not yet trained on or validated, but for those of batches that are kept
         self.wait_s = 0.0  # for those
         self._new: list[int] = []  # the sizes of the batches behind `samples`, while the general way counts them

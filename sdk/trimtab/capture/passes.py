@@ -41,6 +41,7 @@ class Passes:
         self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
+        self.evaluates: Callable[[], bool] = lambda: False  # whether a model is in eval mode
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
         self._on_epoch = on_epoch
@@ -90,6 +91,7 @@ class Passes:
         steady, self.steady = self.steady, None
         if steady is not None and steady is not loader and steady.fed():
             self._fresh.append(steady)  # two loaders side by side, or validation before the batch is trained on
+        loader.in_eval_mode = self.evaluates()
         loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
@@ -239,7 +241,11 @@ class Passes:
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
-        self._feeding = feeding = [loader for loader in self._fresh if self._feeds(loader)] or self._fresh[-1:]
+        running = [loader for loader in self._fresh if self._feeds(loader)] or self._fresh[-1:]
+        self._feeding = feeding = [loader for loader in running if not self._evaluates(loader)] or running
+        for loader in running:
+            if loader not in feeding:
+                loader.spend()
         self._take()
         longest = max(feeding, key=lambda loader: loader.sized or 0)
         if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
@@ -253,6 +259,10 @@ class Passes:
     def _feeds(self, loader: LoaderPass) -> bool:
         """Whether what came from it is for training: more may come, or it fed training before and this was its last."""
         return loader.running or (loader in self._feeding and loader.held and not loader.exhausted)
+
+    def _evaluates(self, loader: LoaderPass) -> bool:
+        """Whether what came from it was for an evaluation that called no loss function."""
+        return loader.in_eval_mode and loader.loader not in self._trained_loaders
 
     def _take(self) -> None:
         """Spend what is behind the training backward that is about to run."""
