@@ -177,11 +177,16 @@ def test_oscillation_does_not_remember_swings_from_before_a_fence(healthy):
         course.update(loss)
         return found
 
-    for loss in [*healthy(), 500.0, *healthy()[-2:]]:
+    for loss in [*healthy(), *[2.3, 0.3] * 10]:
         before = score(loss)
     signal.fence()
     assert before > OSCILLATING
     assert max(score(loss) or 0.0 for loss in healthy()[-30:]) < OSCILLATING
+
+
+def test_oscillation_of_one_batch_far_off_is_no_swinging(scores, healthy):
+    far = [*healthy(), 800.0, *healthy()[-60:]]
+    assert max(scores(Oscillation, far)[300:]) < OSCILLATING / 2
 
 
 def test_oscillation_takes_a_single_jump_for_no_reversal(scores):

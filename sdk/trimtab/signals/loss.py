@@ -122,7 +122,8 @@ class Oscillation:
     """How much the loss swings to and fro, against what was usual when it was at its best, and against its gain.
 
     The average size of reversals: the lesser of two successive changes where their signs differ, else 0. Divided by
-    max(8 times the same average at the best, first - best). A single jump is no reversal. Warm-up: 24 values.
+    max(8 times the same average at the best, first - best), which is also the most that one reversal counts: a single
+    jump is none, and a bad batch, up and down again, is one. Warm-up: 24 values.
     """
 
     __slots__ = ("_best", "_calm", "_course", "_last", "_step", "size")
@@ -147,6 +148,9 @@ class Oscillation:
         if step * before < 0.0:
             step, before = abs(step), abs(before)
             reversal = step if step < before else before
+        scale = max(QUIET * self._calm, course.first - course.best)
+        if reversal > scale and course.count >= WARM_UP:
+            reversal = scale
         self.size += (REVERSAL if course.count > 20 else 1 / (course.count + 1)) * (reversal - self.size)
         if course.best < self._best:
             self._best = course.best
@@ -154,7 +158,6 @@ class Oscillation:
         if course.count < WARM_UP:
             self._calm = max(self._calm, self.size)
             return None
-        scale = max(QUIET * self._calm, course.first - course.best)
         return self.size / scale if scale else 0.0
 
     def fence(self) -> None:
