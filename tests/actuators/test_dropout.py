@@ -63,7 +63,7 @@ def test_optimizer_whose_model_is_not_known_is_refused(helm):
 
 
 def test_ratio_that_is_there_already_is_refused(steer):
-    with pytest.raises(Refused, match=r"ratio 0\.5 already"):
+    with pytest.raises(Refused, match=r"ratio 0\.5 already, or more\."):
         steer(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))).set_dropout(0.5)
 
 
@@ -100,6 +100,8 @@ def test_higher_ratio_is_lowered_only_where_that_is_asked_for(steer):
     assert change.before == {"dropout": 0.1}
     controls.set_dropout(0.5, lower=True)
     assert [module.p for module in model[1:]] == [0.5, 0.5]
+    with pytest.raises(Refused, match=r"ratio 0\.5 already\.$"):
+        controls.set_dropout(0.5, lower=True)
 
 
 def test_close_puts_back_what_was_set_in_two_goes(helm, steer):

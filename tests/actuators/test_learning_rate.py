@@ -242,6 +242,14 @@ def test_optimizer_that_takes_the_place_of_a_dropped_one_starts_anew(helm):
     assert optimizer.used == [[0.1]]
 
 
+def test_optimizer_that_joins_one_whose_rate_is_scaled_is_scaled_too(helm):
+    first, second = Recording(parameters()), Recording(parameters())
+    helm.controls(first).scale_learning_rate(0.5)
+    helm.controls(second)
+    second.step()
+    assert second.used == [[0.05]]
+
+
 def test_optimizers_inside_backward_are_scaled_together(helm):
     model = nn.Linear(3, 2)
     optimizers = [Recording([p]) for p in model.parameters()]

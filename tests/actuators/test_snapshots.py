@@ -49,6 +49,13 @@ def test_roll_back_goes_to_the_newest(model):
     assert (change.before, change.after) == ({"weights_of_step": 35}, {"weights_of_step": 30})
 
 
+def test_roll_back_leaves_no_gradient_of_what_is_undone(model):
+    snapshots = filled(model, [10])
+    model.weight.grad = torch.ones(100)
+    snapshots.roll_back(model.at(15), 15)
+    assert model.weight.grad is None
+
+
 def test_roll_back_goes_to_one_whose_loss_was_seen_to_be_good(model):
     snapshots = filled(model, [10, 20, 30])
     snapshots.roll_back(model.at(35), 35, since=31)  # the loss of step 31 was that of the weights after step 30
