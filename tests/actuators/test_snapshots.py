@@ -50,10 +50,14 @@ def test_roll_back_goes_to_the_newest(model):
 
 
 def test_roll_back_leaves_no_gradient_of_what_is_undone(model):
+    """Nor of what no optimizer steps: a later one that does would apply it."""
+    beside = nn.Linear(2, 2)
+    model.parts = Parts(optimizers=model.parts.optimizers, models={"beside": beside})
     snapshots = filled(model, [10])
-    model.weight.grad = torch.ones(100)
+    for parameter in (model.weight, beside.weight):
+        parameter.grad = torch.ones_like(parameter)
     snapshots.roll_back(model.at(15), 15)
-    assert model.weight.grad is None
+    assert (model.weight.grad, beside.weight.grad) == (None, None)
 
 
 def test_roll_back_goes_to_one_whose_loss_was_seen_to_be_good(model):

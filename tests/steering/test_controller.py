@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trimtab
-from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SkipStep
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout, SkipStep
 from trimtab.actuators import saving
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision, creeping
@@ -39,6 +39,37 @@ def test_nan_in_a_batch_changes_nothing_when_policies_act(watching, training):
         training.step(spoil=math.nan)
         assert same(training.weights, before)
     assert ("skip_step", "applied") in outcomes(seen)
+
+
+def test_nan_under_a_closure_changes_nothing_when_policies_act(watching, training):
+    def step(spoil=1.0):
+        def closure():
+            training.optimizer.zero_grad()
+            loss = F.cross_entropy(training.model(training.inputs * spoil), training.labels)
+            loss.backward()
+            return loss
+
+        training.optimizer.step(closure)
+
+    with watching(act="process", gradients_every=1) as seen:
+        for _ in range(30):
+            step()
+        before = training.weights
+        step(spoil=math.nan)
+        assert same(training.weights, before)
+    assert outcomes(seen)[0] == ("skip_step", "applied")
+
+
+def test_user_has_settings_and_optimizer_back_after_the_run(watching, training):
+    training.model.insert(1, nn.Dropout(0.1))
+    policies = [answered_by((ScaleLearningRate(0.5), SetDropout(0.3)), budget=1)]
+    with watching(act="process", rules=[ALWAYS], policies=policies):
+        training.steps(3)
+        assert training.model[1].p == 0.3
+    rates = []
+    training.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    training.step()
+    assert (training.model[1].p, rates) == (0.1, [0.05])
 
 
 def test_nan_in_a_batch_does_not_stay_in_running_statistics(watching, training):
