@@ -9,10 +9,10 @@ import pytest
 from running import ENVIRONMENT, SCRIPTS
 
 
-def run(script, *arguments, cwd, before=()):
+def run(script, *, cwd, before=()):
     cwd.mkdir()
     return subprocess.run(
-        [sys.executable, *before, str(SCRIPTS / script), *arguments],
+        [sys.executable, *before, str(SCRIPTS / script)],
         cwd=cwd,
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -21,19 +21,10 @@ def run(script, *arguments, cwd, before=()):
     )
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments"),
-    [
-        ("exit_code.py", ()),
-        ("crash.py", ()),
-        ("interrupted.py", ()),
-        ("early_stopping.py", ()),
-        pytest.param("loader_workers.py", ("--context", "spawn"), marks=pytest.mark.slow),
-    ],
-)
-def test_output_and_exit_code_are_the_scripts_own(script, arguments, tmp_path):
-    bare = run(script, *arguments, cwd=tmp_path / "bare")
-    watched = run(script, *arguments, cwd=tmp_path / "watched", before=("-m", "trimtab", "run", "--port", "0"))
+@pytest.mark.parametrize("script", ["exit_code.py", "crash.py", "interrupted.py", "early_stopping.py"])
+def test_output_and_exit_code_are_the_scripts_own(script, tmp_path):
+    bare = run(script, cwd=tmp_path / "bare")
+    watched = run(script, cwd=tmp_path / "watched", before=("-m", "trimtab", "run", "--port", "0"))
     assert watched.returncode == bare.returncode
     assert watched.stdout == bare.stdout
     assert os.listdir(tmp_path / "watched" / "runs")

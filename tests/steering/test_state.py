@@ -1,6 +1,7 @@
 """What a resumed run goes on with, written down while the run goes on."""
 
 import json
+import math
 
 import pytest
 
@@ -8,6 +9,7 @@ from trimtab.actions import ScaleLearningRate
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
 from trimtab.steering import control
+from trimtab.steering import state as steering_state
 from trimtab.steering.state import SteeringState
 from trimtab.types import Adjustment, Step
 
@@ -60,7 +62,8 @@ def test_scale_is_on_disk_with_the_next_record_after_an_adjustment(watching, tra
     assert 0.5 in written["steering"]["0"]["learning_rate"].values()
 
 
-def test_state_is_written_once_for_what_was_adjusted_since(state, controller):
+def test_state_is_written_once_for_what_was_adjusted_since(state, controller, monkeypatch):
+    monkeypatch.setattr(steering_state, "SHARE", math.inf)  # as if there were time between the records
     for event in (RECORD, ADJUSTED, ADJUSTED, RECORD, RECORD, RECORD):
         state.follow(event)
     assert controller.asked == 1
