@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.errors import BackendError
 from trimtab.testing import SAMPLE_TIME, BackendContract, UnknownEvent, sample_events, sample_run, sample_step
-from trimtab.types import Alert, Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
+from trimtab.types import Adjustment, Alert, Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
 from trimtab_backends.console import ConsoleBackend
 
 
@@ -136,6 +136,26 @@ def test_what_a_server_says_is_told_apart_from_what_is_judged_here(console, stre
         "trimtab  step 1  CRITICAL loss_diverged",
         "trimtab  step 1  grafana loss_diverged  too old",
     ]
+
+
+def test_alert_says_by_how_much_while_it_fires(console, stream):
+    alert = {"rule": "loss_diverged", "episode": 1, "severity": "critical", "value": 9.7341, "threshold": 0.6}
+    console.write([Alert(**at(), **alert, state="firing"), Alert(**at(step=9), **alert, state="resolved")])
+    assert said(stream) == [
+        "trimtab  step 1  CRITICAL loss_diverged  9.734 over 0.6",
+        "trimtab  step 9  resolved loss_diverged",
+    ]
+
+
+def test_adjustment_says_what_it_changed_and_why(console, stream):
+    adjustment = {"policy": "p", "action": "halt", "rule": "r", "outcome": "applied", "reason": "because"}
+    console.write([Adjustment(**at(), **adjustment, before={"halted": False}, after={"halted": True})])
+    assert said(stream) == ["trimtab  step 1  applied halt  halted False -> True  for r  because"]
+
+
+def test_group_without_a_rate_is_left_out_of_the_rates(console, stream):
+    console.write([sample_step(1, learning_rate=(None, 0.25)), Epoch(**at(), epoch=1)])
+    assert "lr 0.25 " in said(stream)[0]
 
 
 def test_the_end_says_how_it_went_and_where_the_log_is(console, stream):
