@@ -103,7 +103,7 @@ _SETTINGS: dict[str, _Setting] = {
     "monitor": _Setting(
         "TRIMTAB_MONITOR",
         list[str],
-        lambda pair: bool(pair) and all(pair) and (len(pair) == 1 or (len(pair) == 2 and pair[1] in ("min", "max"))),
+        lambda pair: all(pair) and (len(pair) == 1 or (len(pair) == 2 and pair[1] in ("min", "max"))),
         "what to improve, such as 'loss', and 'min' or 'max', such as ('accuracy', 'max')",
     ),
     "on_halt": _Setting("TRIMTAB_ON_HALT", Literal["ask", "unwind"], _anything, "'ask' or 'unwind'"),
