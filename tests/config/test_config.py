@@ -118,6 +118,7 @@ def test_monitored_value_is_better_when_lower_but_for_accuracy(monitor, meant):
         ({"monitor": ("accuracy", "up")}, "monitor=('accuracy', 'up'): expected what to improve"),
         ({"monitor": ("accuracy", "max", "min")}, "expected what to improve"),
         ({"monitor": ""}, "expected what to improve"),
+        ({"monitor": ("", "max")}, "expected what to improve"),
         ({"alerts": "localhost:9093"}, "alerts: expected the address of an Alertmanager or a Grafana"),
         ({"alerts": "http://"}, "alerts: expected the address"),
         ({"alerts": "http://h:99999"}, "alerts: expected the address"),

@@ -1,6 +1,7 @@
 """What a run says of itself every few seconds, and what is judged of it."""
 
 import pytest
+import torch
 
 from trimtab.health import INTERVAL_S
 from trimtab.types import Health
@@ -48,3 +49,18 @@ def test_only_what_was_spent_since_the_last_report_is_judged(watching):
         ("overhead_exceeded", "firing"),
         ("overhead_exceeded", "resolved"),
     ]
+
+
+@pytest.mark.parametrize(("spent_s", "factor"), [(INTERVAL_S, 2), (0.0, 1)])
+def test_statistics_are_spaced_further_out_where_watching_takes_more_than_its_share(watching, model, spent_s, factor):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching(overhead=0.05, gradients_every=None) as seen:
+        for _ in range(100):
+            model(torch.ones(4, 2)).sum().backward()
+            optimizer.step()
+        settled = seen.run._sampler.gradient_spacing.interval
+        seen.run._meter.add(spent_s)
+        seen.run._health._told_at -= INTERVAL_S
+        seen.run._health._steps -= 10**7  # steps of half a microsecond: a pass over gradients costs many
+        seen.run._health.publish()
+        assert seen.run._sampler.gradient_spacing.interval == factor * settled
