@@ -147,6 +147,28 @@ def test_a_hanging_backend_does_not_delay_the_others(make_bus):
     assert other.closed
 
 
+def test_flush_waits_until_every_backend_has_what_was_published(make_bus):
+    one, hanging = RecordingBackend(), HangingBackend()
+    lanes = make_bus(one=one, hanging=hanging)
+    lanes.publish(sample_step(1))
+    releasing = threading.Timer(0.1, hanging.release.set)
+    releasing.start()
+    lanes.flush(PATIENCE_S)
+    assert steps(one) == steps(hanging) == [1]
+    releasing.join()
+
+
+def test_flush_gives_up_at_the_deadline_and_loses_nothing(make_bus):
+    hanging = HangingBackend()
+    lanes = make_bus(hanging=hanging)
+    lanes.publish(sample_step(1))
+    lanes.flush(0.05)  # would take ten seconds, were it to wait for the backend
+    assert not hanging.events
+    hanging.release.set()
+    lanes.close()
+    assert steps(hanging) == [1]
+
+
 def test_close_gives_up_at_the_deadline_and_counts_what_is_lost(make_bus):
     hanging = HangingBackend()
     lanes = make_bus(hanging=hanging)
