@@ -1,6 +1,7 @@
 # `make demo` and `make test` build the same .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+PROGRAMS := tests/cli tests/docs tests/loops# which start one process after the other, and wait for it
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: demo stack test lint types bench rescue clean
@@ -11,8 +12,11 @@ demo: .venv/.demo
 stack:
 	$(PYTHON) deploy/stack.py
 
+# Two halves at once, of about the same length: the second is shown when both are over. Either fails the build.
 test: lint types
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PROGRAMS) >.venv/programs.log 2>&1 & programs=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PROGRAMS)); rooms=$$?; \
+	wait $$programs; programs=$$?; cat .venv/programs.log; test $$rooms = 0 -a $$programs = 0
 
 lint: .venv/.test
 	$(BIN)/ruff check .
