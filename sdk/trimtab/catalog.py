@@ -209,7 +209,7 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             descent=True,
             meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps; or a sixth of "
-            "it for good, by the mean of 50 steps.",
+            "it by the mean of 50 steps, while validation has lost as much of its own gain.",
             advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5); where "
             "the loss creeps up over hundreds of steps, with less momentum. If it rises again at any rate, look at "
             "what changed in the data: labels, order, preprocessing.",

@@ -304,6 +304,28 @@ def test_overfitting_is_judged_from_a_beginning_in_the_unit_of_validation():
     assert found[1] == [[]] * 6
 
 
+CREPT = [0.3 + 0.02 * (i % 2) + 0.6 * min(1.0, i / 100) for i in range(200)]  # up by three tenths of that fall
+
+
+@pytest.mark.parametrize(("last", "expected"), [(0.4, []), (1.2, [("loss_diverged", "firing")]), (math.nan, [])])
+def test_loss_that_creeps_up_has_diverged_where_validation_is_worse_too(last, expected):
+    steps = Steps(shipped("loss_diverged"))
+    steps.take(falling(200))
+    for loss in (0.4, last):
+        steps.judge.validation(steps.at, loss, None, 0.3)
+    assert edges(steps.take(CREPT)) == expected
+
+
+def test_validation_of_another_training_says_nothing_of_a_loss_that_creeps_up():
+    steps = Steps(shipped("loss_diverged"))
+    steps.take(falling(200))
+    steps.judge.validation(steps.at, 0.1, None, 0.3)
+    steps.judge.begin_anew("0")
+    steps.take(falling(200))
+    steps.judge.validation(steps.at, 1.2, None, 0.3)
+    assert steps.take(CREPT) == []
+
+
 def test_patience_of_the_monitored_loss_runs_out():
     judge = Judge(shipped("no_improvement"))
     found = [edges(judge.validation(step, 1.0, None, None)) for step in range(12)]

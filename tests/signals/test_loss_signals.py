@@ -114,49 +114,74 @@ def test_divergence_takes_no_baseline_from_a_bad_stretch(scores, healthy):
     assert min(scores(Divergence, healthy() + flat(800))[-500:]) > DIVERGED
 
 
-def creeping(healthy, rise, count=300):
-    """A loss that goes up again, slowly, by a share of the 2.0 that it came down."""
-    noise = random.Random(5)
-    return [*healthy(), *(0.3 + 2.0 * rise * min(1.0, i / 100) + noise.gauss(0.0, 0.05) for i in range(count))]
+@pytest.fixture
+def creeping(healthy):
+    """`creeping(rise, lost)`: what divergence says where a loss goes up again, slowly, by a share of what it came down,
+    and validation by another."""
+
+    def creeping(rise, lost=1.0):
+        noise = random.Random(5)
+        course = Course()
+        signal = Divergence(course)
+        for loss in healthy():
+            course.update(loss)
+        course.validation_lost = lost
+        found = []
+        for i in range(300):
+            found.append(signal.update(loss := 0.3 + 2.0 * rise * min(1.0, i / 100) + noise.gauss(0.0, 0.05)))
+            course.update(loss)
+        return found, course, signal
+
+    return creeping
 
 
-def test_divergence_of_a_slow_rise_by_a_quarter_passes_the_threshold_and_lasts(scores, healthy):
-    found = scores(Divergence, creeping(healthy, 0.25))
+def test_divergence_of_a_slow_rise_by_a_quarter_passes_the_threshold_and_lasts(creeping):
+    found, *_ = creeping(0.25)
     assert min(found[-100:]) > DIVERGED
 
 
-def test_divergence_of_a_slow_rise_by_a_tenth_stays_under_the_threshold(scores, healthy):
-    assert max(scores(Divergence, creeping(healthy, 0.1))[300:]) < DIVERGED
+def test_divergence_of_a_slow_rise_by_a_tenth_stays_under_the_threshold(creeping):
+    found, *_ = creeping(0.1)
+    assert max(found) < DIVERGED
 
 
-def test_divergence_of_a_slow_rise_is_no_more_than_of_a_loss_that_is_back_where_it_began(scores, healthy):
-    assert max(scores(Divergence, creeping(healthy, 0.6))[300:]) == 1.0
+def test_divergence_of_a_slow_rise_that_validation_does_not_share_is_what_it_is(creeping):
+    for lost in (0.0, 0.1):
+        found, *_ = creeping(0.3, lost)
+        assert 0.2 < found[-1] < DIVERGED
 
 
-def test_divergence_of_a_slow_rise_is_excused_where_validation_gets_better(healthy):
-    course = Course()
-    signal = Divergence(course)
-    for loss in healthy():
-        course.update(loss)
-    course.validated(improved=True)
-    for loss in creeping(healthy, 0.3)[300:]:
-        course.update(loss)
+def test_divergence_of_a_slow_rise_is_no_more_than_of_a_loss_that_is_back_where_it_began(creeping):
+    found, *_ = creeping(0.6)
+    assert max(found) == 1.0
+
+
+def test_divergence_of_a_slow_rise_is_excused_where_validation_gets_better(creeping):
+    _, course, signal = creeping(0.3)
+    course._good = True
     before = signal.update(0.9)
     course.validated(improved=True)
     assert before > DIVERGED > 0.2 > signal.update(0.9)
 
 
-def test_divergence_after_a_fence_goes_by_no_average_of_few_values(healthy):
+def test_divergence_after_a_fence_goes_by_no_average_of_few_values_and_by_no_validation_before_it(healthy):
     course = Course()
     signal = Divergence(course)
     for loss in healthy():
         course.update(loss)
+    course.validation_lost = 1.0
     course.fence()
     found = []
-    for _ in range(60):
+    for i in range(80):
         found.append(signal.update(0.8))
         course.update(0.8)
-    assert max(found[1:50]) < DIVERGED < found[-1]
+        if i == 20:
+            course.validation_lost = 1.0
+    assert max(found[1:50]) < DIVERGED < found[60]
+    course.fence()
+    for _ in range(60):
+        course.update(0.8)
+    assert signal.update(0.8) < DIVERGED
 
 
 def test_oscillation_fires_on_a_loss_that_swings_to_and_fro(scores, healthy):

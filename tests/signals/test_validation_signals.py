@@ -3,7 +3,7 @@ import math
 import pytest
 
 from trimtab.catalog import RULES
-from trimtab.signals import GeneralizationGap, Validated, ValidationsSinceBest
+from trimtab.signals import GeneralizationGap, Validated, ValidationLost, ValidationsSinceBest
 
 OVERFITTING = RULES["overfitting"].threshold
 
@@ -102,6 +102,21 @@ def test_gap_leaves_out_passes_that_are_missing_or_not_finite():
     broken = gaps((2.0, 2.0), (math.nan, 1.0), (-math.inf, 1.0), (1.0, None), (1.0, 1.0), (1.2, 0.7))
     assert broken[1:4] == [None] * 3
     assert broken[-1] == whole[-1]
+
+
+def test_validation_lost_is_the_share_of_what_it_had_gained():
+    lost = ValidationLost()
+    assert [lost.update(loss, 2.5) for loss in (1.5, 0.5, 1.0, 0.5)] == [0.0, 0.0, 0.25, 0.0]
+
+
+def test_validation_lost_goes_by_its_largest_loss_where_no_beginning_is_known():
+    lost = ValidationLost()
+    assert [lost.update(loss, None) for loss in (2.5, 0.5, 1.0)] == [0.0, 0.0, 0.25]
+
+
+def test_validation_lost_of_what_never_gained_is_nothing():
+    lost = ValidationLost()
+    assert [lost.update(loss, 1.0) for loss in (1.0, 3.0)] == [0.0, 0.0]
 
 
 def test_since_best_counts_passes_without_a_new_best():

@@ -16,7 +16,7 @@ from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.rule import LOGGED
-from trimtab.signals import Reads, Validated, ValidationsSinceBest
+from trimtab.signals import Reads, Validated, ValidationLost, ValidationsSinceBest
 from trimtab.types import GradientReading, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
@@ -52,6 +52,7 @@ class Judge:
         self._benches: dict[str, Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
         self._best = ValidationsSinceBest(monitor[1])
+        self._lost = ValidationLost()
         self._several = False  # optimizers
 
     def step(
@@ -93,6 +94,10 @@ class Judge:
             beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
         steady = all(each.steady for name, each in self._benches.items() if name)
         verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady))
+        if loss is not None and math.isfinite(loss):
+            lost = self._lost.update(loss, beginning)
+            for each in self._benches.values():
+                each.course.validation_lost = lost
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
@@ -129,6 +134,7 @@ class Judge:
         for name in (optimizer, ""):
             self._benches.pop(name, None)
         self._best = ValidationsSinceBest(self._monitor[1])
+        self._lost = ValidationLost()
 
     def take_levels(self, optimizer: str) -> dict[str, float]:
         """The worst level of every rule that has one, since this was last asked."""

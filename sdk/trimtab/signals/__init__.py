@@ -23,7 +23,7 @@ from trimtab.signals.gradients import (
     VanishingShare,
 )
 from trimtab.signals.loss import Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
-from trimtab.signals.validation import GeneralizationGap, Validated, ValidationsSinceBest
+from trimtab.signals.validation import GeneralizationGap, Validated, ValidationLost, ValidationsSinceBest
 
 __all__ = [
     "SIGNALS",
@@ -45,6 +45,7 @@ __all__ = [
     "UpdateExcess",
     "UpdateRatio",
     "Validated",
+    "ValidationLost",
     "ValidationsSinceBest",
     "VanishingShare",
     "find",

@@ -86,9 +86,11 @@ class Divergence:
 
     (fast average - best - excused) / max(first - best, 4 calm swings): 1 when the loss is back where it began. Or,
     where that is more, four times the same of the slow average and its own lowest, up to 1: the mean of 50 values
-    hardly ever rises in a healthy run. `best` is the lowest average ever and `calm` the swing at that time, so neither
-    is learned from bad values; `excused` is how much the loss had risen when validation was better than ever (see
-    `Course.validated`). Warm-up: 24 values; for the slow average 50, and as many after a fence.
+    hardly ever rises in a healthy run. But an objective may become harder on purpose, as with noise that grows, so that
+    counts no more than the share of its gain that validation has lost. `best` is the lowest average ever and `calm` the
+    swing at that time, so neither is learned from bad values; `excused` is how much the loss had risen when validation
+    was better than ever (see `Course.validated`). Warm-up: 24 values; for the slow average 50, and as many after a
+    fence, and a validation pass.
 
     After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
     share of the gain, since twice the best means nothing near zero or below.
@@ -111,7 +113,7 @@ class Divergence:
             return 0.0
         if not scale:
             return math.inf
-        lasting = min(LASTING * slowly / scale, 1.0)
+        lasting = min(LASTING * min(slowly / scale, course.validation_lost), 1.0)
         return max(above / scale, lasting)
 
     def fence(self) -> None:

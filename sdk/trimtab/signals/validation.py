@@ -87,6 +87,25 @@ class GeneralizationGap:
             self._highest = max(self._highest, loss)
 
 
+class ValidationLost:
+    """Which share of what validation had gained it has lost again: (loss - best) / (first - best).
+
+    `first` is the training loss at the beginning; where that is not known, the largest loss of a pass.
+    """
+
+    __slots__ = ("_best", "_first")
+
+    def __init__(self) -> None:
+        self._first, self._best = -math.inf, math.inf
+
+    def update(self, loss: float, beginning: float | None) -> float:
+        """After a pass with this loss, which is finite."""
+        self._best = min(self._best, loss)
+        self._first = max(self._first, loss if beginning is None else beginning)
+        gained = self._first - self._best
+        return (loss - self._best) / gained if gained > 0.0 else 0.0
+
+
 class ValidationsSinceBest:
     """How many validation passes have gone by since the best one, 0 right after it. A value that is not finite is none.
 
