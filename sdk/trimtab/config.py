@@ -140,6 +140,9 @@ _SETTINGS: dict[str, _Setting] = {
         "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until interrupted",
     ),
 }
+_SERVING = frozenset(
+    ("host", "port", "targets", "metrics_token_file", "webhook_token_file", "tls_certificate_file", "tls_key_file")
+)
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
@@ -168,6 +171,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     return Config(
         **settings,
         backends_requested=requested,
+        serving_requested=not _SERVING.isdisjoint(settings),
         port_requested="port" in settings,
         notices=tuple(notices),
     )

@@ -24,6 +24,7 @@ Attempt: TypeAlias = "Callable[[Callable[[], object]], Exception | None]"
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
 OF_A_SETTING = "grafana"  # comes with the setting of that name, so whoever has it asked for it
+SERVES = "prometheus"  # asked for by whoever says where, to whom or over what it serves
 _OURS = "trimtab"
 
 
@@ -57,7 +58,7 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
         try:
             backends.setdefault(item, _make(find(item)))
         except (BackendError, ConfigError) as error:
-            if config.backends_requested or item == OF_A_SETTING:
+            if _is_asked_for(item, config):
                 raise
             notices.append(f"{error} Going on without it.")
     return backends, notices
@@ -77,7 +78,7 @@ def start(backends: Mapping[str, Backend], info: RunInfo, attempt: Attempt) -> t
             started[name] = backend
             continue
         error = explain(name, problem)
-        if info.config.backends_requested or name == OF_A_SETTING:
+        if _is_asked_for(name, info.config):
             close(started, attempt)
             raise error from problem
         notices.append(f"{error} Going on without it.")
@@ -134,6 +135,10 @@ def is_backend(value: object) -> bool:
     from trimtab.types import Backend
 
     return isinstance(value, Backend) and not isinstance(value, type)
+
+
+def _is_asked_for(name: str, config: Config) -> bool:
+    return config.backends_requested or name == OF_A_SETTING or (name == SERVES and config.serving_requested)
 
 
 def _make(entry: EntryPoint) -> Backend:

@@ -16,6 +16,7 @@ class Config:
     run: str
     backends: tuple[Any, ...] = ("console", "jsonl", "prometheus")  # names, or what `types.Backend` describes
     backends_requested: bool = False  # False: the default set, of which an unusable one is skipped with one line
+    serving_requested: bool = False  # somebody said where, to whom or over what: that it is not served is an error
     overhead: float = 0.01
     gradients_every: int | None = None
     layers: tuple[str, ...] | None = None

@@ -1,6 +1,7 @@
 """No fault of ours or of a backend's stops or slows the training."""
 
 import copy
+import socket
 
 import pytest
 import torch
@@ -83,16 +84,32 @@ def test_backend_that_fails_costs_only_itself(tmp_path):
     assert end.totals["steps"] == {"0": STEPS}
 
 
-def test_backend_that_cannot_start_is_skipped_where_it_was_only_a_default(tmp_path, monkeypatch, capsys):
-    occupied = tmp_path / "certificate.pem"
-    occupied.mkdir()
-    for name in ("CERTIFICATE", "KEY"):
-        monkeypatch.setenv(f"TRIMTAB_TLS_{name}_FILE", str(occupied))
+def test_backend_that_cannot_start_is_skipped_where_it_was_only_a_default(tmp_path, capsys):
+    (tmp_path / "targets").write_text("a file where a directory belongs")
     with trimtab.watch(run="test", directory=tmp_path):
         train(nn.Linear(2, 1))
     log = (tmp_path / "test" / "rank-0.jsonl").read_text()
     assert "Going on without it." in log
     assert '"completed"' in log
+
+
+@pytest.mark.parametrize("setting", ["metrics_token_file", "tls_certificate_file", "targets"])
+def test_run_whose_metrics_cannot_be_served_as_asked_does_not_go_on_without_them(tmp_path, setting):
+    (tmp_path / "file").write_text("")
+    with_key = {"tls_key_file": tmp_path / "file"} if setting == "tls_certificate_file" else {}
+    asked = {setting: tmp_path / "file" / "missing", **with_key}
+    with pytest.raises(trimtab.BackendError, match=setting), trimtab.watch(directory=tmp_path, **asked):
+        pytest.fail("the run began")
+
+
+def test_port_that_was_asked_for_and_is_taken_is_an_error_with_the_default_backends_too(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(trimtab.BackendError, match=f"port={port}: already"),
+            trimtab.watch(directory=tmp_path, port=port),
+        ):
+            pytest.fail("the run began")
 
 
 def test_backend_that_was_asked_for_and_cannot_start_is_an_error(tmp_path, monkeypatch):
