@@ -148,6 +148,23 @@ def test_file_that_cannot_be_trusted_is_told_once_and_ignored(desk, content, mod
     assert sentence in told
 
 
+def test_each_order_that_is_no_command_is_told_and_answered(desk):
+    for at in (1, 2):
+        desk.plant(VALID.replace("pause", f"explode-{at}"), name=f"{at:020d}-1.json")
+    assert desk.poll() == []
+    assert ["explode-1" in told or "explode-2" in told for told in desk.told] == [True, True]
+    found = control.answer(desk.directory, f"{2:020d}-1")
+    assert (found.outcome, "'explode-2' is none of pause" in found.text) == ("refused", True)
+
+
+def test_whoever_orders_nonsense_for_ever_does_not_fill_the_record(desk):
+    for at in range(50):
+        desk.plant("nonsense", name=f"{at:020d}-1.json")
+    assert desk.poll() == []
+    assert len(desk.told) == 21
+    assert "Of further files" in desk.told[-1]
+
+
 def test_symlink_is_not_followed(desk, tmp_path):
     real = tmp_path / "elsewhere.json"
     real.write_text(VALID)

@@ -172,6 +172,17 @@ def test_file_of_a_stranger_is_refused_and_said_once(watching, training):
     assert len([text for text in seen.notices if "can be written by others" in text]) == 1
 
 
+def test_every_order_of_an_unknown_kind_reaches_the_user(watching, training):
+    with watching(act=False) as seen:
+        for at in (1, 2):
+            planted = seen.run.directory / "control" / f"{at:020d}-1.json"
+            planted.write_text(json.dumps({"command": f"explode-{at}", "run_id": seen.run.id, "actions": []}))
+            planted.chmod(0o600)
+        training.steps(5)
+        assert [answered(seen, f"{at:020d}-1").outcome for at in (1, 2)] == ["refused", "refused"]
+    assert len([text for text in seen.notices if "is no command: 'explode" in text]) == 2
+
+
 def test_directory_that_cannot_be_made_is_said_and_training_goes_on(watching, training, tmp_path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "control").write_text("in the way")
@@ -188,7 +199,7 @@ def test_answer_that_cannot_be_written_is_said_and_the_order_done(watching, trai
         (seen.run.directory / "control" / f"{id}.done").mkdir()
         training.steps(2)
     assert by_person(seen) == [("scale_learning_rate", "applied")]
-    assert [text for text in seen.notices if "What became of a command cannot be written down" in text]
+    assert [text for text in seen.notices if f"What became of command {id} cannot be written down" in text]
 
 
 def test_order_that_comes_too_late_is_answered_when_the_run_ends(watching, training):

@@ -34,6 +34,7 @@ Kind: TypeAlias = Literal["pause", "resume", "stop", "adjust"]
 KINDS: tuple[Kind, ...] = ("pause", "resume", "stop", "adjust")
 
 _COMMAND = re.compile(r"(\d{20}-\d{1,10})\.json")
+_TOLD = 20  # files that are not taken up, each in a sentence; whoever makes ever more of them cannot fill the record
 _LOOKS = 5  # at a directory after it changed: a file may come within the same tick of the clock that stamps it
 
 
@@ -75,6 +76,7 @@ class Control:
         self._changed = 0
         self._looks = 0
         self._ignored: set[str] = set()
+        self._told = 0  # files that were not taken up
 
     def open(self) -> None:
         """Make the directory, and answer what an earlier run left unfinished. Raises OSError when that cannot be."""
@@ -100,7 +102,7 @@ class Control:
                     if self._claim(command):
                         found.append(command)  # at once: what is claimed must not be lost to a fault that follows
         except OSError as error:  # taken away, or a disk that is
-            self._say("control", f"{self._directory} cannot be used: {error.strerror}. Commands are not taken up.")
+            self._say("control gone", f"{self._directory} cannot be used: {error.strerror}. Commands are not taken up.")
             self._next = now + 60 * INTERVAL_S
         return found
 
@@ -111,25 +113,45 @@ class Control:
     def _new(self) -> Iterator[Command]:
         problem = _problem(os.lstat(self._directory), stat.S_ISDIR)
         if problem:
-            self._say("control", f"{self._directory} {problem}. Commands are not taken up.")
+            self._say("control open", f"{self._directory} {problem}. Commands are not taken up.")
             return
         for name in sorted(os.listdir(self._directory)):
             match = _COMMAND.fullmatch(name)
             if match is None or name in self._ignored:
                 continue
             try:
-                yield _decode(match[1], _read(self._directory / name))
+                content = _read(self._directory / name)
             except FileNotFoundError:  # withdrawn
                 continue
             except (ConfigError, OSError) as error:
                 self._ignored.add(name)
-                self._say("control", f"{self._directory / name} is ignored: {error}")
+                self._tell(f"{self._directory / name} is ignored: {error}")
+                continue
+            try:
+                yield _decode(match[1], content)
+            except ConfigError as error:
+                if self._take(match[1]):
+                    self._tell(f"{self._directory / name} is refused: {error}")
+                    self._answer(match[1], "refused", 0, str(error))
+
+    def _tell(self, text: str) -> None:
+        """Each file is told of, up to a number of them."""
+        self._told += 1
+        if self._told <= _TOLD:
+            self._say(f"control {self._told}", text)
+        elif self._told == _TOLD + 1:
+            self._say("control", f"{text} Of further files in {self._directory} that are no commands nothing is said.")
+
+    def _take(self, id: str) -> bool:
+        """Whether the command is ours now. It is not where it was withdrawn."""
+        try:
+            (self._directory / f"{id}.json").rename(self._directory / f"{id}.taken")
+        except FileNotFoundError:
+            return False
+        return True
 
     def _claim(self, command: Command) -> bool:
-        taken = self._directory / f"{command.id}.taken"
-        try:
-            (self._directory / f"{command.id}.json").rename(taken)
-        except FileNotFoundError:
+        if not self._take(command.id):
             return False
         if command.run_id == self._run_id or (self._resumed and command.kind != "stop"):
             return True

@@ -53,7 +53,7 @@ class Orders:
         problem = self._guard.attempt(self._control.open)
         self._open = problem is None
         if problem is not None:
-            self._say("control", f"Commands are not taken up: {problem}.")
+            self._say("control closed", f"Commands are not taken up: {problem}.")
 
     def look(self, now: float) -> None:
         """See whether there are any. `now` is in seconds; looks at the disk twice a second at most."""
@@ -108,7 +108,8 @@ class Orders:
             text, step = "; ".join(map(_described, recorded)), max(a.step for a in recorded)
             problem = self._guard.attempt(lambda: self._control.acknowledge(command, outcome, text, step=step))
             if problem is not None:
-                self._say("control", f"What became of a command cannot be written down: {problem}.")
+                said = f"What became of command {command.id} cannot be written down"
+                self._say(f"control {command.id}", f"{said}: {problem}.")
 
         return answer
 
