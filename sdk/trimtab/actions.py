@@ -40,7 +40,10 @@ class Change:
 
 
 class Refused(Exception):
-    """An action cannot be carried out. The message is the reason, in a sentence; nothing was changed."""
+    """An action cannot be carried out. The message is the reason, in a sentence.
+
+    A control that raises it has changed nothing. What an action changed through others before is on record.
+    """
 
 
 class Controls(Protocol):

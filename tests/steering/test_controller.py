@@ -481,8 +481,39 @@ def test_action_that_returns_no_change_fails_and_its_policy_is_disabled_after_fi
     with watching(act="process", rules=[rule], policies=policies) as watched:
         training.steps(60)
     assert outcomes(watched).count(("forgetful", "failed")) == 5
-    assert "apply() returned None: expected what a control returns" in watched.run.adjustments[0].reason
+    failed = next(a for a in watched.run.adjustments if a.outcome == "failed")
+    assert "apply() returned None: expected what a control returns" in failed.reason
     assert "Policy wobbly is disabled: 5 times an action raised." in watched.notices
+
+
+class LowersAndDrops:
+    """Two things in one action, of which a model without dropout refuses the second."""
+
+    name, stage = "lowers_and_drops", "after_step"
+
+    def apply(self, controls):
+        controls.scale_learning_rate(0.5)
+        return controls.set_dropout(0.3)
+
+
+@pytest.mark.parametrize("act", [False, "process"])
+def test_what_an_action_did_before_it_refused_is_on_record(watching, training, act):
+    with watching(act=act, rules=[ALWAYS], policies=[answered_by(LowersAndDrops(), budget=1)]) as seen:
+        training.steps(10)
+    done, refused = seen.backend.of(Adjustment)[:2]
+    assert (done.outcome, done.after["learning_rate_scale"]) == ("applied" if act else "dry_run", 0.5)
+    assert (refused.outcome, refused.before, refused.after) == ("refused", {}, {})
+    assert "dropout" in refused.reason
+    assert seen.steps()[-1].learning_rate == pytest.approx([0.025 if act else 0.05])
+
+
+def test_record_of_an_action_names_everything_that_it_changed(watching, training):
+    training.model.append(nn.Dropout(0.1))
+    with watching(act="process", rules=[ALWAYS], policies=[answered_by(LowersAndDrops(), budget=1)]) as seen:
+        training.steps(3)
+    (adjustment,) = [a for a in seen.backend.of(Adjustment) if a.outcome == "applied"]
+    assert (adjustment.before["learning_rate_scale"], adjustment.before["dropout"]) == (1.0, 0.1)
+    assert (adjustment.after["learning_rate_scale"], adjustment.after["dropout"]) == (0.5, 0.3)
 
 
 def test_decision_about_an_optimizer_that_steps_no_more_is_given_up(watching, monkeypatch):

@@ -57,6 +57,26 @@ def test_replayed_run_ends_with_the_same_running_statistics(tmp_path):
     assert same(first.model.buffers(), second.model.buffers())
 
 
+class LowersAndDrops:
+    """Of two things in one action the second is refused: there is no dropout."""
+
+    name, stage = "lowers_and_drops", "after_step"
+
+    def apply(self, controls):
+        controls.scale_learning_rate(0.5)
+        return controls.set_dropout(0.3)
+
+
+def test_half_of_an_action_that_was_done_is_done_again(tmp_path):
+    policies = [trimtab.Policy(on="often", ladder=[LowersAndDrops()], cooldown=25, budget=3)]
+    asked = {"rules": [OFTEN], "policies": [*policies, "shipped"]}
+    weights, done = train(tmp_path, "first", Training(), act="process", **asked)
+    again, repeated = train(tmp_path, "second", Training(), replay="first", **asked)
+    assert [action for _, action, *_ in done].count("lowers_and_drops") == 3
+    assert repeated == done
+    assert same(weights, again)
+
+
 def test_replay_without_the_adjustments_would_be_another_run(tmp_path):
     weights, _ = train(tmp_path, "first", Training(), act="process")
     bare, _ = train(tmp_path, "second", Training())

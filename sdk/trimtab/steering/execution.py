@@ -20,6 +20,7 @@ from trimtab.policies import Decision, Engine
 from trimtab.policies.accounts import FAILURES
 from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
 from trimtab.policies.reading import arguments
+from trimtab.steering.noting import Noting, together
 from trimtab.types import Adjustment, Event, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -213,7 +214,7 @@ class Execution:
                 controls = self._actuators.controls(
                     label, moment.step, decision.since, late=moment.late, pending=pending, all_ranks=self._true_of_all
                 )
-                recorded.append(self._attempt(decision, action, controls, moment, optimizer=label))
+                recorded += self._attempt(decision, action, controls, moment, optimizer=label)
         outcomes: list[Outcome] = [adjustment.outcome for adjustment in recorded]
         if self.others is not None and not self.others.vote(_in_one_number(outcomes)):
             self.others.part(f"{decision.actions[0].name} had another outcome on another rank.")
@@ -257,26 +258,34 @@ class Execution:
         outcome: Outcome = "applied",
         *,
         optimizer: str | None = None,
-    ) -> Adjustment:
-        """Apply one action and record what became of it. `outcome` is what it is called when it succeeds."""
-        changes: list[Change] = []
-        problem = self._guard.attempt(lambda: changes.append(_applied_to(controls, action)))
-        reason = decision.reason
+    ) -> list[Adjustment]:
+        """Apply one action and record what became of it. `outcome` is what it is called when it succeeds.
+
+        One that refused, or raised, when it had changed something is recorded twice: what was done, and what was not.
+        """
+        noting = Noting(controls)
+        returned: list[Change] = []
+        problem = self._guard.attempt(lambda: returned.append(_applied_to(noting.controls, action)))
+        change = together([*noting.changes, *returned])
+
+        def record(outcome: Outcome, change: Change, reason: str) -> Adjustment:
+            return self.record(
+                decision,
+                action.name,
+                moment,
+                outcome,
+                change=change,
+                reason=" ".join(filter(None, (reason, change.note))),
+                optimizer=decision.optimizer if optimizer is None else optimizer,
+                given=arguments(action),
+            )
+
+        recorded = [record(outcome, change, decision.reason)] if returned or noting.changes else []
         if isinstance(problem, Refused):
-            outcome, reason = "refused", str(problem)
+            recorded.append(record("refused", Change(), str(problem)))
         elif problem is not None:
-            outcome, reason = "failed", f"{type(problem).__name__}: {problem}"
-        change = changes[0] if changes else Change()
-        return self.record(
-            decision,
-            action.name,
-            moment,
-            outcome,
-            change=change,
-            reason=" ".join(filter(None, (reason, change.note))),
-            optimizer=decision.optimizer if optimizer is None else optimizer,
-            given=arguments(action),
-        )
+            recorded.append(record("failed", Change(), f"{type(problem).__name__}: {problem}"))
+        return recorded
 
     def _withdraw(self, waiting: _Waiting, step: int, outcome: Outcome, reason: str) -> None:
         self._waiting.remove(waiting)
