@@ -58,6 +58,16 @@ def test_rate_in_a_tensor_is_scaled_and_stays_the_users_tensor(helm, schedule, c
     assert optimizer.param_groups[0]["lr"] is rate
 
 
+def test_rate_in_a_tensor_is_on_record_unless_one_had_to_wait_for_it(helm):
+    rates = [torch.tensor(0.5), 0.25]
+    optimizer = Recording([{"params": [p], "lr": rate} for p, rate in zip(parameters(2), rates, strict=True)])
+    change = helm.controls(optimizer).scale_learning_rate(0.5)
+    assert change.before == {"learning_rate_scale": 1.0, "learning_rate": [0.5, 0.25]}
+    assert change.after == {"learning_rate_scale": 0.5, "learning_rate": [0.25, 0.125]}
+    elsewhere = Recording(parameters(), torch.tensor(0.5, device="meta"))
+    assert helm.controls(elsewhere, label="1").scale_learning_rate(0.5).after == {"learning_rate_scale": 0.5}
+
+
 @pytest.mark.parametrize("capturable", [False, True])
 def test_groups_that_share_a_tensor_are_scaled_once(helm, capturable):
     rate = torch.tensor(0.1)

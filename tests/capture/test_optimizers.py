@@ -8,6 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import trimtab
+from trimtab.testing import RecordingBackend
+from trimtab.types import Step
+
 pytestmark = pytest.mark.usefixtures("warmth")
 
 
@@ -477,3 +481,22 @@ def test_empty_missing_and_shared_gradients_are_no_trouble(watching):
     assert step.gradient_norm == pytest.approx(norm)
     assert "0.weight" in step.layers
     assert not any(name.startswith("2.") for name in step.layers)
+
+
+@pytest.mark.parametrize("inside_backward", [False, True])
+def test_rate_in_a_tensor_is_the_one_that_the_step_used(tmp_path, model, inputs, labels, inside_backward):
+    rate = torch.tensor(0.5)
+    first, *others = model.parameters()
+    groups = [{"params": [first], "lr": 0.25}, {"params": others, "lr": rate}]
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": rate}] if inside_backward else groups)
+    backend = RecordingBackend()
+    with trimtab.watch(run="test", directory=tmp_path, backends=[backend]):
+        if inside_backward:
+            others[-1].register_post_accumulate_grad_hook(lambda _: optimizer.step())
+        for _ in range(3):  # of which one record is made
+            F.cross_entropy(model(inputs), labels).backward()
+            if not inside_backward:
+                optimizer.step()
+            rate.mul_(0.5)
+    steps = [step for step in backend.of(Step) if step.steps]
+    assert steps[-1].learning_rate == ([0.125] if inside_backward else [0.25, 0.125])

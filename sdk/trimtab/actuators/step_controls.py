@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.actions import Change, Refused
@@ -45,8 +46,8 @@ class StepControls:
         self._steering.surround(self._steered)
         scale.multiply(factor, floor=floor, ceiling=ceiling, ramp=ramp)
         return Change(
-            {"learning_rate_scale": before, "learning_rate": _products(groups, "lr", before)},
-            {"learning_rate_scale": scale.target, "learning_rate": _products(groups, "lr", scale.target)},
+            {"learning_rate_scale": before, **_rates(groups, before)},
+            {"learning_rate_scale": scale.target, **_rates(groups, scale.target)},
             own_rates.note(self._optimizers(), scale.target) or _note(self._optimizers(), groups),
         )
 
@@ -143,9 +144,15 @@ class StepControls:
         return self._steering.usual_norm(self._steered.label)
 
 
-def _products(groups: Sequence[Group], key: str, factor: float) -> list[float | None]:
-    """What the groups' values come to; None for one in a tensor, which would have to be waited for."""
-    return [group[key] * factor if is_number(group[key]) else None for group in groups]
+def _rates(groups: Sequence[Group], factor: float) -> dict[str, list[float | None]]:
+    """What the groups' rates come to. One on a device is None, as it would have to be waited for; nothing if all are."""
+    own = [rate.item() if _is_at_hand(rate) else rate for rate in (group["lr"] for group in groups)]
+    rates = [rate * factor if is_number(rate) else None for rate in own]
+    return {"learning_rate": rates} if any(rate is not None for rate in rates) else {}
+
+
+def _is_at_hand(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_cpu and value.numel() == 1
 
 
 def _note(optimizers: Sequence[Optimizer], groups: Sequence[Group]) -> str:

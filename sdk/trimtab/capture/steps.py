@@ -16,7 +16,7 @@ from trimtab.capture.autograd import in_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
-from trimtab.capture.tracked import Tracked, parameters_of, rates_of
+from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
 from trimtab.sample.scalars import Held, hold
 
@@ -289,7 +289,7 @@ class Steps:
             return True
         rates = self.controller.rates(optimizer)
         if rates is not None:
-            tracked.ledger.learning_rate = [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
+            tracked.ledger.learning_rate = held(rates)
         tracked.ledger.used_decay = self.controller.decays(optimizer)
         return False
 

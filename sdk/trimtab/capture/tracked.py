@@ -87,7 +87,9 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def rates_of(groups: Sequence[Mapping[str, Any]]) -> list[Held | None]:
     """The learning rate of every group, now: a scheduler may write to a rate that is a tensor."""
-    rates = [group.get("lr") for group in groups]
-    if rates and isinstance(rates[0], Tensor):
-        return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]
-    return rates
+    return held([group.get("lr") for group in groups])
+
+
+def held(rates: Sequence[Any]) -> list[Held | None]:
+    """Learning rates, of which some may be tensors, as they are now."""
+    return [hold(rate) if isinstance(rate, Tensor) else rate for rate in rates]

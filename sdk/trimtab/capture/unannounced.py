@@ -18,7 +18,7 @@ from trimtab.capture.attribution import Attribution, Share
 from trimtab.capture.criteria import Said
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
-from trimtab.capture.tracked import Unjudged
+from trimtab.capture.tracked import Unjudged, held, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
@@ -119,7 +119,7 @@ class StepsInBackward:
         self._judging.controller().joined(optimizer, self._ledger.label)
         if not self.stepped:
             self.stepped, self._newest = True, weakref.ref(optimizer)
-            self._ledger.learning_rate = [group.get("lr") for group in optimizer.param_groups]
+            self._ledger.learning_rate = rates_of(optimizer.param_groups)
         if self._calls >= self._sample_at:
             started = recorder.clock()
             present, taken = recorder.sampler.take(parameters)
@@ -143,7 +143,7 @@ class StepsInBackward:
         newest = None if self._newest is None else self._newest()
         rates = None if newest is None else self._judging.controller().rates(newest)
         if rates is not None:
-            ledger.learning_rate = rates
+            ledger.learning_rate = held(rates)
         recorder.record(ledger, [] if loss is None else [loss], ended_at, now)
         self._judging.recorded(ledger)
 
