@@ -115,6 +115,29 @@ def test_alert_that_has_to_wait_is_answered_later_if_it_still_goes_on(desk):
     assert [decision.outcome for decision in it.decides()] == [None]
 
 
+def test_alert_that_is_over_is_recorded_with_its_own_episode(desk, clock):
+    it = desk()
+    it.fires(episode=1)
+    began = clock.now + 1
+    it.receives(fingerprint="f1")
+    it.fires(episode=2)
+    it.receives(fingerprint="f2")
+    it.receives(fingerprint="f1", at=began, status="resolved")
+    it.receives(fingerprint="never seen to fire", status="resolved")
+    assert [(record.state, record.episode) for record in it.records] == [
+        ("firing", 1), ("firing", 2), ("resolved", 1), ("resolved", 0)
+    ]  # fmt: skip
+
+
+def test_alert_that_is_bound_by_name_ends_with_the_number_that_it_began_with(desk, clock):
+    it = desk()
+    hot = {"rule": None, "alertname": "GpuHot", "fingerprint": "f2"}
+    began = clock.now + 1
+    it.receives(**hot)
+    it.receives(**hot, at=began, status="resolved")
+    assert [(record.state, record.episode) for record in it.records] == [("firing", 1), ("resolved", 1)]
+
+
 def test_resolved_undoes_nothing_and_ends_the_waiting(desk):
     it = desk(act="alerts")
     it.fires()

@@ -8,11 +8,11 @@ Either must have begun after the last fence. "Resolved" ends an alert and undoes
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trimtab.alerts.inbox import SKEW_S, Inbox, Waiting
+from trimtab.alerts.inbox import REMEMBERED, SKEW_S, Inbox, Waiting
 from trimtab.alerts.payloads import Incoming
 from trimtab.alerts.silences import Silences
 from trimtab.policies import Decision, Engine
@@ -55,6 +55,7 @@ class Acceptance:
         self._fenced_at = clock()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
         self._episodes: Counter[str] = Counter()  # of alerts that are bound by name
+        self._recorded: OrderedDict[tuple[str, str, float], int] = OrderedDict()  # alerts that fire: which episode
 
     @property
     def due(self) -> bool:
@@ -140,13 +141,24 @@ class Acceptance:
             since=step,
         )
 
+    def _episode(self, alert: Incoming, rule: str, verdict: Verdict | None) -> int:
+        """Which one the alert is about: while it fires the newest, and when it is over the one that it began with."""
+        key = alert.source, alert.fingerprint, alert.starts_at
+        if alert.state == "resolved":
+            return self._recorded.pop(key, 0)
+        episode = self._engine.episode(rule) if verdict is None else verdict.episode
+        self._recorded.setdefault(key, episode)
+        if len(self._recorded) > REMEMBERED:
+            self._recorded.popitem(last=False)
+        return episode
+
     def _record(self, alert: Incoming, rule: str, step: int, outcome: str, verdict: Verdict | None) -> None:
         self._emit(
             Alert(
                 ts=self._clock(),
                 step=step,
                 rule=rule or _printable(alert.name),
-                episode=self._engine.episode(rule) if verdict is None else verdict.episode,
+                episode=self._episode(alert, rule, verdict),
                 state="resolved" if alert.state == "resolved" else "firing",
                 source=alert.source,
                 severity=self._rules.get(rule) or _severity(alert),
