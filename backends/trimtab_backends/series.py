@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
 from bisect import bisect_right
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,13 +17,15 @@ from prometheus_client.utils import floatToGoString
 
 from trimtab import catalog
 from trimtab.measurements import measure
-from trimtab.types import Event, RunInfo, Step
+from trimtab.types import Event, RunEnd, RunInfo, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from trimtab.catalog import MetricSpec
 
+LEVELS_S = 60.0  # how far a level looks back: `rules.trailing.WINDOW_S`, a test compares
+RECORDS = 2.0  # ... or so many times the time between two records, where these come more seldom
 BOUNDS = (*catalog.STEP_DURATION_BUCKETS, math.inf)
 
 
@@ -30,11 +33,16 @@ class SeriesTable:
     """A `prometheus_client` collector over what the events said. `take` and the readers may be on different threads.
 
     A gauge is the last value, NaN and Inf included. A counter only rises. A histogram takes finite values only, since
-    one NaN would spoil its sum for good.
+    one NaN would spoil its sum for good. The level of a rule is 0 once what it rests on is no longer of the last
+    minute: when nothing is judged any more nobody says so.
     """
 
-    def __init__(self, run: RunInfo) -> None:
+    def __init__(self, run: RunInfo, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
+        self._clock = clock
+        self._judged_at = clock()  # the newest record that had levels
+        self._judged_until = math.inf  # when they are out of date
+        self._is_over = False
         self._families = {spec.name: _Family(spec) for spec in catalog.METRICS}
         self._lock = threading.Lock()
 
@@ -44,6 +52,8 @@ class SeriesTable:
         with self._lock:
             for spec, labels, value in measured:
                 self._families[spec.name].take(labels, value)
+            for event in events:
+                self._follow(event)
 
     def snapshot(self) -> list[tuple[str, int, list[float]]]:
         """Of each family that has samples its name, how many series it has, and their values in the order of `metric`.
@@ -51,6 +61,7 @@ class SeriesTable:
         A series never goes, and new ones come behind the others.
         """
         with self._lock:
+            self._let_levels_go()
             return [
                 (name, len(family.series), [cell for cells in family.series.values() for cell in cells])
                 for name, family in self._families.items()
@@ -61,11 +72,27 @@ class SeriesTable:
         """Some of the series of a family, all by default, as `prometheus_client` knows a metric."""
         own = {"run": self._run.run, "rank": str(self._run.rank)}
         with self._lock:
+            self._let_levels_go()
             return self._families[name].metric(own, start, stop)
 
     def collect(self) -> Iterable[Metric]:
         """What `prometheus_client` asks of a collector: the families that have samples."""
         return [self.metric(name) for name, family in self._families.items() if family.series]
+
+    def _follow(self, event: Event) -> None:
+        now = self._clock()
+        if isinstance(event, RunEnd):
+            self._is_over, self._judged_until = True, now + LEVELS_S
+        elif isinstance(event, Step) and event.verdicts is not None:
+            self._judged_until = now + max(LEVELS_S, RECORDS * (now - self._judged_at))
+            self._judged_at = now
+
+    def _let_levels_go(self) -> None:
+        if self._clock() < self._judged_until:
+            return
+        for (rule, _), cells in self._families[catalog.RULE_LEVEL.name].series.items():
+            if self._is_over or not _is_of_watchdog(rule):  # which speaks when nothing is judged
+                cells[0] = 0.0
 
 
 class _Family:
@@ -91,6 +118,10 @@ class _Family:
             for (suffix, extra), cell in zip(_samples(self.spec), cells, strict=True):
                 metric.add_sample(self.spec.name + suffix, labels | extra, cell)
         return metric
+
+
+def _is_of_watchdog(rule: str) -> bool:
+    return rule in catalog.RULES and catalog.RULES[rule].judged == "watchdog"
 
 
 def _observe(cells: list[float], values: tuple[float, ...]) -> None:

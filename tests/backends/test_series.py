@@ -9,10 +9,23 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from trimtab import catalog
+from trimtab.rules.trailing import WINDOW_S
 from trimtab.testing import SAMPLE_TIME, faulty_event, sample_events, sample_run, sample_step
-from trimtab.types import Adjustment, Alert, Health, Intake, LayerStatistics, Metric, Notice, Step, Totals
+from trimtab.types import (
+    Adjustment,
+    Alert,
+    Health,
+    Intake,
+    LayerStatistics,
+    Metric,
+    Notice,
+    RunEnd,
+    Step,
+    Totals,
+    Verdicts,
+)
 from trimtab_backends.exposition import Exposition
-from trimtab_backends.series import SeriesTable
+from trimtab_backends.series import LEVELS_S, SeriesTable
 
 TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -63,6 +76,90 @@ def test_the_page_follows_new_series_and_new_values(series, exposition):
     series.take([sample_step(2, loss=2.0), sample_step(2, loss=3.0, optimizer="critic")])
     assert value(exposition, "trimtab_loss", phase="train", optimizer="") == 2.0
     assert value(exposition, "trimtab_loss", phase="train", optimizer="critic") == 3.0
+
+
+class Minutes:
+    """A clock that the test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return 60.0 * self.now
+
+
+def judged(level, **more):
+    levels = {"loss_spike": level, "run_hung": 0.0}
+    verdicts = Verdicts(rule_levels=levels, signals={}, fired={}, learning_rate_scale={}, **more)
+    return sample_step(1, verdicts=verdicts)
+
+
+@pytest.fixture
+def clock():
+    return Minutes()
+
+
+@pytest.fixture
+def level(tmp_path, clock):
+    """What a server is told of the level of a rule, after what the test lets happen."""
+    series = SeriesTable(sample_run(tmp_path), clock)
+    exposition = Exposition(series)
+
+    def level(*events, at, rule="loss_spike"):
+        clock.now = at
+        series.take(events)
+        return value(exposition, "trimtab_rule_level", rule=rule, run_id=sample_run(tmp_path).run_id)
+
+    return level
+
+
+def test_levels_are_of_the_last_minute_in_the_backend_as_in_the_run():
+    assert LEVELS_S == WINDOW_S
+
+
+def test_level_of_a_run_that_is_over_falls_away_after_a_minute(level):
+    end = RunEnd(ts=SAMPLE_TIME, step=1, status="completed", seconds=1.0)
+    assert level(judged(1.5), at=0) == 1.5
+    assert level(end, at=0.1) == 1.5
+    assert level(at=1.05) == 1.5
+    assert level(at=1.1) == 0.0
+
+
+def test_level_of_a_run_that_trains_no_more_falls_away_after_a_minute(level):
+    assert level(judged(0.5), at=0) == 0.5
+    assert level(judged(1.5), at=0.01) == 1.5
+    assert (
+        level(Health(ts=SAMPLE_TIME, step=1, overhead_seconds=0, overhead_ratio=0, gradient_interval_steps=1), at=1)
+        == 1.5
+    )
+    assert level(at=1.02) == 0.0
+    assert level(judged(1.25), at=1.03) == 1.25
+
+
+def test_level_of_a_run_with_long_steps_stays_from_one_to_the_next(level):
+    assert level(judged(1.5), at=5) == 1.5
+    assert level(judged(1.5), at=10) == 1.5
+    assert level(at=19.9) == 1.5
+    assert level(at=20) == 0.0
+
+
+def test_run_that_hangs_is_told_of_though_nothing_is_judged(level):
+    hung = Alert(
+        ts=SAMPLE_TIME,
+        step=1,
+        rule="run_hung",
+        episode=1,
+        state="firing",
+        severity="critical",
+        value=2.0,
+        threshold=1.0,
+    )
+    level(judged(1.5), at=0)
+    assert level(hung, at=10, rule="run_hung") == 2.0
+    assert level(at=11) == 0.0
+    end = RunEnd(ts=SAMPLE_TIME, step=1, status="failed", seconds=1.0)
+    assert level(end, at=12, rule="run_hung") == 2.0
+    assert level(at=13, rule="run_hung") == 0.0
 
 
 def test_what_was_written_once_is_not_written_again(series, exposition, monkeypatch):
