@@ -335,7 +335,7 @@ def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit,
     assert seen.end.totals["steps"] == {"0": 6}
     assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
     assert {step.learning_rate for step in seen.steps()} == {None}
-    assert len([notice for notice in seen.notices if "no optimizer step is seen" in notice]) == 1
+    assert len([notice for notice in seen.notices if "No optimizer step is seen" in notice]) == 1
 
 
 def test_gradients_of_parameters_updated_by_hand_are_measured_after_clipping(watching, model, fit):

@@ -7,7 +7,15 @@ import torch
 from torch.nn import functional as F
 
 import trimtab
-from trimtab.actions import Halt, ScaleLearningRate, SkipStep
+from trimtab.actions import (
+    ClipGradients,
+    Halt,
+    RollBack,
+    ScaleLearningRate,
+    ScaleWeightDecay,
+    SetDropout,
+    SkipStep,
+)
 from trimtab.types import Adjustment, Alert
 
 LATE = trimtab.Rule("late", signal=lambda loss: 1.0, threshold=0.5, hold=10)
@@ -44,6 +52,20 @@ class ByHand:
             for parameter in self.model.parameters():
                 parameter -= 0.01 * parameter.grad
         self.model.zero_grad()
+
+
+def test_nothing_but_a_halt_can_be_done_where_there_is_no_optimizer(watching):
+    actions = [ClipGradients(1.0, steps=9), ScaleLearningRate(0.5), ScaleWeightDecay(0.5), SetDropout(0.1), RollBack()]
+    training = ByHand()
+    with watching(
+        act="process", rules=[LATE], policies=[trimtab.Policy(on="late", ladder=[(*actions, Halt())])]
+    ) as seen:
+        for _ in range(20):
+            training.step()
+    assert [(a.action, a.outcome) for a in seen.backend.of(Adjustment)] == [
+        *((action.name, "refused") for action in actions),
+        ("halt", "applied"),
+    ]
 
 
 @pytest.mark.parametrize("loop", [InBackward, ByHand])

@@ -20,6 +20,7 @@ from trimtab.actuators.updates import is_number
 
 # Whose update is not proportional to the rate: by the names of their classes, whatever package they come from.
 NOT_PROPORTIONAL = ("Prodigy", "DAdapt", "MADGRAD", "MirrorMADGRAD", "Adafactor")  # torch's own: see `own_rates`
+GONE = "The optimizer is gone, or has not been seen to step."
 DECOUPLED = ("AdamW", "SGD", "ASGD", "Lion", "Muon", "LAMB", "Lamb", "SophiaG")
 
 
@@ -125,7 +126,7 @@ class StepControls:
     def _groups(self, key: str, missing: str) -> list[Group]:
         """Every group with a value for `key`. Raises `Refused` where there is none, or it cannot be held."""
         if not self._steered.optimizers:
-            raise Refused("The optimizer is gone, or has not been seen to step.")
+            raise Refused(GONE)
         if self._steered.refusal:
             raise Refused(self._steered.refusal)
         groups = [group for group in groups_of(self._optimizers()) if group.get(key) is not None]
@@ -134,6 +135,8 @@ class StepControls:
         return groups
 
     def _only_one(self, what: str) -> None:
+        if not self._steered.optimizers:
+            raise Refused(GONE)
         if len(self._steered.optimizers) > 1:
             raise Refused(f"Optimizers that step inside backward, one a parameter, cannot be {what}.")
 
@@ -145,7 +148,7 @@ class StepControls:
 
 
 def _rates(groups: Sequence[Group], factor: float) -> dict[str, list[float | None]]:
-    """What the groups' rates come to. One on a device is None, as it would have to be waited for; nothing if all are."""
+    """What the groups' rates come to. One on a device would have to be waited for: it is None, or left out with all."""
     own = [rate.item() if _is_at_hand(rate) else rate for rate in (group["lr"] for group in groups)]
     rates = [rate * factor if is_number(rate) else None for rate in own]
     return {"learning_rate": rates} if any(rate is not None for rate in rates) else {}

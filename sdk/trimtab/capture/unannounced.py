@@ -26,9 +26,9 @@ from trimtab.sample.scalars import Held
 ROUNDS_WITHOUT_STEP = 3
 
 UNSEEN = (
-    "Gradients are computed and cleared, but no optimizer step is seen: parameters are updated by hand, or the "
-    "optimizer's step has no hooks (its class does not call super().__init__()). Steps are counted by cleared "
-    "gradients, gradient statistics are those that backward or clipping left, and the learning rate is not known."
+    "No optimizer step is seen, as with Keras, fastai, updates by hand, or an optimizer that does not call "
+    "super().__init__(). Steps are counted by cleared gradients: loss, accuracy, gradients and samples are shown; the "
+    "learning rate is not, and policies can do nothing but halt."
 )
 
 
