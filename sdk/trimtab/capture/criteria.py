@@ -25,15 +25,13 @@ EVAL_MODE_TRAINS_AFTER = 3
 
 @dataclass(slots=True)
 class Said:
-    """What calls of loss functions in training have said, and what loaders have brought for them."""
+    """What calls of loss functions in training have said."""
 
     samples: int = 0
     several: bool = False
     primary: str | None = None  # the loss function that `values` are of
     values: list[Criterion] = field(default_factory=list)
     predictions: list[tuple[Held, Held]] = field(default_factory=list)
-    fetched: int = 0  # samples of loaders
-    wait_s: float = 0.0
 
     def add(self, other: Said) -> None:
         """What was said after it."""
@@ -42,8 +40,6 @@ class Said:
         self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
         self.primary = other.primary
         self.predictions = [*self.predictions, *other.predictions]
-        self.fetched += other.fetched
-        self.wait_s += other.wait_s
 
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]

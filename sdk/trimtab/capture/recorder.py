@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,6 +16,21 @@ from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
 from trimtab.sample.updates import Weights
+
+
+@dataclass(slots=True)
+class Behind:
+    """What is behind some backwards: what loss functions said, and what loaders brought for them."""
+
+    said: Said = field(default_factory=Said)
+    fetched: int = 0  # samples of loaders
+    wait_s: float = 0.0
+
+    def add(self, other: Behind) -> None:
+        """What is behind the backwards after them."""
+        self.said.add(other.said)
+        self.fetched += other.fetched
+        self.wait_s += other.wait_s
 
 
 class Recorder:
@@ -64,17 +80,17 @@ class Recorder:
         if meter.steps >= meter.turn_at:
             meter.turn()
 
-    def set_aside(self) -> Said:
+    def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""
-        passes, said = self._passes, self._criteria.set_aside()
-        said.fetched, said.wait_s = passes.samples, passes.wait_s
+        passes = self._passes
+        behind = Behind(self._criteria.set_aside(), passes.samples, passes.wait_s)
         passes.samples, passes.wait_s = 0, 0.0
-        return said
+        return behind
 
-    def resume(self, said: Said) -> None:
+    def resume(self, behind: Behind) -> None:
         """As if nothing but this were behind the backwards since the last step."""
-        self._criteria.resume(said)
-        self._passes.samples, self._passes.wait_s = said.fetched, said.wait_s
+        self._criteria.resume(behind.said)
+        self._passes.samples, self._passes.wait_s = behind.fetched, behind.wait_s
 
     @property
     def samples(self) -> int:

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
-from trimtab.capture.criteria import Said
 from trimtab.capture.models import Models
-from trimtab.capture.recorder import Recorder, total
+from trimtab.capture.recorder import Behind, Recorder, total
 from trimtab.capture.tracked import Unjudged, held, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
@@ -153,7 +152,7 @@ class _Round(NamedTuple):
 
     losses: list[Held]
     norm: Held | None  # before clipping
-    said: Said
+    behind: Behind
     ended_at: float
 
 
@@ -178,7 +177,7 @@ class UnseenOptimizer:
         self._models = models
         self._say = say
         self._rounds: list[_Round] = []
-        self._said = Said()  # since the last step, up to the newest backward
+        self._behind = Behind()  # since the last step, up to the newest backward
         self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
         self._losses: list[Held] = []
@@ -198,14 +197,14 @@ class UnseenOptimizer:
                 self._settled = False
                 self._losses, self._norm = self._share.losses, None
         elif gone:
-            self._rounds.append(_Round(gone, self._norm, self._said, self._recorder.clock()))
-            self._norm, self._said = None, Said()
+            self._rounds.append(_Round(gone, self._norm, self._behind, self._recorder.clock()))
+            self._norm, self._behind = None, Behind()
             if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
                 self._start()
 
     def after_backward(self) -> None:
         """A backward has returned."""
-        self._said.add(self._recorder.set_aside())
+        self._behind.add(self._recorder.set_aside())
         self.gradients_written()
 
     def gradients_written(self) -> None:
@@ -237,9 +236,9 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends."""
         self.settle()
         self._settled = False
-        self._said.add(self._recorder.set_aside())
-        self._recorder.resume(self._said)
-        self._said = Said()
+        self._behind.add(self._recorder.set_aside())
+        self._recorder.resume(self._behind)
+        self._behind = Behind()
         if self._share is not None:
             self._attribution.drop(self._share)
             self._attribution.by_hand = False
@@ -250,11 +249,11 @@ class UnseenOptimizer:
         self._parameters = self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.sampler.ledger("0")
-        said = self._said
+        behind = self._behind
         for each in self._rounds:
-            self._said = each.said
+            self._behind = each.behind
             self._step(each.losses, each.norm, each.ended_at)
-        self._said = said
+        self._behind = behind
         self._attribution.by_hand = True
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
@@ -273,7 +272,7 @@ class UnseenOptimizer:
 
     def _record(self, ledger: Ledger, losses: list[Held], ended_at: float | None, now: float) -> None:
         later = self._recorder.set_aside()
-        self._recorder.resume(self._said)
-        self._said = Said()
+        self._recorder.resume(self._behind)
+        self._behind = Behind()
         self._recorder.record(ledger, losses, ended_at, now)
         self._recorder.resume(later)
