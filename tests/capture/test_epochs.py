@@ -397,7 +397,17 @@ def named(items):
     return {"name": [str(int(y)) for _, y in items], "x": torch.stack([x for x, _ in items])}
 
 
-@pytest.mark.parametrize("collate", [time_first, lists, one_long_row, named])
+def pairs(items):
+    """Each with its rejected answer, as preference losses take them. As many entries as the last batch has items."""
+    return {"ids": torch.cat([torch.stack([x for x, _ in items])] * 2), "mask": torch.ones(2 * len(items), 4)}
+
+
+def without_padding(items):
+    """As language models are fed with attention that knows where a text ends."""
+    return {"ids": torch.cat([x for x, _ in items]).long()[None], "labels": torch.ones(1, 4 * len(items))}
+
+
+@pytest.mark.parametrize("collate", [time_first, lists, one_long_row, named, pairs, without_padding])
 def test_samples_are_items_however_they_are_laid_out(watching, loop, collate):
     with watching() as seen:
         for _ in DataLoader(data(10 * BATCH + 2), batch_size=BATCH, collate_fn=collate):

@@ -29,8 +29,8 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_collates_itself", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete", "data", "each",
-        "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
+        "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
+        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -41,6 +41,7 @@ class LoaderPass:
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
         self._items, self._rest = _items_of_each(iterator)
+        self._is_counted = type(iterator._index_sampler) is BatchSampler  # nobody else's idea of a batch size
         self.is_plain = True  # whether the first dimension of a batch's first tensor is its samples
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
@@ -61,18 +62,26 @@ class LoaderPass:
     def size(self, batch: Any, number: int) -> int | None:
         """The samples in the batch of that `number`, from 1.
 
-        A collate function of the user's may lay them out in any way (time first, a list of images, one long row): they
-        are as many as items were taken, where anything in the batch is as long.
+        A collate function of the user's may lay them out in any way (time first, a list of images, several rows for
+        each item, one long row): they are as many as items were taken. Fewer only where it has left some out, and more
+        where an item is a whole batch.
         """
         found = batch_size(batch)
         if not self._collates_itself and found is not None:
             return found
         items = self._rest if number == self.sized else self._items
-        if items is not None and items != found and (found is None or _has_length(batch, items)):
+        if items is not None and items != found and self._are_items(batch, found, items):
             found, self.is_plain = items, False
         elif self._collates_itself and items is None and (length := _common_length(batch)) is not None:
             found, self.is_plain = length, False
         return found
+
+    def _are_items(self, batch: Any, found: int | None, items: int) -> bool:
+        if found is None or _has_length(batch, items):
+            return True
+        if found > items > 1:
+            return self._is_counted or found % items == 0
+        return found == 1 and _is_row(batch)
 
     def fed(self) -> bool:
         """Whether batches were counted as those that feed training, and are not spent. They count as new from now."""
@@ -215,12 +224,18 @@ def _has_length(batch: Any, length: int, depth: int = 3) -> bool:
     if isinstance(batch, Tensor):
         return batch.ndim > 0 and batch.shape[0] == length
     if isinstance(batch, Mapping):
-        parts: Any = batch.values()
-    elif isinstance(batch, list | tuple):
-        parts = batch
-    else:
+        return depth > 0 and any(_has_length(part, length, depth - 1) for part in batch.values())
+    if not isinstance(batch, list | tuple):
         return False
-    return len(batch) == length or (depth > 0 and any(_has_length(part, length, depth - 1) for part in parts))
+    return len(batch) == length or (depth > 0 and any(_has_length(part, length, depth - 1) for part in batch))
+
+
+def _is_row(batch: Any) -> bool:
+    """Whether the batch is one row of tokens, in which the items stand one after the other."""
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    while isinstance(parts, list | tuple) and parts:
+        parts = parts[0]
+    return isinstance(parts, Tensor) and parts.ndim == 2 and not parts.is_floating_point()
 
 
 def _common_length(batch: Any) -> int | None:
