@@ -235,6 +235,13 @@ def test_still_high_fires_on_a_loss_that_stays_where_it_began_only_after_its_pat
     assert found[-1] == 1.0
 
 
+def test_loss_that_was_never_anything_but_0_is_not_stuck_until_it_is_something(scores):
+    assert set(scores(StillHigh, [0.0] * (WARM_UP + PATIENCE + 10))[WARM_UP:]) == {0.0}
+    assert set(scores(Progress, [0.0] * 100)[WARM_UP:]) == {0.0}
+    begun = scores(StillHigh, [0.0] * 100 + flat(PATIENCE, 2.3))
+    assert begun[-1] > HIGH
+
+
 def test_still_high_fires_at_once_where_the_loss_exploded_and_came_back(scores):
     exploded = [2.3, 80.0, 900.0, 50.0, 5.0, *flat(60, 2.5)]
     assert scores(StillHigh, exploded)[-1] >= HIGH
