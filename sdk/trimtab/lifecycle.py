@@ -18,7 +18,8 @@ class Sigterm:
 
     Where the signal would end the process, `on_end` is called first and the process then ends by the same signal.
     Where the program has a handler of its own, `on_passing` is called and then that handler: training may go on.
-    Signals can be handled in the main thread only; a run in another thread leaves them alone.
+    Signals can be handled in the main thread only; a run in another thread leaves them alone. In a child that was just
+    forked, and has not let go of the run yet, neither is called: the run is its parent's.
     """
 
     def __init__(self, on_end: Callable[[], None], on_passing: Callable[[], None]) -> None:
@@ -26,6 +27,7 @@ class Sigterm:
         self._on_passing = on_passing
         self._previous: Any = None
         self._installed = False
+        self._pid = 0
 
     def install(self) -> None:
         """Take the signal over, where that is possible and somebody would notice."""
@@ -35,6 +37,7 @@ class Sigterm:
         if previous in (signal.SIG_IGN, None):
             return
         self._previous = previous
+        self._pid = os.getpid()
         signal.signal(signal.SIGTERM, self._handle)
         self._installed = True
 
@@ -46,11 +49,14 @@ class Sigterm:
         self._installed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_ours = os.getpid() == self._pid
         if callable(self._previous):
-            self._on_passing()
+            if is_ours:
+                self._on_passing()
             self._previous(number, frame)
             return
-        self._on_end()
+        if is_ours:
+            self._on_end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -225,6 +225,21 @@ def test_sigterm_in_a_forked_child_ends_the_child_only(complete):
     assert script.log()[-1]["status"] == "completed"
 
 
+def test_sigterm_at_the_instant_of_a_fork_leaves_the_run_to_its_parent(complete):
+    script = complete("""
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # before the run lets go there
+        with watch() as run:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+            assert '"running"' in (run.directory / "run.json").read_text()
+            step()
+    """)
+    assert script.log()[-1]["status"] == "completed"
+    assert events(script).count("run_end") == 1
+
+
 def test_second_process_may_not_write_the_same_run(complete):
     script = complete("""
         with watch():
