@@ -3,7 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from trimtab.capture.attribution import STRAY_WALKS, WARM_UP_WALKS
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -247,3 +250,47 @@ def test_step_without_a_backward_has_no_loss(watching, model, optimizer, inputs,
             optimizer.step()
             optimizer.zero_grad()
     assert [loss is None for loss in seen.losses()] == [step % 4 == 3 for step in range(40)]
+
+
+class Half:
+    """A model in half precision, and the master weights in float32 that its optimizer steps on."""
+
+    def __init__(self, model, flat):
+        self.model = model.bfloat16()
+        self.flat = flat
+        parts = [p.detach().float() for p in model.parameters()]
+        self.masters = [torch.nn.Parameter(part) for part in ([parameters_to_vector(parts)] if flat else parts)]
+        self.optimizer = torch.optim.SGD(self.masters, lr=0.1)
+
+    def loss(self, inputs, labels):
+        return F.cross_entropy(self.model(inputs.bfloat16()).float(), labels)
+
+    def step(self):
+        gradients = [p.grad.float() for p in self.model.parameters()]
+        if self.flat:
+            gradients = [parameters_to_vector(gradients)]
+        for master, gradient in zip(self.masters, gradients, strict=True):
+            master.grad = gradient
+        self.optimizer.step()
+        with torch.no_grad():
+            weights = torch.cat([master.reshape(-1) for master in self.masters])
+            vector_to_parameters(weights.bfloat16(), self.model.parameters())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_master_weights_have_the_losses_of_the_model_that_they_are_of(watching, model, inputs, labels, flat, in_place):
+    half, expected = Half(model, flat), []
+    with watching() as seen:
+        for _ in range(2 * WARM_UP_WALKS + STRAY_WALKS):
+            losses = [half.loss(inputs, labels) / 2 for _ in range(2)]
+            for loss in losses:
+                loss.backward()
+            half.step()
+            half.model.zero_grad(set_to_none=not in_place)
+            expected.append(sum(loss.item() for loss in losses))
+        half.model.eval()
+        half.loss(inputs, labels)
+    assert seen.losses() == pytest.approx(expected)
+    assert {step.micro_steps for step in seen.steps()} == {2}
+    assert len(seen.validations) == 1

@@ -28,11 +28,12 @@ UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
-    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "ids", "losses", "probe")
+    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "follows", "ids", "losses", "probe")
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
         self.probe = next((p for p in parameters if p.grad is not None), parameters[0])
+        self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._version: int | None = None
         self._applied = False
@@ -58,6 +59,8 @@ class Share:
 
     def find_probe(self, parameters: Sequence[Tensor]) -> None:
         """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
+        if self.follows:
+            return
         found = next((p for p in parameters if p.grad is not None), None)
         if found is None:
             self.losses = []
@@ -207,6 +210,27 @@ class Attribution:
         self.shares.append(share)
         self._walks_left = WARM_UP_WALKS
         return share
+
+    def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
+
+        So it is with master weights in float32 of a model in half precision. What tells is that the losses which nobody
+        claims reached about as many elements. Returns the tensors that they reached, whose losses are those of `share`
+        from now on.
+        """
+        entries = [entry for entry in self.unclaimed if entry.leaves]
+        if len(self.shares) > 1 or not entries:
+            return []
+        leaves = [leaf for leaf, _ in entries[-1].leaves.values()]
+        own = sum(p.numel() for p in parameters if p.grad is not None)
+        if not sum(leaf.numel() for leaf in leaves) <= own < 2 * sum(leaf.numel() for leaf in leaves):
+            return []
+        share.losses = [entry.loss for entry in entries]
+        share.ids |= set(entries[-1].leaves)
+        share.follows, share.probe = True, leaves[0]
+        share.note_version()
+        self.unclaimed.clear()
+        return leaves
 
     def drop(self, share: Share) -> None:
         """Its optimizer is gone."""

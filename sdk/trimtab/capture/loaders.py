@@ -69,6 +69,8 @@ class LoaderPass:
         found = batch_size(batch)
         if not self._collates_itself and found is not None:
             return found
+        if found is None:
+            found, self.is_plain = _first_length(batch), False
         items = self._rest if number == self.sized else self._items
         if items is not None and items != found and self._are_items(batch, found, items):
             found, self.is_plain = items, False
@@ -184,6 +186,15 @@ def batch_size(batch: Any) -> int | None:
             break
     graphs = getattr(batch, "num_graphs", None)  # PyTorch Geometric
     return graphs if isinstance(graphs, int) else None
+
+
+def _first_length(batch: Any, depth: int = 3) -> int | None:
+    """The first dimension of the first tensor there is, behind names and the like."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.ndim else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    lengths = (_first_length(part, depth - 1) for part in parts) if depth else iter(())
+    return next((length for length in lengths if length is not None), None)
 
 
 def _length(iterator: Any) -> int | None:

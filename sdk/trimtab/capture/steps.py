@@ -93,8 +93,8 @@ class Steps:
             tracked.ledger.learning_rate = (rate,)
         else:
             tracked.ledger.learning_rate = rates_of(groups)
-        if gradients_ready and tracked.share.probe.grad is None:
-            tracked.share.find_probe(tracked.parameters)
+        if gradients_ready and (tracked.share.probe.grad is None or not tracked.share.losses):
+            self._look_closer(tracked)
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
@@ -226,6 +226,14 @@ class Steps:
             if len(self._tracked) > 1:
                 self._attribution.on_reached = self._reached
             return tracked
+
+    def _look_closer(self, tracked: Tracked) -> None:
+        """Where the gradients come from, which the probe does not show."""
+        share = tracked.share
+        if share.probe.grad is None:
+            share.find_probe(tracked.parameters)
+        if not share.losses and self._attribution.unclaimed:
+            self._recorder.search(self._models, self._attribution.follow(share, tracked.parameters))
 
     def _is_another(self, label: str, parameters: set[int]) -> bool:
         """Whether these are another model's: neither a part of those that had the label before, nor more than those."""

@@ -77,7 +77,7 @@ class Tracked:
         if len(optimizer.param_groups) != self.group_count:
             self.group_count = len(optimizer.param_groups)
             self.parameters = parameters_of(optimizer)
-            self.share.ids = {id(p) for p in self.parameters}
+            self.share.ids |= {id(p) for p in self.parameters}
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
