@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from trimtab.sample import sampler
 from trimtab.types import Epoch, Step
@@ -415,6 +415,36 @@ def test_samples_are_items_however_they_are_laid_out(watching, loop, collate):
             loop.model.weight.pow(2).sum().backward()
             loop.optimizer.step()
     assert [step.samples for step in seen.steps()] == [BATCH] * 10 + [2]
+
+
+def test_second_stage_has_its_own_training_loss_though_the_first_optimizer_lives_on(watching):
+    stages, expected = [Loop(), Loop()], []
+    with watching() as seen:
+        for stage in stages:
+            for _ in range(2):
+                losses = [stage.step(batch) for batch in stage.training]
+                expected.append((4 * losses[0] + 4 * losses[1] + 2 * losses[2]) / 10)
+                stage.validate()
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(expected)
+
+
+def test_samples_behind_a_name_are_their_own_where_the_sampler_is_the_users(watching, loop):
+    class Sampler:
+        batch_size = BATCH
+
+        def __iter__(self):
+            return iter([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
+
+        def __len__(self):
+            return 3
+
+    def collate(items):
+        return {"task": "digits", **default_collate([{"x": x, "y": y} for x, y in items])}
+
+    with watching() as seen:
+        for batch in DataLoader(data(), batch_sampler=Sampler(), collate_fn=collate):
+            loop.step((batch["x"], batch["y"]))
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2]
 
 
 def test_samples_of_lists_are_known_without_a_sampler_of_torch(watching, loop):

@@ -108,7 +108,7 @@ class Sampler:
         self._publishing = RLock()
         self._waiting: deque[tuple[Ledger, Block] | _Marks] = deque()
         self._ended: list[_EndedEpoch] = []
-        self._epoch_sums: dict[int, EpochSums] = {}
+        self._epoch_sums: dict[int, dict[str, EpochSums]] = {}  # by the labels of the optimizers that stepped in it
         self._epoch_started = clock()
         self._validation: _Validation | None = None
         self._marked_at = -math.inf
@@ -328,19 +328,24 @@ class Sampler:
         bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
         if bad:
             self.nonfinite["gradient"] += bad
-        if ledger is self.ledgers[0] and rows.epoch:
+        if rows.epoch:
             for epoch, part in rows.by_epoch():
-                self._sums_of(epoch).add(part)
+                self._sums_of(epoch, ledger).add(part)
             for row, met, counted in numbers.predictions:
-                self._sums_of(rows.epoch[min(row, len(rows.epoch) - 1)]).add_predictions(met, counted)
+                self._sums_of(rows.epoch[min(row, len(rows.epoch) - 1)], ledger).add_predictions(met, counted)
 
     def _count_losses(self, values: Sequence[float | None]) -> None:
         losses = known(values)
         if not math.isfinite(sum(losses)):
             self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
 
-    def _sums_of(self, epoch: int) -> EpochSums:
-        return self._epoch_sums.setdefault(epoch, EpochSums())
+    def _sums_of(self, epoch: int, ledger: Ledger) -> EpochSums:
+        return self._epoch_sums.setdefault(epoch, {}).setdefault(ledger.label, EpochSums())
+
+    def _training_in(self, epoch: int) -> EpochSums | None:
+        """Of the first optimizer that stepped in it: of several the first, of one stage after the other its own."""
+        sums = self._epoch_sums.pop(epoch, {})
+        return next((sums[ledger.label] for ledger in self.ledgers if ledger.label in sums), None)
 
     def _totals(self, ledger: Ledger) -> Totals:
         return Totals(
@@ -356,7 +361,7 @@ class Sampler:
         if marks.validation is not None:
             self._publish_validation(marks.validation)
         for ended in marks.ended:
-            train = self._epoch_sums.pop(ended.epoch, None)
+            train = self._training_in(ended.epoch)
             self._emit(
                 Epoch(
                     ts=time.time(),

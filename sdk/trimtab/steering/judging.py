@@ -32,6 +32,7 @@ class Judging:
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
         self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
+        self._trained: set[str] = set()  # the optimizers that they are of
         self._validations = 0
         self._logged: set[str] = set()  # names
 
@@ -51,6 +52,7 @@ class Judging:
         late = not newest.immediate
         if not (read := self._level(step, read)):
             return None, late
+        self._trained.add(label)
         verdicts: list[Verdict] = []
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
         fenced_at = self._fenced_at.get(label, 0)
@@ -64,8 +66,10 @@ class Judging:
     def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
         """Judge a validation pass against the training since the one before."""
         total, count = self._train
-        self._train = (0.0, 0)
-        criterion = self._sampler.ledgers[0].criterion.take() if self._sampler.ledgers else None
+        ledgers = self._sampler.ledgers
+        of_these = [ledger for ledger in ledgers if ledger.label in self._trained] or ledgers
+        self._train, self._trained = (0.0, 0), set()
+        criterion = of_these[0].criterion.take() if of_these else None
         trained = criterion or (total / count if count else None, None)
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
         self._validations += 1
