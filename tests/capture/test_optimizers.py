@@ -1,6 +1,7 @@
 """One real step is one step, whatever the optimizer does with its hooks."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -446,6 +447,29 @@ def test_two_threads_that_step_two_models_do_not_mix(watching):
             thread.join()
     assert seen.end.totals["steps"] == {"0": 5, "1": 5}
     assert sorted(step.learning_rate[0] for step in [*seen.steps("0"), *seen.steps("1")]) == [0.1] * 5 + [0.2] * 5
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_training_that_goes_from_thread_to_thread_has_the_losses_of_its_own_steps(
+    watching, model, inputs, labels, accumulated
+):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+
+    def train():
+        for _ in range(3):
+            optimizer.zero_grad()
+            losses.append(0.0)
+            for _ in range(accumulated):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                losses[-1] += loss.item()
+            optimizer.step()
+
+    with watching() as seen, ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for pool in (first, second) * 15:
+            pool.submit(train).result()
+    assert seen.losses() == pytest.approx(losses)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.complex64])

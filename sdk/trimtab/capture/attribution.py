@@ -5,12 +5,16 @@ optimizers. What decides is whose gradients a backward changes. One parameter of
 version counter of its gradient tells, for 0.2 us, whether a backward reached it and whether the gradients were
 cleared in between. Only where the probes cannot tell (an optimizer not met yet, a loss that reaches no probe) the
 graph is walked.
+
+A gradient is looked at by the thread alone whose backward writes to it: torch writes without Python's lock, and who
+reads meanwhile reads freed memory. Which thread that is, is learned by the same walk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 
 import torch
 from torch import Tensor
@@ -28,10 +32,11 @@ UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
-    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "follows", "ids", "losses", "probe")
+    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "follows", "ids", "losses", "probe", "thread")
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
+        self.thread = get_ident()  # in which its backwards run
         self.probe = next((p for p in parameters if p.grad is not None), parameters[0])
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.losses: list[Held] = []  # since the gradients were last cleared
@@ -128,6 +133,12 @@ class Share:
         """Clipping or unscaling is about to write."""
         self._changed_by_clip = True
 
+    def move(self, thread: int) -> None:
+        """Its backwards run in another thread from now on."""
+        self.thread = thread
+        if self._applied:
+            self._clear()
+
     def _clear(self) -> None:
         self.losses = []
         self._applied = False
@@ -140,6 +151,7 @@ class _Unclaimed:
     loss: Held
     leaves: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
     hidden: bool = False  # it reaches somebody, but the walk could not tell whom
+    thread: int = field(default_factory=get_ident)
 
 
 class Attribution:
@@ -157,12 +169,16 @@ class Attribution:
 
     def before_backward(self) -> list[Held]:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
+        thread = get_ident()
         for share in self.shares:
-            share.look()
+            if share.thread == thread:
+                share.look()
         if not self.unclaimed:
             return []
         gone = []
         for entry in self.unclaimed:
+            if entry.thread != thread:
+                continue
             entry.leaves = {k: v for k, v in entry.leaves.items() if not _was_cleared(*v)}
             if not entry.leaves and not entry.hidden:
                 gone.append(entry)
@@ -171,9 +187,9 @@ class Attribution:
 
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
-        reached = False
+        reached, thread = False, get_ident()
         for share in self.shares:
-            if share.reached():
+            if share.thread == thread and share.reached():
                 share.losses.append(loss)
                 reached = True
                 if self.on_reached is not None:
@@ -181,7 +197,8 @@ class Attribution:
         if self._walks_left > 0:
             self._walks_left -= 1
         elif reached:
-            self.unclaimed.clear()
+            if self.unclaimed:
+                self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
             self.newest_leaves = []
             self.only = self.shares[0] if len(self.shares) == 1 and not self.by_hand else None
             return
@@ -205,7 +222,7 @@ class Attribution:
             for other in self.shares:
                 if not share.ids.isdisjoint(other.ids):
                     share.losses = list(other.losses)
-        if not share.losses and only is not None:
+        if not share.losses and only is not None and only.thread == share.thread:
             share.losses = only.missed()
         self.shares.append(share)
         self._walks_left = WARM_UP_WALKS
@@ -218,7 +235,7 @@ class Attribution:
         claims reached about as many elements. Returns the tensors that they reached, whose losses are those of `share`
         from now on.
         """
-        entries = [entry for entry in self.unclaimed if entry.leaves]
+        entries = [entry for entry in self.unclaimed if entry.leaves and entry.thread == share.thread]
         if len(self.shares) > 1 or not entries:
             return []
         leaves = [leaf for leaf, _ in entries[-1].leaves.values()]
@@ -239,12 +256,15 @@ class Attribution:
             self.shares.remove(share)
 
     def _learn(self, loss: Held, reach: Reach, reached: bool) -> None:
-        leaves = {id(leaf): leaf for leaf in reach.leaves}
+        leaves, thread = {id(leaf): leaf for leaf in reach.leaves}, get_ident()
         rest = dict(leaves)
         for share in self.shares:
             own = leaves.keys() & share.ids
             for key in own:
                 rest.pop(key, None)
+            if own and share.thread != thread:
+                share.move(thread)
+                self._stray_walks_left = STRAY_WALKS
             if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
                 share.probe = leaves[min(own)]
                 share.note_version()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -193,7 +194,7 @@ class Capture:
         ):
             return self._before_any_backward(tensors, grad_tensors)
         passes, only = self._passes, self._attribution.only
-        if only is None or only.probe.grad is not None:
+        if only is None or only.thread != get_ident() or only.probe.grad is not None:
             return self._before_any_backward(tensors, grad_tensors)
         self._criteria.backward(tensors)
         if passes.has_news:
