@@ -6,6 +6,10 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from trimtab.types import Epoch, Step
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -239,3 +243,84 @@ def test_layers_of_two_models_of_one_kind_have_names_of_their_own(watching):
             optimizer.step()
     assert list(seen.steps("0")[0].layers) == ["weight", "bias"]
     assert list(seen.steps("1")[0].layers) == ["Linear.weight", "Linear.bias"]
+
+
+class Fold:
+    """One of several models that are trained one after the other, and kept."""
+
+    def __init__(self, seed):
+        torch.manual_seed(seed)
+        self.model = nn.Linear(4, 3)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.inputs, self.labels = torch.randn(12, 4), torch.arange(12) % 3
+        self.batches = DataLoader(TensorDataset(self.inputs, self.labels), batch_size=4)
+        self.losses = []
+
+    def train(self):
+        for inputs, labels in self.batches:
+            loss = F.cross_entropy(self.model(inputs), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.losses.append(loss.item())
+
+    def validate(self):
+        self.model.eval()
+        with torch.no_grad():
+            loss = F.cross_entropy(self.model(self.inputs[:6]), self.labels[:6])
+        self.model.train()
+        return loss.item()
+
+
+def test_epochs_of_every_fold_that_is_kept_have_its_training_loss(watching):
+    folds = [Fold(0), Fold(1), Fold(2)]
+    with watching() as seen:
+        for fold in folds:
+            fold.train()
+    epochs = seen.backend.of(Epoch)
+    assert [epoch.train.loss for epoch in epochs] == pytest.approx([sum(f.losses) / 3 for f in folds])
+    assert [epoch.step for epoch in epochs] == [3, 6, 9]
+
+
+def test_fold_in_training_is_not_taken_for_evaluated_since_a_kept_one_is_in_eval_mode(watching):
+    first, second = Fold(0), Fold(1)
+    with watching() as seen:
+        first.train()
+        first.validate()
+        first.model.eval()
+        for _ in range(2):
+            second.train()
+            expected = second.validate()
+    epoch = seen.backend.of(Epoch)[-1]
+    assert (epoch.train.accuracy_samples or epoch.train.samples) == 12
+    assert epoch.validation.loss == pytest.approx(expected)
+
+
+def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watching):
+    first, second = Fold(0), Fold(1)
+    with watching() as seen:
+        for _ in range(3):
+            first.train()
+            second.train()
+    assert seen.losses("0") == pytest.approx(first.losses)
+    assert seen.losses("1") == pytest.approx(second.losses)
+    newest = {event.optimizer: event for event in seen.backend.of(Step)}
+    assert newest["0"].loss_ema != pytest.approx(first.losses[6], rel=0.01)  # it did not begin anew each time
+
+
+def test_generator_that_joins_in_the_second_epoch_is_no_other_training(watching, gan):
+    with watching() as seen:
+        for epoch in range(3):
+            for _ in DataLoader(gan.real, batch_size=4):
+                gan.of_generator.zero_grad()
+                gan.of_discriminator.zero_grad()
+                gan.discriminator_loss().backward()
+                if epoch:
+                    gan.generator_loss().backward(inputs=list(gan.generator.parameters()))
+                    gan.of_generator.step()
+                gan.of_discriminator.step()
+    newest = {event.optimizer: event for event in seen.backend.of(Step)}
+    assert newest["0"].step == 6
+    assert newest["0"].totals.steps == 6
+    assert newest["1"].step in (5, 6)
+    assert all(epoch.train.loss > 0.5 for epoch in seen.backend.of(Epoch))

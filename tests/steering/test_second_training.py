@@ -21,20 +21,34 @@ def unfinished():
     return Training(lr=0.05)
 
 
-def train_in_turn(count):
-    for _ in range(count):
-        training = Training(lr=0.05)
-        for _ in range(4):
-            training.steps(STEPS // 4)
-            validate(training.model, -training.inputs, training.labels)
-
-
 def validate(model, inputs, labels):
     with torch.no_grad():
         F.cross_entropy(model(inputs), labels)
 
 
-def test_next_fold_of_a_cross_validation_raises_no_alarm_by_its_beginning(watching):
+@pytest.fixture(params=["dropped", "kept"])
+def train_in_turn(request):
+    """What trains so many models: each one dropped before the next, or all of them kept, as by folds in a list."""
+    kept = []
+
+    def train(count):
+        for _ in range(count):
+            training = Training(lr=0.05)
+            kept.append(training)
+            if request.param == "dropped":
+                kept.clear()
+            train_and_validate(training)
+
+    return train
+
+
+def train_and_validate(training, epochs=4):
+    for _ in range(epochs):
+        training.steps(STEPS // 4)
+        validate(training.model, -training.inputs, training.labels)
+
+
+def test_next_fold_of_a_cross_validation_raises_no_alarm_by_its_beginning(watching, train_in_turn):
     with watching(gradients_every=1) as seen:
         train_in_turn(1)
         alone = [alert.rule for alert in seen.backend.of(Alert)]
@@ -92,7 +106,7 @@ def test_validation_is_of_the_same_model_under_a_second_optimizer():
     assert Pair(shared=True).validations("0", "1") == [False, False]
 
 
-def test_levels_of_a_short_training_are_told_though_another_ended_just_before(watching):
+def test_levels_of_a_short_training_are_told_though_another_ended_just_before(watching, train_in_turn):
     rule = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="info")
     with watching(gradients_every=1, rules=[rule]) as seen:
         train_in_turn(2)
@@ -100,11 +114,26 @@ def test_levels_of_a_short_training_are_told_though_another_ended_just_before(wa
     assert second[-1].verdicts.rule_levels["always"] == 2.0
 
 
-def test_average_of_the_loss_begins_with_each_model(watching):
+def test_average_of_the_loss_begins_with_each_model(watching, train_in_turn):
     with watching(gradients_every=1) as seen:
         train_in_turn(2)
     second = next(event for event in seen.backend.of(Step) if event.phase == "train" and event.step > STEPS)
     assert second.loss_ema == pytest.approx(second.loss)
+
+
+def test_fold_is_turned_back_to_its_own_beginning_though_the_one_before_it_is_kept(watching):
+    wanted = []
+    rule = trimtab.Rule("wanted", signal=lambda loss: float(bool(wanted)), threshold=0.5, severity="warning")
+    policy = trimtab.Policy(on="wanted", ladder=[RollBack(back=100)])  # as far as there is
+    first, second = Training(), Training()
+    with watching(act="process", gradients_every=1, rules=[rule], policies=[policy]) as seen:
+        train_and_validate(first)
+        second.steps(20)
+        wanted.append(True)
+        second.steps(2)
+        wanted.clear()
+    applied = next(event for event in seen.backend.of(Adjustment) if event.outcome == "applied")
+    assert (applied.optimizer, applied.after["weights_of_step"]) == ("1", STEPS)
 
 
 def test_other_optimizer_of_the_same_model_goes_on(watching, unfinished):

@@ -73,6 +73,11 @@ class Share:
             self.probe = found
             self.note_version()
 
+    def awaits_step(self, newest: Sequence[Held]) -> bool:
+        """Whether a backward came here since the last step: one that is not applied yet, or one of `newest`."""
+        losses = self.losses
+        return bool(losses) and (not self._applied or any(loss is losses[-1] for loss in newest))
+
     def missed(self) -> list[Held]:
         """Give away the loss that was taken for this share, and whose backward brought it no gradient."""
         if self._applied or self.probe.grad is not None:

@@ -36,7 +36,7 @@ class StepController(Protocol):
         ...
 
     def begins_anew(self, label: str) -> None:
-        """Before `met`: the optimizer that had this label is gone, and this one trains another model."""
+        """Before `met`: what was trained under this label is trained no more, and another model is from now on."""
         ...
 
     def joined(self, optimizer: Optimizer, label: str) -> None:

@@ -56,6 +56,11 @@ class Models:
                 self._roots.append(weakref.ref(module))
                 wanted -= held
 
+    def keep(self, parameters: Iterable[Tensor]) -> None:
+        """Forget the models that hold none of `parameters`: they are trained no more, and may be in eval mode."""
+        self.before_change()
+        self._roots = [weakref.ref(model) for model in self.holding(parameters)]
+
     def names(self, parameters: Iterable[Tensor]) -> list[tuple[str, int]]:
         """A name, and the place in its model's own order, for each parameter.
 

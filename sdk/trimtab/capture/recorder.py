@@ -80,6 +80,10 @@ class Recorder:
         if meter.steps >= meter.turn_at:
             meter.turn()
 
+    def has_stepped(self, ledger: Ledger) -> bool:
+        """Whether a step of this epoch is in it."""
+        return ledger.epoch == self._passes.epoch
+
     def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""
         passes = self._passes

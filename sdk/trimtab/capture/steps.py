@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -45,7 +45,7 @@ class Steps:
         self.controller: StepController
         self._tracked: dict[int, Tracked] = {}
         self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
-        self._names: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # that the user gave
+        self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
@@ -58,7 +58,7 @@ class Steps:
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
-        self._names[optimizer] = name
+        self._labels[optimizer] = name
 
     def ordinary(self, optimizer: Optimizer) -> Tracked | None:
         """What is known of the only optimizer, if the step that it has just taken was an ordinary one."""
@@ -204,24 +204,23 @@ class Steps:
     def _meet(self, optimizer: Optimizer) -> Tracked:
         """An optimizer steps for the first time. It takes the lowest index that no living optimizer has."""
         with self._meeting:
-            gone = [key for key, known in self._tracked.items() if known.optimizer() is None]
             self.unseen.stop()
-            taken = {known.ledger.label for key, known in self._tracked.items() if key not in gone}
-            index = next(i for i in range(len(taken) + 1) if str(i) not in taken)
-            ledger = self._recorder.sampler.ledger(self._names.get(optimizer, str(index)))
+            gone = [known for known in self._tracked.values() if known.optimizer() is None]
+            label = self._labels.get(optimizer) or self._free_label(gone)
+            ledger = self._recorder.sampler.ledger(label)
             parameters = parameters_of(optimizer)
             self._recorder.search(self._models, parameters)
             tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
-            for key in gone:  # only now, since the new one may take over from one of them
-                self._attribution.drop(self._tracked.pop(key).share)
+            over = self._over(tracked, gone)
+            for known in (*gone, *over):  # only now, since the new one may take over from one of them
+                self._leave(known)
             self._tracked[id(optimizer)] = tracked
             self.any_seen = True
             started = self._recorder.clock()
-            if self._is_another(ledger.label, tracked.share.ids):
-                self._recorder.sampler.begin_anew(ledger)
-                self.controller.begins_anew(ledger.label)
-            self._former[ledger.label] = [weakref.ref(p) for p in parameters]
-            self.controller.met(optimizer, ledger.label)  # which may keep its first state
+            if over or self._is_another(label, tracked.share.ids):
+                self._begin_anew(tracked, over)
+            self._former[label] = [weakref.ref(p) for p in parameters]
+            self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
             if len(self._tracked) > 1:
                 self._attribution.on_reached = self._reached
@@ -234,6 +233,47 @@ class Steps:
             share.find_probe(tracked.parameters)
         if not share.losses and self._attribution.unclaimed:
             self._recorder.search(self._models, self._attribution.follow(share, tracked.parameters))
+
+    def _free_label(self, gone: Sequence[Tracked]) -> str:
+        taken = {known.ledger.label for known in self._tracked.values() if known not in gone} | set(
+            self._labels.values()
+        )
+        return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
+
+    def _over(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
+        """The optimizers that are kept, as by folds in a list, though another model's turn has come.
+
+        That is so where none of them stepped in this epoch or is about to, in another thread any time, and none has a
+        parameter of the `new` one.
+        Of several ranks one alone may validate, and end an epoch by that: they have to agree.
+        """
+        others = [known for known in self._tracked.values() if known not in gone]
+        if (
+            new.ledger.label in self._former
+            or _has_several_ranks()
+            or any(
+                self._recorder.has_stepped(known.ledger)
+                or known.share.awaits_step(new.share.losses)
+                or known.share.ids & new.share.ids
+                for known in others
+            )
+        ):
+            return []
+        return others
+
+    def _leave(self, known: Tracked) -> None:
+        """It steps no more. Should it all the same, it is met again under its label."""
+        optimizer = known.optimizer()
+        if optimizer is not None:
+            self._labels[optimizer] = known.ledger.label
+        self._tracked = {key: other for key, other in self._tracked.items() if other is not known}
+        self._attribution.drop(known.share)
+
+    def _begin_anew(self, new: Tracked, over: Sequence[Tracked]) -> None:
+        self._models.keep(p for known in self._tracked.values() for p in known.parameters)
+        self._recorder.sampler.begin_anew(new.ledger)
+        for known in (*over, new):
+            self.controller.begins_anew(known.ledger.label)
 
     def _is_another(self, label: str, parameters: set[int]) -> bool:
         """Whether these are another model's: neither a part of those that had the label before, nor more than those."""
@@ -320,6 +360,10 @@ class Steps:
             own = [n for n in self._norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
         self._norms = [n for n in self._norms if all(n is not o for o in own)]
         return [norm for _, norm in own]
+
+
+def _has_several_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _norm_of_parts(norms: Sequence[Held]) -> Held:

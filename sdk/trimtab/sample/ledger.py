@@ -151,9 +151,11 @@ class Ledger:
     def __init__(self, label: str) -> None:
         self.label = label
         self.steps = 0  # taken, as far as they are read
+        self.steps_of_others = 0  # ... of these, before the training began that is going on
         self.skipped: Counter[str] = Counter()  # since the run began
         self.loss_ema: float | None = None
         self.rows: list[Row] = []
+        self._epoch = 0  # of the last row that was cut
         self.gradients: list[GradientSample] = []
         self.updates: list[UpdateSample] = []
         self.newest_update: UpdateSample | None = None  # which goes with the samples of gradients that follow
@@ -166,6 +168,11 @@ class Ledger:
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0
         self.nonfinite_seen = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest step, 0 before the first."""
+        return self.rows[-1][-1] if self.rows else self._epoch
 
     def cut(self, ts: float, epoch: int | None, batch: int | None, batches: int | None) -> Block:
         """Take everything since the last cut. Starts the transfer of what is on a device.
@@ -186,6 +193,7 @@ class Ledger:
             batch=batch,
             batches=batches,
         )
+        self._epoch = self.epoch
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
         self.updates, self.newly_skipped = [], Counter()
         return block

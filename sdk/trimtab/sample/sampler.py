@@ -100,6 +100,7 @@ class Sampler:
         self.wait_s = 0.0
         self.nonfinite: Counter[str] = Counter()
         self.steps_before = 0  # of the run that this one resumes
+        self._steps_of_others = 0  # the global step at which the training began that is going on
         self.place: Callable[[], Place] = Place  # asked when a record is made
         self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
         self._emit = emit
@@ -116,7 +117,8 @@ class Sampler:
     @property
     def global_step(self) -> int:
         """Steps of the optimizer that stepped most often."""
-        return self.steps_before + max((ledger.steps for ledger in self.ledgers), default=0)
+        taken = max((ledger.steps - ledger.steps_of_others for ledger in self.ledgers), default=0)
+        return self.steps_before + self._steps_of_others + taken
 
     def ledger(self, label: str) -> Ledger:
         """The ledger of this label, a new one the first time."""
@@ -127,8 +129,14 @@ class Sampler:
         return self.ledgers[-1]
 
     def begin_anew(self, ledger: Ledger) -> None:
-        """Another model is trained under this label: it shares no record with the one before it, and no average."""
+        """Another model is trained under this label, or under a new one: it shares no record with those before it.
+
+        Nor an average. Its steps are counted on.
+        """
         self.flush()
+        self._steps_of_others = self.global_step - self.steps_before
+        for each in self.ledgers:
+            each.steps_of_others = each.steps
         ledger.begin_anew()
 
     def forget_criterion(self) -> None:
@@ -287,13 +295,13 @@ class Sampler:
         """The global step, with those that are not published yet."""
         most = 0
         for ledger in self.ledgers:
-            written = ledger.steps + len(ledger.rows)
+            written = ledger.steps - ledger.steps_of_others + len(ledger.rows)
             for item in self._waiting:
                 if not isinstance(item, _Marks) and item[0] is ledger:
                     written += len(item[1].rows)
             if written > most:
                 most = written
-        return self.steps_before + most
+        return self.steps_before + self._steps_of_others + most
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         numbers = block.read()

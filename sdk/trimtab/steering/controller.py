@@ -153,6 +153,7 @@ class Controller:
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         self._fence_all(self._sampler.steps_written())
+        self.optimizers.pop(label, None)
         self._judging.begin_anew(label)
         self._telling.begin_anew()
         self._actuators.snapshots.forget()
