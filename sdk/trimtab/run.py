@@ -262,7 +262,7 @@ class Run:
             self._closed = True
         self._watchdog.close()
         if status == "completed":
-            self._guard.wrap("validation", self._capture.end_validation)()
+            self._guard.wrap("validation", self._capture.end_validation)(is_last=True)
             self._guard.wrap("best", self._controller.completed)()
         if self._controller.reception is not None:
             self._guard.wrap("alerts", self._controller.reception.close)()

@@ -253,6 +253,53 @@ def test_validation_in_the_middle_keeps_the_epoch(watching, loop, validated_afte
     assert numbers(seen) == [1, 2]
 
 
+def test_epoch_that_validates_before_its_last_batch_has_its_newest_validation(watching, loop):
+    with watching() as seen:
+        newest = []
+        for _ in range(2):
+            for index, batch in enumerate(loop.training):
+                loop.step(batch)
+                if index < 2:
+                    loss = loop.validate()
+            newest.append(loss)
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(newest)
+
+
+@pytest.mark.parametrize("validates_last", [False, True])
+def test_test_pass_over_a_loader_after_training_is_no_validation(watching, loop, validates_last):
+    held_out = DataLoader(data(7, seed=3), batch_size=BATCH)
+    with watching() as seen:
+        for index, batch in enumerate(loop.training):
+            loop.step(batch)
+            if index == 1:
+                loss = loop.validate()
+        loop.validate(held_out)
+        if validates_last:
+            loss = loop.validate()
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx([loss])
+    assert {validation.samples for validation in seen.validations} == {6}
+
+
+def test_last_validation_counts_though_each_makes_its_dataset_anew(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            loss = loop.validate(DataLoader(data(6, seed=2), batch_size=BATCH))
+    assert seen.epochs[-1].validation.loss == pytest.approx(loss)
+
+
+def test_last_of_the_folds_that_are_validated_once_has_its_validation(watching, loop):
+    folds = [(DataLoader(data(seed=i), batch_size=BATCH), DataLoader(data(6, seed=9 + i))) for i in range(3)]
+    with watching() as seen:
+        losses = []
+        for training, validation in folds:
+            for batch in training:
+                loop.step(batch)
+            losses.append(loop.validate(validation))
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(losses)
+
+
 def test_evaluation_on_training_data_does_not_spoil_validation(watching, loop):
     with watching() as seen:
         for _ in range(2):

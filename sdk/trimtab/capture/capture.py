@@ -126,12 +126,12 @@ class Capture:
         self._passes.finish()
         self._sampler.flush()
 
-    def end_validation(self) -> None:
-        """What was validated counts now, though no training has followed it yet."""
+    def end_validation(self, *, is_last: bool = False) -> None:
+        """What was validated counts now, though no training has followed it yet. `is_last`: none will."""
         self._lane.leave()
         self._criteria.decide()
         self._steps.unseen.settle()
-        self._passes.end_validation()
+        self._passes.end_validation(is_last=is_last)
 
     def progress(self) -> tuple[int, object]:
         """Steps taken, and what else changes while the loop is alive: loaders, and losses of validation."""

@@ -86,19 +86,43 @@ class Gaps:
     def __init__(self, on_unclear: Callable[[], object]) -> None:
         self._on_unclear = on_unclear
         self._chosen: object = None  # the place
+        self._data: set[int] = set()  # what was validated on between two trainings
+        self._newest: LoaderPass | None = None  # ... of these
 
-    def chosen(self, gap: Gap) -> PassSums | None:
-        """The validation pass, None where that is not known."""
+    def chosen(self, gap: Gap, *, trained: bool, is_last: bool) -> PassSums | None:
+        """The validation pass, None where that is not known. `trained`: whether training went before it."""
         fresh = [each for each in gap.passes if not each.is_training_data] or gap.passes
-        loaded = next((each for each in fresh if each.origin is None), None)
-        if loaded is not None:
-            return loaded.sums
+        if any(each.source is not None for each in fresh):
+            return self._of_loaders(fresh, trained=trained, is_last=is_last)
         found = self._of_tensors(fresh)
         if found is None:
             self._on_unclear()
             return None
         self._chosen = found.origin and found.origin.place
         return found.sums
+
+    def forget(self) -> None:
+        """What is trained on is other data from now on, and what it is validated on may be too."""
+        self._data.clear()
+        self._newest = None
+
+    def _of_loaders(self, passes: list[_Pass], *, trained: bool, is_last: bool) -> PassSums | None:
+        """The pass over the data of the validation before it, else the first.
+
+        What comes last, and on data that no validation was on, is a test. Where the data of the validation before it
+        is gone, each makes its own.
+        """
+        newest = self._newest
+        loaded = [(each.source, each.sums) for each in passes if each.source is not None]
+        known = [(source, sums) for source, sums in loaded if source.data in self._data]
+        if newest is not None and not known and is_last and newest.keeper() is not None:
+            return None
+        same = [(source, sums) for source, sums in known if newest is not None and source.data == newest.data]
+        source, sums = (same or known or loaded)[0]
+        if trained:
+            self._data.add(source.data)
+            self._newest = source
+        return sums
 
     def _of_tensors(self, passes: list[_Pass]) -> _Pass | None:
         if len(passes) == 1:

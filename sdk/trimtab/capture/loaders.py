@@ -30,13 +30,15 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
+        "data", "each", "exhausted", "in_eval_mode", "is_plain", "keeper", "loader", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = weakref.ref(iterator)
         self.loader = id(iterator._index_sampler)  # the same for every pass over one DataLoader
-        self.data = _data_key(iterator)
+        data = _data_of(iterator)
+        self.data = id(data)  # the same for two loaders over the same samples
+        self.keeper = _weakly(data)  # gives what `data` is the key of, while it lives
         self.sized = _length(iterator)
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
@@ -257,8 +259,15 @@ def _common_length(batch: Any) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _data_key(iterator: Any) -> int:
-    """The same for two loaders over the same samples: over all of one dataset, or by the same sampler."""
+def _data_of(iterator: Any) -> Any:
+    """The same for two loaders over the same samples: the dataset, over all of it, or else the sampler."""
     sampler = getattr(iterator._index_sampler, "sampler", iterator._index_sampler)
     whole = type(sampler) in (SequentialSampler, RandomSampler)
-    return id(iterator._dataset) if whole else id(sampler)
+    return iterator._dataset if whole else sampler
+
+
+def _weakly(thing: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # a list
+        return lambda: None

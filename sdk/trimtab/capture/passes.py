@@ -59,6 +59,7 @@ class Passes:
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear)
         self._gap: dict[str, Gap] = {}  # by loss function
+        self._newest_sums: PassSums | None = None  # of this epoch, since it began
         self._validating = 0  # samples of the newest batch
 
     def place(self) -> Place:
@@ -202,15 +203,15 @@ class Passes:
             steady.samples, steady.wait_s = samples, wait_s
             self.has_news = True
 
-    def end_validation(self) -> None:
-        """The validation is over, though no training has followed it yet."""
+    def end_validation(self, *, is_last: bool) -> None:
+        """The validation is over, though no training has followed it yet. `is_last`: none will."""
         if self._gap:
-            self._resume()
+            self._resume(is_last=is_last)
 
     def finish(self) -> None:
         """The run ends: close what is open."""
         self._left = self._left or self._over
-        self._resume()
+        self._resume(is_last=True)
 
     def _samples_of(self, source: LoaderPass, gap: Gap) -> int:
         """The samples of the batch that is validated, once for each loss function."""
@@ -221,20 +222,20 @@ class Passes:
         gap.batch = batch
         return self._validating
 
-    def _resume(self) -> None:
+    def _resume(self, *, is_last: bool = False) -> None:
         gap, self._gap = self._gap, {}
-        sums = None
         if gap:
             loss = min(gap, key=lambda name: gap[name].rank)
-            sums = self._gaps.chosen(gap[loss])
+            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last)
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
+                self._newest_sums = sums if self._trained else None
         goes_on = self._followed is not None and self._followed.held
         if self._trained and (self._left or (gap and not goes_on)):
             self._ends_seen = True
-            self._on_epoch(self.epoch, sums)
+            self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
-            self._trained = False
+            self._trained, self._newest_sums = False, None
         if self._left:
             self._over = self._left = False
             self._followed = None
@@ -269,7 +270,9 @@ class Passes:
         self.batch_samples = 0
         for loader in self._feeding:
             self._trained_loaders.add(loader.loader)
-            self._trained_data.add(loader.data)
+            if loader.data not in self._trained_data:
+                self._trained_data.add(loader.data)
+                self._gaps.forget()
             samples, wait_s = loader.spend(self._ahead(loader))
             self.batch_samples += samples
             self.wait_s += wait_s
