@@ -267,8 +267,9 @@ def test_ranks_of_torchrun_write_one_run(desk, train, launch):
     if not Path(launch[-1]).exists() and launch[0] != "-m":
         pytest.skip("the program trimtab is not beside this python: run the tests where the package is installed")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *launch]
-    done = desk.python(*torchrun, "run", "script.py")
+    done = desk.python(*torchrun, "run", "--run-name", "named", "script.py")
     assert done.returncode == 0, done.stderr
+    assert [run.name for run in desk.runs()] == ["named"]
     assert [desk.record(rank)[-1]["rank"] for rank in (0, 1)] == [0, 1]
     assert desk.status() == "completed"
 

@@ -18,7 +18,9 @@ from trimtab import config, script
     options_metavar="[OPTIONS]",
 )
 @click.option("-m", "is_module", is_flag=True, help="TARGET is a module, as for python -m.")
-@click.option("--run", "run_", metavar="NAME", help="Name of the run. [default: after the script and the time]")
+@click.option(  # torchrun takes `--run` for the beginning of an option of its own, `--run-path`
+    "--run", "--run-name", "run_", metavar="NAME", help="Name of the run. [default: after the script and the time]"
+)
 @click.option("--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go; can be given again.")
 @click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
 @click.option("--host", metavar="HOST", help="Address of /metrics. [default: 127.0.0.1]")
