@@ -419,6 +419,28 @@ def test_last_batch_of_the_shorter_of_two_loaders_counts(watching, loop):
     assert [step.samples for step in seen.steps()] == [BATCH + 2, BATCH + 2]
 
 
+def test_samples_of_two_loaders_add_up_when_either_starts_anew_before_a_step(watching, loop):
+    labelled, unlabelled = DataLoader(data(20), batch_size=4), DataLoader(data(9), batch_size=3)
+    with watching() as seen:
+        of_labelled, of_unlabelled = iter(labelled), iter(unlabelled)
+        for _ in range(12):
+            try:
+                inputs, labels = next(of_labelled)
+            except StopIteration:
+                of_labelled = iter(labelled)
+                inputs, labels = next(of_labelled)
+            try:
+                more, _ = next(of_unlabelled)
+            except StopIteration:
+                of_unlabelled = iter(unlabelled)
+                more, _ = next(of_unlabelled)
+            loop.optimizer.zero_grad()
+            logits = loop.model(torch.cat([inputs, more]))
+            (F.cross_entropy(logits[:4], labels) + logits[4:].square().mean()).backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [7] * 12
+
+
 def test_batch_that_waits_for_validation_counts_with_its_own_step(watching, loop):
     with watching() as seen:
         for number, batch in enumerate(loop.training):

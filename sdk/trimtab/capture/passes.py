@@ -113,7 +113,9 @@ class Passes:
 
     def exhausted(self, loader: LoaderPass) -> None:
         """A loader has no more batches."""
-        self.steady = None
+        steady, self.steady = self.steady, None
+        if steady is not None and steady is not loader and steady.fed():
+            self._fresh.append(steady)  # of two loaders side by side the other starts anew before a step
         loader.complete = loader.exhausted = True
         self.has_news = self.has_news or bool(loader.ahead)
         if loader is self._followed:
