@@ -81,7 +81,9 @@ class Run:
         self._health: HealthReport  # comes with the bus
         layers = LayerChoice(config.layers, self._models.names, self._say)
         self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
-        self._capture = Capture(self._sampler, self._models, self._meter, self._guard, self._say)
+        self._capture = Capture(
+            self._sampler, self._models, self._meter, self._guard, self._say, lambda: self._logged.any
+        )
         self._halting = Halting(config.on_halt, self._say, self._capture.before_backwards)
         self._controller = build(
             self.info,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from trimtab.sample import sampler
-from trimtab.types import Epoch, Step
+from trimtab.types import Epoch, Notice, Step
 
 SAMPLES, BATCH = 10, 4  # two whole batches, and one of two
 
@@ -616,6 +616,27 @@ def test_batch_that_is_evaluated_without_a_loss_function_is_no_training(watching
                 with torch.no_grad():
                     loop.model(next(others)[0]).logsumexp(1).mean()  # a loss by hand
     assert [step.samples for step in seen.steps()] == [BATCH] * 6
+
+
+def own_loss(model, inputs, labels):
+    return (model(inputs).softmax(1) - F.one_hot(labels, 3)).square().mean()
+
+
+@pytest.mark.parametrize(("epochs", "logs", "told"), [(3, False, 1), (1, False, 0), (3, True, 0)])
+def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, loop, epochs, logs, told):
+    with watching() as seen:
+        for _ in range(epochs):
+            for inputs, labels in loop.training:
+                loop.optimizer.zero_grad()
+                own_loss(loop.model, inputs, labels).backward()
+                loop.optimizer.step()
+            loop.model.eval()
+            with torch.no_grad():
+                losses = [own_loss(loop.model, inputs, labels).item() for inputs, labels in loop.validation]
+            loop.model.train()
+            if logs:
+                seen.run.log(loss=sum(losses) / 2, phase="validation")
+    assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == told
 
 
 def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching, loop):

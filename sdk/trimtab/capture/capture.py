@@ -30,7 +30,7 @@ from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
 from trimtab.capture.optimizers import OptimizerHooks
-from trimtab.capture.passes import Passes
+from trimtab.capture.passes import UNSEEN, Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
@@ -61,7 +61,9 @@ class Capture:
         meter: Meter,
         guard: Guard,
         say: Callable[[str, str], None],
+        logs: Callable[[], bool],
     ) -> None:
+        """`logs`: whether the user logs numbers, which may be those that are not seen."""
         self._sampler = sampler
         self._meter = meter
         self._guard = guard
@@ -73,6 +75,7 @@ class Capture:
         self._passes = Passes(self._validated, sampler.end_epoch, unclear)
         sampler.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
+        self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.samples
         self._criteria.on_change = sampler.forget_criterion

@@ -9,6 +9,7 @@ step that trains on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,12 @@ from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Place
 from trimtab.sample.scalars import Held
+
+UNSEEN_AFTER = 2  # epochs
+UNSEEN = (
+    "After each epoch the model reads a loader in eval mode, and calls no loss function of torch: no validation is "
+    "shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: run.attach(criterion=...)."
+)
 
 
 class Passes:
@@ -42,6 +49,7 @@ class Passes:
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
         self.evaluates: Callable[[], bool] = lambda: False  # whether a model is in eval mode
+        self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
         self._on_epoch = on_epoch
@@ -60,6 +68,7 @@ class Passes:
         self._gaps = Gaps(on_unclear)
         self._gap: dict[str, Gap] = {}  # by loss function
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
+        self._unseen: float = 0  # epochs after which an evaluation called no loss function, while none ever did
         self._validating = 0  # samples of the newest batch
 
     def place(self) -> Place:
@@ -232,15 +241,23 @@ class Passes:
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
+                self._unseen = -math.inf
         goes_on = self._followed is not None and self._followed.held
         if self._trained and (self._left or (gap and not goes_on)):
             self._ends_seen = True
+            self._look_for_unseen()
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._trained, self._newest_sums = False, None
         if self._left:
             self._over = self._left = False
             self._followed = None
+
+    def _look_for_unseen(self) -> None:
+        if any(map(self._evaluates, self._fresh)):
+            self._unseen += 1
+            if self._unseen == UNSEEN_AFTER:
+                self.on_unseen()
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
