@@ -126,7 +126,7 @@ class ScaleLearningRate:
 
 # By which Adam's first step should move a typical layer (seen from 0.01 to 0.04, in recurrent nets to 0.14), and the
 # least and the largest factor that it is lowered by.
-FIRST_RATIO, FIRST_LOWEST, FIRST_HIGHEST = 0.05, 0.01, 0.1
+FIRST_RATIO, FIRST_LOWEST = 0.05, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,9 @@ class LimitUpdates:
     The factor is `ratio` over `measured`, the largest ratio of late (see `signals.UpdateExcess`), from `lowest` to
     `highest`. It is `lowest` for optimizers that divide by the size of gradients: by the time they are judged, their
     first steps have made the weights so large that later ratios tell less than there is. What tells is `first`, how far
-    a first step moves a typical layer at this rate: where it is known they are lowered to where that is 0.05, by ten at
-    least and by a hundred at most. Who decides fills both in, so that the record says them.
+    a first step moves a typical layer at this rate: where it is known they are lowered to where that is 0.05, by a
+    hundred at most. `furthest` is how far any one layer went of late. Who decides fills in all three, so that the
+    record says them.
     """
 
     name: ClassVar[str] = "limit_updates"
@@ -146,12 +147,13 @@ class LimitUpdates:
     lowest: float = 0.05  # of the factor
     highest: float = 0.2
     floor: float = 1e-4  # of the scale
-    most: float = math.inf  # measured: larger is refused where steps grow with gradients, which are to be clipped then
-    measured: float = 0.0  # 0: not known
-    first: float = 0.0  # 0: not known
+    most: float = math.inf  # furthest: larger is refused where steps grow with gradients, which are to be clipped then
+    measured: float = 0.0  # 0: not known, as with the next two
+    furthest: float = 0.0
+    first: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "lowest", "highest", "floor", "most", "measured", "first"):
+        for name in ("ratio", "lowest", "highest", "floor", "most", "measured", "furthest", "first"):
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
                 raise ConfigError(f"{self.name}({name}={value!r}): expected a number, 0 or more.")
@@ -165,14 +167,14 @@ class LimitUpdates:
     def factor(self, *, normalizes: bool) -> float:
         """What the learning rate is multiplied by; `normalizes` as `Controls` says."""
         if normalizes and self.first > 0:
-            return min(max(FIRST_RATIO / self.first, FIRST_LOWEST), FIRST_HIGHEST)
+            return min(max(FIRST_RATIO / self.first, FIRST_LOWEST), self.highest)
         if normalizes or self.measured <= 0:
             return self.lowest
         return min(max(self.ratio / self.measured, self.lowest), self.highest)
 
     def apply(self, controls: Controls) -> Change:
-        if self.measured > self.most and not controls.normalizes():
-            raise Refused(f"A layer changed by {self.measured:.3g} times its size: it is the gradients that explode.")
+        if self.furthest > self.most and not controls.normalizes():
+            raise Refused(f"A layer changed by {self.furthest:.3g} times its size: it is the gradients that explode.")
         return controls.scale_learning_rate(self.factor(normalizes=controls.normalizes()), floor=self.floor)
 
 

@@ -263,11 +263,12 @@ RULES: dict[str, RuleSpec] = {
             reach=EVER,
             steady=True,
             descent=True,
-            meaning="The loss is still where it began: it exploded at the start and came back to chance, or has not "
-            "moved for 750 steps.",
-            advice="After an explosion start again with a learning rate ten times lower, or with a warm-up. Otherwise "
-            "look whether labels belong to their inputs, whether gradients reach the weights, and whether the rate is "
-            "too low.",
+            meaning="The loss is still where it began or at chance: it exploded at the start and came back, it has not "
+            "moved for 750 steps, or after long steps it rests where knowing how often each label comes would bring "
+            "it.",
+            advice="After an explosion or long steps start again with a learning rate three to ten times lower, or "
+            "with a warm-up. Otherwise look whether labels belong to their inputs, whether gradients reach the "
+            "weights, and whether the rate is too low.",
         ),
         RuleSpec(
             name="gradient_exploding",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from trimtab.settings import Act as Act
 from trimtab.settings import Config as Config
@@ -54,6 +54,14 @@ class LayerStatistics:
     norm: float
     max_abs: float
     update_ratio: float | None = None  # 2-norm of what the step changed over that of the weights
+
+
+class Strides(NamedTuple):
+    """How far steps of one optimizer move its layers, as shares of their own size; 0 is not known."""
+
+    measured: float = 0.0  # a typical layer, at most
+    furthest: float = 0.0  # any layer, of late
+    first: float = 0.0  # a typical layer, by a first step at the present rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from trimtab.errors import ConfigError
 from trimtab.policies import Policy, defaults, reading
 from trimtab.policies.creeping import CreepBack
 from trimtab.policies.policy import check, measured
+from trimtab.types import Strides
 
 
 @dataclass(frozen=True)
@@ -261,23 +262,25 @@ class TestLimitUpdates:
     def test_lowers_the_rate_of_an_optimizer_that_normalizes_as_far_as_it_may(self):
         assert LimitUpdates(0.02, measured=0.2).apply(self.Controls(normalizes=True)) == 0.05
 
-    @pytest.mark.parametrize(("first", "factor"), [(0.3, 0.1), (2.0, 0.025), (70.0, 0.01), (0.0, 0.05)])
+    @pytest.mark.parametrize(("first", "factor"), [(0.1, 0.2), (0.4, 0.125), (2.0, 0.025), (70.0, 0.01), (0.0, 0.05)])
     def test_lowers_the_rate_of_an_optimizer_that_normalizes_by_its_first_step(self, first, factor):
         found = LimitUpdates(measured=0.2, first=first).apply(self.Controls(normalizes=True))
         assert found == pytest.approx(factor)
 
     def test_leaves_exploding_gradients_to_clipping(self):
         with pytest.raises(Refused, match="explode"):
-            LimitUpdates(most=1.0, measured=15.0).apply(self.Controls())
+            LimitUpdates(most=1.0, measured=0.9, furthest=15.0).apply(self.Controls())
 
     def test_lowers_the_rate_where_no_clipping_shortens_a_step(self):
-        assert LimitUpdates(most=1.0, measured=15.0).apply(self.Controls(normalizes=True)) == 0.05
+        assert LimitUpdates(most=1.0, furthest=15.0).apply(self.Controls(normalizes=True)) == 0.05
 
     def test_is_filled_in_with_what_was_measured(self):
         rung = (RollBack(), LimitUpdates())
-        assert measured(rung, 0.3) == (RollBack(), LimitUpdates(measured=0.3))
-        assert measured(rung, 0.3, 2.0) == (RollBack(), LimitUpdates(measured=0.3, first=2.0))
-        assert measured(rung, None) == rung
+        assert measured(rung, Strides(0.3, 0.4, 2.0)) == (
+            RollBack(),
+            LimitUpdates(measured=0.3, furthest=0.4, first=2.0),
+        )
+        assert measured(rung, Strides()) == rung
 
     @pytest.mark.parametrize(
         "arguments", [{"ratio": 0}, {"lowest": 0}, {"lowest": 0.5, "highest": 0.1}, {"highest": 2}]

@@ -264,3 +264,62 @@ def test_still_high_waits_anew_after_a_fence():
 def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
     for signal in (SpikeScore, Divergence, Oscillation):
         assert set(scores(signal, [0.0] * 100)[WARM_UP:]) == {0.0}
+
+
+@pytest.fixture
+def at_chance():
+    """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
+
+    def at_chance(losses, stride=0.2, chance=2.3):
+        course = Course()
+        course.chance = chance
+        signal = StillHigh(course)
+        found = None
+        for loss in losses:
+            found = signal.update(loss)
+            course.update(loss)
+            course.stride = stride
+        return found
+
+    return at_chance
+
+
+FALLEN = [4.6, 4.0, 3.5, 3.0, 2.8, 2.6, 2.5, 2.4]  # so that it has come down, and is no longer where it began
+
+
+def test_still_high_fires_on_a_loss_that_came_down_to_chance_and_stays_there(at_chance):
+    assert at_chance(FALLEN + flat(120)) == 1.0
+    assert at_chance(FALLEN + flat(120), chance=None) == 0.0
+
+
+def test_still_high_at_chance_takes_time_and_long_steps(at_chance):
+    assert at_chance(FALLEN + flat(40)) < HIGH / 2
+    assert at_chance(FALLEN + flat(400), stride=0.02) < HIGH / 2
+
+
+def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):
+    below = 0.93 * 2.3
+    assert at_chance(FALLEN + flat(95)) >= HIGH
+    assert at_chance(FALLEN + flat(95, below)) < HIGH
+    assert at_chance(FALLEN + flat(160, below)) >= HIGH
+    assert at_chance(FALLEN + flat(1000, 0.92 * 2.3)) >= HIGH
+    assert at_chance(FALLEN + flat(1000, 0.89 * 2.3)) < HIGH
+
+
+def test_still_high_is_over_for_good_once_the_loss_was_far_below_chance(at_chance):
+    assert at_chance([*FALLEN, *flat(60), *flat(60, 1.5), *flat(400)]) == 0.0
+
+
+def test_still_high_waits_at_chance_anew_after_a_fence_and_by_steps_made_since():
+    course = Course()
+    course.chance = 2.3
+    signal = StillHigh(course)
+    for loss in FALLEN + flat(150):
+        signal.update(loss)
+        course.update(loss)
+        course.stride = 0.2
+    signal.fence()
+    course.fence()
+    assert course.stride == 0.0
+    course.stride = 0.2
+    assert signal.update(2.3) < 0.1

@@ -109,6 +109,33 @@ def test_run_whose_rate_jumps_is_rolled_back_and_goes_on_slower(watching, traini
     assert training.weights[0].abs().max() < 100
 
 
+def train_on_noise(lr, count):
+    """Labels have nothing to do with their inputs: the loss comes down to chance, and no further."""
+    training = Training()
+    training.model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+    training.optimizer = torch.optim.Adam(training.model.parameters(), lr=lr)
+    for _ in range(count):
+        training.inputs = torch.randn(64, 8)
+        training.labels = torch.randint(3, (64,))
+        training.step()
+
+
+def test_run_that_rests_at_chance_after_long_steps_begins_again_with_shorter_ones(watching):
+    with watching(act="process", policies=["loss_high"]) as seen:
+        train_on_noise(lr=0.1, count=160)
+    done = [(a.action, a.outcome) for a in seen.backend.of(Adjustment) if a.rule == "loss_high"]
+    assert done[:2] == [("roll_back", "applied"), ("limit_updates", "applied")]
+    back = next(a for a in seen.backend.of(Adjustment) if a.action == "roll_back" and a.rule == "loss_high")
+    assert back.after == {"weights_of_step": 0}
+    assert seen.steps()[-1].learning_rate[0] < 0.05
+
+
+def test_run_that_rests_at_chance_after_short_steps_is_left_alone(watching):
+    with watching(act="process") as seen:
+        train_on_noise(lr=0.003, count=250)
+    assert seen.backend.of(Adjustment) == []
+
+
 def test_scaled_rate_is_used_and_the_users_own_is_left_alone(watching, training):
     policies = [answered_by(ScaleLearningRate(0.5), budget=1)]
     with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:

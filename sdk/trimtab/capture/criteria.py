@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -16,6 +16,7 @@ from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
+from trimtab.sample.chance import CALLS, Tally, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, mean_of, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
@@ -32,6 +33,7 @@ class Said:
     primary: str | None = None  # the loss function that `values` are of
     values: list[Criterion] = field(default_factory=list)
     predictions: list[tuple[Held, Held]] = field(default_factory=list)
+    labels: list[Tally] = field(default_factory=list)
 
     def add(self, other: Said) -> None:
         """What was said after it."""
@@ -40,9 +42,19 @@ class Said:
         self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
         self.primary = other.primary
         self.predictions = [*self.predictions, *other.predictions]
+        self.labels = [*self.labels, *other.labels]
 
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
+
+
+class News(NamedTuple):
+    """What the calls since the last step said."""
+
+    mean_loss: Held | None  # the objective as a mean over samples, where it is a sum over them
+    criterion: Held | None  # the loss function's own mean, where it is not the objective
+    predictions: list[tuple[Held, Held]]  # that were looked at
+    labels: list[Tally]
 
 
 class Criteria:
@@ -58,6 +70,8 @@ class Criteria:
         self._called = False  # since the last backward
         self.has_news = False  # whether there is something to take
         self._predictions: list[tuple[Held, Held]] = []  # of training, since the last step
+        self._labels: list[Tally] = []  # likewise
+        self._tally_until = CALLS  # calls of the loss function that training is compared by
         self._models = models
         self._passes = passes
         self._spacing = spacing
@@ -129,12 +143,13 @@ class Criteria:
             given = output() is tensor
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
-            self._plain = self._newest if self._is_objective else None
+            tallies = self._calls < self._tally_until and self._has_classes
+            self._plain = self._newest if self._is_objective and not tallies else None
 
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
         if self._called:
-            self._predictions, self._values = [], []
+            self._predictions, self._values, self._labels = [], [], []
             self.has_news = self.several = self._called = False
 
     def ordinary(self) -> BuiltinLoss | None:
@@ -158,30 +173,27 @@ class Criteria:
         if output is not None:
             self._output = weakref.ref(output)
 
-    def take(self) -> tuple[Held | None, Held | None, list[tuple[Held, Held]]]:
-        """What the calls since the last step said, then forget them.
-
-        Returns the objective as a mean over samples where it is a sum over them, the criterion's own mean where it is
-        not the objective, and the predictions that were looked at.
-        """
-        values, predictions = self._values, self._predictions
-        self._values, self._predictions, self.has_news = [], [], False
+    def take(self) -> News:
+        """What the calls since the last step said, then forget it."""
+        values, predictions, labels = self._values, self._predictions, self._labels
+        self._values, self._predictions, self._labels, self.has_news = [], [], [], False
         if self._is_objective or not values:
-            return None, None, predictions
+            return News(None, None, predictions, labels)
         value = mean_of(values)
-        return (value if self._is_sum else None), value, predictions
+        return News(value if self._is_sum else None, value, predictions, labels)
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
-        said = Said(self.samples, self.several, self._primary, self._values, self._predictions)
-        self.samples, self.several, self._values, self._predictions, self.has_news = 0, False, [], [], False
+        said = Said(self.samples, self.several, self._primary, self._values, self._predictions, self._labels)
+        self.samples, self.several, self.has_news = 0, False, False
+        self._values, self._predictions, self._labels = [], [], []
         return said
 
     def resume(self, said: Said) -> None:
         """As if nothing but this were said since the last step."""
         self.samples, self.several = said.samples, said.several
-        self._values, self._predictions = said.values, said.predictions
-        self.has_news = bool(said.values or said.predictions)
+        self._values, self._predictions, self._labels = said.values, said.predictions, said.labels
+        self.has_news = bool(said.values or said.predictions or said.labels)
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)
@@ -191,7 +203,10 @@ class Criteria:
             self._origins.trained_on(call.target)
         self._called = True
         self._calls += 1
-        due = self._calls > self._look_at and loss.classes is not None and loss.name == self._primary
+        primary = loss.classes is not None and loss.name == self._primary
+        if primary and self._calls <= self._tally_until:
+            self._tally(call)
+        due = primary and self._calls > self._look_at
         if self._is_objective and not due:
             return
         if not self._is_objective and loss.name == self._primary:
@@ -205,6 +220,14 @@ class Criteria:
             if found is not None:
                 self._predictions.append(found)
                 self.has_news = True
+
+    def _tally(self, call: LossCall) -> None:
+        found = tally(call)
+        if found is None:
+            self._tally_until = 0
+        else:
+            self._labels.append(found)
+            self.has_news = True
 
     def _count(self, samples: int) -> None:
         self.samples += samples
@@ -233,7 +256,8 @@ class Criteria:
                 self.on_change()
             self._primary = name
             self._plain = None
-            self._values = []
+            self._values, self._labels = [], []
+            self._tally_until = self._calls + CALLS
 
     def _rank(self, name: str) -> int:
         return 0 if name == self._primary else self._trained.get(name, 0)

@@ -34,6 +34,8 @@ class BuiltinLoss:
     weight: int | None = None
     ignore_index: int | None = None
     target: int = 1
+    weights: tuple[int, ...] = ()  # whatever makes some targets count more than others
+    smoothing: int | None = None
 
     def call(self, output: Tensor, args: tuple[Any, ...]) -> LossCall:
         """What was called, from the positional arguments that `torch.nn.functional` passes down."""
@@ -43,7 +45,8 @@ class BuiltinLoss:
 
         return LossCall(
             self.name, self.samples(args), output, args[0], at(self.target), at(self.reduction, MEAN), self.classes,
-            at(self.weight), at(self.ignore_index),
+            at(self.weight), at(self.ignore_index), any(at(position) is not None for position in self.weights),
+            at(self.smoothing, 0.0),
         )  # fmt: skip
 
     def is_mean(self, args: tuple[Any, ...]) -> bool:
@@ -129,11 +132,13 @@ class OwnLoss:
 Loss: TypeAlias = BuiltinLoss | ModuleLoss | OwnLoss
 
 BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
-    BuiltinLoss("cross_entropy_loss", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
-    BuiltinLoss("nll_loss_nd", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4),
+    BuiltinLoss(
+        "cross_entropy_loss", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4, weights=(2,), smoothing=5
+    ),
+    BuiltinLoss("nll_loss_nd", torch._C._nn, 3, "multiclass", weight=2, ignore_index=4, weights=(2,)),
     BuiltinLoss("multi_margin_loss", torch._C._nn, 5, "multiclass"),
-    BuiltinLoss("binary_cross_entropy", torch._C._nn, 3, "binary_probabilities"),
-    BuiltinLoss("binary_cross_entropy_with_logits", torch, 4, "binary_logits"),
+    BuiltinLoss("binary_cross_entropy", torch._C._nn, 3, "binary_probabilities", weights=(2,)),
+    BuiltinLoss("binary_cross_entropy_with_logits", torch, 4, "binary_logits", weights=(2, 3)),
     BuiltinLoss("mse_loss", torch._C._nn, 2),
     BuiltinLoss("l1_loss", torch._C._nn, 2),
     BuiltinLoss("smooth_l1_loss", torch._C._nn, 2),

@@ -58,18 +58,22 @@ class Recorder:
                 samples = 0
         passes.samples = criteria.samples = 0
         passes.wait_s = 0.0
+        loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if criteria.has_news:
-            mean_loss, criterion, predictions = criteria.take()
+            mean_loss, criterion, predictions, labels = criteria.take()
             ledger.predictions += [(len(ledger.rows), *pair) for pair in predictions]
+            for each in labels:
+                ledger.chance.add(each)
             if criterion is not None:
                 ledger.criterion.add(criterion)
+            if labels and (criterion is not None or len(losses) > 1):
+                ledger.chance.compare(loss, criterion)
         seconds = None
         if ended_at is not None:
             seconds = now - (ended_at if ended_at > passes.resumed_at else passes.resumed_at)
             if self.sampler.warming_up:
                 self.sampler.settle(seconds)
-        loss = losses[0] if len(losses) == 1 else total(losses)
         ledger.rows.append(
             (loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
         )

@@ -71,6 +71,7 @@ POLICIES: tuple[Policy, ...] = (
             SkipStep(),
             SkipStep(),
             (RollBack(), ClipGradients(steps=FOR_GOOD)),
+            (RollBack(), ClipGradients(steps=FOR_GOOD)),  # where the first of them went to a loss that was not finite
             (RollBack(), ScaleLearningRate(0.3), ClipGradients(steps=FOR_GOOD)),
             (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
             Halt("gradients explode at every rate that was tried"),
@@ -91,7 +92,7 @@ POLICIES: tuple[Policy, ...] = (
     ),
     Policy(
         on="loss_high",
-        ladder=[(RollBack(), ScaleLearningRate(0.1)), (RollBack(), ScaleLearningRate(0.1))],
+        ladder=[(RollBack(), LimitUpdates(highest=0.3)), (RollBack(), ScaleLearningRate(0.1))],
         cooldown=50,
         budget=3,
     ),
@@ -149,7 +150,7 @@ REASONS: dict[str, str] = {
     "loss_spike": "Back to before the spike and on with fresh data, as PaLM did by hand (arXiv 2204.02311, 5.1). A "
     "spike alone never ends a run.",
     "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
-    "beginning, at a tenth of the rate.",
+    "beginning, and down by as much as steps were measured to be too long, to three tenths at least; then a tenth.",
     "update_too_large": "What such steps leave behind is no start for a lower rate: back to before them, and down by "
     "as much as steps were measured to be too long: to between a fifth and a twentieth, for Adam and its like to "
     "between a tenth and a hundredth. Steps of SGD that are longer than the weights are a matter of clipping.",

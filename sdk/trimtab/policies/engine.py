@@ -10,9 +10,9 @@ from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.decisions import Decision
-from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, raises_rate
+from trimtab.policies.policy import Policy, halts, measured, momentary, raises_rate
 from trimtab.policies.rates import Rates
-from trimtab.types import Act, AlertSource, Outcome, Severity, Verdict
+from trimtab.types import Act, AlertSource, Outcome, Severity, Strides, Verdict
 
 _RANK: Mapping[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
@@ -30,8 +30,7 @@ class Engine:
             "process", "alerts", or True for both.
         silenced: whether somebody silenced a rule, by its name.
         level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
-        update_ratio: how far steps of an optimizer have moved a typical layer of late; None where nobody knows.
-        first_ratio: how far its first step would have at the present rate; None where nobody knows.
+        strides: how far steps of an optimizer move its layers, as it matters to a rule.
     """
 
     def __init__(
@@ -41,8 +40,7 @@ class Engine:
         act: Act = False,
         silenced: Callable[[str], bool] = lambda rule: False,
         level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
-        update_ratio: Callable[[str], float | None] = lambda optimizer: None,
-        first_ratio: Callable[[str], float | None] = lambda optimizer: None,
+        strides: Callable[[str, str], Strides] = lambda optimizer, rule: Strides(),
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
@@ -50,8 +48,7 @@ class Engine:
         self._act = act
         self._silenced = silenced
         self._level = level
-        self._update_ratio = update_ratio
-        self._first_ratio = first_ratio
+        self._strides = strides
         self._accounts = Accounts()
         self._rates = Rates()
         self._open: dict[Key, Verdict] = {}
@@ -277,13 +274,10 @@ class Engine:
             step=step,
             since=verdict.since,
             rung=rung,
-            actions=self._measured(policy, rung, verdict.optimizer),
+            actions=measured(policy.rungs[rung], self._strides(verdict.optimizer, policy.on)),
             reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
             budget_remaining=self._left(policy, rung),
         )
-
-    def _measured(self, policy: Policy, rung: int, optimizer: str) -> Rung:
-        return measured(policy.rungs[rung], self._update_ratio(optimizer), self._first_ratio(optimizer))
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
@@ -339,7 +333,7 @@ class Engine:
         return replace(
             decision,
             rung=rung,
-            actions=self._measured(policy, rung, decision.optimizer),
+            actions=measured(policy.rungs[rung], self._strides(decision.optimizer, policy.on)),
             reason=f"{decision.reason}; the rung before was refused",
             budget_remaining=self._left(policy, rung),
         )

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from trimtab.actions import STAGES, Action, Halt, LimitUpdates, RollBack, ScaleLearningRate
 from trimtab.errors import ConfigError, did_you_mean
+from trimtab.types import Strides
 
 ALERT = "alert:"  # before the name of an alert that is no rule of ours
 PERSON = "person"  # the policy of what a person asked for
@@ -102,10 +103,9 @@ def raises_rate(rung: Rung) -> float:
     return max(factor, 1.0)
 
 
-def measured(rung: Rung, update_ratio: float | None, first_ratio: float | None = None) -> Rung:
+def measured(rung: Rung, strides: Strides) -> Rung:
     """The rung with what was measured filled into its actions."""
-    known = {"measured": update_ratio or 0.0, "first": first_ratio or 0.0}
-    return tuple(replace(a, **known) if isinstance(a, LimitUpdates) else a for a in rung)
+    return tuple(replace(a, **strides._asdict()) if isinstance(a, LimitUpdates) else a for a in rung)
 
 
 def halts(rung: Rung) -> bool:

@@ -61,7 +61,7 @@ class Bench:
         self._rate = LearningRate()
         self._ratios: Mapping[str, float] = {}  # the newest update ratios
         self._until = 0  # the last step with whose loss they are judged
-        self.excess: UpdateExcess | None = None  # where a rule judges by it
+        self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
         self._first_rate = 0.0  # at which the first update ratio was measured
         self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[Seat, Function]] = []
@@ -98,7 +98,7 @@ class Bench:
         Of an optimizer that divides by the size of gradients: this is the rate beside the weights.
         """
         rate = self._rate.last
-        if self.excess is None or not self._first_rate or rate is None or not self.course.averages:
+        if not self._first_rate or rate is None or not self.course.averages:
             return None
         return self.excess.first * rate / self._first_rate
 
@@ -157,8 +157,9 @@ class Bench:
         if reading.update_ratios:
             if reading.update_ratios is not self._ratios:
                 self._ratios, self._until = reading.update_ratios, step + LASTS
+            self.excess.read(reading.update_ratios)
             verdicts += self.take("update_ratios", step, reading.update_ratios)
-            if not self._first_rate and self.excess is not None and self.excess.first:
+            if not self._first_rate and self.excess.first:
                 self._first_rate = rate_before or 0.0
         return verdicts
 
@@ -177,10 +178,12 @@ class Bench:
             seat = self._place(rule.signal, Seat(rule, Itself(), rule.name))
         else:
             spec = signals.find(rule.signal)
-            made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0)) if spec.reads == "monitor" else None
+            made: Signal | None = None
+            if spec.reads == "monitor":
+                made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0))
+            if spec.formula is UpdateExcess:
+                made = self.excess
             seat = Seat(rule, made or spec.make(self.course), rule.signal)
-            if isinstance(seat.signal, UpdateExcess) and self.excess is None:
-                self.excess = seat.signal
             self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
         self.seats.append(seat)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from trimtab import signals
-from trimtab.catalog import RULES, RuleSpec
+from trimtab.catalog import EVER, RULES, RuleSpec
 from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationLost, ValidationsSinceBest
-from trimtab.types import GradientReading, Verdict
+from trimtab.types import GradientReading, Strides, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
 
@@ -160,15 +160,22 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.usual_norm.value if bench is not None else None
 
-    def update_ratio(self, optimizer: str) -> float | None:
-        """The largest ratio of late by which a step moved a typical layer, None where none was measured."""
-        bench = self._benches.get(optimizer)
-        return None if bench is None or bench.excess is None else bench.excess.largest
+    def chance(self, optimizer: str, loss: float | None) -> None:
+        """The loss at chance of what this optimizer is trained on: see `sample.chance`. None where it is not known."""
+        bench = self._benches.get(optimizer) or self._bench(optimizer)
+        bench.course.chance = loss
 
-    def first_ratio(self, optimizer: str) -> float | None:
-        """See `Bench.first_ratio`."""
+    def strides(self, optimizer: str, rule: str) -> Strides:
+        """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
+
+        See `Bench.first_ratio`: the rate of now is the schedule's own.
+        """
         bench = self._benches.get(optimizer)
-        return None if bench is None else bench.first_ratio
+        if bench is None:
+            return Strides()
+        since_ever = rule in RULES and RULES[rule].reach == EVER
+        typical = bench.course.stride if since_ever else bench.excess.largest or 0.0
+        return Strides(typical, bench.excess.furthest, bench.first_ratio or 0.0)
 
     def level(self, rule: str, optimizer: str) -> float:
         """The newest point of a rule over its threshold; 0 where there is none."""

@@ -46,6 +46,8 @@ class LossCall:
     classes: Classes | None = None
     weight: Tensor | None = None
     ignore_index: int | None = None
+    weighted: bool = False  # whether some targets count more than others
+    smoothing: float = 0.0  # of labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from trimtab.sample.chance import Chance
 from trimtab.sample.criteria import TrainingCriterion
 from trimtab.sample.gradients import Moments, Taken
 from trimtab.sample.scalars import Held, Transfer
@@ -162,6 +163,7 @@ class Ledger:
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()
+        self.chance = Chance()
         self.learning_rate: Sequence[Held | None] = ()
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.used_decay: Sequence[Any] | None = None  # of the last step, where it was not the groups' own
@@ -200,7 +202,8 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """The steps that follow are of another model."""
-        self.criterion, self.newest_update, self.loss_ema = TrainingCriterion(), None, None
+        self.criterion, self.chance = TrainingCriterion(), Chance()
+        self.newest_update = self.loss_ema = None
 
     def average(self, losses: Sequence[float]) -> None:
         """Carry the moving average of the loss on. What is not finite is left out, or it would stay for ever."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from trimtab.sample.chance import Chance
 from trimtab.sample.criteria import TrainingCriterion
 from trimtab.sample.gradients import Taken, take
 from trimtab.sample.layers import LayerChoice
@@ -142,7 +143,7 @@ class Sampler:
     def forget_criterion(self) -> None:
         """What training is compared by is another loss function from now on."""
         for ledger in self.ledgers:
-            ledger.criterion = TrainingCriterion()
+            ledger.criterion, ledger.chance = TrainingCriterion(), Chance()
 
     def take(self, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Taken]:
         """The statistics of every gradient there is, and the parameters that have one."""

@@ -37,9 +37,12 @@ class Course:
     the mean distance of a value from the fast average before it, `peak` the largest distance above it, slowly
     forgotten; `first` is the mean at the beginning, or the very first value where that is less, `best` the lowest
     middle average, `lowest` the lowest slow one of 50 values or more, `calm` the swing when `best` was reached, and
-    `excused` how far a loss may be above it that rises while validation gets better: see `validated`. `averages` is for
-    whoever knows it to set: whether the optimizer steps along an average of gradients, as with momentum or in Adam. So
-    is `validation_lost`, the share of its gain that validation has lost since its best pass.
+    `excused` how far a loss may be above it that rises while validation gets better: see `validated`.
+
+    For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
+    momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass;
+    `chance`, the loss of the best answer that is the same for every input; `stride`, the largest typical update ratio
+    since a fence.
 
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
@@ -47,14 +50,15 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "count", "excused",
-        "fast", "first", "lowest", "middle", "peak", "slow", "swing",
-        "validation_lost",
+        "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
+        "excused", "fast", "first", "lowest", "middle", "peak", "slow", "stride", "swing", "validation_lost",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.averages = True
         self.validation_lost = 0.0
+        self.chance: float | None = None
+        self.stride = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -147,7 +151,7 @@ class Course:
 
     def fence(self) -> None:
         """Start the averages anew."""
-        self.validation_lost = 0.0
+        self.validation_lost = self.stride = 0.0
         self._fenced = self.count > BEGINNING
 
     def turn_back(self, values: int) -> None:

@@ -140,7 +140,7 @@ class UpdateExcess:
     step is a good part of them, however slow they are. Where no loss is seen, steps alone count.
     """
 
-    __slots__ = ("_course", "_newest", "_of_modules", "_ratios", "_typical", "first")
+    __slots__ = ("_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first")
 
     READINGS = 6
     WEIGHT = 1.7
@@ -152,6 +152,7 @@ class UpdateExcess:
         self._course = course
         self._newest: Mapping[str, float] | None = None
         self._ratios: deque[float] = deque(maxlen=self.READINGS)
+        self._furthest: deque[float] = deque(maxlen=self.READINGS)
         self._typical = 0.0
         self._of_modules = _Modules()
         self.first = 0.0  # the first typical ratio that there was; for Adam it is the rate beside the weights
@@ -161,11 +162,14 @@ class UpdateExcess:
         """The largest typical ratio among the last six since the fence; None where there is none."""
         return max(self._ratios, default=None)
 
+    @property
+    def furthest(self) -> float:
+        """The largest ratio of any module among those; 0 where there is none."""
+        return max(self._furthest, default=0.0)
+
     def update(self, ratios: Mapping[str, float]) -> float | None:
         """Of update ratios by layer. The same object again is the same reading."""
-        if ratios is not self._newest:
-            self._newest = ratios
-            self._read(ratios)
+        self.read(ratios)
         if not self._ratios:
             return None
         count = self._course.count
@@ -179,16 +183,23 @@ class UpdateExcess:
             return above > self.OFF * (course.first - course.best)
         return above > self.OFF_ALONE * course.scale
 
-    def _read(self, ratios: Mapping[str, float]) -> None:
+    def read(self, ratios: Mapping[str, float]) -> None:
+        """Take a reading in, without judging it."""
+        if ratios is self._newest:
+            return
+        self._newest = ratios
         least = self._of_modules.least(ratios)
         if len(least) >= FEWEST:
             self._typical = statistics.median(least)
             self._ratios.append(self._typical)
+            self._furthest.append(max(least))
             self.first = self.first or self._typical
+            self._course.stride = max(self._course.stride, self._typical)
 
     def fence(self) -> None:
         """Forget every reading but which was the newest."""
         self._ratios.clear()
+        self._furthest.clear()
         self._typical = 0.0
 
 

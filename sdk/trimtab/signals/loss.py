@@ -24,6 +24,9 @@ QUIET = 8.0  # reversals so many times those at the best are still usual
 ERROR = 4.0  # standard errors that make a fall of the loss certain
 LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
+FAR_BELOW_CHANCE = 0.82  # of the loss at chance
+AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
+LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
 
@@ -109,7 +112,8 @@ class Divergence:
             return None
         gain, noise = course.first - course.best, NOISE * course.calm
         scale = gain if gain > noise else noise
-        above, slowly = course.lost, course.worsened
+        above = course.lost
+        slowly = course.worsened if course.validation_lost > 0.0 else 0.0
         if above <= 0.0 and slowly <= 0.0:
             return 0.0
         if not scale:
@@ -207,32 +211,56 @@ class Progress:
 
 
 class StillHigh:
-    """How likely the loss is stuck where it began, from 0 to 1.
+    """How likely the loss is stuck where it began, or at chance, from 0 to 1.
 
-    What is missing of certain progress (see `Progress`) times the share of the patience (1000 values) that has gone by;
-    at once where the loss exploded within its first 24 values, by 12 times its later swing. Warm-up: 24 values.
+    Where it began: what is missing of certain progress (see `Progress`) times the share of the patience (1000 values)
+    that has gone by; at once where the loss exploded within its first 24 values, by 12 times its later swing.
+
+    At chance: values since the warm-up over 80, up to 1.5, times how near the middle average is to the loss at chance
+    (`Course.chance`): 1 there and above, 0 at 0.82 of it; times the largest typical update ratio (`Course.stride`) over
+    0.1, up to 1. 0 for good once the average was under that 0.82. Healthy runs may be slow to leave chance, or take
+    long steps, but hardly both: of 284 traced ones two with a third of their labels wrong came to 0.58, the others to
+    0.34 at most.
+
+    Warm-up: 24 values.
     """
 
-    __slots__ = ("_course", "_highest", "_progress", "_seen")
+    __slots__ = ("_course", "_highest", "_left", "_progress", "_seen")
 
     def __init__(self, course: Course) -> None:
         self._course = course
         self._progress = Progress(course)
         self._highest = -math.inf
+        self._left = False  # chance
         self._seen = 0
 
     def update(self, value: float) -> float | None:
         """The score, after a loss that the course does not hold yet."""
         course = self._course
-        if course.count < WARM_UP and value > self._highest:
-            self._highest = value
+        if course.count < WARM_UP:
+            self._left = False  # the course may have begun anew
+            if value > self._highest:
+                self._highest = value
+        else:
+            self._seen += 1
         missing = self._progress.update(value)
-        if not missing:
-            return missing
-        self._seen += 1
-        if self._highest - course.first > EXPLODED * course.swing:
-            return missing
-        return missing * min(1.0, self._seen / PATIENCE)
+        if missing is None:
+            return None
+        at_chance = 0.0 if self._left or course.chance is None else self._at_chance(course.chance)
+        if self._highest - course.first <= EXPLODED * course.swing:
+            missing *= min(1.0, self._seen / PATIENCE)
+        return missing if missing > at_chance else at_chance
+
+    def _at_chance(self, chance: float) -> float:
+        course = self._course
+        if course.count < WARM_UP:
+            return 0.0
+        near = (course.middle / chance - FAR_BELOW_CHANCE) / (1.0 - FAR_BELOW_CHANCE)
+        if near <= 0.0:
+            self._left = True
+            return 0.0
+        lasting = min(self._seen / AT_CHANCE, LONG_AT_CHANCE)
+        return min(1.0, lasting * min(1.0, near) * min(1.0, course.stride / LONG_STRIDE))
 
     def fence(self) -> None:
         """Patience starts anew."""

@@ -29,7 +29,7 @@ from trimtab.rules.rule import Rule, resolve
 from trimtab.sample.sampler import Sampler
 from trimtab.steering.control import Control
 from trimtab.steering.controller import Controller
-from trimtab.types import Act, Config, Event, RunInfo
+from trimtab.types import Act, Config, Event, RunInfo, Strides
 
 _HUNG = RULES["run_hung"]
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
@@ -148,13 +148,17 @@ def build(
         info.rank if together else None,
     )
     silences = Silences()
+
+    def strides(label: str, rule: str) -> Strides:
+        found = judge.strides(label, rule)
+        return found._replace(first=found.first * actuators.steering.scale(label))
+
     engine = Engine(
         chosen,
         act=act,
         silenced=silences.cover,
         level=judge.level,
-        update_ratio=judge.update_ratio,
-        first_ratio=lambda label: (judge.first_ratio(label) or 0.0) * actuators.steering.scale(label),
+        strides=strides,
     )
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):

@@ -54,6 +54,7 @@ class Judging:
             return None, late
         self._trained.add(label)
         verdicts: list[Verdict] = []
+        self._judge.chance(label, ledger.chance.read())
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
         fenced_at = self._fenced_at.get(label, 0)
         for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):

@@ -1,0 +1,140 @@
+"""The loss at chance: that of the best answer that is the same for every input.
+
+For cross entropy it is the entropy of the labels, H = -sum p log p with p the share of each class: ln 10 for ten
+classes that come equally often, 3.25 nats for the characters of Python's own manual. With label smoothing or with
+probabilities as targets p is the mean of what is wanted; for binary cross entropy H is the mean over the outputs. What
+is counted gives an entropy that is too low by (m - 1) / 2n, of m classes that came in n labels, which is added (Miller,
+"Note on the bias of information estimates", 1955). Losses with weights, and those that are no entropy, are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimtab.sample.criteria import LossCall
+from trimtab.sample.scalars import Held, Transfer, hold
+
+CALLS = 128  # the first ones of a loss function: labels are counted in these, at 15 us each
+FIRST = 8  # calls after which there is a figure, and another one whenever they are twice as many
+LABELS = 16  # for each class that came; of fewer the entropy is not known
+MOST_CLASSES = 1 << 18
+SAME = 0.02  # the loss that is trained on is that of the labels as far as it differs by no more than this share
+COMPARED = 8  # steps
+
+_ENTROPIES = ("cross_entropy_loss", "nll_loss_nd")
+
+
+class Tally(NamedTuple):
+    """What one call wanted: for each class how often, or for each binary output how much."""
+
+    wanted: Tensor  # (classes,) or (outputs,)
+    labels: Held  # in all, or of each output
+    binary: bool
+    smoothing: float
+
+
+def tally(call: LossCall) -> Tally | None:
+    """Count the labels of a call, where its loss is an entropy without weights. No synchronisation on a device."""
+    target = call.target
+    if call.classes is None or call.weighted or type(target) is not Tensor or not target.numel():
+        return None
+    wide = torch.float32 if target.device.type == "mps" else torch.float64
+    with torch.no_grad():
+        if call.classes != "multiclass":
+            return _binary(target.detach(), wide) if call.input.shape == target.shape else None
+        return _multiclass(call, target.detach(), wide) if call.name in _ENTROPIES else None
+
+
+def _multiclass(call: LossCall, target: Tensor, wide: torch.dtype) -> Tally | None:
+    axis = 0 if call.input.ndim == 1 else 1
+    classes = call.input.shape[axis]
+    if classes > MOST_CLASSES:
+        return None
+    if target.is_floating_point():  # a probability for each class
+        wanted = target.movedim(axis, -1).reshape(-1, classes).sum(0, dtype=wide)
+        return Tally(wanted, float(target.numel() // classes), False, call.smoothing)
+    labels = target.flatten()
+    counted = torch.ones_like(labels, dtype=wide)
+    if call.ignore_index is not None:  # what is ignored counts for nothing, as the first class
+        ignored = labels == call.ignore_index
+        counted, labels = counted.masked_fill_(ignored, 0.0), labels.masked_fill(ignored, 0)
+    wanted = torch.zeros(classes, dtype=wide, device=target.device).scatter_add_(0, labels.long(), counted)
+    return Tally(wanted, hold(counted.sum()), False, call.smoothing)
+
+
+def _binary(target: Tensor, wide: torch.dtype) -> Tally | None:
+    outputs = target.reshape(1 if target.ndim == 0 else target.shape[0], -1)
+    if outputs.shape[1] > MOST_CLASSES:
+        return None
+    return Tally(outputs.sum(0, dtype=wide), float(outputs.shape[0]), True, 0.0)
+
+
+class Chance:
+    """Gathers what is wanted over the first calls of one loss function, and tells the loss at chance."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._sum: Tally | None = None
+        self._labels: Held = 0.0
+        self._apart: Held = 0.0
+        self._size: Held = 0.0
+        self._compared = 0
+        self._transfer: Transfer | None = None
+        self._was_asked = False
+        self._value: float | None = None
+
+    def add(self, found: Tally) -> None:
+        """Add what one call wanted."""
+        so_far, labels = self._sum, found.labels
+        if so_far is None:
+            so_far, self._labels = found._replace(wanted=torch.zeros_like(found.wanted)), 0.0
+        if so_far.wanted.shape != found.wanted.shape or so_far.binary != found.binary:
+            return
+        self._sum = found._replace(wanted=so_far.wanted + found.wanted)
+        self._labels = self._labels + labels
+        self._calls += 1
+        if self._calls >= FIRST and self._calls & (self._calls - 1) == 0:
+            entropy, classes = _entropy(self._sum.wanted / self._labels, self._sum)
+            self._transfer = Transfer([hold(entropy), hold(classes), self._labels, self._apart, self._size])
+            self._was_asked = False
+
+    def compare(self, loss: Held | None, criterion: Held | None) -> None:
+        """The loss of a step beside the loss function's own mean; None where that is not known."""
+        if self._compared >= COMPARED or loss is None:
+            return
+        self._compared += 1
+        if criterion is None:
+            self._apart = math.inf
+        else:
+            self._apart, self._size = self._apart + _magnitude(loss - criterion), self._size + _magnitude(criterion)
+
+    def read(self) -> float | None:
+        """The loss at chance, None where it is not known. What is on a device is read when this is asked again."""
+        transfer = self._transfer
+        if transfer is not None:
+            if transfer.immediate or self._was_asked:
+                self._transfer = None
+                entropy, classes, labels, apart, size = transfer.read()
+                known = labels >= LABELS * classes and entropy > 0.0 and apart <= SAME * size
+                self._value = entropy + (classes - 1) / (2 * labels) if known else None
+            self._was_asked = True
+        return self._value
+
+
+def _magnitude(value: Held) -> Held:
+    return value.abs() if isinstance(value, Tensor) else abs(value)
+
+
+@torch.no_grad()
+def _entropy(share: Tensor, of: Tally) -> tuple[Tensor, Tensor]:
+    """In nats, and how many classes came."""
+    if of.binary:
+        share = share.clamp(0.0, 1.0)
+        each = torch.special.entr(share) + torch.special.entr(1.0 - share)
+        return each.mean(), torch.full_like(each[0], 2.0)
+    smoothed = share * (1.0 - of.smoothing) + of.smoothing / len(share)
+    return torch.special.entr(smoothed).sum(), (share > 0).sum()

@@ -1,0 +1,143 @@
+"""The loss at chance, in loops of different style: it is known only of what backward is called on."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trimtab.sample.chance import CALLS
+
+SAMPLES, CLASSES = 64, 4
+EVEN = pytest.approx(math.log(CLASSES), abs=0.02)
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES
+
+
+@pytest.fixture
+def chance(watching, batch):
+    """`chance(step)`: what is known after some steps, each of which calls `step(model, inputs, labels)`."""
+
+    def chance(step, steps=16, optimizers=1, act=False):
+        model = nn.Linear(4, CLASSES)
+        made = [torch.optim.SGD([p], lr=0.01) for p in model.parameters()][:optimizers]
+        with watching(act=act) as seen:
+            for _ in range(steps):
+                for optimizer in made:
+                    optimizer.zero_grad()
+                step(model, *batch)
+                for optimizer in made:
+                    optimizer.step()
+            return seen.run._sampler.ledgers[0].chance.read()
+
+    return chance
+
+
+def plain(model, inputs, labels):
+    F.cross_entropy(model(inputs), labels).backward()
+
+
+def by_module(model, inputs, labels):
+    nn.CrossEntropyLoss()(model(inputs), labels).backward()
+
+
+def as_likelihood(model, inputs, labels):
+    F.nll_loss(model(inputs).log_softmax(1), labels).backward()
+
+
+def accumulated(model, inputs, labels):
+    for x, y in zip(inputs.chunk(2), labels.chunk(2), strict=True):
+        (F.cross_entropy(model(x), y) / 2).backward()
+
+
+def scaled_by_amp(model, inputs, labels):
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(F.cross_entropy(model(inputs), labels)).backward()
+
+
+def summed_by_the_batch(model, inputs, labels):
+    (F.cross_entropy(model(inputs), labels, reduction="sum") / len(labels)).backward()
+
+
+@pytest.mark.parametrize("step", [plain, by_module, as_likelihood, accumulated, scaled_by_amp, summed_by_the_batch])
+def test_it_is_known_where_the_objective_is_the_mean(chance, step):
+    assert chance(step) == EVEN
+
+
+def penalised(model, inputs, labels):
+    (F.cross_entropy(model(inputs), labels) + 0.5 * sum(p.abs().sum() for p in model.parameters())).backward()
+
+
+def not_divided(model, inputs, labels):
+    for x, y in zip(inputs.chunk(2), labels.chunk(2), strict=True):
+        F.cross_entropy(model(x), y).backward()
+
+
+def summed(model, inputs, labels):
+    F.cross_entropy(model(inputs), labels, reduction="sum").backward()
+
+
+def two_heads(model, inputs, labels):
+    (F.cross_entropy(model(inputs), labels) + F.cross_entropy(model(-inputs), labels)).backward()
+
+
+def weighted(model, inputs, labels):
+    F.cross_entropy(model(inputs), labels, torch.tensor([1.0, 2.0, 1.0, 1.0])).backward()
+
+
+def by_hand(model, inputs, labels):
+    (-model(inputs).log_softmax(1)[range(len(labels)), labels]).mean().backward()
+
+
+@pytest.mark.parametrize("step", [penalised, not_divided, summed, two_heads, weighted, by_hand])
+def test_it_is_not_known_where_the_objective_is_another(chance, step):
+    assert chance(step) is None
+
+
+def test_it_is_known_of_one_of_two_optimizers_under_one_loss(chance):
+    assert chance(plain, optimizers=2) == EVEN
+
+
+def test_it_is_that_of_another_loss_function_from_when_there_is_one(watching, batch):
+    inputs, labels = batch
+    model = nn.Linear(4, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watching() as seen:
+        for step in range(32):
+            optimizer.zero_grad()
+            if step < 16:
+                F.mse_loss(model(inputs), inputs).backward()
+            else:
+                F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            if step == 15:
+                assert seen.run._sampler.ledgers[0].chance.read() is None
+        assert seen.run._sampler.ledgers[0].chance.read() == EVEN
+
+
+def test_labels_are_counted_in_the_first_calls_alone(watching, batch):
+    inputs, labels = batch
+    model = nn.Linear(4, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watching() as seen:
+        for step in range(4 * CALLS):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels if step < CALLS else torch.zeros_like(labels)).backward()
+            optimizer.step()
+        assert seen.run._sampler.ledgers[0].chance.read() == EVEN
+
+
+def test_steps_take_the_short_way_once_labels_are_counted(watching, batch):
+    inputs, labels = batch
+    model = nn.Linear(4, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watching(gradients_every=64) as seen:
+        for _ in range(2 * CALLS):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        assert seen.run._capture._criteria.ordinary() is not None

@@ -1,0 +1,144 @@
+"""The loss at chance: what the best answer that is the same for every input costs."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trimtab.sample.chance import CALLS, FIRST, LABELS, Chance, tally
+from trimtab.sample.criteria import MEAN, LossCall
+
+ROWS = 1000
+
+
+def call(input, target, name="cross_entropy_loss", classes="multiclass", **fields):
+    return LossCall(name, len(target), input.sum(), input, target, MEAN, classes, **fields)
+
+
+def after(*calls, times=FIRST):
+    """What is known after each of these calls was made so often."""
+    chance = Chance()
+    for _ in range(times):
+        for each in calls:
+            found = tally(each)
+            if found is not None:
+                chance.add(found)
+    return chance.read()
+
+
+@pytest.fixture
+def labels():
+    """Four classes of which no two come equally often, and one that never comes."""
+    return torch.tensor([0] * 400 + [1] * 300 + [2] * 200 + [4] * 100)
+
+
+def cost(answer, labels, **options):
+    """The loss of giving this answer, in log probabilities, to every input."""
+    return F.cross_entropy(answer.expand(len(labels), *answer.shape), labels, **options).item()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chance_is_the_least_cost_of_one_answer_to_all(labels, smoothing):
+    chance = after(call(torch.zeros(ROWS, 5), labels, smoothing=smoothing))
+    found = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([found], lr=1.0, max_iter=200, tolerance_change=0.0)
+
+    def loss():
+        search.zero_grad()
+        answer = found.log_softmax(0).expand(ROWS, 5)
+        value = F.cross_entropy(answer, labels, label_smoothing=smoothing)
+        value.backward()
+        return value
+
+    least = search.step(loss) and loss().item()
+    assert chance == pytest.approx(least, abs=1e-3)
+
+
+def test_even_classes_cost_their_logarithm():
+    labels = torch.arange(ROWS) % 10
+    few = 9 / (2 * ROWS * FIRST)  # what is added for what is not known of the shares
+    assert after(call(torch.zeros(ROWS, 10), labels)) == pytest.approx(math.log(10) + few, rel=1e-9)
+
+
+def test_labels_that_are_ignored_are_left_out(labels):
+    ignored = labels.clone()
+    ignored[::3] = -100
+    kept = labels[labels == ignored]
+    whole = after(call(torch.zeros(ROWS, 5), ignored, ignore_index=-100))
+    assert whole == after(call(torch.zeros(len(kept), 5), kept, ignore_index=-100))
+
+
+def test_places_of_a_picture_count_one_by_one(labels):
+    flat = after(call(torch.zeros(ROWS, 5), labels))
+    assert after(call(torch.zeros(10, 5, 20, 5), labels.reshape(10, 20, 5))) == flat
+
+
+def test_probabilities_as_targets_count_as_the_shares_that_they_are(labels):
+    hard = after(call(torch.zeros(ROWS, 5), labels))
+    assert after(call(torch.zeros(ROWS, 5), F.one_hot(labels, 5).double())) == pytest.approx(hard, rel=1e-9)
+    mixed = torch.full((ROWS, 5), 0.2)
+    assert after(call(torch.zeros(ROWS, 5), mixed)) == pytest.approx(math.log(5), abs=1e-3)
+
+
+def test_binary_outputs_have_a_share_each():
+    targets = torch.zeros(ROWS, 2)
+    targets[: ROWS // 2, 0] = 1.0
+    targets[: ROWS // 10, 1] = 1.0
+    found = after(call(torch.zeros(ROWS, 2), targets, "binary_cross_entropy_with_logits", "binary_logits"))
+    tenth = -(0.1 * math.log(0.1) + 0.9 * math.log(0.9))
+    assert found == pytest.approx((math.log(2) + tenth) / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weighted": True},
+        {"name": "multi_margin_loss"},
+        {"name": "mse_loss", "classes": None},
+    ],
+)
+def test_loss_that_is_no_plain_entropy_has_no_chance(labels, changes):
+    assert tally(call(torch.zeros(ROWS, 5), labels, **changes)) is None
+
+
+def test_nothing_is_known_of_classes_that_came_too_seldom():
+    classes = 40
+    labels = torch.arange(classes)
+    assert after(call(torch.zeros(classes, classes), labels), times=FIRST) is None
+    assert LABELS <= CALLS
+    assert after(call(torch.zeros(classes, classes), labels), times=CALLS) == pytest.approx(math.log(classes), rel=0.01)
+
+
+def test_one_class_alone_leaves_nothing_to_learn():
+    assert after(call(torch.zeros(ROWS, 5), torch.zeros(ROWS, dtype=torch.long))) is None
+
+
+@pytest.mark.parametrize(("loss", "criterion", "known"), [(1.0, 1.01, True), (2.0, 1.0, False), (1.0, None, False)])
+def test_chance_is_that_of_the_loss_only_if_they_are_the_same(labels, loss, criterion, known):
+    chance = Chance()
+    chance.compare(loss, criterion)
+    for _ in range(FIRST):
+        chance.add(tally(call(torch.zeros(ROWS, 5), labels)))
+    assert (chance.read() is not None) == known
+
+
+def test_on_a_device_it_is_read_when_it_is_asked_for_again(labels):
+    chance = Chance()
+    chance.compare(torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    for _ in range(FIRST):
+        chance.add(tally(call(torch.zeros(ROWS, 5), labels)))
+    assert chance.read() is None
+    assert chance.read() == after(call(torch.zeros(ROWS, 5), labels))
+
+
+@pytest.mark.gpu
+def test_labels_on_a_device_are_counted_there(labels):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: run on a machine that has one")
+    on_device = [call(torch.zeros(ROWS, 5, device="cuda"), labels.cuda(), ignore_index=-100)]
+    chance = Chance()
+    for _ in range(FIRST):
+        chance.add(tally(on_device[0]))
+    assert chance.read() is None
+    assert chance.read() == pytest.approx(after(call(torch.zeros(ROWS, 5), labels)), rel=1e-6)
