@@ -114,22 +114,41 @@ def test_one_class_alone_leaves_nothing_to_learn():
     assert after(call(torch.zeros(ROWS, 5), torch.zeros(ROWS, dtype=torch.long))) is None
 
 
-@pytest.mark.parametrize(("loss", "criterion", "known"), [(1.0, 1.01, True), (2.0, 1.0, False), (1.0, None, False)])
-def test_chance_is_that_of_the_loss_only_if_they_are_the_same(labels, loss, criterion, known):
+@pytest.mark.parametrize("held", [float, lambda value: torch.tensor(value, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    ("objective", "criterion", "known"), [(1.0, 1.01, True), (2.0, 1.0, False), (1.0, None, False)]
+)
+def test_chance_is_known_only_if_the_objective_is_the_loss_of_the_labels(labels, held, objective, criterion, known):
     chance = Chance()
-    chance.compare(loss, criterion)
+    chance.compare(held(objective), None if criterion is None else held(criterion))
     for _ in range(FIRST):
         chance.add(tally(call(torch.zeros(ROWS, 5), labels)))
+    chance.read()
     assert (chance.read() is not None) == known
+
+
+def test_chance_is_known_no_more_once_a_penalty_has_grown(labels):
+    chance = Chance()
+    for _ in range(FIRST):
+        chance.add(tally(call(torch.zeros(ROWS, 5), labels)))
+    found = []
+    for step in range(200):
+        chance.compare(1.0 + step / 1000, 1.0)
+        found.append(chance.read() is not None)
+    assert found[0]
+    assert not found[-1]
 
 
 def test_on_a_device_it_is_read_when_it_is_asked_for_again(labels):
     chance = Chance()
-    chance.compare(torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
     for _ in range(FIRST):
-        chance.add(tally(call(torch.zeros(ROWS, 5), labels)))
+        found = tally(call(torch.zeros(ROWS, 5), labels))
+        chance.add(found._replace(labels=torch.tensor(found.labels)))
     assert chance.read() is None
-    assert chance.read() == after(call(torch.zeros(ROWS, 5), labels))
+    assert chance.read() == pytest.approx(after(call(torch.zeros(ROWS, 5), labels)))
+    chance.compare(torch.tensor(2.0), torch.tensor(1.0))
+    assert chance.read() is not None
+    assert chance.read() is None
 
 
 @pytest.mark.gpu

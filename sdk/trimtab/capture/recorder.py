@@ -67,7 +67,7 @@ class Recorder:
                 ledger.chance.add(each)
             if criterion is not None:
                 ledger.criterion.add(criterion)
-            if labels and (criterion is not None or len(losses) > 1):
+            if criterion is not None or (labels and len(losses) > 1):
                 ledger.chance.compare(loss, criterion)
         seconds = None
         if ended_at is not None:

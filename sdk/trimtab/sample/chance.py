@@ -9,7 +9,6 @@ is counted gives an entropy that is too low by (m - 1) / 2n, of m classes that c
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -22,8 +21,8 @@ CALLS = 128  # the first ones of a loss function: labels are counted in these, a
 FIRST = 8  # calls after which there is a figure, and another one whenever they are twice as many
 LABELS = 16  # for each class that came; of fewer the entropy is not known
 MOST_CLASSES = 1 << 18
-SAME = 0.02  # the loss that is trained on is that of the labels as far as it differs by no more than this share
-COMPARED = 8  # steps
+SAME = 0.03  # the objective is the loss of the labels where it differs from it by no more than this share
+COMPARED_EVERY = 16  # steps: a penalty may grow
 
 _ENTROPIES = ("cross_entropy_loss", "nll_loss_nd")
 
@@ -80,10 +79,10 @@ class Chance:
         self._calls = 0
         self._sum: Tally | None = None
         self._labels: Held = 0.0
-        self._apart: Held = 0.0
-        self._size: Held = 0.0
-        self._compared = 0
-        self._transfer: Transfer | None = None
+        self._entropy: Transfer | None = None  # on its way, with the number of classes and of labels
+        self._steps = 0
+        self._same = True  # whether the objective is the loss that the labels are of
+        self._comparison: Transfer | None = None
         self._was_asked = False
         self._value: float | None = None
 
@@ -98,39 +97,45 @@ class Chance:
         self._labels = self._labels + labels
         self._calls += 1
         if self._calls >= FIRST and self._calls & (self._calls - 1) == 0:
-            entropy, classes = _entropy(self._sum.wanted / self._labels, self._sum)
-            self._transfer = Transfer([hold(entropy), hold(classes), self._labels, self._apart, self._size])
-            self._was_asked = False
+            entropy, classes = _entropy_of(self._sum.wanted / self._labels, self._sum)
+            self._entropy, self._was_asked = Transfer([hold(entropy), hold(classes), self._labels]), False
 
-    def compare(self, loss: Held | None, criterion: Held | None) -> None:
-        """The loss of a step beside the loss function's own mean; None where that is not known."""
-        if self._compared >= COMPARED or loss is None:
+    def compare(self, objective: Held | None, criterion: Held | None) -> None:
+        """What backward was called on in one step, beside the loss function's own mean; None is not known."""
+        turn, self._steps = self._steps % COMPARED_EVERY, self._steps + 1
+        if turn or objective is None:
             return
-        self._compared += 1
         if criterion is None:
-            self._apart = math.inf
+            self._same = False
+        elif isinstance(objective, float) and isinstance(criterion, float):
+            self._same = _are_near(objective, criterion)
         else:
-            self._apart, self._size = self._apart + _magnitude(loss - criterion), self._size + _magnitude(criterion)
+            self._comparison, self._was_asked = Transfer([objective, criterion]), False
 
     def read(self) -> float | None:
         """The loss at chance, None where it is not known. What is on a device is read when this is asked again."""
-        transfer = self._transfer
-        if transfer is not None:
-            if transfer.immediate or self._was_asked:
-                self._transfer = None
-                entropy, classes, labels, apart, size = transfer.read()
-                known = labels >= LABELS * classes and entropy > 0.0 and apart <= SAME * size
-                self._value = entropy + (classes - 1) / (2 * labels) if known else None
-            self._was_asked = True
-        return self._value
+        if self._entropy is not None and (self._entropy.immediate or self._was_asked):
+            self._value = _corrected(*self._entropy.read())
+            self._entropy = None
+        if self._comparison is not None and self._was_asked:
+            self._same = _are_near(*self._comparison.read())
+            self._comparison = None
+        self._was_asked = True
+        return self._value if self._same else None
 
 
-def _magnitude(value: Held) -> Held:
-    return value.abs() if isinstance(value, Tensor) else abs(value)
+def _are_near(objective: float, criterion: float) -> bool:
+    return abs(objective - criterion) <= SAME * abs(criterion)
+
+
+def _corrected(entropy: float, classes: float, labels: float) -> float | None:
+    if entropy <= 0.0 or labels < LABELS * classes:
+        return None
+    return entropy + (classes - 1) / (2 * labels)
 
 
 @torch.no_grad()
-def _entropy(share: Tensor, of: Tally) -> tuple[Tensor, Tensor]:
+def _entropy_of(share: Tensor, of: Tally) -> tuple[Tensor, Tensor]:
     """In nats, and how many classes came."""
     if of.binary:
         share = share.clamp(0.0, 1.0)
