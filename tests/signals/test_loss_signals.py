@@ -270,9 +270,9 @@ def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
 def at_chance():
     """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
 
-    def at_chance(losses, stride=0.2, chance=2.3):
+    def at_chance(losses, stride=0.2, chance=2.3, validation=2.3):
         course = Course()
-        course.chance = chance
+        course.chance, course.validation = chance, validation
         signal = StillHigh(course)
         found = None
         for loss in losses:
@@ -304,6 +304,17 @@ def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_c
     assert at_chance(FALLEN + flat(160, below)) >= HIGH
     assert at_chance(FALLEN + flat(1000, 0.92 * 2.3)) >= HIGH
     assert at_chance(FALLEN + flat(1000, 0.89 * 2.3)) < HIGH
+
+
+def test_still_high_at_chance_is_excused_by_a_validation_far_below(at_chance):
+    assert at_chance(FALLEN + flat(400), validation=0.8 * 2.3) == 0.0
+    assert at_chance(FALLEN + flat(400), validation=0.85 * 2.3) < HIGH / 2
+
+
+def test_still_high_at_chance_is_stricter_where_no_validation_is_heard(at_chance):
+    assert at_chance(FALLEN + flat(120), validation=None) == 1.0
+    assert at_chance(FALLEN + flat(400, 0.95 * 2.3), validation=None) < HIGH
+    assert at_chance(FALLEN + flat(400, 0.95 * 2.3)) >= HIGH
 
 
 def test_still_high_is_over_for_good_once_the_loss_was_far_below_chance(at_chance):

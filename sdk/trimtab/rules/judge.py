@@ -97,7 +97,7 @@ class Judge:
         if loss is not None and math.isfinite(loss):
             lost = self._lost.update(loss, beginning)
             for each in self._benches.values():
-                each.course.validation_lost = lost
+                each.course.validation_lost, each.course.validation = lost, loss
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)

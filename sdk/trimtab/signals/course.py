@@ -41,8 +41,8 @@ class Course:
 
     For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
     momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass;
-    `chance`, the loss of the best answer that is the same for every input; `stride`, the largest typical update ratio
-    since a fence.
+    `chance`, the loss of the best answer that is the same for every input; `validation`, the newest validation loss
+    and `stride`, the largest typical update ratio, both since a fence.
 
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
@@ -51,13 +51,15 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
-        "excused", "fast", "first", "lowest", "middle", "peak", "slow", "stride", "swing", "validation_lost",
+        "excused", "fast", "first", "lowest", "middle", "peak", "slow", "stride", "swing", "validation",
+        "validation_lost",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.averages = True
         self.validation_lost = 0.0
         self.chance: float | None = None
+        self.validation: float | None = None
         self.stride = 0.0
         self._clear()
 
@@ -152,6 +154,7 @@ class Course:
     def fence(self) -> None:
         """Start the averages anew."""
         self.validation_lost = self.stride = 0.0
+        self.validation = None
         self._fenced = self.count > BEGINNING
 
     def turn_back(self, values: int) -> None:

@@ -24,7 +24,7 @@ QUIET = 8.0  # reversals so many times those at the best are still usual
 ERROR = 4.0  # standard errors that make a fall of the loss certain
 LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
-FAR_BELOW_CHANCE = 0.82  # of the loss at chance
+FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, 0.93  # of the loss at chance; the latter without a validation
 AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
@@ -216,11 +216,12 @@ class StillHigh:
     Where it began: what is missing of certain progress (see `Progress`) times the share of the patience (1000 values)
     that has gone by; at once where the loss exploded within its first 24 values, by 12 times its later swing.
 
-    At chance: values since the warm-up over 80, up to 1.5, times how near the middle average is to the loss at chance
-    (`Course.chance`): 1 there and above, 0 at 0.82 of it; times the largest typical update ratio (`Course.stride`) over
-    0.1, up to 1. 0 for good once the average was under that 0.82. Healthy runs may be slow to leave chance, or take
-    long steps, but hardly both: of 284 traced ones two with a third of their labels wrong came to 0.58, the others to
-    0.34 at most.
+    At chance: values since the warm-up over 80, up to 1.5, times how near the middle average, or the newest validation
+    where that is lower, is to the loss at chance (`Course.chance`): 1 there and above, 0 at 0.82 of it; times the
+    largest typical update ratio (`Course.stride`) over 0.1, up to 1. 0 for good once it was under that 0.82. Where no
+    validation says that it is not the labels alone that are hard to tell, it is 0 at 0.93. Healthy runs may be slow to
+    leave chance, or take long steps, but hardly both: 280 traced ones came to 0.34 at most, before validation was
+    looked at; two with a third of their labels wrong, to 0.58.
 
     Warm-up: 24 values.
     """
@@ -255,9 +256,15 @@ class StillHigh:
         course = self._course
         if course.count < WARM_UP:
             return 0.0
-        near = (course.middle / chance - FAR_BELOW_CHANCE) / (1.0 - FAR_BELOW_CHANCE)
-        if near <= 0.0:
+        validation, loss = course.validation, course.middle
+        far_below = UNHEARD_BELOW_CHANCE if validation is None else FAR_BELOW_CHANCE
+        if validation is not None and validation < loss:
+            loss = validation
+        share = loss / chance
+        if share <= FAR_BELOW_CHANCE:
             self._left = True
+        near = (share - far_below) / (1.0 - far_below)
+        if near <= 0.0:
             return 0.0
         lasting = min(self._seen / AT_CHANCE, LONG_AT_CHANCE)
         return min(1.0, lasting * min(1.0, near) * min(1.0, course.stride / LONG_STRIDE))
