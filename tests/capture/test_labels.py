@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trimtab.sample.chance import CALLS
+from trimtab.sample import chance as chances
 
 SAMPLES, CLASSES = 64, 4
 EVEN = pytest.approx(math.log(CLASSES), abs=0.02)
@@ -119,25 +119,15 @@ def test_it_is_that_of_another_loss_function_from_when_there_is_one(watching, ba
         assert seen.run._sampler.ledgers[0].chance.read() == EVEN
 
 
-def test_labels_are_counted_in_the_first_calls_alone(watching, batch):
+def test_labels_of_the_beginning_are_what_counts(watching, batch, monkeypatch):
+    monkeypatch.setattr(chances, "TALLIES", 16)
     inputs, labels = batch
     model = nn.Linear(4, CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    counted = 9 * chances.THEN_EVERY
     with watching() as seen:
-        for step in range(4 * CALLS):
+        for step in range(2 * counted):
             optimizer.zero_grad()
-            F.cross_entropy(model(inputs), labels if step < CALLS else torch.zeros_like(labels)).backward()
+            F.cross_entropy(model(inputs), labels if step < counted else torch.zeros_like(labels)).backward()
             optimizer.step()
         assert seen.run._sampler.ledgers[0].chance.read() == EVEN
-
-
-def test_steps_take_the_short_way_once_labels_are_counted(watching, batch):
-    inputs, labels = batch
-    model = nn.Linear(4, CLASSES)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with watching(gradients_every=64) as seen:
-        for _ in range(2 * CALLS):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs), labels).backward()
-            optimizer.step()
-        assert seen.run._capture._criteria.ordinary() is not None

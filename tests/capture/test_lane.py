@@ -95,7 +95,7 @@ def test_lane_says_what_the_long_way_says(watching, monkeypatch, way, rows, loop
 def test_usual_loops_take_the_lane(watching, way, taken, loop):
     with watching(gradients_every=1000) as seen:
         loop(Loop())
-    assert len(taken) > 0.6 * seen.run._sampler.ledgers[0].steps
+    assert len(taken) > 0.5 * seen.run._sampler.ledgers[0].steps
 
 
 def test_steps_of_the_lane_are_timed(watching, monkeypatch):

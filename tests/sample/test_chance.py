@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trimtab.sample.chance import CALLS, FIRST, LABELS, Chance, tally
+from trimtab.sample.chance import FIRST, LABELS, TALLIES, THEN_EVERY, Chance, next_call, tally
 from trimtab.sample.criteria import MEAN, LossCall
 
 ROWS = 1000
@@ -106,8 +106,19 @@ def test_nothing_is_known_of_classes_that_came_too_seldom():
     classes = 40
     labels = torch.arange(classes)
     assert after(call(torch.zeros(classes, classes), labels), times=FIRST) is None
-    assert LABELS <= CALLS
-    assert after(call(torch.zeros(classes, classes), labels), times=CALLS) == pytest.approx(math.log(classes), rel=0.01)
+    assert LABELS <= TALLIES
+    assert after(call(torch.zeros(classes, classes), labels), times=TALLIES) == pytest.approx(
+        math.log(classes), rel=0.01
+    )
+
+
+def test_labels_of_the_first_calls_are_counted_and_then_of_a_few():
+    calls, call_ = [], 0
+    while call_ < math.inf:
+        calls.append(call_)
+        call_ = next_call(call_, len(calls))
+    assert calls[: FIRST + 3] == [*range(FIRST), THEN_EVERY, 2 * THEN_EVERY, 3 * THEN_EVERY]
+    assert len(calls) == TALLIES
 
 
 def test_one_class_alone_leaves_nothing_to_learn():

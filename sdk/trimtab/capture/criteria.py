@@ -16,7 +16,7 @@ from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.sample.chance import CALLS, Tally, tally
+from trimtab.sample.chance import Tally, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, mean_of, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
@@ -71,7 +71,7 @@ class Criteria:
         self.has_news = False  # whether there is something to take
         self._predictions: list[tuple[Held, Held]] = []  # of training, since the last step
         self._labels: list[Tally] = []  # likewise
-        self._tally_until = CALLS  # calls of the loss function that training is compared by
+        self._tallies = 0
         self._models = models
         self._passes = passes
         self._spacing = spacing
@@ -92,12 +92,14 @@ class Criteria:
         self._eval_mode_backwards = 0
         self._calls = 0
         self._look_at = 0  # the call on which predictions are looked at next
+        self._tally_at: float = 0  # ... and labels counted
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
         if output.is_meta:  # shapes only: a model is built, or its size measured
             return
-        if loss is self._plain and self._calls < self._look_at and output.requires_grad and loss.is_mean(args):
+        is_usual = loss is self._plain and self._tally_at > self._calls < self._look_at
+        if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
                 self._output = weakref.ref(output)
@@ -143,8 +145,7 @@ class Criteria:
             given = output() is tensor
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
-            tallies = self._calls < self._tally_until and self._has_classes
-            self._plain = self._newest if self._is_objective and not tallies else None
+            self._plain = self._newest if self._is_objective else None
 
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
@@ -160,10 +161,10 @@ class Criteria:
         return plain
 
     def ordinary_calls(self) -> float:
-        """How many calls of the ordinary loss may pass until predictions are looked at."""
+        """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
         plain = self._plain
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
-        return self._look_at - self._calls if looks else math.inf
+        return min(self._look_at, self._tally_at) - self._calls if looks else math.inf
 
     def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0) -> None:
         """The ordinary loss was called. `output`: of the newest call; `samples`: of those since the last step."""
@@ -204,7 +205,7 @@ class Criteria:
         self._called = True
         self._calls += 1
         primary = loss.classes is not None and loss.name == self._primary
-        if primary and self._calls <= self._tally_until:
+        if primary and self._calls > self._tally_at:
             self._tally(call)
         due = primary and self._calls > self._look_at
         if self._is_objective and not due:
@@ -224,10 +225,12 @@ class Criteria:
     def _tally(self, call: LossCall) -> None:
         found = tally(call)
         if found is None:
-            self._tally_until = 0
-        else:
-            self._labels.append(found)
-            self.has_news = True
+            self._tally_at = math.inf
+            return
+        self._tallies += 1
+        self._tally_at = next_call(self._calls - 1, self._tallies)
+        self._labels.append(found)
+        self.has_news = True
 
     def _count(self, samples: int) -> None:
         self.samples += samples
@@ -257,7 +260,7 @@ class Criteria:
             self._primary = name
             self._plain = None
             self._values, self._labels = [], []
-            self._tally_until = self._calls + CALLS
+            self._tallies, self._tally_at = 0, self._calls
 
     def _rank(self, name: str) -> int:
         return 0 if name == self._primary else self._trained.get(name, 0)

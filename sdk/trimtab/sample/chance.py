@@ -9,6 +9,7 @@ is counted gives an entropy that is too low by (m - 1) / 2n, of m classes that c
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,22 @@ from torch import Tensor
 from trimtab.sample.criteria import LossCall
 from trimtab.sample.scalars import Held, Transfer, hold
 
-CALLS = 128  # the first ones of a loss function: labels are counted in these, at 15 us each
-FIRST = 8  # calls after which there is a figure, and another one whenever they are twice as many
+FIRST = 8  # calls of a loss function whose labels are counted, at 15 us each; then every
+THEN_EVERY = 16  # th one,
+TALLIES = 256  # in all. There is a figure after the first ones, and another whenever there are twice as many
 LABELS = 16  # for each class that came; of fewer the entropy is not known
 MOST_CLASSES = 1 << 18
 SAME = 0.03  # the objective is the loss of the labels where it differs from it by no more than this share
 COMPARED_EVERY = 16  # steps: a penalty may grow
 
 _ENTROPIES = ("cross_entropy_loss", "nll_loss_nd")
+
+
+def next_call(call: int, tallies: int) -> float:
+    """The call whose labels are counted after this one's, of which so many were. By number, so that runs are alike."""
+    if tallies >= TALLIES:
+        return math.inf
+    return call + 1 if tallies < FIRST else (call // THEN_EVERY + 1) * THEN_EVERY
 
 
 class Tally(NamedTuple):
