@@ -100,6 +100,53 @@ def test_vector_loss_is_weighed_by_its_gradient_argument(watching, model, optimi
     assert seen.losses() == [pytest.approx((losses * weights).sum().item())]
 
 
+def test_loss_of_every_pixel_is_weighed_by_its_gradient_argument(watching, model, optimizer, inputs):
+    with watching() as seen:
+        losses = F.mse_loss(model(inputs), torch.zeros(6, 3), reduction="none")
+        losses.backward(gradient=torch.ones_like(losses))
+        optimizer.step()
+    assert seen.losses() == [pytest.approx(losses.sum().item())]
+
+
+def test_output_whose_gradient_comes_from_elsewhere_is_no_loss(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(STEPS):
+            outputs = model(inputs)
+            received = outputs.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(received, labels), received)
+            outputs.backward(gradient)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert seen.losses() == [None] * STEPS
+    assert all(step.gradient_norm for step in seen.steps())
+
+
+def test_loss_whose_hook_runs_the_backward_of_the_model_is_seen_from_the_first_step(watching, model, optimizer, inputs):
+    """As losses over large batches do, that hold few of its activations at once."""
+    expected = []
+    with watching() as seen:
+        for _ in range(STEPS):
+            with torch.no_grad():
+                parts = [model(part) for part in inputs.chunk(2)]
+            parts = [part.requires_grad_() for part in parts]
+            embedded = torch.cat(parts)
+            whole = F.cross_entropy(embedded @ embedded.T, torch.arange(6))
+            whole.backward()
+            loss = whole.detach().requires_grad_()
+
+            def run(_, parts=parts):
+                with torch.enable_grad():
+                    for part, held in zip(inputs.chunk(2), parts, strict=True):
+                        (model(part) * held.grad).sum().backward()
+
+            loss.register_hook(run)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append(loss.item())
+    assert seen.losses() == pytest.approx(expected)
+
+
 def test_backward_restricted_to_the_parameters_is_a_loss_of_their_optimizer(loop, model):
     seen, sums = loop(lambda losses: losses[0].backward(inputs=list(model.parameters())))
     assert seen.losses() == sums

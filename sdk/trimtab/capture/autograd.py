@@ -69,7 +69,7 @@ class Reach(NamedTuple):
     """What a backward writes to."""
 
     leaves: Sequence[Tensor]
-    hides_more: bool = False  # a reentrant checkpoint runs a backward of its own, of which the graph tells nothing
+    hides_more: bool = False  # a checkpoint or a hook runs a backward of its own, of which the graph tells nothing
 
 
 def reach_of(roots: Iterable[Tensor]) -> Reach:
@@ -83,6 +83,7 @@ def reach_of(roots: Iterable[Tensor]) -> Reach:
             stack.append(root.grad_fn)
         elif root.requires_grad:
             found[id(root)] = root
+            hides_more = hides_more or bool(root._backward_hooks)
     while stack and len(seen) < WALK_LIMIT_NODES:
         node = stack.pop()
         if node in seen:
@@ -97,10 +98,14 @@ def reach_of(roots: Iterable[Tensor]) -> Reach:
     return Reach(list(found.values()), hides_more)
 
 
-def objective(tensors: Any, grad_tensors: Any) -> tuple[Sequence[Tensor], Tensor | None]:
+def objective(
+    tensors: Any, grad_tensors: Any, is_loss: Callable[[Tensor], bool] = lambda _: False
+) -> tuple[Sequence[Tensor], Tensor | None]:
     """The tensors given to backward, and the scalar whose gradient they ask for: sum(tensor * grad_tensor).
 
-    None where there is no such scalar to be seen (gradient edges instead of tensors).
+    None where there is no such scalar to be seen: gradient edges instead of tensors, or outputs of a model whose
+    gradient comes from the next stage of a pipeline, or from another framework. A loss has one value for a sample; of
+    what has more, `is_loss` tells whether a loss function returned it.
     """
     roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     if not all(isinstance(root, Tensor) for root in roots):
@@ -109,6 +114,9 @@ def objective(tensors: Any, grad_tensors: Any) -> tuple[Sequence[Tensor], Tensor
         weights: list[Tensor | None] = [None] * len(roots)
     else:
         weights = [grad_tensors] if isinstance(grad_tensors, Tensor) else list(grad_tensors)
+    for root, weight in zip(roots, weights, strict=True):
+        if weight is not None and root.ndim > 1 and root.numel() > root.shape[0] and not is_loss(root):
+            return roots, None
     if len(roots) == 1 and weights[0] is None:
         return roots, roots[0] if roots[0].numel() == 1 else None
     with torch.no_grad():

@@ -226,7 +226,7 @@ class Capture:
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
         else:
-            roots, scalar = objective(tensors, grad_tensors)
+            roots, scalar = objective(tensors, grad_tensors, self._criteria.returned)
         if loss is None and scalar is not None:
             loss = hold(scalar)
         return loss, roots

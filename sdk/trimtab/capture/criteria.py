@@ -147,6 +147,10 @@ class Criteria:
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
 
+    def returned(self, tensor: Tensor) -> bool:
+        """Whether it is what the newest call of a loss function in training returned."""
+        return self._output is not None and self._output() is tensor
+
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
         if self._called:
