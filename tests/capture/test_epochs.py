@@ -441,6 +441,22 @@ def test_samples_of_two_loaders_add_up_when_either_starts_anew_before_a_step(wat
     assert [step.samples for step in seen.steps()] == [7] * 12
 
 
+def test_samples_count_where_gradients_of_two_losses_are_put_together_by_hand(watching, loop):
+    parameters = list(loop.model.parameters())
+    with watching() as seen:
+        for inputs, labels in loop.training:
+            parts = []
+            for own in (False, True):
+                loop.optimizer.zero_grad()
+                logits = loop.model(inputs)
+                (logits.square().mean() if own else F.cross_entropy(logits, labels)).backward()
+                parts.append([p.grad for p in parameters])
+            for parameter, *of_losses in zip(parameters, *parts, strict=True):
+                parameter.grad = sum(of_losses)
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [4, 4, 2]
+
+
 def test_batch_that_waits_for_validation_counts_with_its_own_step(watching, loop):
     with watching() as seen:
         for number, batch in enumerate(loop.training):

@@ -236,8 +236,12 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends."""
         self.settle()
         self._settled = False
-        self._behind.add(self._recorder.set_aside())
-        self._recorder.resume(self._behind)
+        behind = Behind()  # of rounds that were none: whoever steps now has used their batches, too
+        for each in self._rounds:
+            behind.add(each.behind)
+        behind.add(self._behind)
+        behind.add(self._recorder.set_aside())
+        self._recorder.resume(behind)
         self._behind = Behind()
         if self._share is not None:
             self._attribution.drop(self._share)
@@ -253,7 +257,7 @@ class UnseenOptimizer:
         for each in self._rounds:
             self._behind = each.behind
             self._step(each.losses, each.norm, each.ended_at)
-        self._behind = behind
+        self._behind, self._rounds = behind, []
         self._attribution.by_hand = True
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
