@@ -253,6 +253,20 @@ def test_validation_in_the_middle_keeps_the_epoch(watching, loop, validated_afte
     assert numbers(seen) == [1, 2]
 
 
+def test_validation_over_datasets_made_anew_and_kept_is_no_test(watching, loop):
+    """As the Trainer of Transformers makes them, of the columns that the model takes."""
+    kept, expected = [], []
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            kept.append(DataLoader(TensorDataset(*data(6, seed=2).tensors), batch_size=BATCH))
+            expected.append(loop.validate(kept[-1]))
+        loop.validate(DataLoader(data(7, seed=3), batch_size=BATCH))
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(expected)
+    assert [record.samples for record in seen.validations] == [6, 6]
+
+
 def test_epoch_that_validates_before_its_last_batch_has_its_newest_validation(watching, loop):
     with watching() as seen:
         newest = []

@@ -87,7 +87,7 @@ class Gaps:
         self._on_unclear = on_unclear
         self._chosen: object = None  # the place
         self._data: set[int] = set()  # what was validated on between two trainings
-        self._newest: LoaderPass | None = None  # ... of these
+        self._newest: tuple[LoaderPass, PassSums] | None = None  # ... of these
 
     def chosen(self, gap: Gap, *, trained: bool, is_last: bool) -> PassSums | None:
         """The validation pass, None where that is not known. `trained`: whether training went before it."""
@@ -109,19 +109,22 @@ class Gaps:
     def _of_loaders(self, passes: list[_Pass], *, trained: bool, is_last: bool) -> PassSums | None:
         """The pass over the data of the validation before it, else the first.
 
-        What comes last, and on data that no validation was on, is a test. Where the data of the validation before it
-        is gone, each makes its own.
+        What comes last, and on data that no validation was on, is a test, unless it is as long: libraries that make a
+        dataset anew for each evaluation may keep the ones before. Where the data of the validation before it is gone,
+        each makes its own.
         """
         newest = self._newest
         loaded = [(each.source, each.sums) for each in passes if each.source is not None]
         known = [(source, sums) for source, sums in loaded if source.data in self._data]
-        if newest is not None and not known and is_last and newest.keeper() is not None:
-            return None
-        same = [(source, sums) for source, sums in known if newest is not None and source.data == newest.data]
+        if newest is not None and not known and is_last and newest[0].keeper() is not None:
+            known = [each for each in loaded if _are_alike(each, newest)]
+            if not known:
+                return None
+        same = [(source, sums) for source, sums in known if newest is not None and source.data == newest[0].data]
         source, sums = (same or known or loaded)[0]
         if trained:
             self._data.add(source.data)
-            self._newest = source
+            self._newest = source, sums
         return sums
 
     def _of_tensors(self, passes: list[_Pass]) -> _Pass | None:
@@ -139,3 +142,10 @@ class Gaps:
         if len(rest) == 1:
             return rest[0]
         return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None
+
+
+def _are_alike(one: tuple[LoaderPass, PassSums], other: tuple[LoaderPass, PassSums]) -> bool:
+    """Whether two passes may be over the same data, in two datasets."""
+    (source, sums), (before, sums_before) = one, other
+    is_as_long = (source.sized, sums.batches, sums.samples) == (before.sized, sums_before.batches, sums_before.samples)
+    return is_as_long and type(source.keeper()) is type(before.keeper())

@@ -13,7 +13,7 @@ class PassSums:
 
     def __init__(self) -> None:
         self.batches = 0
-        self._samples = 0
+        self.samples = 0
         self._loss: Held = 0.0
         self._weight: Held = 0.0
         self._met: Held = 0.0
@@ -23,7 +23,7 @@ class PassSums:
     def add(self, criterion: Criterion, predictions: tuple[Held, Held] | None, samples: int) -> None:
         """Take one call of the loss function. A batch in which nothing counts adds nothing."""
         self.batches += 1
-        self._samples += samples
+        self.samples += samples
         self._loss = self._loss + weighted(criterion)
         self._weight = self._weight + criterion.weight
         if predictions is not None:
@@ -34,7 +34,7 @@ class PassSums:
     def add_pass(self, other: PassSums) -> None:
         """Fold another pass into this one."""
         self.batches += other.batches
-        self._samples += other._samples
+        self.samples += other.samples
         self._loss = self._loss + other._loss
         self._weight = self._weight + other._weight
         self._met = self._met + other._met
@@ -47,7 +47,7 @@ class PassSums:
         mean = loss / weight if weight else None
         classes = self._has_classes and counted > 0
         return PhaseSummary(
-            loss=mean, criterion=mean, accuracy=met / counted if classes else None, samples=self._samples or None
+            loss=mean, criterion=mean, accuracy=met / counted if classes else None, samples=self.samples or None
         )
 
 
