@@ -111,6 +111,28 @@ def test_epoch_with_validation_is_told_before_the_steps_of_the_next(watching, lo
     assert steps == sorted(steps)
 
 
+def test_last_record_of_an_epoch_shows_no_learning_rate_of_the_next_under_a_closure(watching, loop, monkeypatch):
+    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.5)
+
+    def closure():
+        inputs, labels = next(batches)
+        loop.optimizer.zero_grad()
+        loss = F.cross_entropy(loop.model(inputs), labels)
+        loss.backward()
+        return loss
+
+    with watching() as seen:
+        for _ in range(3):
+            batches = iter(loop.training)
+            for _ in range(len(loop.training)):
+                loop.optimizer.step(closure)
+            schedule.step()
+            loop.validate()
+            seen.run._sampler._marked_at = -3600.0  # so that the epoch's end ends the record
+    assert [step.learning_rate for step in seen.steps() if step.steps > 1] == [[0.1], [0.05], [0.025]]
+
+
 def test_first_batches_of_a_loader_are_an_epoch(watching, loop):
     with watching() as seen:
         for _ in range(3):

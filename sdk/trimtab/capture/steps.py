@@ -88,6 +88,7 @@ class Steps:
         if tracked is None or tracked.optimizer() is not optimizer:
             tracked = self._meet(optimizer)
         tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
+        tracked.ledger.learning_rate_before = None if gradients_ready else tracked.ledger.learning_rate
         groups = optimizer.param_groups
         if len(groups) == 1 and type(rate := groups[0].get("lr")) is float:
             tracked.ledger.learning_rate = (rate,)
@@ -125,6 +126,7 @@ class Steps:
         if tracked is None:
             return
         losses = tracked.share.losses
+        tracked.ledger.learning_rate_before = None
         if tracked.evaluated is not None:
             losses, recorder.samples = tracked.evaluated, tracked.evaluated_samples
         tracked.share.applied()

@@ -165,6 +165,7 @@ class Ledger:
         self.criterion = TrainingCriterion()
         self.chance = Chance()
         self.learning_rate: Sequence[Held | None] = ()
+        self.learning_rate_before: Sequence[Held | None] | None = None  # of the last row, while a closure is under way
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.used_decay: Sequence[Any] | None = None  # of the last step, where it was not the groups' own
         self.newly_skipped: Counter[str] = Counter()
@@ -186,7 +187,7 @@ class Ledger:
             gradients=self.gradients,
             updates=self.updates,
             preclip_norms=self.preclip_norms,
-            learning_rate=list(self.learning_rate),
+            learning_rate=list(self.learning_rate if self.learning_rate_before is None else self.learning_rate_before),
             weight_decay=list(self.used_decay or (group.get("weight_decay") for group in self.groups)),
             predictions=self.predictions,
             skipped=self.newly_skipped,
