@@ -296,6 +296,25 @@ def test_fold_in_training_is_not_taken_for_evaluated_since_a_kept_one_is_in_eval
     assert epoch.validation.loss == pytest.approx(expected)
 
 
+def test_second_model_is_compared_by_its_own_loss_from_its_first_epoch(watching):
+    first, second = Fold(0), Fold(1)
+    with watching() as seen:
+        for inputs, labels in first.batches:
+            loss = F.binary_cross_entropy_with_logits(first.model(inputs), F.one_hot(labels, 3).float())
+            first.optimizer.zero_grad()
+            (loss + first.model.weight.square().mean()).backward()
+            first.optimizer.step()
+        for inputs, labels in second.batches:
+            loss = F.cross_entropy(second.model(inputs), labels)
+            second.losses.append(loss.item())
+            second.optimizer.zero_grad()
+            (loss + 1).backward()
+            second.optimizer.step()
+    epoch = seen.backend.of(Epoch)[-1]
+    assert epoch.train.criterion == pytest.approx((second.losses[0] + 1 + sum(second.losses[1:])) / 3)  # met by a step
+    assert epoch.train.accuracy_samples == 8
+
+
 def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watching):
     first, second = Fold(0), Fold(1)
     with watching() as seen:

@@ -147,6 +147,14 @@ class Criteria:
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
 
+    def begin_anew(self) -> None:
+        """Another model is trained: if not by the loss function of the one before, it is compared by its own."""
+        newest = self._newest
+        if newest is not None and newest.name != self._primary and (self._is_objective or not self._values):
+            self._trained.clear()
+            self._primary, self._has_classes = None, False
+            self._meet(newest)
+
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
         return self._output is not None and self._output() is tensor

@@ -84,6 +84,11 @@ class Recorder:
         if meter.steps >= meter.turn_at:
             meter.turn()
 
+    def begin_anew(self, ledger: Ledger) -> None:
+        """Another model is trained, and steps for the first time."""
+        self.sampler.begin_anew(ledger)
+        self._criteria.begin_anew()
+
     def has_stepped(self, ledger: Ledger) -> bool:
         """Whether a step of this epoch is in it."""
         return ledger.epoch == self._passes.epoch

@@ -273,7 +273,7 @@ class Steps:
 
     def _begin_anew(self, new: Tracked, over: Sequence[Tracked]) -> None:
         self._models.keep(p for known in self._tracked.values() for p in known.parameters)
-        self._recorder.sampler.begin_anew(new.ledger)
+        self._recorder.begin_anew(new.ledger)
         for known in (*over, new):
             self.controller.begins_anew(known.ledger.label)
 
