@@ -18,7 +18,7 @@ from torch import Tensor
 from trimtab.sample.criteria import LossCall
 from trimtab.sample.scalars import Held, Transfer, hold
 
-FIRST = 8  # calls of a loss function whose labels are counted, at 15 us each; then every
+FIRST = 8  # calls of a loss function whose labels are counted, at 25 us each; then every
 THEN_EVERY = 16  # th one,
 TALLIES = 256  # in all. There is a figure after the first ones, and another whenever there are twice as many
 LABELS = 16  # for each class that came; of fewer the entropy is not known
