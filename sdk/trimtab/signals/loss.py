@@ -2,8 +2,8 @@
 
 Each signal reads a `Course` that does not hold the judged value yet: call `update(loss)` of every signal, then
 `update(loss)` of the course. Values that are not finite are for `Nonfinite` alone. All but that one are the same for
-`a * loss + b` with `a` over 0, but for a loss that was never anything but 0: they work for losses that are negative,
-near zero, or on any scale.
+`a * loss + b` with `a` over 0, but for a loss that was never anything but 0, and one whose value at chance is known:
+they work for losses that are negative, near zero, or on any scale.
 """
 
 from __future__ import annotations
