@@ -47,7 +47,8 @@ from trimtab.watchdog import RULE, Watchdog
 
 NO_TRAINING = (
     "No step and no validation was seen. Training in other processes is watched where these are started watched: with "
-    "@trimtab.watch on the function that they run, or with torchrun. Under torch.func nothing can be seen."
+    "@trimtab.watch on the function that they run, or behind the launcher, as in `torchrun -m trimtab run train.py` or "
+    "`accelerate launch -m trimtab run train.py`. Under torch.func nothing can be seen."
 )
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 
