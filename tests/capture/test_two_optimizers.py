@@ -315,6 +315,18 @@ def test_second_model_is_compared_by_its_own_loss_from_its_first_epoch(watching)
     assert epoch.train.accuracy_samples == 8
 
 
+def test_second_stage_of_the_same_model_counts_steps_on_though_the_first_optimizer_is_kept(watching):
+    fold = Fold(0)
+    head = fold.optimizer
+    with watching() as seen:
+        fold.train()
+        fold.optimizer = torch.optim.SGD(fold.model.parameters(), lr=0.05)
+        fold.train()
+        fold.train()
+    assert [epoch.step for epoch in seen.backend.of(Epoch)] == [3, 6, 9]
+    assert head.param_groups[0]["lr"] == 0.1
+
+
 def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watching):
     first, second = Fold(0), Fold(1)
     with watching() as seen:

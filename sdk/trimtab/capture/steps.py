@@ -213,7 +213,8 @@ class Steps:
             parameters = parameters_of(optimizer)
             self._recorder.search(self._models, parameters)
             tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
-            over = self._over(tracked, gone)
+            idle = self._idle(tracked, gone)
+            over = [] if any(known.share.ids & tracked.share.ids for known in idle) else idle
             for known in (*gone, *over):  # only now, since the new one may take over from one of them
                 self._leave(known)
             self._tracked[id(optimizer)] = tracked
@@ -221,6 +222,8 @@ class Steps:
             started = self._recorder.clock()
             if over or self._is_another(label, tracked.share.ids):
                 self._begin_anew(tracked, over)
+            elif idle:
+                self._recorder.sampler.count_on()
             self._former[label] = [weakref.ref(p) for p in parameters]
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
@@ -242,26 +245,24 @@ class Steps:
         )
         return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
 
-    def _over(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
-        """The optimizers that are kept, as by folds in a list, though another model's turn has come.
+    def _idle(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
+        """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
 
-        That is so where none of them stepped in this epoch or is about to, in another thread any time, and none has a
-        parameter of the `new` one.
-        Of several ranks one alone may validate, and end an epoch by that: they have to agree.
+        That is so where none of them stepped in this epoch or is about to, in another thread any time. Where one has a
+        parameter of the new one, this is another stage for the same model. Of several ranks one alone may validate,
+        and end an epoch by that: they have to agree.
         """
         others = [known for known in self._tracked.values() if known not in gone]
-        if (
-            new.ledger.label in self._former
-            or _has_several_ranks()
-            or any(
-                self._recorder.has_stepped(known.ledger)
-                or known.share.awaits_step(new.share.losses)
-                or known.share.ids & new.share.ids
-                for known in others
-            )
-        ):
+        if new.ledger.label in self._former or _has_several_ranks():
             return []
-        return others
+        share = new.share
+        is_busy = any(
+            known.share.thread != share.thread
+            or self._recorder.has_stepped(known.ledger)
+            or (share.ids.isdisjoint(known.share.ids) and known.share.awaits_step(share.losses))
+            for known in others
+        )
+        return [] if is_busy else others
 
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it is met again under its label."""

@@ -129,15 +129,19 @@ class Sampler:
         self.ledgers.append(Ledger(label))
         return self.ledgers[-1]
 
+    def count_on(self) -> None:
+        """Those that stepped so far step no more: the global step goes on from here with the steps of another one."""
+        self.flush()
+        self._steps_of_others = self.global_step - self.steps_before
+        for each in self.ledgers:
+            each.steps_of_others = each.steps
+
     def begin_anew(self, ledger: Ledger) -> None:
         """Another model is trained under this label, or under a new one: it shares no record with those before it.
 
         Nor an average. Its steps are counted on.
         """
-        self.flush()
-        self._steps_of_others = self.global_step - self.steps_before
-        for each in self.ledgers:
-            each.steps_of_others = each.steps
+        self.count_on()
         ledger.begin_anew()
 
     def forget_criterion(self) -> None:
