@@ -34,3 +34,52 @@ def test_two_threads_that_train_at_once_are_watched_each_for_itself(complete, cl
     assert script.log()[-1]["totals"]["steps"] == {"0": 400, "1": 400}
     sums = [sum(e["loss"] * e["steps"] for e in steps if e["optimizer"] == name) for name in ("0", "1")]
     assert sorted(sums) == pytest.approx(sorted(map(float, script.out.split())))
+
+
+ROLLING_BACK = """
+    from concurrent.futures import ThreadPoolExecutor
+    from trimtab.actions import RollBack
+    from trimtab.testing import RecordingBackend
+    from trimtab.types import Adjustment
+
+    always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
+    policy = trimtab.Policy(on="always", ladder=[RollBack()], cooldown=10, budget=1000)
+    backend = RecordingBackend()
+
+    def train(name, steps=400):
+        model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.001 * name)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.ones(8, 4)).sub(name).square().mean().backward()
+            optimizer.step()
+        return [model, optimizer]
+
+    settings = {"act": "process", "rules": [always], "policies": [policy], "gradients_every": 1}
+    pool = ThreadPoolExecutor()
+    with pool, trimtab.watch(run="test", directory="runs", backends=[backend, "jsonl"], **settings):
+"""
+
+
+def test_nothing_is_restored_while_another_thread_trains(complete):
+    """It would change weights in the middle of the other's step: `modified by an inplace operation`."""
+    script = complete(
+        ROLLING_BACK
+        + """
+        kept = [task.result() for task in [pool.submit(train, 1), pool.submit(train, 2)]]
+    refusal = "Another thread of this process trains too, and may need the weights as they are."
+    assert ("refused", refusal) in [(done.outcome, done.reason) for done in backend.of(Adjustment)]
+    """
+    )
+    assert script.log()[-1]["totals"]["steps"] == {"0": 400, "1": 400}
+
+
+def test_thread_of_a_pool_that_waits_for_a_task_trains_no_more(complete):
+    complete(
+        ROLLING_BACK
+        + """
+        kept = pool.submit(train, 1, 50).result()
+        more = train(2)
+    assert any(done.optimizer == "1" and done.outcome == "applied" for done in backend.of(Adjustment))
+    """
+    )

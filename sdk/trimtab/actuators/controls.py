@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +72,10 @@ class Actuators:
     def put_best_back(self) -> None:
         """Put the best weights back between two steps, where nothing needs the present ones; see `RunControls.halt`."""
         step = self.snapshots.best
-        if step is not None and self.snapshots.may_restore(self.parts()):
-            self.snapshots.restore_best(self.parts(), step)
-            self.halting.say("best is back", f"The weights are those of step {step} again, the best ones.")
+        with contextlib.suppress(Refused):
+            if step is not None and self.snapshots.may_restore(self.parts()):
+                self.snapshots.restore_best(self.parts(), step)
+                self.halting.say("best is back", f"The weights are those of step {step} again, the best ones.")
 
     def write_best(self, step: int) -> Path:
         """Write the best state to `best.pt`, as a halt does, and put the present one, after `step` steps, back.

@@ -28,6 +28,7 @@ MOST = 8  # snapshots, with the first and the best; more of them reach back no f
 SHARE = 0.0025  # of the step time: a quarter of the default overhead budget
 LEAST_STEPS = 4  # between two
 FIRST_INTERVAL = 16  # until the cost of one is known
+IN_THREADS = "Another thread of this process trains too, and may need the weights as they are."
 
 
 class Snapshots:
@@ -37,6 +38,7 @@ class Snapshots:
     the run starts). `every` fixes the interval in steps; otherwise snapshots take `share` of the step time. With
     `directory` copies are files there, each loadable with `torch.load(..., weights_only=True)`. With `rng` the states
     of the random generators of torch, Python and NumPy are turned back as well, so that the same data comes again.
+    `alone()` says whether no other thread trains: while one does, nothing is restored.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Snapshots:
         share: float = SHARE,
         directory: Path | None = None,
         rng: bool = False,
+        alone: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.cap_bytes = default_cap() if cap_bytes is None else cap_bytes
@@ -59,6 +62,7 @@ class Snapshots:
         self._share = share
         self._directory = directory
         self._rng = rng
+        self._alone = alone
         self._clock = clock
         self._kept: list[Snapshot] = []  # oldest first
         self._first: Snapshot | None = None
@@ -147,7 +151,11 @@ class Snapshots:
 
         Where it is false, the end of a later cycle will do. One scan of the process's objects: 60 to 90 ms on an idle
         machine, 300 ms for 285,000 of them on a busy one (see benchmarks/SNAPSHOTS.md).
+
+        Raises:
+            Refused: another thread trains, or there are weights that cannot be copied.
         """
+        self._check_alone()
         objects = gc.get_objects()
         self._averages.search(parts, objects)
         return not is_pending(lay_out(self._averages.added_to(parts)).tensors, objects)
@@ -162,8 +170,10 @@ class Snapshots:
         schedulers are not turned back.
 
         Raises:
-            Refused: there is no such snapshot, or the parameters are not those it was taken of. Nothing was changed.
+            Refused: there is no such snapshot, the parameters are not those it was taken of, or another thread trains.
+                Nothing was changed.
         """
+        self._check_alone()
         good = self._good(since)
         if not good:
             raise Refused(self._why_none(since))
@@ -196,7 +206,8 @@ class Snapshots:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
 
         Raises:
-            Refused: there is none, or the parameters are not those it was taken of. Nothing was changed.
+            Refused: there is none, the parameters are not those it was taken of, or another thread trains. Nothing was
+                changed.
         """
         best = self._best_there_is()
         self._restore(best, parts)
@@ -256,7 +267,12 @@ class Snapshots:
     def _good(self, since: int | None) -> list[Snapshot]:
         return [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
 
+    def _check_alone(self) -> None:
+        if not self._alone():
+            raise Refused(IN_THREADS)
+
     def _best_there_is(self) -> Snapshot:
+        self._check_alone()
         if self._best is None:
             why = self.refusal or "No state was kept as the best one: no validation result has been seen yet."
             raise Refused(why)

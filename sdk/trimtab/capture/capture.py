@@ -35,6 +35,7 @@ from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
 from trimtab.capture.steps import Steps
+from trimtab.capture.threads import is_at_work
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums
@@ -144,6 +145,11 @@ class Capture:
     def has_seen_any(self) -> bool:
         """Whether any step or validation was seen."""
         return bool(self._meter.steps or self._passes.resumed_at or self._sampler.ledgers)
+
+    def trains_alone(self) -> bool:
+        """Whether no other thread that has trained is at work: it may be stepping, or need the weights for a graph."""
+        trained = {share.thread for share in self._attribution.shares}
+        return not any(map(is_at_work, trained - {get_ident()}))
 
     def before_backwards(self, call: Callable[[], None]) -> None:
         """Call `call` at the beginning of every backward from now on. It may raise what no guard catches."""

@@ -141,6 +141,7 @@ def build(
             cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
             directory=_own_place(config.snapshot_directory, info),
             rng=config.snapshot_rng,
+            alone=capture.trains_alone,
         ),
         halting,
         parts,
