@@ -60,17 +60,6 @@ def test_episode_that_ends_in_a_cooldown_is_let_go(course, spike):
     assert run.judge(30) == []
 
 
-def test_episode_of_the_run_that_is_forgotten_in_a_cooldown_is_let_go_and_those_of_optimizers_are_not(course, spike):
-    run = course(spike, Policy(on="overfitting", ladder=[SkipStep()], cooldown=20))
-    run.fire("overfitting", 10, optimizer="")
-    run.fire("overfitting", 20, optimizer="")
-    run.engine.forget("0")
-    assert [run.judge(step) for step in (30, 31)] == [[], ["skip_step"]]
-    run.fire("overfitting", 40, optimizer="")
-    run.engine.forget("")
-    assert run.judge(60) == []
-
-
 def test_episode_is_acted_on_once(course, spike, verdict):
     run = course(spike)
     assert run.judge(10, verdict("loss_spike", 10, 1)) == ["roll_back"]

@@ -1,7 +1,5 @@
 """Several trainings in one process, one after the other: cross-validation, a search, a second stage."""
 
-import weakref
-
 import pytest
 import torch
 from controller_training import Training
@@ -10,7 +8,6 @@ from torch.nn import functional as F
 
 import trimtab
 from trimtab.actions import RollBack
-from trimtab.steering.folds import Folds
 from trimtab.types import Adjustment, Alert, Step
 
 STEPS = 120
@@ -70,40 +67,6 @@ def test_next_fold_raises_no_alarm_though_every_optimizer_is_kept(watching):
     losses = [validation.loss for validation in seen.validations]
     assert min(losses[6:]) == losses[-1] > losses[5] < losses[4]
     assert [alert.rule for alert in seen.backend.of(Alert)] == []
-
-
-class Pair:
-    """Two optimizers that are kept, of different models unless the test says otherwise."""
-
-    def __init__(self, shared=False):
-        models = [nn.Linear(2, 1), nn.Linear(2, 1)]
-        self.optimizers = {
-            str(at): torch.optim.SGD((models[0] if shared else model).parameters(), lr=0.1)
-            for at, model in enumerate(models)
-        }
-        self.folds = Folds({label: weakref.ref(optimizer) for label, optimizer in self.optimizers.items()})
-
-    def validations(self, *epochs):
-        """Whether each is of another model, after an epoch in which these have stepped."""
-        found = []
-        for epoch in epochs:
-            for label in epoch:
-                self.folds.stepped(label)
-            found.append(self.folds.is_another())
-        return found
-
-
-def test_validation_is_of_another_model_once_the_kept_optimizer_of_the_one_before_steps_no_more():
-    assert Pair().validations("0", "0", "1", "1", "") == [False, False, True, False, False]
-
-
-def test_validation_is_of_the_same_model_where_an_optimizer_joins_or_they_take_turns():
-    assert Pair().validations("0", "01", "1", "0") == [False] * 4
-    assert Pair().validations("01", "0", "1", "01") == [False] * 4
-
-
-def test_validation_is_of_the_same_model_under_a_second_optimizer():
-    assert Pair(shared=True).validations("0", "1") == [False, False]
 
 
 def test_levels_of_a_short_training_are_told_though_another_ended_just_before(watching, train_in_turn):

@@ -145,12 +145,6 @@ class Engine:
             del self._newest[key]
             self._open.pop(key, None)
 
-    def forget(self, optimizer: str) -> None:
-        """Nothing is the matter any more with what has this very name; empty is what is judged of the whole run."""
-        for key in [key for key in self._newest if key[1] == optimizer]:
-            del self._newest[key]
-            self._open.pop(key, None)
-
     def scaled(self, optimizer: str, scale: float, *, by_person: bool = False) -> None:
         """The learning rate's scale of one optimizer was set. A person's choice is not crept away from."""
         self._rates.set(optimizer, scale, by_person=by_person)

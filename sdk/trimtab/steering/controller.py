@@ -28,7 +28,6 @@ from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
 from trimtab.steering.execution import Execution, Moment
-from trimtab.steering.folds import Folds
 from trimtab.steering.judging import Judging
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
@@ -94,7 +93,6 @@ class Controller:
             replay=replay,
             clock=clock,
         )
-        self._folds = Folds(self.optimizers)
         self._telling = Telling(judge, engine, actuators, self._keeping, self.optimizers, emit, clock)
         self._orders = (
             None
@@ -191,7 +189,6 @@ class Controller:
         self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples, *, applied: bool
     ) -> bool:
         """Judge the steps up to `step`, and answer. Whether what was judged is late, being from a device."""
-        self._folds.stepped(ledger.label)
         verdicts, late = self._judging.steps(ledger, step, losses, samples)
         if verdicts is not None:
             self._answer(ledger.label, verdicts, Moment(step, applied, late or applied))
@@ -226,10 +223,6 @@ class Controller:
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
         step = self._sampler.steps_written()
-        if self._folds.is_another():
-            self._judging.begin_anew("")
-            self._engine.forget("")
-            self._telling.begin_anew()
         verdicts = self._judging.validation(step, summary)
         if self._acts:
             self._keeping.monitored(step)

@@ -84,13 +84,9 @@ class Judging:
         return self._judge.logged(step, name, value)
 
     def begin_anew(self, label: str) -> None:
-        """Another model is trained under this label: no loss of the one before it stands behind its validation.
-
-        With no label it has been for a while: all that was trained since the validation before stands behind this one.
-        """
+        """Another model is trained under this label: no loss of the one before it stands behind its validation."""
         self._judge.begin_anew(label)
-        if label:
-            self._train = (0.0, 0)
+        self._train = (0.0, 0)
 
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:
         """What was seen of `labels` up to `step` is no evidence any more: of `optimizer`, or (None) of everything."""
