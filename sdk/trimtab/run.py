@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import directory, facts, lifecycle, plugins
+from trimtab import bookends, directory, facts, lifecycle, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.bus import Bus
@@ -37,9 +37,7 @@ from trimtab.types import (
     Intake,
     Metric,
     Notice,
-    RunEnd,
     RunInfo,
-    RunStart,
     Status,
     Step,
 )
@@ -277,7 +275,8 @@ class Run:
         if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
             self._say("no_training", NO_TRAINING)
         self._health.publish(last=True)
-        self._emit(self._end(status, error))
+        seconds = self._health.seconds
+        self._emit(bookends.run_end(status, error, seconds, sampler=self._sampler, guard=self._guard, bus=self._bus))
         began = time.monotonic()
         self._flush_backends()
         left_s = CLOSE_DEADLINE_S - (time.monotonic() - began)
@@ -326,45 +325,8 @@ class Run:
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}
         self.addresses = {name: address for name, address in found.items() if address}
-        config = self.info.config
-        described = {
-            "backends": list(backends),
-            "overhead": config.overhead,
-            "gradients_every": config.gradients_every,
-            "layers": list(config.layers) if config.layers is not None else None,
-            "resume": config.resume,
-            "act": config.act,
-            "replay": config.replay,
-            "rules": self._controller.rules,
-        }
-        self._emit(
-            RunStart(
-                ts=time.time(),
-                step=self._sampler.global_step,
-                facts={**self.info.facts, "world_size": self.info.world_size, "config": described},
-                addresses=self.addresses,
-            )
-        )
-
-    def _end(self, status: Status, error: str | None) -> RunEnd:
-        sampler = self._sampler
-        totals: dict[str, Any] = {
-            "steps": {ledger.label: ledger.steps for ledger in sampler.ledgers},
-            "skipped": {ledger.label: dict(ledger.skipped) for ledger in sampler.ledgers if ledger.skipped},
-            "samples": sampler.samples,
-            "epochs": sampler.epochs,
-            "nonfinite": dict(sampler.nonfinite),
-            "faults": dict(self._guard.faults),
-            "dropped": self._bus.dropped() if self._bus else {},
-        }
-        return RunEnd(
-            ts=time.time(),
-            step=sampler.global_step,
-            status=status,
-            seconds=self._health.seconds,
-            error=error,
-            totals=totals,
-        )
+        step = self._sampler.global_step
+        self._emit(bookends.run_start(self.info, backends, self.addresses, self._controller.rules, step))
 
     def _flush_backends(self) -> None:
         if self._bus is not None:

@@ -1,0 +1,47 @@
+"""The first and the last event of a run: what it is, and what it came to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trimtab.bus import Bus
+from trimtab.guard import Guard
+from trimtab.sample.sampler import Sampler
+from trimtab.types import RunEnd, RunInfo, RunStart, Status
+
+
+def run_start(
+    info: RunInfo, backends: Iterable[str], addresses: Mapping[str, str], rules: Mapping[str, Any], step: int
+) -> RunStart:
+    """Of a run with these backends, judged by these `rules`, that begins at the global `step`."""
+    config = info.config
+    described = {
+        "backends": list(backends),
+        "overhead": config.overhead,
+        "gradients_every": config.gradients_every,
+        "layers": list(config.layers) if config.layers is not None else None,
+        "resume": config.resume,
+        "act": config.act,
+        "replay": config.replay,
+        "rules": rules,
+    }
+    facts = {**info.facts, "world_size": info.world_size, "config": described}
+    return RunStart(ts=time.time(), step=step, facts=facts, addresses=addresses)
+
+
+def run_end(
+    status: Status, error: str | None, seconds: float, *, sampler: Sampler, guard: Guard, bus: Bus | None
+) -> RunEnd:
+    """Of a run that lasted so many `seconds`, with totals of all that was counted."""
+    totals: dict[str, Any] = {
+        "steps": {ledger.label: ledger.steps for ledger in sampler.ledgers},
+        "skipped": {ledger.label: dict(ledger.skipped) for ledger in sampler.ledgers if ledger.skipped},
+        "samples": sampler.samples,
+        "epochs": sampler.epochs,
+        "nonfinite": dict(sampler.nonfinite),
+        "faults": dict(guard.faults),
+        "dropped": bus.dropped() if bus is not None else {},
+    }
+    return RunEnd(ts=time.time(), step=sampler.global_step, status=status, seconds=seconds, error=error, totals=totals)
