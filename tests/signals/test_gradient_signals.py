@@ -88,6 +88,17 @@ def test_vanishing_share_counts_layers_under_a_thousandth_of_the_largest():
     assert VanishingShare().update(norms) == 0.5
 
 
+def test_norm_spike_of_a_run_whose_gradients_begin_at_0_is_measured_against_those_that_follow():
+    found = norm_scores([0.0] * 50 + [1.0, 0.0, 2.0] * 5 + [1.0 * math.e**3])
+    assert set(found[:50]) == {None}
+    assert max(score or 0.0 for score in found[:-1]) < EXPLODING / 2
+    assert found[-1] == pytest.approx(3.0 - math.log(2.0), abs=0.05)
+
+
+def test_steps_of_a_run_whose_loss_is_0_so_far_are_judged_by_it():
+    assert UpdateExcess(course_of([0.0] * 60)).update(moved(0.5)) == 0.0
+
+
 def test_vanishing_share_of_a_healthy_net_is_zero():
     assert VanishingShare().update({"a.weight": 0.01, "b.weight": 0.3, "c.weight": 1.0}) == 0.0
 

@@ -235,11 +235,14 @@ def test_still_high_fires_on_a_loss_that_stays_where_it_began_only_after_its_pat
     assert found[-1] == 1.0
 
 
-def test_loss_that_was_never_anything_but_0_is_not_stuck_until_it_is_something(scores):
-    assert set(scores(StillHigh, [0.0] * (WARM_UP + PATIENCE + 10))[WARM_UP:]) == {0.0}
-    assert set(scores(Progress, [0.0] * 100)[WARM_UP:]) == {0.0}
-    begun = scores(StillHigh, [0.0] * 100 + flat(PATIENCE, 2.3))
-    assert begun[-1] > HIGH
+def test_loss_that_begins_at_0_is_judged_from_where_it_is_something(scores):
+    """As of a triplet loss whose pairs are all far enough apart at first."""
+    idle, begun = [0.0] * (WARM_UP + PATIENCE + 10), [0.0, 0.02, 0.0, 0.0, 0.05, 0.01] * 20
+    for signal in (SpikeScore, Divergence, Oscillation, Progress, StillHigh):
+        found = scores(signal, idle + begun)
+        assert set(found[: len(idle) + WARM_UP]) <= {None, 0.0}
+        assert max(found[len(idle) + 1 + WARM_UP :]) < SPIKE
+    assert scores(StillHigh, [0.0] * 100 + flat(WARM_UP + PATIENCE, 2.3))[-1] > HIGH
 
 
 def test_still_high_fires_at_once_where_the_loss_exploded_and_came_back(scores):
@@ -263,7 +266,7 @@ def test_still_high_waits_anew_after_a_fence():
 
 def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
     for signal in (SpikeScore, Divergence, Oscillation):
-        assert set(scores(signal, [0.0] * 100)[WARM_UP:]) == {0.0}
+        assert set(scores(signal, [2.3] * 100)[WARM_UP:]) == {0.0}
 
 
 @pytest.fixture

@@ -44,6 +44,9 @@ class Course:
     `chance`, the loss of the best answer that is the same for every input; `validation`, the newest validation loss
     and `stride`, the largest typical update ratio, both since a fence.
 
+    A course begins with the first value that is not exactly 0, and is `idle` until then: a loss of pairs that are all
+    far enough apart has nothing to come down by, and everything is far above it.
+
     A value that stands out counts as no more than `REACH` swings, so a bad stretch moves the baseline slowly
     (winsorising: Maronna et al., "Robust Statistics", 2019, 2.3). Keep values that are not finite out. After
     `fence()` the averages start anew at the next value; `first`, `best`, `lowest`, `swing` and `peak` stay.
@@ -51,7 +54,7 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
-        "excused", "fast", "first", "lowest", "middle", "peak", "slow", "stride", "swing", "validation",
+        "excused", "fast", "first", "idle", "lowest", "middle", "peak", "slow", "stride", "swing", "validation",
         "validation_lost",
     )  # fmt: skip
 
@@ -65,6 +68,7 @@ class Course:
 
     def _clear(self) -> None:
         self.count = 0
+        self.idle = False
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
         self.swing = self.peak = self.calm = 0.0
         self.excused = 0.0
@@ -174,6 +178,10 @@ class Course:
     def _begin(self, value: float) -> None:
         count = self.count
         if count == 1:
+            self.idle = value == 0.0
+            if self.idle:
+                self.count = 0
+                return
             self._of = 1
             self._began = self.first = self.fast = self.middle = self.slow = self.best = value
             return

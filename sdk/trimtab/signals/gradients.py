@@ -30,7 +30,8 @@ class NormSpikeScore:
     (2502.11034), whose z-scores need a spread that small batches do not have; against the largest as in Megatron's
     rerun machine.
 
-    Warm-up: 8 readings; from the fourth on a norm ten times further counts, since gradients may explode at once.
+    Warm-up: 8 readings, of which the first is not 0; from the fourth on a norm ten times further counts, since
+    gradients may explode at once.
     """
 
     __slots__ = ("_before", "_count", "_largest", "_last")
@@ -45,13 +46,15 @@ class NormSpikeScore:
         if not math.isfinite(norm):
             return None
         largest = self._largest
+        if not (norm or largest):
+            return None
         self._count += 1
         if self._count <= WARM_UP:
             return self._warm(largest, norm)
         score = 0.0
         if norm > largest:
-            score = math.log(norm / largest) if largest else math.inf
-            largest = norm if norm < GROW * largest or not largest else GROW * largest
+            score = math.log(norm / largest)
+            largest = norm if norm < GROW * largest else GROW * largest
         self._largest = largest * FORGET
         lasting = LASTING * min(self._before, self._last, score)
         self._before, self._last = self._last, score
@@ -173,7 +176,7 @@ class UpdateExcess:
         if not self._ratios:
             return None
         count = self._course.count
-        if count and not self._is_losing(self._course):
+        if (count or self._course.idle) and not self._is_losing(self._course):
             return 0.0
         return max(self._typical, self.WEIGHT * sum(self._ratios)) if count in self.LOSSES else self._typical
 

@@ -2,7 +2,7 @@
 
 Each signal reads a `Course` that does not hold the judged value yet: call `update(loss)` of every signal, then
 `update(loss)` of the course. Values that are not finite are for `Nonfinite` alone. All but that one are the same for
-`a * loss + b` with `a` over 0, but for a loss that was never anything but 0, and one whose value at chance is known:
+`a * loss + b` with `a` over 0, but for a loss that begins at exactly 0, and one whose value at chance is known:
 they work for losses that are negative, near zero, or on any scale.
 """
 
@@ -178,8 +178,7 @@ class Progress:
     """How surely the loss has come down since the beginning: 0 when it has, 1 when nothing of the kind can be seen.
 
     1 - t/4, from 0 to 1, where t is the fall of the slow average in standard errors, from the swing: Welch's test of
-    the beginning against now. What is certain at once stays so. 0 as long as the loss was never anything but 0, as of
-    pairs that are all far enough apart: there is nothing to come down by. Warm-up: 24 values.
+    the beginning against now. What is certain at once stays so. Warm-up: 24 values.
     """
 
     __slots__ = ("_course", "_moved")
@@ -195,8 +194,6 @@ class Progress:
             return 0.0
         if course.count < WARM_UP:
             return None
-        if course.first == course.best == course.swing == 0.0:
-            return 0.0
         error = 1.25 * course.swing * 0.45  # of the mean of eight values, and of the middle average
         missing = (
             1.0 - (course.first - course.middle) / (ERROR * error) if error else float(course.best >= course.first)
