@@ -256,13 +256,21 @@ class Fold:
         self.batches = DataLoader(TensorDataset(self.inputs, self.labels), batch_size=4)
         self.losses = []
 
-    def train(self):
+    def train(self, under_closure=False):
         for inputs, labels in self.batches:
-            loss = F.cross_entropy(self.model(inputs), labels)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.losses.append(loss.item())
+
+            def closure(inputs=inputs, labels=labels):
+                loss = F.cross_entropy(self.model(inputs), labels)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.losses.append(loss.item())
+                return loss
+
+            if under_closure:
+                self.optimizer.step(closure)
+            else:
+                closure()
+                self.optimizer.step()
 
     def validate(self):
         self.model.eval()
@@ -272,11 +280,12 @@ class Fold:
         return loss.item()
 
 
-def test_epochs_of_every_fold_that_is_kept_have_its_training_loss(watching):
+@pytest.mark.parametrize("under_closure", [False, True])
+def test_epochs_of_every_fold_that_is_kept_have_its_training_loss(watching, under_closure):
     folds = [Fold(0), Fold(1), Fold(2)]
     with watching() as seen:
         for fold in folds:
-            fold.train()
+            fold.train(under_closure)
     epochs = seen.backend.of(Epoch)
     assert [epoch.train.loss for epoch in epochs] == pytest.approx([sum(f.losses) / 3 for f in folds])
     assert [epoch.step for epoch in epochs] == [3, 6, 9]

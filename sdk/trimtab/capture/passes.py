@@ -135,6 +135,12 @@ class Passes:
         return loader.loader in self._trained_loaders
 
     @property
+    def is_over(self) -> bool:
+        """Whether the next training is of another epoch."""
+        goes_on = self._followed is not None and self._followed.held
+        return self._left or (bool(self._gap) and not goes_on)
+
+    @property
     def is_fed(self) -> bool:
         """Whether a loss that is computed now, for validation, is about the batch of a loader."""
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
@@ -234,6 +240,7 @@ class Passes:
         return self._validating
 
     def _resume(self, *, is_last: bool = False) -> None:
+        is_over = self.is_over
         gap, self._gap = self._gap, {}
         if gap:
             loss = min(gap, key=lambda name: gap[name].rank)
@@ -242,8 +249,7 @@ class Passes:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
                 self._unseen = -math.inf
-        goes_on = self._followed is not None and self._followed.held
-        if self._trained and (self._left or (gap and not goes_on)):
+        if self._trained and is_over:
             self._ends_seen = True
             self._look_for_unseen()
             self._on_epoch(self.epoch, self._newest_sums)

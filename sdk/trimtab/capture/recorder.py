@@ -90,8 +90,8 @@ class Recorder:
         self._criteria.begin_anew()
 
     def has_stepped(self, ledger: Ledger) -> bool:
-        """Whether a step of this epoch is in it."""
-        return ledger.epoch == self._passes.epoch
+        """Whether a step of the epoch is in it that the next one is of. A closure may not have begun it yet."""
+        return ledger.epoch == self._passes.epoch and not self._passes.is_over
 
     def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""
