@@ -289,6 +289,25 @@ def test_validation_over_datasets_made_anew_and_kept_is_no_test(watching, loop):
     assert [record.samples for record in seen.validations] == [6, 6]
 
 
+def test_gradients_that_no_backward_brought_are_training_all_the_same(watching, loop):
+    parameters, losses, validations = list(loop.model.parameters()), [], []
+    with watching() as seen:
+        for _ in range(2):
+            for inputs, labels in loop.training:
+                loss = F.cross_entropy(loop.model(inputs), labels)
+                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    parameter.grad = gradient
+                loop.optimizer.step()
+                losses.append(loss.item())
+            validations.append(loop.validate())
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2] * 2
+    assert seen.losses() == [None] * 6
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(validations)
+    assert [epoch.train.criterion for epoch in seen.epochs] == pytest.approx(
+        [(4 * first + 4 * second + 2 * third) / 10 for first, second, third in (losses[:3], losses[3:])]
+    )
+
+
 def test_epoch_that_validates_before_its_last_batch_has_its_newest_validation(watching, loop):
     with watching() as seen:
         newest = []

@@ -105,6 +105,15 @@ class Recorder:
         self._criteria.resume(behind.said)
         self._passes.samples, self._passes.wait_s = behind.fetched, behind.wait_s
 
+    def trained(self) -> None:
+        """A step is about to use gradients that no backward brought, but `torch.autograd.grad` or the user's own code.
+
+        What was fetched and called for it is training all the same.
+        """
+        self._criteria.backward(None)
+        if self._passes.has_news:
+            self._passes.training()
+
     @property
     def samples(self) -> int:
         """Behind the losses since the last step, where no loader tells. To be set where fewer were used."""

@@ -238,6 +238,8 @@ class Steps:
             share.find_probe(tracked.parameters)
         if not share.losses and self._attribution.unclaimed:
             self._recorder.search(self._models, self._attribution.follow(share, tracked.parameters))
+        if not share.losses and share.probe.grad is not None:
+            self._recorder.trained()
 
     def _free_label(self, gone: Sequence[Tracked]) -> str:
         taken = {known.ledger.label for known in self._tracked.values() if known not in gone} | set(
