@@ -121,7 +121,8 @@ def test_output_whose_gradient_comes_from_elsewhere_is_no_loss(watching, model, 
     assert all(step.gradient_norm for step in seen.steps())
 
 
-def test_loss_whose_hook_runs_the_backward_of_the_model_is_seen_from_the_first_step(watching, model, optimizer, inputs):
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_loss_whose_hook_runs_the_backward_of_the_model_is_seen_at_once(watching, model, optimizer, inputs, scale):
     """As losses over large batches do, that hold few of its activations at once."""
     expected = []
     with watching() as seen:
@@ -140,6 +141,7 @@ def test_loss_whose_hook_runs_the_backward_of_the_model_is_seen_from_the_first_s
                         (model(part) * held.grad).sum().backward()
 
             loss.register_hook(run)
+            loss = loss if scale is None else scale * loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -83,7 +83,7 @@ def reach_of(roots: Iterable[Tensor]) -> Reach:
             stack.append(root.grad_fn)
         elif root.requires_grad:
             found[id(root)] = root
-            hides_more = hides_more or bool(root._backward_hooks)
+            hides_more = hides_more or _runs_more(root)
     while stack and len(seen) < WALK_LIMIT_NODES:
         node = stack.pop()
         if node in seen:
@@ -92,10 +92,16 @@ def reach_of(roots: Iterable[Tensor]) -> Reach:
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             found[id(leaf)] = leaf
+            hides_more = hides_more or _runs_more(leaf)
         elif type(node).__name__ == CHECKPOINT:
             hides_more = True
         stack.extend(parent for parent, _ in node.next_functions if parent is not None)
     return Reach(list(found.values()), hides_more)
+
+
+def _runs_more(leaf: Tensor) -> bool:
+    """Whether a leaf that is no parameter has hooks."""
+    return type(leaf) is Tensor and bool(leaf._backward_hooks)
 
 
 def objective(
