@@ -153,7 +153,7 @@ REASONS: dict[str, str] = {
     "beginning, and down by as much as steps were measured to be too long, to three tenths at least; then a tenth.",
     "update_too_large": "What such steps leave behind is no start for a lower rate: back to before them, and down by "
     "as much as steps were measured to be too long: to between a fifth and a twentieth, for Adam and its like to "
-    "between a tenth and a hundredth. Steps of SGD that are longer than the weights are a matter of clipping.",
+    "between a fifth and a hundredth. Steps of SGD that are longer than the weights are a matter of clipping.",
     "loss_oscillating": "The rate is too high for the valley: less of it without going back, and then from before the "
     "swings.",
     "overfitting": "A little more weight decay once; if validation goes on rising, the best state is behind. Neither "
