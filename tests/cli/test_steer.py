@@ -26,7 +26,9 @@ def run(desk):
 
 def describe(place, status, pid):
     facts = {"host": platform.node(), "pid": pid}
-    (place / "run.json").write_text(json.dumps({"status": status, "run_id": RUN_ID, "facts": facts}))
+    beside = place / "run.json.new"  # whole at every moment, as a run writes it: the command may be reading
+    beside.write_text(json.dumps({"status": status, "run_id": RUN_ID, "facts": facts}))
+    beside.replace(place / "run.json")
 
 
 def ask(desk, run, *arguments, answer=("applied", "done")):
