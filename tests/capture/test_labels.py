@@ -131,3 +131,17 @@ def test_labels_of_the_beginning_are_what_counts(watching, batch, monkeypatch):
             F.cross_entropy(model(inputs), labels if step < counted else torch.zeros_like(labels)).backward()
             optimizer.step()
         assert seen.run._sampler.ledgers[0].chance.read() == EVEN
+
+
+def test_a_second_model_by_the_same_loss_function_has_labels_of_its_own(watching, batch, monkeypatch):
+    monkeypatch.setattr(chances, "TALLIES", 8)
+    inputs, labels = batch
+    with watching() as seen:
+        for answers in (labels, labels % 2):
+            model = nn.Linear(4, CLASSES)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            for _ in range(32):
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), answers).backward()
+                optimizer.step()
+        assert seen.run._sampler.ledgers[0].chance.read() == pytest.approx(math.log(2), abs=0.02)

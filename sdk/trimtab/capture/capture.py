@@ -78,7 +78,7 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.evaluates = models.any_in_eval_mode
-        self._passes.counted = lambda: self._criteria.samples
+        self._passes.counted = lambda: self._criteria.said.samples
         self._criteria.on_change = sampler.forget_criterion
         recorder = Recorder(sampler, self._passes, self._criteria, meter)
         recorder.closed = lambda: self._controller.record_closed()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -16,45 +15,15 @@ from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.sample.chance import Tally, next_call, tally
-from trimtab.sample.criteria import Criterion, LossCall, criterion, mean_of, predictions
+from trimtab.capture.said import News, Said
+from trimtab.sample.chance import next_call, tally
+from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 
-
-@dataclass(slots=True)
-class Said:
-    """What calls of loss functions in training have said."""
-
-    samples: int = 0
-    several: bool = False
-    primary: str | None = None  # the loss function that `values` are of
-    values: list[Criterion] = field(default_factory=list)
-    predictions: list[tuple[Held, Held]] = field(default_factory=list)
-    labels: list[Tally] = field(default_factory=list)
-
-    def add(self, other: Said) -> None:
-        """What was said after it."""
-        self.samples += other.samples
-        self.several = self.several or other.several
-        self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
-        self.primary = other.primary
-        self.predictions = [*self.predictions, *other.predictions]
-        self.labels = [*self.labels, *other.labels]
-
-
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
-
-
-class News(NamedTuple):
-    """What the calls since the last step said."""
-
-    mean_loss: Held | None  # the objective as a mean over samples, where it is a sum over them
-    criterion: Held | None  # the loss function's own mean, where it is not the objective
-    predictions: list[tuple[Held, Held]]  # that were looked at
-    labels: list[Tally]
 
 
 class Criteria:
@@ -65,13 +34,8 @@ class Criteria:
     """
 
     def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
-        self.samples = 0  # of the training calls since the last step
-        self.several = False  # ... of which one backward had more than one: their samples may be the same ones
+        self.said = Said()  # by the training calls since the last step
         self._called = False  # since the last backward
-        self.has_news = False  # whether there is something to take
-        self._predictions: list[tuple[Held, Held]] = []  # of training, since the last step
-        self._labels: list[Tally] = []  # likewise
-        self._tallies = 0
         self._models = models
         self._passes = passes
         self._spacing = spacing
@@ -84,7 +48,6 @@ class Criteria:
         self._output_is_mean = False
         self._is_objective = False  # backward is called on the very mean that the loss function returned
         self._is_sum = False  # ... or on the very sum over samples
-        self._values: list[Criterion] = []  # of training, since the last step, where they had to be computed
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
         self._undecided: dict[str, _Judged] = {}  # by loss function, of one batch
@@ -93,6 +56,7 @@ class Criteria:
         self._calls = 0
         self._look_at = 0  # the call on which predictions are looked at next
         self._tally_at: float = 0  # ... and labels counted
+        self._tallies = 0  # calls whose labels were counted
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
@@ -150,10 +114,11 @@ class Criteria:
     def begin_anew(self) -> None:
         """Another model is trained: if not by the loss function of the one before, it is compared by its own."""
         newest = self._newest
-        if newest is not None and newest.name != self._primary and (self._is_objective or not self._values):
+        if newest is not None and newest.name != self._primary and (self._is_objective or not self.said.values):
             self._trained.clear()
             self._primary, self._has_classes = None, False
             self._meet(newest)
+        self._tally_anew()
 
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
@@ -162,13 +127,13 @@ class Criteria:
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
         if self._called:
-            self._predictions, self._values, self._labels = [], [], []
-            self.has_news = self.several = self._called = False
+            self.said.forget()
+            self._called = False
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
         plain = self._plain
-        if type(plain) is not BuiltinLoss or self._undecided or self._values or self.has_news:
+        if type(plain) is not BuiltinLoss or self._undecided or self.said.has_news:
             return None
         return plain
 
@@ -181,32 +146,25 @@ class Criteria:
     def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0) -> None:
         """The ordinary loss was called. `output`: of the newest call; `samples`: of those since the last step."""
         self._calls += calls
-        self.samples = samples
+        self.said.samples = samples
         self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)
 
     def take(self) -> News:
         """What the calls since the last step said, then forget it."""
-        values, predictions, labels = self._values, self._predictions, self._labels
-        self._values, self._predictions, self._labels, self.has_news = [], [], [], False
-        if self._is_objective or not values:
-            return News(None, None, predictions, labels)
-        value = mean_of(values)
-        return News(value if self._is_sum else None, value, predictions, labels)
+        return self.said.take(self._is_objective, self._is_sum)
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
-        said = Said(self.samples, self.several, self._primary, self._values, self._predictions, self._labels)
-        self.samples, self.several, self.has_news = 0, False, False
-        self._values, self._predictions, self._labels = [], [], []
+        said, self.said = self.said, Said(self._primary)
         return said
 
     def resume(self, said: Said) -> None:
         """As if nothing but this were said since the last step."""
-        self.samples, self.several = said.samples, said.several
-        self._values, self._predictions, self._labels = said.values, said.predictions, said.labels
-        self.has_news = bool(said.values or said.predictions or said.labels)
+        self.said = said
+        if said.primary != self._primary:
+            said.compare_by(self._primary)
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, output, args)
@@ -223,16 +181,14 @@ class Criteria:
         if self._is_objective and not due:
             return
         if not self._is_objective and loss.name == self._primary:
-            self._values.append(criterion(call))
-            self.has_news = True
+            self.said.values.append(criterion(call))
         if due:
             self._look_at = self._spacing.after(self._calls - 1)
             started = self._clock()
             found = predictions(call)
             self._spacing.cost(self._clock() - started)
             if found is not None:
-                self._predictions.append(found)
-                self.has_news = True
+                self.said.predictions.append(found)
 
     def _tally(self, call: LossCall) -> None:
         found = tally(call)
@@ -241,12 +197,14 @@ class Criteria:
             return
         self._tallies += 1
         self._tally_at = next_call(self._calls - 1, self._tallies)
-        self._labels.append(found)
-        self.has_news = True
+        self.said.labels.append(found)
+
+    def _tally_anew(self) -> None:
+        self._tallies, self._tally_at = 0, self._calls
 
     def _count(self, samples: int) -> None:
-        self.samples += samples
-        self.several = self.several or self._called
+        self.said.samples += samples
+        self.said.several = self.said.several or self._called
 
     def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if loss.name not in self._trained:
@@ -271,8 +229,8 @@ class Criteria:
                 self.on_change()
             self._primary = name
             self._plain = None
-            self._values, self._labels = [], []
-            self._tallies, self._tally_at = 0, self._calls
+            self.said.compare_by(name)
+            self._tally_anew()
 
     def _rank(self, name: str) -> int:
         return 0 if name == self._primary else self._trained.get(name, 0)

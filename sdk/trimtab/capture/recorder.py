@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from trimtab.capture.criteria import Criteria, Said
+from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
+from trimtab.capture.said import Said
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
@@ -49,19 +50,19 @@ class Recorder:
         self, ledger: Ledger, losses: Sequence[Held], ended_at: float | None, now: float, found_inf: Held | None = None
     ) -> None:
         """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
-        passes, criteria = self._passes, self._criteria
-        samples, wait_s = passes.samples or criteria.samples, passes.wait_s
+        passes, said = self._passes, self._criteria.said
+        samples, wait_s = passes.samples or said.samples, passes.wait_s
         weight = samples or passes.batch_samples or 1
-        if criteria.several:
-            criteria.several = False
+        if said.several:
+            said.several = False
             if not passes.samples:  # the heads of one model, the steps of one sequence, or so many samples
                 samples = 0
-        passes.samples = criteria.samples = 0
+        passes.samples = said.samples = 0
         passes.wait_s = 0.0
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
-        if criteria.has_news:
-            mean_loss, criterion, predictions, labels = criteria.take()
+        if said.has_news:
+            mean_loss, criterion, predictions, labels = self._criteria.take()
             ledger.predictions += [(len(ledger.rows), *pair) for pair in predictions]
             for each in labels:
                 ledger.chance.add(each)
@@ -117,11 +118,11 @@ class Recorder:
     @property
     def samples(self) -> int:
         """Behind the losses since the last step, where no loader tells. To be set where fewer were used."""
-        return self._criteria.samples
+        return self._criteria.said.samples
 
     @samples.setter
     def samples(self, samples: int) -> None:
-        self._criteria.samples = samples
+        self._criteria.said.samples = samples
 
     def close(self, ledger: Ledger) -> None:
         """End the ledger's block."""

@@ -1,0 +1,64 @@
+"""What loss functions have said in training since the last step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from trimtab.sample.chance import Tally
+from trimtab.sample.criteria import Criterion, mean_of
+from trimtab.sample.scalars import Held
+
+
+class News(NamedTuple):
+    """What has to be read of it for the row of a step."""
+
+    mean_loss: Held | None  # the objective as a mean over samples, where it is a sum over them
+    criterion: Held | None  # the loss function's own mean, where it is not the objective
+    predictions: list[tuple[Held, Held]]  # that were looked at
+    labels: list[Tally]
+
+
+@dataclass(slots=True)
+class Said:
+    """What calls of loss functions have said. Emptied when a step takes it, set aside where steps overlap."""
+
+    primary: str | None = None  # the loss function that training is compared by
+    samples: int = 0
+    several: bool = False  # one backward had more than one call: their samples may be the same ones
+    values: list[Criterion] = field(default_factory=list)  # of the primary, where they had to be computed
+    predictions: list[tuple[Held, Held]] = field(default_factory=list)
+    labels: list[Tally] = field(default_factory=list)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self.values or self.predictions or self.labels)
+
+    def add(self, other: Said) -> None:
+        """What was said after it."""
+        self.samples += other.samples
+        self.several = self.several or other.several
+        self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
+        self.primary = other.primary
+        self.predictions = [*self.predictions, *other.predictions]
+        self.labels = [*self.labels, *other.labels]
+
+    def compare_by(self, primary: str | None) -> None:
+        """Training is compared by another loss function: what was counted of the one before is not its own."""
+        self.primary = primary
+        self.values, self.labels = [], []
+
+    def forget(self) -> None:
+        """What was called was no training. Its samples were counted with a batch, if at all."""
+        self.values, self.predictions, self.labels = [], [], []
+        self.several = False
+
+    def take(self, is_objective: bool, is_sum: bool) -> News:
+        """What there is to read, then forget it. Backward is called on the mean that was returned, or on a sum."""
+        values, predictions, labels = self.values, self.predictions, self.labels
+        self.values, self.predictions, self.labels = [], [], []
+        if is_objective or not values:
+            return News(None, None, predictions, labels)
+        value = mean_of(values)
+        return News(value if is_sum else None, value, predictions, labels)
