@@ -64,7 +64,7 @@ class Watched:
         """Train as users do, for at least so long and until spacing has settled. Then put the run aside."""
         until = clock() + seconds
         step()
-        while clock() < until or not self.run._sampler.gradient_spacing.settled:
+        while clock() < until or not self.run._pace.gradients.settled:
             step()
         for lane in self._lanes:
             lane._interval_s = NEVER_S
@@ -81,7 +81,7 @@ class Watched:
     @property
     def interval(self) -> int:
         """Steps from one sample of the gradients to the next."""
-        return self.run._sampler.gradient_spacing.interval
+        return self.run._pace.gradients.interval
 
     def never_sample(self) -> None:
         """From here on no gradient is sampled, no prediction looked at, no rule judged. Records go on."""
@@ -94,7 +94,7 @@ class Watched:
 
     def enter(self) -> None:
         """Attach, with nothing due in the steps that do not count."""
-        closings = [(ledger, "close_at") for ledger in self.run._sampler.ledgers]
+        closings = [(ledger, "close_at") for ledger in self.run._books.ledgers]
         self._due = [
             (owner, name, getattr(owner, name)) for owner, name in [*self._samples(), *self._judgements(), *closings]
         ]
@@ -111,7 +111,7 @@ class Watched:
         self._began_at = clock()
         aside_s = self._began_at - self._left_at
         self.run._health._told_at += aside_s
-        for ledger in self.run._sampler.ledgers:
+        for ledger in self.run._books.ledgers:
             ledger.close_at += aside_s
         if self._watched_s >= BATCH_INTERVAL_S:
             self._watched_s -= BATCH_INTERVAL_S

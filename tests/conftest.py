@@ -14,7 +14,7 @@ from servers import Prometheus
 
 import trimtab
 from trimtab import guard
-from trimtab.sample import sampler
+from trimtab.sample import books
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
 
@@ -104,7 +104,7 @@ def guarded(monkeypatch):
 @pytest.fixture
 def one_record_a_step(monkeypatch):
     """Nothing is folded, whatever the clock says."""
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 0.0)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 0.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab.bus import Bus
 from trimtab.guard import Guard
-from trimtab.sample.sampler import Sampler
+from trimtab.sample.books import Books
 from trimtab.types import RunEnd, RunInfo, RunStart, Status
 
 
@@ -32,16 +32,16 @@ def run_start(
 
 
 def run_end(
-    status: Status, error: str | None, seconds: float, *, sampler: Sampler, guard: Guard, bus: Bus | None
+    status: Status, error: str | None, seconds: float, *, books: Books, guard: Guard, bus: Bus | None
 ) -> RunEnd:
     """Of a run that lasted so many `seconds`, with totals of all that was counted."""
     totals: dict[str, Any] = {
-        "steps": {ledger.label: ledger.steps for ledger in sampler.ledgers},
-        "skipped": {ledger.label: dict(ledger.skipped) for ledger in sampler.ledgers if ledger.skipped},
-        "samples": sampler.samples,
-        "epochs": sampler.epochs,
-        "nonfinite": dict(sampler.nonfinite),
+        "steps": {ledger.label: ledger.steps for ledger in books.ledgers},
+        "skipped": {ledger.label: dict(ledger.skipped) for ledger in books.ledgers if ledger.skipped},
+        "samples": books.samples,
+        "epochs": books.epochs,
+        "nonfinite": dict(books.nonfinite),
         "faults": dict(guard.faults),
         "dropped": bus.dropped() if bus is not None else {},
     }
-    return RunEnd(ts=time.time(), step=sampler.global_step, status=status, seconds=seconds, error=error, totals=totals)
+    return RunEnd(ts=time.time(), step=books.global_step, status=status, seconds=seconds, error=error, totals=totals)

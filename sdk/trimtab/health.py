@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 from trimtab.bus import Bus
+from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
-from trimtab.sample.sampler import Sampler
+from trimtab.sample.pace import Pace
 from trimtab.types import Health
 
 INTERVAL_S = 5.0
@@ -25,14 +26,15 @@ class HealthReport:
         self,
         bus: Bus,
         meter: Meter,
-        sampler: Sampler,
+        books: Books,
+        pace: Pace,
         *,
         budget: float,
         elsewhere_s: Callable[[], float],
         hung_after_s: Callable[[], float | None],
         recorded: Callable[..., None],
     ) -> None:
-        self._bus, self._meter, self._sampler = bus, meter, sampler
+        self._bus, self._meter, self._books, self._pace = bus, meter, books, pace
         self._budget = budget
         self._elsewhere_s, self._hung_after_s = elsewhere_s, hung_after_s
         self._recorded = recorded
@@ -65,7 +67,7 @@ class HealthReport:
         self._told_at, self._spent_s, self._errors, self._steps = now, spent_s, errors, steps
         if window_s > INTERVAL_S / 2:
             if more_steps and more_s > self._budget * window_s:
-                self._sampler.widen(window_s / more_steps)
+                self._pace.widen(window_s / more_steps)
             if not last:
                 excess = more_s / window_s / self._budget if self._budget else 0.0
                 self._recorded(overhead_excess=excess, backend_errors=float(more_errors))
@@ -82,10 +84,10 @@ class HealthReport:
     def _state(self, moved_on_at: float | None = None) -> Health:
         return Health(
             ts=time.time(),
-            step=self._sampler.global_step,
+            step=self._books.global_step,
             overhead_seconds=self._spent_s,
             overhead_ratio=self._spent_s / max(self.seconds, 1e-9),
-            gradient_interval_steps=self._sampler.gradient_spacing.interval,
+            gradient_interval_steps=self._pace.gradients.interval,
             dropped=self._bus.dropped(),
             backend_errors=self._bus.errors(),
             hung_after_seconds=self._hung_after_s(),

@@ -23,8 +23,10 @@ from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.health import HealthReport
 from trimtab.logged import Logged
+from trimtab.sample.books import Books
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.meter import Meter
+from trimtab.sample.pace import Pace
 from trimtab.sample.sampler import Sampler
 from trimtab.steering.assembly import build
 from trimtab.steering.state import SteeringState
@@ -79,32 +81,40 @@ class Run:
         self._bus: Bus | None = None
         self._health: HealthReport  # comes with the bus
         layers = LayerChoice(config.layers, self._models.names, self._say)
-        self._sampler = Sampler(self._emit, layers, overhead=config.overhead, gradients_every=config.gradients_every)
+        self._books = Books(self._emit, layers)
+        self._pace = Pace(config.overhead, config.gradients_every)
         self._capture = Capture(
-            self._sampler, self._models, self._meter, self._guard, self._say, lambda: self._logged.any
+            self._books,
+            Sampler(layers, self._pace),
+            self._models,
+            self._meter,
+            self._guard,
+            self._say,
+            lambda: self._logged.any,
         )
         self._halting = Halting(config.on_halt, self._say, self._capture.before_backwards)
         self._controller = build(
             self.info,
             capture=self._capture,
             models=self._models,
-            sampler=self._sampler,
+            books=self._books,
+            pace=self._pace,
             halting=self._halting,
             guard=self._guard,
             emit=self._emit,
             say=self._say,
         )
-        self._sampler.judged = self._controller.judged
+        self._books.judged = self._controller.judged
         self._watchdog = Watchdog(
             self._capture.progress,
-            lambda: self._sampler.global_step,
+            lambda: self._books.global_step,
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
             on_alive=lambda: self._health.alive(),
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
-        self._logged = Logged(self._emit_logged, self._say, self._sampler.steps_written, self._sampler.nonfinite)
+        self._logged = Logged(self._emit_logged, self._say, self._books.steps_written, self._books.nonfinite)
         self._log = self._guard.wrap("log", self._logged.log)
         self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._hear = self._guard.wrap("halt", self._halting.hear)
@@ -134,14 +144,14 @@ class Run:
         directory.make(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:
-            self._sampler.steps_before, notice = directory.last_step(self.info)
+            self._books.steps_before, notice = directory.last_step(self.info)
             notices += [notice] if notice else []
             notices += self._state.resume()
         reception = self._controller.reception
         notices += [text] if reception is not None and (text := reception.mount(backends)) else []
         started, more = plugins.start(backends, self.info, self._guard.attempt)
         try:
-            directory.write_status(self.info, "running", self._sampler.global_step)
+            directory.write_status(self.info, "running", self._books.global_step)
         except ConfigError:
             plugins.close(started, self._guard.attempt)
             raise
@@ -149,7 +159,8 @@ class Run:
         self._health = HealthReport(
             self._bus,
             self._meter,
-            self._sampler,
+            self._books,
+            self._pace,
             budget=self.info.config.overhead,
             elsewhere_s=lambda: reception.busy_seconds if reception is not None else 0.0,
             hung_after_s=lambda: self._watchdog.limit_s,
@@ -276,11 +287,11 @@ class Run:
             self._say("no_training", NO_TRAINING)
         self._health.publish(last=True)
         seconds = self._health.seconds
-        self._emit(bookends.run_end(status, error, seconds, sampler=self._sampler, guard=self._guard, bus=self._bus))
+        self._emit(bookends.run_end(status, error, seconds, books=self._books, guard=self._guard, bus=self._bus))
         began = time.monotonic()
         self._flush_backends()
         left_s = CLOSE_DEADLINE_S - (time.monotonic() - began)
-        self._guard.wrap("run.json", directory.write_status)(self.info, status, self._sampler.global_step)
+        self._guard.wrap("run.json", directory.write_status)(self.info, status, self._books.global_step)
         try:
             if self._bus is not None and status != "interrupted":
                 self._bus.linger()
@@ -320,12 +331,12 @@ class Run:
         """Tell the user something, once."""
         if kind not in self._told:
             self._told.add(kind)
-            self._emit(Notice(ts=time.time(), step=self._sampler.global_step, kind=kind, text=text))
+            self._emit(Notice(ts=time.time(), step=self._books.global_step, kind=kind, text=text))
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}
         self.addresses = {name: address for name, address in found.items() if address}
-        step = self._sampler.global_step
+        step = self._books.global_step
         self._emit(bookends.run_start(self.info, backends, self.addresses, self._controller.rules, step))
 
     def _flush_backends(self) -> None:

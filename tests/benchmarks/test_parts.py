@@ -51,7 +51,7 @@ def test_samples_are_put_off_to_steps_that_count(recording: RecordingBackend, tm
     with Watched(tmp_path, backends=[recording], gradients_every=1) as watched:
         step = tiny().loop()
         watched.warm_up(step, 0)
-        ledger = watched.run._sampler.ledgers[0]
+        ledger = watched.run._books.ledgers[0]
         ledger.gradients.clear()
         watched.enter()
         step()
@@ -65,7 +65,7 @@ def test_samples_are_put_off_to_steps_that_count(recording: RecordingBackend, tm
 def test_deadlines_move_by_the_time_put_aside(recording: RecordingBackend, tmp_path: Path) -> None:
     with Watched(tmp_path, backends=[recording]) as watched:
         watched.warm_up(tiny().loop(), 0)
-        ledger = watched.run._sampler.ledgers[0]
+        ledger = watched.run._books.ledgers[0]
         closing, health = ledger.close_at, watched.run._health._told_at
         watched._left_at -= 100.0
         watched.enter()

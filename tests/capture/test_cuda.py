@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab.sample import sampler
+from trimtab.sample import books
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,7 +54,7 @@ class Loop:
 @pytest.mark.parametrize("every", [1, 1000], ids=["sampled", "unsampled"])
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"capturable": True}], ids=["foreach", "fused", "capturable"])
 def test_no_step_waits_for_the_device(watching, monkeypatch, options, every, interval_s):
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", interval_s)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", interval_s)
     loop = Loop(**options)
     with watching(gradients_every=every) as seen:
         loop.step(clip=True)

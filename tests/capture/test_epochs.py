@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-from trimtab.sample import sampler
+from trimtab.sample import books
 from trimtab.types import Epoch, Notice, Step
 
 SAMPLES, BATCH = 10, 4  # two whole batches, and one of two
@@ -100,7 +100,7 @@ def test_epoch_follows_its_steps(watching, loop):
 
 
 def test_epoch_with_validation_is_told_before_the_steps_of_the_next(watching, loop, monkeypatch):
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 0.001)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 0.001)
     with watching() as seen:
         for _ in range(2):
             for batch in loop.training:
@@ -112,7 +112,7 @@ def test_epoch_with_validation_is_told_before_the_steps_of_the_next(watching, lo
 
 
 def test_last_record_of_an_epoch_shows_no_learning_rate_of_the_next_under_a_closure(watching, loop, monkeypatch):
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 3600.0)
     schedule = torch.optim.lr_scheduler.ExponentialLR(loop.optimizer, 0.5)
 
     def closure():
@@ -129,7 +129,7 @@ def test_last_record_of_an_epoch_shows_no_learning_rate_of_the_next_under_a_clos
                 loop.optimizer.step(closure)
             schedule.step()
             loop.validate()
-            seen.run._sampler._marked_at = -3600.0  # so that the epoch's end ends the record
+            seen.run._books._marked_at = -3600.0  # so that the epoch's end ends the record
     assert [step.learning_rate for step in seen.steps() if step.steps > 1] == [[0.1], [0.05], [0.025]]
 
 

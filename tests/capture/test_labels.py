@@ -32,7 +32,7 @@ def chance(watching, batch):
                 step(model, *batch)
                 for optimizer in made:
                     optimizer.step()
-            return seen.run._sampler.ledgers[0].chance.read()
+            return seen.run._books.ledgers[0].chance.read()
 
     return chance
 
@@ -115,8 +115,8 @@ def test_it_is_that_of_another_loss_function_from_when_there_is_one(watching, ba
                 F.cross_entropy(model(inputs), labels).backward()
             optimizer.step()
             if step == 15:
-                assert seen.run._sampler.ledgers[0].chance.read() is None
-        assert seen.run._sampler.ledgers[0].chance.read() == EVEN
+                assert seen.run._books.ledgers[0].chance.read() is None
+        assert seen.run._books.ledgers[0].chance.read() == EVEN
 
 
 def test_labels_of_the_beginning_are_what_counts(watching, batch, monkeypatch):
@@ -130,7 +130,7 @@ def test_labels_of_the_beginning_are_what_counts(watching, batch, monkeypatch):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), labels if step < counted else torch.zeros_like(labels)).backward()
             optimizer.step()
-        assert seen.run._sampler.ledgers[0].chance.read() == EVEN
+        assert seen.run._books.ledgers[0].chance.read() == EVEN
 
 
 def test_a_second_model_by_the_same_loss_function_has_labels_of_its_own(watching, batch, monkeypatch):
@@ -144,4 +144,4 @@ def test_a_second_model_by_the_same_loss_function_has_labels_of_its_own(watching
                 optimizer.zero_grad()
                 F.cross_entropy(model(inputs), answers).backward()
                 optimizer.step()
-        assert seen.run._sampler.ledgers[0].chance.read() == pytest.approx(math.log(2), abs=0.02)
+        assert seen.run._books.ledgers[0].chance.read() == pytest.approx(math.log(2), abs=0.02)

@@ -12,7 +12,7 @@ from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 from trimtab.capture import attribution
 from trimtab.capture.lane import OUT, Lane
-from trimtab.sample import meter, sampler, spacing
+from trimtab.sample import books, meter, spacing
 from trimtab.sample.ledger import Ledger
 from trimtab.types import Epoch, Metric
 
@@ -31,7 +31,7 @@ def soon_warm(monkeypatch):
 def way(request, monkeypatch, one_record_a_step):
     """What comes in between."""
     if request.param != "a record a step":
-        monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 60.0)
+        monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
         monkeypatch.setattr(meter, "TIMED_EVERY", 5)
 
 
@@ -95,7 +95,7 @@ def test_lane_says_what_the_long_way_says(watching, monkeypatch, way, rows, loop
 def test_usual_loops_take_the_lane(watching, way, taken, loop):
     with watching(gradients_every=1000) as seen:
         loop(Loop())
-    assert len(taken) > 0.5 * seen.run._sampler.ledgers[0].steps
+    assert len(taken) > 0.5 * seen.run._books.ledgers[0].steps
 
 
 def test_steps_of_the_lane_are_timed(watching, monkeypatch):

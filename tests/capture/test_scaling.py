@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.amp import GradScaler
 
-from trimtab.sample import sampler
+from trimtab.sample import books
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -98,7 +98,7 @@ def test_skipped_step_leaves_no_norm_for_the_next(watching, scaled_step):
 
 
 def test_skipped_step_does_not_spoil_the_record_it_is_folded_into(watching, scaled_step, monkeypatch):
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 3600.0)
     with watching() as seen:
         taken = [scaled_step(bad=bad, clip=0.05) for bad in (False, False, True, False)]
     applied = [norm for (loss, norm) in taken[1:] if norm < torch.inf]

@@ -127,7 +127,7 @@ def test_step_that_raised_has_no_part_in_the_next_ratio(watching, model, step):
 
 
 def test_folded_steps_keep_the_ratio_of_the_one_that_has_it(watching, model, step, monkeypatch):
-    monkeypatch.setattr("trimtab.sample.sampler.RECORD_INTERVAL_S", 1e9)
+    monkeypatch.setattr("trimtab.sample.books.RECORD_INTERVAL_S", 1e9)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:
         true = [step(optimizer) for _ in range(10)]

@@ -1,7 +1,9 @@
 import pytest
 
+from trimtab.sample.books import Books
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.ledger import Columns
+from trimtab.sample.pace import Pace
 from trimtab.sample.sampler import Sampler
 from trimtab.testing import RecordingBackend
 
@@ -9,16 +11,14 @@ NOTHING = {"micro_steps": 1, "samples": 4, "weight": 4, "seconds": 0.1, "wait_se
 
 
 class Desk:
-    """A sampler with a clock that stands still, and what it emits."""
+    """Books with a clock that stands still, a sampler that writes to them, and what they emit."""
 
     def __init__(self):
         self.now = 0.0
         self.backend = RecordingBackend()
         layers = LayerChoice(None, lambda ps: [(f"p{i}", i) for i, _ in enumerate(ps)], lambda kind, text: None)
-        self.sampler = Sampler(
-            lambda event: self.backend.write([event]), layers,
-            overhead=0.01, gradients_every=1, clock=lambda: self.now,
-        )  # fmt: skip
+        self.books = Books(lambda event: self.backend.write([event]), layers, clock=lambda: self.now)
+        self.sampler = Sampler(layers, Pace(overhead=0.01, gradients_every=1))
 
     def row(self, ledger, loss=1.0, **columns):
         """A step of this ledger. Columns that are not given are those of a step about which nothing is special."""
@@ -26,15 +26,15 @@ class Desk:
         ledger.rows.append(tuple(values[name] for name in Columns._fields))
 
     def close(self, ledger):
-        self.sampler.close(ledger, self.now)
+        self.books.close(ledger, self.now)
 
     def fold(self, *losses, **columns):
         """A ledger with these steps, folded into what they make."""
-        ledger = self.sampler.ledger("0")
+        ledger = self.books.ledger("0")
         for loss in losses:
             self.row(ledger, loss, **columns)
         self.close(ledger)
-        self.sampler.flush()
+        self.books.flush()
         return self.backend.events
 
 

@@ -16,7 +16,7 @@ def held(value):
 
 
 def test_values_come_out_where_they_went_in(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     ledger.learning_rate, ledger.groups = [held(0.5), 0.25, None], [{"weight_decay": held(0.125)}]
     for loss, norm in ((1.0, 10.0), (3.0, 30.0)):
         ledger.preclip_norms.append((len(ledger.rows), held(norm)))
@@ -35,7 +35,7 @@ def test_values_come_out_where_they_went_in(desk):
 
 @pytest.mark.parametrize("losses", [(1.0, None), (None, 1.0), (1.0, None, 2.0), (None,)])
 def test_steps_without_a_loss_do_not_shift_the_others(desk, losses):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     for loss in losses:
         desk.row(ledger, None if loss is None else held(loss), criterion=held(7.0))
         ledger.preclip_norms.append((0, held(9.0)))
@@ -46,32 +46,32 @@ def test_steps_without_a_loss_do_not_shift_the_others(desk, losses):
 
 
 def test_a_record_is_read_one_block_later_so_that_nobody_waits(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     desk.row(ledger, held(1.0))
     desk.close(ledger)
     assert desk.backend.of(Step) == []
     desk.row(ledger, held(2.0))
     desk.close(ledger)
     assert [step.loss for step in desk.backend.of(Step)] == [1.0]
-    desk.sampler.flush()
+    desk.books.flush()
     assert [step.loss for step in desk.backend.of(Step)] == [1.0, 2.0]
 
 
 def test_records_keep_their_order_though_some_could_be_read_at_once(desk):
-    slow, quick = desk.sampler.ledger("slow"), desk.sampler.ledger("quick")
+    slow, quick = desk.books.ledger("slow"), desk.books.ledger("quick")
     desk.row(slow, held(1.0))
     desk.close(slow)
     desk.row(quick, 2.0)
     desk.close(quick)
-    desk.sampler.flush()
+    desk.books.flush()
     assert [step.optimizer for step in desk.backend.of(Step)] == ["slow", "quick"]
 
 
 def test_epoch_waits_for_the_steps_that_belong_to_it(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     desk.row(ledger, held(1.0), epoch=1)
     desk.close(ledger)
-    desk.sampler.end_epoch(1, None)
+    desk.books.end_epoch(1, None)
     assert desk.backend.of(Epoch) == []
     desk.row(ledger, held(5.0), epoch=2)
     desk.close(ledger)
@@ -80,11 +80,11 @@ def test_epoch_waits_for_the_steps_that_belong_to_it(desk):
 
 
 def test_no_tensor_leaves(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     desk.row(ledger, held(math.nan))
     desk.row(ledger, 1.0, criterion=held(2.0))
-    desk.sampler.flush()
-    desk.sampler.end_epoch(1, None)
+    desk.books.flush()
+    desk.books.end_epoch(1, None)
     for event in desk.backend.events:
         assert "tensor" not in repr(event)
 
@@ -107,7 +107,7 @@ def test_validation_batch_in_which_nothing_counts_adds_nothing_on_a_device_eithe
 
 
 def test_update_ratios_of_a_step_that_was_skipped_after_all_are_left_out(desk):
-    ledger, parameter, weights = desk.sampler.ledger("0"), torch.nn.Parameter(torch.ones(4)), Weights()
+    ledger, parameter, weights = desk.books.ledger("0"), torch.nn.Parameter(torch.ones(4)), Weights()
     for found_inf in (1.0, 0.0):
         parameter.grad = torch.ones(4)
         desk.sampler.sample_gradients(ledger, [parameter])
@@ -116,6 +116,6 @@ def test_update_ratios_of_a_step_that_was_skipped_after_all_are_left_out(desk):
             parameter.mul_(1.5 - 0.5 * found_inf)
         desk.sampler.compare_weights(ledger, weights)
         desk.row(ledger, held(1.0), found_inf=held(found_inf))
-    desk.sampler.flush()
+    desk.books.flush()
     (step,) = desk.backend.of(Step)
     assert (step.steps, step.layers["p0"].update_ratio) == (1, 0.5)

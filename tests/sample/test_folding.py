@@ -48,7 +48,7 @@ def test_first_value_that_is_not_finite_may_be_the_first_or_the_last(desk, bad):
 
 def test_later_nans_are_folded_and_stay_nan(desk):
     desk.fold(NAN)
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     for loss in (1.0, NAN, 2.0):
         desk.row(ledger, loss)
     desk.close(ledger)
@@ -61,7 +61,7 @@ def test_later_nans_are_folded_and_stay_nan(desk):
 
 def test_infinity_among_finite_losses_is_not_hidden(desk):
     desk.fold(NAN)
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     for loss in (1.0, INF):
         desk.row(ledger, loss)
     desk.close(ledger)
@@ -90,7 +90,7 @@ def test_moving_average_passes_over_what_is_not_finite(desk):
 
 
 def test_micro_steps_are_a_mean_and_whole_where_they_can_be(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     for micro_steps in (4, 4, 1):
         desk.row(ledger, micro_steps=micro_steps)
     desk.close(ledger)
@@ -106,7 +106,7 @@ def test_totals_are_those_of_the_whole_run(desk):
 
 
 def test_gradient_statistics_are_means_over_the_sampled_steps(desk):
-    ledger, parameter = desk.sampler.ledger("0"), torch.nn.Parameter(torch.zeros(2))
+    ledger, parameter = desk.books.ledger("0"), torch.nn.Parameter(torch.zeros(2))
     for value in (1.0, 3.0):
         parameter.grad = torch.full((2,), value)
         desk.sampler.sample_gradients(ledger, [parameter])
@@ -122,7 +122,7 @@ def test_gradient_statistics_are_means_over_the_sampled_steps(desk):
 
 
 def test_gradients_that_are_not_finite_are_counted_by_step(desk):
-    ledger, parameter = desk.sampler.ledger("0"), torch.nn.Parameter(torch.zeros(2))
+    ledger, parameter = desk.books.ledger("0"), torch.nn.Parameter(torch.zeros(2))
     for value in (1.0, NAN, INF):
         parameter.grad = torch.tensor([1.0, value])
         desk.sampler.sample_gradients(ledger, [parameter])
@@ -136,7 +136,7 @@ def test_gradients_that_are_not_finite_are_counted_by_step(desk):
 
 
 def test_gradients_of_the_first_bad_step_go_into_its_record(desk):
-    ledger, parameter = desk.sampler.ledger("0"), torch.nn.Parameter(torch.zeros(2))
+    ledger, parameter = desk.books.ledger("0"), torch.nn.Parameter(torch.zeros(2))
     for loss in (1.0, NAN):
         parameter.grad = torch.full((2,), loss)
         desk.sampler.sample_gradients(ledger, [parameter])
@@ -148,7 +148,7 @@ def test_gradients_of_the_first_bad_step_go_into_its_record(desk):
 
 
 def test_norms_before_clipping_go_into_the_record_of_their_step(desk):
-    ledger = desk.sampler.ledger("0")
+    ledger = desk.books.ledger("0")
     for loss, norm in ((1.0, 2.0), (NAN, NAN), (1.0, 4.0)):
         ledger.preclip_norms.append((len(ledger.rows), norm))
         desk.row(ledger, loss)
@@ -159,14 +159,14 @@ def test_norms_before_clipping_go_into_the_record_of_their_step(desk):
 
 
 def test_steps_that_a_fused_optimizer_skipped_are_left_out_with_all_they_measured(desk):
-    ledger, parameter = desk.sampler.ledger("0"), torch.nn.Parameter(torch.zeros(1))
+    ledger, parameter = desk.books.ledger("0"), torch.nn.Parameter(torch.zeros(1))
     for loss, found_inf in ((1.0, 0.0), (INF, 1.0), (3.0, 0.0)):
         parameter.grad = torch.tensor([loss])
         desk.sampler.sample_gradients(ledger, [parameter])
         ledger.preclip_norms.append((len(ledger.rows), loss))
         desk.row(ledger, torch.tensor(loss), found_inf=torch.tensor(found_inf))
     desk.close(ledger)
-    desk.sampler.flush()
+    desk.books.flush()
     (event,) = desk.backend.of(Step)
     assert (event.steps, event.loss, event.gradient_steps, event.gradient_mean) == (2, 2.0, 2, 2.0)
     assert event.gradient_preclip_norm == 2.0
@@ -177,7 +177,9 @@ def test_steps_that_a_fused_optimizer_skipped_are_left_out_with_all_they_measure
 @pytest.fixture
 def recorder(desk):
     models, passes = Models(), Passes(lambda sums: None, lambda epoch, sums: None)
-    recorder = Recorder(desk.sampler, passes, Criteria(models, passes, Spacing(0.0), lambda: desk.now), Meter())
+    recorder = Recorder(
+        desk.books, desk.sampler, passes, Criteria(models, passes, Spacing(0.0), lambda: desk.now), Meter()
+    )
     recorder.clock = lambda: desk.now
     return recorder
 
@@ -185,14 +187,14 @@ def recorder(desk):
 @pytest.mark.parametrize("validated_every", [10_000, 100, 3])
 @pytest.mark.parametrize("optimizers", [1, 3])
 def test_records_are_at_most_ten_a_second_and_no_step_is_lost(desk, recorder, optimizers, validated_every):
-    ledgers = [desk.sampler.ledger(str(index)) for index in range(optimizers)]
+    ledgers = [desk.books.ledger(str(index)) for index in range(optimizers)]
     for step in range(10_000):
         desk.now += 1e-3
         for ledger in ledgers:
             recorder.record(ledger, [1.0], None, desk.now)
         if step % validated_every == validated_every - 1:
-            desk.sampler.validation(passed(batches=2))
-    desk.sampler.flush()
+            desk.books.validation(passed(batches=2))
+    desk.books.flush()
     records = desk.backend.of(Step)
     assert 20 <= len(records) <= 100
     assert sum(record.steps for record in records if record.phase == "train") == 10_000 * optimizers
@@ -207,7 +209,7 @@ def passed(batches):
 
 
 def test_fault_of_one_block_costs_no_other(desk):
-    ledger, faults = desk.sampler.ledger("0"), iter([True])
+    ledger, faults = desk.books.ledger("0"), iter([True])
     emit = desk.backend.write
 
     def write(events):

@@ -4,8 +4,8 @@ import pytest
 
 from trimtab.rules.judge import Judge
 from trimtab.rules.rule import resolve
+from trimtab.sample.books import Books
 from trimtab.sample.layers import LayerChoice
-from trimtab.sample.sampler import Sampler
 from trimtab.steering.judging import Judging
 from trimtab.types import PhaseSummary
 
@@ -30,10 +30,8 @@ def said():
 
 @pytest.fixture
 def judging(judge, said):
-    sampler = Sampler(
-        lambda event: None, LayerChoice(None, lambda p: None, said.append), overhead=0.01, gradients_every=1
-    )
-    return Judging(judge, sampler, lambda kind, text: said.append(text))
+    books = Books(lambda event: None, LayerChoice(None, lambda p: None, said.append))
+    return Judging(judge, books, lambda kind, text: said.append(text))
 
 
 def summary(loss):
@@ -41,7 +39,7 @@ def summary(loss):
 
 
 def trained(judging, losses, label="0"):
-    ledger = judging._sampler.ledger(label)
+    ledger = judging._books.ledger(label)
     verdicts, late = judging.steps(ledger, len(losses), losses, ())
     assert not late
     return verdicts
@@ -72,10 +70,8 @@ def test_steps_before_a_fence_are_not_judged(judging, judge):
 
 def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, said):
     judge = Judge(resolve(()), monitor=("f1", "max"))
-    sampler = Sampler(
-        lambda event: None, LayerChoice(None, lambda p: None, said.append), overhead=0.01, gradients_every=1
-    )
-    judging = Judging(judge, sampler, lambda kind, text: said.append(text))
+    books = Books(lambda event: None, LayerChoice(None, lambda p: None, said.append))
+    judging = Judging(judge, books, lambda kind, text: said.append(text))
     judging.logged(1, "f1_macro", 0.5)
     judging.validation(1, summary(1.0))
     assert said == []

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab import health as reports
-from trimtab.sample import sampler
+from trimtab.sample import pace
 from trimtab.sample.spacing import WARM_UP_STEPS
 from trimtab.types import Health
 
@@ -52,10 +52,10 @@ def test_interval_settles_in_warm_up_and_samples_its_multiples(watching, train):
 
 def test_run_over_its_budget_samples_half_as_often_what_is_over_its_share(watching, train, monkeypatch):
     monkeypatch.setattr(reports, "INTERVAL_S", 0.0)
-    monkeypatch.setattr(sampler, "GRADIENT_SHARE", 1e9)  # so that every step is sampled when the interval settles
+    monkeypatch.setattr(pace, "GRADIENT_SHARE", 1e9)  # so that every step is sampled when the interval settles
     with watching(gradients_every=None, overhead=1e-6) as seen:
         train(WARM_UP_STEPS + 1)
-        monkeypatch.setattr(seen.run._sampler.gradient_spacing, "_share", 1e-9)
+        monkeypatch.setattr(seen.run._pace.gradients, "_share", 1e-9)
         train(8)
     intervals = sorted({health.gradient_interval_steps for health in seen.backend.of(Health)})
     assert intervals[:4] == [1, 2, 4, 8]
@@ -63,7 +63,7 @@ def test_run_over_its_budget_samples_half_as_often_what_is_over_its_share(watchi
 
 def test_run_whose_hooks_alone_are_over_the_budget_samples_as_ever(watching, train, monkeypatch):
     monkeypatch.setattr(reports, "INTERVAL_S", 0.0)
-    monkeypatch.setattr(sampler, "GRADIENT_SHARE", 1e9)
+    monkeypatch.setattr(pace, "GRADIENT_SHARE", 1e9)
     with watching(gradients_every=None, overhead=1e-6) as seen:
         train(WARM_UP_STEPS + 40)
     assert seen.health.overhead_ratio > 1e-6

@@ -58,9 +58,9 @@ def test_statistics_are_spaced_further_out_where_watching_takes_more_than_its_sh
         for _ in range(100):
             model(torch.ones(4, 2)).sum().backward()
             optimizer.step()
-        settled = seen.run._sampler.gradient_spacing.interval
+        settled = seen.run._pace.gradients.interval
         seen.run._meter.add(spent_s)
         seen.run._health._told_at -= INTERVAL_S
         seen.run._health._steps -= 10**7  # steps of half a microsecond: a pass over gradients costs many
         seen.run._health.publish()
-        assert seen.run._sampler.gradient_spacing.interval == factor * settled
+        assert seen.run._pace.gradients.interval == factor * settled

@@ -7,7 +7,7 @@ import torch
 
 import trimtab
 from trimtab.logged import NAMES_EXPORTED
-from trimtab.sample import sampler
+from trimtab.sample import books
 
 
 def logged(seen):
@@ -115,7 +115,7 @@ def test_phase_that_is_not_known_is_told_and_left_out(watching):
 
 
 def test_value_is_logged_under_the_step_that_the_loop_is_at(watching, model, monkeypatch):
-    monkeypatch.setattr(sampler, "RECORD_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 3600.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:
         for _ in range(5):

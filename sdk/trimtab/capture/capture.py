@@ -37,6 +37,7 @@ from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_s
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
 from trimtab.guard import Guard
+from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Sampler
@@ -57,6 +58,7 @@ class Capture:
 
     def __init__(
         self,
+        books: Books,
         sampler: Sampler,
         models: Models,
         meter: Meter,
@@ -65,7 +67,7 @@ class Capture:
         logs: Callable[[], bool],
     ) -> None:
         """`logs`: whether the user logs numbers, which may be those that are not seen."""
-        self._sampler = sampler
+        self._books = books
         self._meter = meter
         self._guard = guard
         self._patches = Patches()
@@ -73,14 +75,14 @@ class Capture:
         self._scaled = ScaledLosses()
         self._controller: Controller
         unclear = functools.partial(say, "validation_unclear", UNCLEAR)
-        self._passes = Passes(self._validated, sampler.end_epoch, unclear)
-        sampler.place = self._passes.place
-        self._criteria = Criteria(models, self._passes, sampler.accuracy_spacing, time.perf_counter)
+        self._passes = Passes(self._validated, books.end_epoch, unclear)
+        books.place = self._passes.place
+        self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.said.samples
-        self._criteria.on_change = sampler.forget_criterion
-        recorder = Recorder(sampler, self._passes, self._criteria, meter)
+        self._criteria.on_change = books.forget_criterion
+        recorder = Recorder(books, sampler, self._passes, self._criteria, meter)
         recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)
@@ -128,7 +130,7 @@ class Capture:
         self._steps.unseen.stop()
         self._steps.judge_rest()
         self._passes.finish()
-        self._sampler.flush()
+        self._books.flush()
 
     def end_validation(self, *, is_last: bool = False) -> None:
         """What was validated counts now, though no training has followed it yet. `is_last`: none will."""
@@ -144,7 +146,7 @@ class Capture:
 
     def has_seen_any(self) -> bool:
         """Whether any step or validation was seen."""
-        return bool(self._meter.steps or self._passes.resumed_at or self._sampler.ledgers)
+        return bool(self._meter.steps or self._passes.resumed_at or self._books.ledgers)
 
     def trains_alone(self) -> bool:
         """Whether no other thread that has trained is at work: it may be stepping, or need the weights for a graph."""
@@ -250,7 +252,7 @@ class Capture:
     def _validated(self, sums: PassSums, loss: str) -> None:
         if loss:
             self._criteria.compare_by(loss)
-        self._sampler.validation(sums)
+        self._books.validation(sums)
         started = time.perf_counter()
         self._steps.judge_rest()
         self._controller.validated(sums.summary())  # which may keep the best weights

@@ -88,7 +88,7 @@ class Lane:
         tracked = self._steps.ordinary(optimizer)
         plain = self._criteria.ordinary()
         model = self._models.only()
-        if tracked is None or plain is None or model is None or self._recorder.sampler.warming_up:
+        if tracked is None or plain is None or model is None or self._recorder.pace.warming_up:
             return
         if self._attribution.only is not tracked.share or not tracked.share.ordinary or not self._passes.ordinary():
             return

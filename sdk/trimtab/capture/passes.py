@@ -16,9 +16,9 @@ from typing import Any
 from trimtab.capture.gaps import Gap, Gaps
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead
 from trimtab.capture.origins import Origin
+from trimtab.sample.books import Place
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
-from trimtab.sample.sampler import Place
 from trimtab.sample.scalars import Held
 
 UNSEEN_AFTER = 2  # epochs

@@ -12,6 +12,7 @@ from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import Said
+from trimtab.sample.books import Books
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.sampler import Sampler
@@ -37,8 +38,10 @@ class Behind:
 class Recorder:
     """Rows, samples of gradients, ends of blocks: the same for every kind of step."""
 
-    def __init__(self, sampler: Sampler, passes: Passes, criteria: Criteria, meter: Meter) -> None:
+    def __init__(self, books: Books, sampler: Sampler, passes: Passes, criteria: Criteria, meter: Meter) -> None:
+        self.books = books
         self.sampler = sampler
+        self.pace = sampler.pace
         self.meter = meter
         self.clock = time.perf_counter
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
@@ -73,8 +76,8 @@ class Recorder:
         seconds = None
         if ended_at is not None:
             seconds = now - (ended_at if ended_at > passes.resumed_at else passes.resumed_at)
-            if self.sampler.warming_up:
-                self.sampler.settle(seconds)
+            if self.pace.warming_up:
+                self.pace.settle(seconds)
         ledger.rows.append(
             (loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
         )
@@ -87,7 +90,7 @@ class Recorder:
 
     def begin_anew(self, ledger: Ledger) -> None:
         """Another model is trained, and steps for the first time."""
-        self.sampler.begin_anew(ledger)
+        self.books.begin_anew(ledger)
         self._criteria.begin_anew()
 
     def has_stepped(self, ledger: Ledger) -> bool:
@@ -127,7 +130,7 @@ class Recorder:
     def close(self, ledger: Ledger) -> None:
         """End the ledger's block."""
         started = self.clock()
-        self.sampler.close(ledger, started)
+        self.books.close(ledger, started)
         self.closed()
         self.meter.add(self.clock() - started)
 
@@ -144,7 +147,7 @@ class Recorder:
         started = self.clock()
         sample = self.sampler.sample_gradients(ledger, parameters, scale)
         cost = self.clock() - started
-        self.sampler.gradient_spacing.cost(cost)
+        self.pace.gradients.cost(cost)
         self.meter.add(cost)
         return sample
 
@@ -160,7 +163,7 @@ class Recorder:
         started = self.clock()
         self.sampler.compare_weights(ledger, weights)
         cost = self.clock() - started
-        self.sampler.update_spacing.cost(self._held_for + cost)
+        self.pace.updates.cost(self._held_for + cost)
         self.meter.add(cost)
 
 

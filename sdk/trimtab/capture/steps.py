@@ -209,7 +209,7 @@ class Steps:
             self.unseen.stop()
             gone = [known for known in self._tracked.values() if known.optimizer() is None]
             label = self._labels.get(optimizer) or self._free_label(gone)
-            ledger = self._recorder.sampler.ledger(label)
+            ledger = self._recorder.books.ledger(label)
             parameters = parameters_of(optimizer)
             self._recorder.search(self._models, parameters)
             tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
@@ -223,7 +223,7 @@ class Steps:
             if over or self._is_another(label, tracked.share.ids):
                 self._begin_anew(tracked, over)
             elif idle:
-                self._recorder.sampler.count_on()
+                self._recorder.books.count_on()
             self._former[label] = [weakref.ref(p) for p in parameters]
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
@@ -297,13 +297,13 @@ class Steps:
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""
-        tracked.update_at = self._recorder.sampler.update_spacing.after(tracked.calls)
+        tracked.update_at = self._recorder.pace.updates.after(tracked.calls)
         tracked.refresh(optimizer)
         self._recorder.hold_weights(tracked.ledger, tracked.parameters, tracked.weights)
         tracked.weights_held = True
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
-        tracked.sample_at = self._recorder.sampler.gradient_spacing.after(tracked.calls)
+        tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls)
         tracked.refresh(optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
@@ -352,7 +352,7 @@ class Steps:
         tracked.ended_at = now
         ledger = tracked.ledger
         ledger.gradients = [sample for sample in ledger.gradients if sample.row < len(ledger.rows)]
-        self._recorder.sampler.skip(tracked.ledger, reason, total(losses))
+        self._recorder.books.skip(tracked.ledger, reason, total(losses))
         if reason == "scaler":
             self.controller.skipped(ledger.label)
         if now >= tracked.ledger.close_at:

@@ -114,7 +114,7 @@ class StepsInBackward:
         """One of the optimizers is about to step."""
         recorder = self._recorder
         if self._ledger is None:
-            self._ledger = recorder.sampler.ledger(str(len(recorder.sampler.ledgers)))
+            self._ledger = recorder.books.ledger(str(len(recorder.books.ledgers)))
         self._judging.controller().joined(optimizer, self._ledger.label)
         if not self.stepped:
             self.stepped, self._newest = True, weakref.ref(optimizer)
@@ -134,7 +134,7 @@ class StepsInBackward:
         if self._taken:
             recorder.search(self._models, self._parameters)
             self._judging.sampled(recorder.sampler.add(ledger, self._parameters, self._taken))
-            self._sample_at = recorder.sampler.gradient_spacing.after(self._calls)
+            self._sample_at = recorder.pace.gradients.after(self._calls)
         self._parameters, self._taken, self.stepped = [], [], False
         self._calls += 1
         ended_at, self._ended_at = self._ended_at, now
@@ -252,7 +252,7 @@ class UnseenOptimizer:
         self._say("unseen_optimizer", UNSEEN)
         self._parameters = self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
-        self._ledger = self._recorder.sampler.ledger("0")
+        self._ledger = self._recorder.books.ledger("0")
         behind = self._behind
         for each in self._rounds:
             self._behind = each.behind
@@ -267,7 +267,7 @@ class UnseenOptimizer:
             if norm is not None:
                 self._ledger.preclip_norms.append((len(self._ledger.rows), norm))
             if self._calls >= self._sample_at:
-                self._sample_at = self._recorder.sampler.gradient_spacing.after(self._calls)
+                self._sample_at = self._recorder.pace.gradients.after(self._calls)
             self._calls += 1
             ended_at, self._ended_at = self._ended_at, now
             self._judging.judge(self._ledger, total(losses))

@@ -3,8 +3,10 @@
 scalars     single values: at once on the CPU, one transfer for many on a device
 gradients   mean, variance, norm and largest magnitude of gradients
 updates     how far a step moved each layer
-spacing     how often statistics are taken, within the overhead budget
+chance      the loss at chance, from the labels
+pace        how often what is costly is done, within the overhead budget
+sampler     takes statistics for the step that is under way
 ledger      the steps of one optimizer, folded into records
 passes      sums over an epoch and over a validation pass
-sampler     the one object that takes what capture says and publishes events
+books       the ledgers of a run and the events that they make, in order
 """

@@ -203,8 +203,12 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """The steps that follow are of another model."""
-        self.criterion, self.chance = TrainingCriterion(), Chance()
+        self.forget_criterion()
         self.newest_update = self.loss_ema = None
+
+    def forget_criterion(self) -> None:
+        """What training is compared by is another loss function from now on."""
+        self.criterion, self.chance = TrainingCriterion(), Chance()
 
     def average(self, losses: Sequence[float]) -> None:
         """Carry the moving average of the loss on. What is not finite is left out, or it would stay for ever."""

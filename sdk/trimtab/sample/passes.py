@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trimtab.sample.criteria import Criterion, weighted
-from trimtab.sample.ledger import Columns, weighted_sum
+from trimtab.sample.ledger import Columns, Numbers, weighted_sum
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.types import PhaseSummary
 
@@ -90,6 +92,30 @@ class EpochSums:
             samples=self.samples or None,
             accuracy_samples=int(counted) if counted and counted != self.samples else None,
         )
+
+
+class TrainingSums:
+    """The training halves of the epochs that have not ended, one for each optimizer that stepped in them."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, dict[str, EpochSums]] = {}
+
+    def add(self, label: str, numbers: Numbers) -> None:
+        """Take steps of the optimizer of this label, which may be of several epochs."""
+        rows = numbers.rows
+        for epoch, part in rows.by_epoch():
+            self._of(epoch, label).add(part)
+        if rows.epoch:
+            for row, met, counted in numbers.predictions:
+                self._of(rows.epoch[min(row, len(rows.epoch) - 1)], label).add_predictions(met, counted)
+
+    def end(self, epoch: int, labels: Iterable[str]) -> PhaseSummary | None:
+        """An epoch is over: the sums of the first of these optimizers that stepped in it, None where none did."""
+        sums = self._epochs.pop(epoch, {})
+        return next((sums[label].summary() for label in labels if label in sums), None)
+
+    def _of(self, epoch: int, label: str) -> EpochSums:
+        return self._epochs.setdefault(epoch, {}).setdefault(label, EpochSums())
 
 
 class _Mean:

@@ -26,7 +26,8 @@ from trimtab.policies.reading import policies
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import FAILURES, AnyRule, Judge
 from trimtab.rules.rule import Rule, resolve
-from trimtab.sample.sampler import Sampler
+from trimtab.sample.books import Books
+from trimtab.sample.pace import Pace
 from trimtab.steering.control import Control
 from trimtab.steering.controller import Controller
 from trimtab.types import Act, Config, Event, RunInfo, Strides
@@ -109,7 +110,8 @@ def build(
     *,
     capture: Capture,
     models: Models,
-    sampler: Sampler,
+    books: Books,
+    pace: Pace,
     halting: Halting,
     guard: Guard,
     emit: Callable[[Event], None],
@@ -174,13 +176,14 @@ def build(
             guard=guard,
             emit=emit,
             say=say,
-            step=lambda: sampler.global_step,
+            step=lambda: books.global_step,
         )
     controller = Controller(
         judge,
         engine,
         actuators,
-        sampler,
+        books,
+        pace,
         guard,
         emit,
         say,

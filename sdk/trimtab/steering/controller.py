@@ -22,8 +22,9 @@ from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
+from trimtab.sample.books import Books, Judged
 from trimtab.sample.ledger import Ledger, Samples
-from trimtab.sample.sampler import Judged, Sampler
+from trimtab.sample.pace import Pace
 from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
@@ -44,7 +45,8 @@ class Controller:
         judge: Judge,
         engine: Engine,
         actuators: Actuators,
-        sampler: Sampler,
+        books: Books,
+        pace: Pace,
         guard: Guard,
         emit: Callable[[Event], None],
         say: Callable[[str, str], None],
@@ -67,7 +69,7 @@ class Controller:
         self._judge = judge
         self._engine = engine
         self._actuators = actuators
-        self._sampler = sampler
+        self._books, self._pace = books, pace
         self._guard = guard
         self._say = say
         self._acts = acts
@@ -85,7 +87,7 @@ class Controller:
         self._keeping = Keeping(
             actuators,
             judge,
-            sampler,
+            pace,
             Best(actuators, judge, say, DRY if not acts else "" if self._leads else ELSEWHERE),
             self.optimizers,
             say,
@@ -99,7 +101,7 @@ class Controller:
             if control is None
             else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
         )
-        self._judging = Judging(judge, sampler, say, None if self._ranks is None else self._ranks.level)
+        self._judging = Judging(judge, books, say, None if self._ranks is None else self._ranks.level)
 
     @property
     def steers(self) -> bool:
@@ -144,13 +146,13 @@ class Controller:
         if self._ranks is not None:
             self._meet_ranks(self._ranks, optimizer)
         if self._acts:
-            self._keeping.met(self._sampler.steps_written())
+            self._keeping.met(self._books.steps_written())
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
 
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
-        self._fence_all(self._sampler.steps_written())
+        self._fence_all(self._books.steps_written())
         self.optimizers.pop(label, None)
         self._judging.begin_anew(label)
         self._telling.begin_anew()
@@ -171,7 +173,7 @@ class Controller:
         applied: bool = False,
     ) -> int:
         """See `StepController`."""
-        label, step = ledger.label, self._sampler.steps_written() + 1
+        label, step = ledger.label, self._books.steps_written() + 1
         late = self._judge_steps(ledger, step, losses, samples, applied=applied)
         if self.reception is not None and self.reception.acceptance.due:
             self._take_in(self.reception.acceptance, Moment(step, applied, True))
@@ -183,7 +185,7 @@ class Controller:
 
     def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None:
         """See `StepController`."""
-        self._judge_steps(ledger, self._sampler.steps_written(), losses, samples, applied=True)
+        self._judge_steps(ledger, self._books.steps_written(), losses, samples, applied=True)
 
     def _judge_steps(
         self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples, *, applied: bool
@@ -210,7 +212,7 @@ class Controller:
 
     def skipped(self, label: str) -> None:
         """GradScaler skipped a step."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         self._answer(label, self._judge.skipped(label, step), Moment.after(step))
         if self._execution.follows_cycle:
             self._execution.cycle.stepped(label)
@@ -222,7 +224,7 @@ class Controller:
 
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         verdicts = self._judging.validation(step, summary)
         if self._acts:
             self._keeping.monitored(step)
@@ -230,7 +232,7 @@ class Controller:
 
     def logged(self, values: Mapping[str, float]) -> None:
         """The user logged values."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         for name, value in values.items():
             verdicts = self._judging.logged(step, name, value)
             if self._acts:
@@ -239,7 +241,7 @@ class Controller:
 
     def recorded(self, **values: float) -> None:
         """What is measured of the run itself, by the names of the signals."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         self._answer("", self._judge.record(step, **values), Moment.after(step))
 
     def hung(self, verdict: Verdict, text: str) -> None:
@@ -259,7 +261,7 @@ class Controller:
 
     def stepped(self, optimizer: Optimizer | None, label: str) -> None:
         """The parameters are updated: the moment for what has waited for it."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         if self._orders is not None:
             self._orders.take_up(step)
         if self._replay is not None:
@@ -279,7 +281,7 @@ class Controller:
 
     def restore_best(self) -> bool:
         """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         best = self._keeping.best.restore(step)
         if best is None:
             return False
@@ -290,11 +292,11 @@ class Controller:
 
     def completed(self) -> None:
         """The run ends by itself, after its last validation: see whether its best state would be lost."""
-        self._keeping.best.end(self._sampler.steps_written())
+        self._keeping.best.end(self._books.steps_written())
 
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
-        step = self._sampler.steps_written()
+        step = self._books.steps_written()
         self._execution.withdraw(step, "refused", "the run ended first")
         if self._orders is not None:
             self._orders.close(step)
@@ -313,7 +315,7 @@ class Controller:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._engine.restore(state["engine"], self._sampler.steps_written())
+        self._engine.restore(state["engine"], self._books.steps_written())
         self._judge.restore(state["judge"])
         self._actuators.steering.load_state_dict(state["steering"])
         if self.reception is not None:
@@ -326,11 +328,11 @@ class Controller:
 
     def _meet_ranks(self, ranks: Ranks, optimizer: Optimizer) -> None:
         """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""
-        steering, step = self._actuators.steering, self._sampler.steps_written()
+        steering, step = self._actuators.steering, self._books.steps_written()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         begun = ranks.meet(parameters, {"step": step, "steering": steering.state_dict()})
         if begun is not None and not ranks.leads:
-            self._sampler.steps_before += begun["step"] - step
+            self._books.steps_before += begun["step"] - step
             steering.load_state_dict(begun["steering"])
 
     def _awaits(self) -> bool:
@@ -384,10 +386,10 @@ class Controller:
 
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""
-        interval = self._sampler.judging_interval(self._acts)
+        interval = self._pace.judging_interval(self._acts)
         if self._ranks is None:
             return interval
-        step_s, wanted = self._sampler.step_s, self._keeping.wanted(moment.step)
+        step_s, wanted = self._pace.step_s, self._keeping.wanted(moment.step)
         interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=wanted)
         self.awaits_steps = self._awaits()
         return interval
@@ -397,7 +399,7 @@ class Controller:
         self._say(ASKED, reason)
         self._acts = False
         self._execution.others = None
-        self._execution.withdraw(self._sampler.steps_written(), "refused", reason)
+        self._execution.withdraw(self._books.steps_written(), "refused", reason)
         self._engine.stand_down()
         if self._orders is not None:
             self._orders.refusal = reason

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from trimtab.rules.judge import Judge
+from trimtab.sample.books import Books
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Point, Points, points
-from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
 from trimtab.types import PhaseSummary, Verdict
 
@@ -23,11 +23,11 @@ class Judging:
     def __init__(
         self,
         judge: Judge,
-        sampler: Sampler,
+        books: Books,
         say: Callable[[str, str], None],
         level: Callable[[int, list[Point]], list[Point]] | None = None,
     ) -> None:
-        self._judge, self._sampler, self._say = judge, sampler, say
+        self._judge, self._books, self._say = judge, books, say
         self._level = level or (lambda step, read: read)
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
         self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
@@ -67,7 +67,7 @@ class Judging:
     def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
         """Judge a validation pass against the training since the one before."""
         total, count = self._train
-        ledgers = self._sampler.ledgers
+        ledgers = self._books.ledgers
         of_these = [ledger for ledger in ledgers if ledger.label in self._trained] or ledgers
         self._train, self._trained = (0.0, 0), set()
         criterion = of_these[0].criterion.take() if of_these else None
@@ -95,5 +95,5 @@ class Judging:
             self._fenced_at[label] = step  # steps that were made before may be judged after
         if optimizer is None:
             self._on_device.clear()
-            for ledger in self._sampler.ledgers:
+            for ledger in self._books.ledgers:
                 ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate

@@ -9,7 +9,7 @@ from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
-from trimtab.sample.sampler import Sampler
+from trimtab.sample.pace import Pace
 from trimtab.steering.best import Best
 from trimtab.steering.ranks import Ranks
 
@@ -28,7 +28,7 @@ class Keeping:
         self,
         actuators: Actuators,
         judge: Judge,
-        sampler: Sampler,
+        pace: Pace,
         best: Best,
         optimizers: Collection[str],
         say: Callable[[str, str], None],
@@ -40,7 +40,7 @@ class Keeping:
         self.best = best
         self._actuators = actuators
         self._judge = judge
-        self._sampler = sampler
+        self._pace = pace
         self._optimizers = optimizers
         self._say = say
         self._ranks = ranks
@@ -62,7 +62,7 @@ class Keeping:
             return
         if self._ranks is not None:
             self._ranks.takes_snapshot = False
-        step_s = self._sampler.step_s
+        step_s = self._pace.step_s
         if self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
             self._taken_at = self._clock()
 

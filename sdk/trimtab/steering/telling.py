@@ -13,7 +13,7 @@ from trimtab.actuators.controls import Actuators
 from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
-from trimtab.sample.sampler import Judged
+from trimtab.sample.books import Judged
 from trimtab.steering.keeping import Keeping
 from trimtab.types import Alert, Event, Verdict, Verdicts
 

@@ -1,0 +1,297 @@
+"""The books of a run: one ledger for each optimizer, what happened between their steps, and the events that it makes.
+
+Everything here runs on the thread that trains, or on several where several do. What is on a device is read one block
+later, so that nobody waits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, compress
+from threading import RLock
+from typing import NamedTuple
+
+from trimtab.sample.layers import LayerChoice
+from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known
+from trimtab.sample.passes import PassSums, TrainingSums
+from trimtab.sample.records import Context, step_events
+from trimtab.sample.scalars import Held
+from trimtab.types import Epoch, Event, Step, Totals, Verdicts
+
+RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
+
+
+class Place(NamedTuple):
+    """Where the loop is."""
+
+    epoch: int | None = None  # None where there is no reason to believe in epochs
+    batch: int | None = None  # batches of this epoch so far
+    batches: int | None = None  # ... and in all
+
+
+class Judged(NamedTuple):
+    """What rules say of the steps since the last record."""
+
+    levels: Mapping[str, float] | None = None  # rule to its worst level
+    verdicts: Verdicts | None = None
+
+
+class _Validation(NamedTuple):
+    sums: PassSums
+    step: int
+    epoch: int | None
+
+
+class _EndedEpoch(NamedTuple):
+    epoch: int
+    step: int
+    validation: PassSums | None
+    seconds: float
+
+
+class _Marks(NamedTuple):
+    """What is published between two blocks of steps."""
+
+    validation: _Validation | None
+    ended: list[_EndedEpoch]
+
+
+class Books:
+    """One run's numbers. `emit` takes events; `clock` is in seconds and only differences matter.
+
+    What happened is published in order: the steps, then the validation pass and the epoch's end behind them.
+    """
+
+    def __init__(
+        self, emit: Callable[[Event], None], layers: LayerChoice, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.ledgers: list[Ledger] = []
+        self.samples = 0
+        self.epochs = 0
+        self.wait_s = 0.0
+        self.nonfinite: Counter[str] = Counter()
+        self.steps_before = 0  # of the run that this one resumes
+        self._steps_of_others = 0  # the global step at which the training began that is going on
+        self.place: Callable[[], Place] = Place  # asked when a record is made
+        self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
+        self._emit = emit
+        self._layers = layers
+        self._clock = clock
+        self._publishing = RLock()
+        self._waiting: deque[tuple[Ledger, Block] | _Marks] = deque()
+        self._ended: list[_EndedEpoch] = []
+        self._training = TrainingSums()
+        self._epoch_started = clock()
+        self._validation: _Validation | None = None
+        self._marked_at = -math.inf
+
+    @property
+    def global_step(self) -> int:
+        """Steps of the optimizer that stepped most often."""
+        taken = max((ledger.steps - ledger.steps_of_others for ledger in self.ledgers), default=0)
+        return self.steps_before + self._steps_of_others + taken
+
+    def ledger(self, label: str) -> Ledger:
+        """The ledger of this label, a new one the first time."""
+        for ledger in self.ledgers:
+            if ledger.label == label:
+                return ledger
+        self.ledgers.append(Ledger(label))
+        return self.ledgers[-1]
+
+    def count_on(self) -> None:
+        """Those that stepped so far step no more: the global step goes on from here with the steps of another one."""
+        self.flush()
+        self._steps_of_others = self.global_step - self.steps_before
+        for each in self.ledgers:
+            each.steps_of_others = each.steps
+
+    def begin_anew(self, ledger: Ledger) -> None:
+        """Another model is trained under this label, or under a new one: it shares no record with those before it.
+
+        Nor an average. Its steps are counted on.
+        """
+        self.count_on()
+        ledger.begin_anew()
+
+    def forget_criterion(self) -> None:
+        """What training is compared by is another loss function from now on."""
+        for ledger in self.ledgers:
+            ledger.forget_criterion()
+
+    def skip(self, ledger: Ledger, reason: str, loss: Held | None) -> None:
+        """A step was not taken. Its loss is in no record, but a value that is not finite is counted."""
+        ledger.newly_skipped[reason] += 1
+        if isinstance(loss, float) and not math.isfinite(loss):
+            self.nonfinite["loss"] += 1
+
+    @property
+    def _interval_s(self) -> float:
+        return RECORD_INTERVAL_S * max(len(self.ledgers), 1)
+
+    def close(self, ledger: Ledger, now: float) -> None:
+        """End the ledger's block, and publish what can be read without waiting."""
+        with self._publishing:
+            if self._validation is not None or self._ended:
+                self._cut_all(now)
+            else:
+                self._cut(ledger, now)
+            self._publish(keep=len(self.ledgers))
+
+    def validation(self, sums: PassSums) -> None:
+        """A validation pass is over. Passes in quick succession are folded into one record."""
+        with self._publishing:
+            folded = PassSums()
+            folded.add_pass(sums)
+            if self._validation is not None:
+                folded.add_pass(self._validation.sums)
+            self._validation = _Validation(folded, self.steps_written(), self.place().epoch)
+            self._cut_all_in_time()
+
+    def end_epoch(self, epoch: int, validation: PassSums | None) -> None:
+        """An epoch is over."""
+        with self._publishing:
+            now = self._clock()
+            self.epochs += 1
+            self._ended.append(_EndedEpoch(epoch, self.steps_written(), validation, now - self._epoch_started))
+            self._epoch_started = now
+            self._cut_all_in_time()
+
+    def flush(self) -> None:
+        """Publish everything, waiting for devices where need be."""
+        with self._publishing:
+            self._cut_all(self._clock())
+            self._publish(keep=0)
+
+    def _cut(self, ledger: Ledger, now: float) -> None:
+        ledger.close_at = now + self._interval_s
+        if ledger.rows or ledger.newly_skipped:
+            self._waiting.append((ledger, ledger.cut(time.time(), *self.place())))
+
+    def _cut_all(self, now: float) -> None:
+        """End every block, and put what stands behind them in line."""
+        for ledger in self.ledgers:
+            self._cut(ledger, now)
+        self._waiting.append(_Marks(self._validation, self._ended))
+        self._validation, self._ended = None, []
+        self._marked_at = now
+
+    def _cut_all_in_time(self) -> None:
+        now = self._clock()
+        cuts_nothing = not any(
+            ledger.rows or ledger.newly_skipped for ledger in self.ledgers
+        )  # an epoch after its pass
+        if cuts_nothing or now - self._marked_at >= self._interval_s:
+            self._cut_all(now)
+            self._publish(keep=len(self.ledgers))
+
+    def _publish(self, keep: int) -> None:
+        """Publish in order, up to a block that would have to be waited for; of those at most `keep` stay."""
+        while self._waiting:
+            item = self._waiting[0]
+            must_wait = not isinstance(item, _Marks) and not item[1].immediate
+            if must_wait and sum(not isinstance(i, _Marks) for i in self._waiting) <= keep:
+                return
+            self._waiting.popleft()  # before, so that a fault costs this item only
+            if isinstance(item, _Marks):
+                self._publish_marks(item)
+            else:
+                self._publish_block(*item)
+
+    def steps_written(self) -> int:
+        """The global step, with those that are not published yet."""
+        most = 0
+        for ledger in self.ledgers:
+            written = ledger.steps - ledger.steps_of_others + len(ledger.rows)
+            for item in self._waiting:
+                if not isinstance(item, _Marks) and item[0] is ledger:
+                    written += len(item[1].rows)
+            if written > most:
+                most = written
+        return self.steps_before + self._steps_of_others + most
+
+    def _publish_block(self, ledger: Ledger, block: Block) -> None:
+        numbers = block.read()
+        self._leave_out_skipped(ledger, block, numbers)
+        ledger.steps += len(numbers.rows.loss)
+        ledger.skipped += block.skipped
+        self._count(ledger, numbers)
+        judged = self.judged(ledger.label)
+        context = Context(self.global_step, self._totals(ledger), self._layers.depths, judged.levels, judged.verdicts)
+        for event in step_events(ledger, block, numbers, context):
+            self._emit(event)
+
+    def _leave_out_skipped(self, ledger: Ledger, block: Block, numbers: Numbers) -> None:
+        """Steps of a fused optimizer that GradScaler told to do nothing, as is known only now."""
+        rows = numbers.rows
+        skipped = {i for i, found in enumerate(rows.found_inf) if found}
+        if skipped:
+            block.skipped["scaler"] += len(skipped)
+            kept = [i not in skipped for i in range(len(rows.loss))]
+            place = [0, *accumulate(kept)]
+            numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
+            numbers.updates = [(place[i], ratios) for i, ratios in numbers.updates if i not in skipped]
+            numbers.preclip_norms = [(place[i], norm) for i, norm in numbers.preclip_norms if i not in skipped]
+            self._count_losses([rows.loss[i] for i in skipped])
+            numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)
+
+    def _count(self, ledger: Ledger, numbers: Numbers) -> None:
+        rows = numbers.rows
+        self.samples += sum(rows.samples)
+        self.wait_s += sum(rows.wait_seconds)
+        self._count_losses(rows.loss)
+        bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
+        if bad:
+            self.nonfinite["gradient"] += bad
+        self._training.add(ledger.label, numbers)
+
+    def _count_losses(self, values: Sequence[float | None]) -> None:
+        losses = known(values)
+        if not math.isfinite(sum(losses)):
+            self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
+
+    def _totals(self, ledger: Ledger) -> Totals:
+        return Totals(
+            steps=self.steps_before + ledger.steps,
+            samples=self.samples,
+            epochs=self.epochs,
+            data_wait_seconds=self.wait_s,
+            skipped=dict(ledger.skipped),
+            nonfinite=dict(self.nonfinite),
+        )
+
+    def _publish_marks(self, marks: _Marks) -> None:
+        if marks.validation is not None:
+            self._publish_validation(marks.validation)
+        for ended in marks.ended:
+            train = self._training.end(ended.epoch, [ledger.label for ledger in self.ledgers])
+            self._emit(
+                Epoch(
+                    ts=time.time(),
+                    step=ended.step,
+                    epoch=ended.epoch,
+                    train=train,
+                    validation=ended.validation.summary() if ended.validation is not None else None,
+                    seconds=ended.seconds,
+                )
+            )
+
+    def _publish_validation(self, validation: _Validation) -> None:
+        summary = validation.sums.summary()
+        if summary.loss is not None and not math.isfinite(summary.loss):
+            self.nonfinite["loss"] += 1
+        self._emit(
+            Step(
+                ts=time.time(),
+                step=validation.step,
+                steps=validation.sums.batches,
+                epoch=validation.epoch,
+                phase="validation",
+                loss=summary.loss,
+                accuracy=summary.accuracy,
+                samples=summary.samples,
+            )
+        )
