@@ -49,6 +49,27 @@ def test_optimizer_beside_two_rivals_is_none():
     assert not contest.involves("beside")
 
 
+class Label(str):
+    """Counts how often a label is looked up."""
+
+    lookups = 0
+
+    def __hash__(self):
+        Label.lookups += 1
+        return super().__hash__()
+
+
+def test_a_call_takes_as_long_as_there_are_optimizers_and_not_as_pairs_of_them():
+    contest, labels = Contest(), [Label(number) for number in range(100)]
+    for loss in (object(), object()):  # all is new at first, and then nothing is
+        Label.lookups = 0
+        for label in labels:
+            contest.backward(label, loss)
+            contest.step(label, 0.7)
+            assert not contest.involves(label)
+    assert Label.lookups / len(labels) < 5 * len(labels)
+
+
 def adversaries(steps, *, rate):
     """A generator that a discriminator with a hundred times its rate overwhelms."""
     torch.manual_seed(0)

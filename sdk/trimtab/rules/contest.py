@@ -8,32 +8,42 @@ to by one backward. Both are judged like any other.
 
 from __future__ import annotations
 
-from itertools import product
+from collections import defaultdict
 
 
 class Contest:
-    """Fed with backwards while there are several optimizers, and with the loss of each step. Holds labels only."""
+    """Fed with backwards while there are several optimizers, and with the loss of each step. Holds labels only.
+
+    A call costs as much as there are optimizers, and there may be hundreds: one for each parameter.
+    """
 
     def __init__(self) -> None:
         self._backward: object = None
         self._reached: set[str] = set()  # by the newest backward
-        self._rivals: set[tuple[str, str]] = set()  # reached together, both ways round
-        self._partners: set[tuple[str, str]] = set()  # who applied an equal loss
+        self._rivals: defaultdict[str, set[str]] = defaultdict(set)  # optimizer: those reached together with it
+        self._partners: defaultdict[str, set[str]] = defaultdict(set)  # optimizer: those that applied an equal loss
         self._newest: dict[str, float] = {}
 
     def backward(self, optimizer: str, loss: object) -> None:
         """A backward of `loss`, an object of its own, wrote to the gradients of `optimizer`."""
         if loss is not self._backward:
             self._backward, self._reached = loss, set()
-        self._rivals.update(pair for other in self._reached for pair in ((other, optimizer), (optimizer, other)))
+        _add(self._rivals, optimizer, self._reached)
         self._reached.add(optimizer)
 
     def step(self, optimizer: str, loss: float) -> None:
         """`optimizer` applied `loss`."""
         self._newest[optimizer] = loss
-        equal = [other for other, newest in self._newest.items() if newest == loss]
-        self._partners.update(product(equal, equal))
+        _add(self._partners, optimizer, {other for other, newest in self._newest.items() if newest == loss})
 
     def involves(self, optimizer: str) -> bool:
         """Whether `optimizer` works against another one, as far as is known."""
-        return any(one == optimizer and (one, other) not in self._partners for one, other in self._rivals)
+        return not self._rivals[optimizer] <= self._partners[optimizer]
+
+
+def _add(known: defaultdict[str, set[str]], one: str, others: set[str]) -> None:
+    """Enter that `one` and each of `others` belong together, both ways round."""
+    new = others - known[one]
+    known[one] |= new
+    for other in new:
+        known[other].add(one)
