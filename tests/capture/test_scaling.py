@@ -124,9 +124,10 @@ def test_losses_scaled_as_a_list_are_unscaled(watching, model, optimizer, scaler
     assert seen.losses() == [pytest.approx(sum(loss.item() for loss in losses))]
 
 
-def test_scaler_that_is_not_enabled_changes_nothing(watching, model, optimizer, inputs, labels):
+@pytest.mark.parametrize("act", [False, "process"])
+def test_scaler_that_is_not_enabled_changes_nothing(watching, model, optimizer, inputs, labels, act):
     scaler = GradScaler("cpu", enabled=False)
-    with watching() as seen:
+    with watching(act=act) as seen:  # which takes a snapshot, and such a scaler has no state
         loss = F.cross_entropy(model(inputs), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -86,15 +86,20 @@ def watch_scaling(patches: Patches, on_scaled: Callable[[GradScaler, Any, Any], 
 
 
 def watch_scaler_steps(
-    patches: Patches, before: Callable[[GradScaler, Optimizer], object], after: Callable[[Optimizer, bool], object]
+    patches: Patches, before: Callable[[GradScaler, Optimizer], object], after: Callable[[Optimizer], object]
 ) -> None:
-    """Call `before(scaler, optimizer)` and `after(optimizer, enabled)` around every `GradScaler.step`."""
+    """Call `before(scaler, optimizer)` and `after(optimizer)` around every `GradScaler.step`.
+
+    One that is not enabled scales nothing, skips nothing and has no state: its steps are the optimizer's own.
+    """
     original = GradScaler.step
 
     def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_enabled():
+            return original(self, optimizer, *args, **kwargs)
         before(self, optimizer)
         result = original(self, optimizer, *args, **kwargs)
-        after(optimizer, self.is_enabled())
+        after(optimizer)
         return result
 
     patches.replace(GradScaler, "step", keep_out(step, calls_user_code=True))

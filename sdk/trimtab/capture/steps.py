@@ -191,10 +191,10 @@ class Steps:
             self.scalers.append(weakref.ref(scaler))
         self._calls_before_scaler = (self._find(optimizer) or self._meet(optimizer)).calls
 
-    def scaler_stepped(self, optimizer: Optimizer, enabled: bool) -> None:
+    def scaler_stepped(self, optimizer: Optimizer) -> None:
         """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
         tracked = self._find(optimizer)
-        if tracked is not None and enabled and tracked.calls == self._calls_before_scaler:
+        if tracked is not None and tracked.calls == self._calls_before_scaler:
             tracked.calls += 1
             self._norms_of(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
