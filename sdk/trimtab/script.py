@@ -110,6 +110,8 @@ def _run(program: Program, watching: Callable[[], Around], once_imported: str) -
             if _threads_go_on():
                 # Registered last, hence called first, and not before Python has waited for the threads.
                 atexit.register(stack.pop_all().__exit__, *sys.exc_info())
+                if halted:  # what ends the halt here otherwise, is called only then
+                    raise SystemExit(EXIT_HALTED) from None
     if halted:
         raise SystemExit(EXIT_HALTED)
 

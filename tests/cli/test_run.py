@@ -162,6 +162,37 @@ def test_run_goes_on_while_threads_of_the_program_do(desk, train):
     assert desk.record()[-1]["step"] == 1
 
 
+HALTING = """
+    act = "process"
+    on_halt = "unwind"
+    rules = [{name = "too_much", signal = "logged:much", threshold = 1}]
+    policies = [{on = "too_much", ladder = ["halt"]}]
+"""
+LATER = """
+    import threading
+    def work():
+        threading.main_thread().join()
+        print("worked")
+    threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize(("beside", "stdout"), [("", ""), (LATER, "worked\n")], ids=["alone", "beside a thread"])
+def test_unwound_run_ends_with_75_and_without_a_traceback(desk, train, beside, stdout):
+    loop = """
+        import trimtab
+        for _ in range(100):
+            trimtab.log(much=2.0)
+            step()
+        print("went on")
+    """
+    desk.write("halting.toml", HALTING)
+    desk.write("script.py", train, beside, loop)
+    done = desk.trimtab("run", "--config", "halting.toml", "script.py")
+    assert (done.returncode, done.stdout, desk.status()) == (75, stdout, "halted")
+    assert "Traceback" not in done.stderr
+
+
 def test_script_may_prepare_before_it_imports_torch(desk):
     desk.environ.pop("OMP_NUM_THREADS")
     prepare = "import os, sys; os.environ['OMP_NUM_THREADS'] = '1'; print('torch' in sys.modules)\n"
