@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from trimtab.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -42,7 +44,7 @@ WORDS = {"jsonl": "log", "prometheus": "metrics"}
 def start(event: RunStart, run: RunInfo) -> Line:
     line = [NAME, *_item("run", (run.run, "bold"))]
     for backend, address in event.addresses.items():
-        line += _item(WORDS.get(backend, backend), (_clean(address), ""))
+        line += _item(WORDS.get(backend, backend), (printable(address), ""))
     return line
 
 
@@ -78,14 +80,14 @@ def metric(event: Metric, before: int = 0) -> Line:
     """What the user logged. `before` counts the events of the same names that got no line of their own."""
     line = [NAME, *_item("step", (str(event.step), "bold"))]
     if event.phase:
-        line += [(f"  {_clean(event.phase)}", DIM)]
+        line += [(f"  {printable(event.phase)}", DIM)]
     for name, value in event.values.items():
-        line += _item(_clean(name), number(value))
+        line += _item(printable(name), number(value))
     return [*line, (f"  (and {before} before it)", DIM)] if before else line
 
 
 def notice(event: Notice) -> Line:
-    return [NAME, (f"  {_clean(event.text)}", "yellow")]
+    return [NAME, (f"  {printable(event.text)}", "yellow")]
 
 
 def alert(event: Alert) -> Line:
@@ -95,11 +97,11 @@ def alert(event: Alert) -> Line:
     word = (event.severity.upper(), style) if firing else ("resolved", "green")
     if event.source != "process":  # what a server says is told apart from what is judged here
         word = (event.source, "bold yellow" if event.outcome == "accepted" else DIM)
-    line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), word, (f" {_clean(event.rule)}", "bold")]
+    line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), word, (f" {printable(event.rule)}", "bold")]
     if event.optimizer not in ("", "0"):
-        line += _item("optimizer", (_clean(event.optimizer), ""))
+        line += _item("optimizer", (printable(event.optimizer), ""))
     if event.source != "process":
-        line += [("  ", ""), (_clean((event.outcome or "").replace("_", " ")), DIM)]
+        line += [("  ", ""), (printable((event.outcome or "").replace("_", " ")), DIM)]
     if firing and event.value is not None and event.threshold is not None:
         line += [("  ", ""), number(event.value), (" over ", DIM), number(event.threshold)]
     return line
@@ -109,26 +111,26 @@ def adjustment(event: Adjustment) -> Line:
     """What a policy or a person did to the run, or would have done."""
     style = {"applied": "bold magenta", "dry_run": "magenta"}.get(event.outcome, "yellow")
     line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), (event.outcome.replace("_", " "), style)]
-    line += [(f" {_clean(event.action)}", "bold")]
+    line += [(f" {printable(event.action)}", "bold")]
     for name in event.after:
         before, after = (_value(values.get(name)) for values in (event.before, event.after))
-        line += _item(_clean(name), before, (" -> ", DIM), after)
+        line += _item(printable(name), before, (" -> ", DIM), after)
     if event.rule:
-        line += _item("for", (_clean(event.rule), ""))
-    return [*line, ("  ", ""), (_clean(event.reason), DIM)] if event.reason else line
+        line += _item("for", (printable(event.rule), ""))
+    return [*line, ("  ", ""), (printable(event.reason), DIM)] if event.reason else line
 
 
 def end(event: RunEnd, health: Health | None, addresses: Mapping[str, str]) -> Line:
     status = (f"  {event.status}", "bold green" if event.status == "completed" else ALARM)
     line = [NAME, status, (f" after {event.step} steps in {duration(event.seconds)}", "")]
     if event.error:
-        line += [("  ", ""), (_clean(event.error), ALARM)]
+        line += [("  ", ""), (printable(event.error), ALARM)]
     if health is not None:
         line += _item("overhead", *_percent(health.overhead_ratio))
     for backend, reasons in (health.dropped if health else {}).items():
         lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        line += _item("lost", (f"{_clean(backend)} {lost}", ALARM))
-    return [*line, *_item("log", (_clean(addresses["jsonl"]), ""))] if "jsonl" in addresses else line
+        line += _item("lost", (f"{printable(backend)} {lost}", ALARM))
+    return [*line, *_item("log", (printable(addresses["jsonl"]), ""))] if "jsonl" in addresses else line
 
 
 def number(value: Any) -> Piece:
@@ -144,7 +146,7 @@ def number(value: Any) -> Piece:
 def _value(value: Any) -> Piece:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number(value)
-    return _clean(str(value)), ""
+    return printable(str(value)), ""
 
 
 def duration(seconds: float) -> str:
@@ -232,7 +234,3 @@ def _sparkline(losses: Sequence[float]) -> Line:
         (SPARKS[round((loss - low) * scale)], "magenta") if math.isfinite(loss) else ("×", ALARM) for loss in losses
     ]
     return [("  ", ""), *columns] if columns else []
-
-
-def _clean(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -20,7 +20,7 @@ import requests
 import urllib3
 from grafana_api.grafana_api import GrafanaAPI
 
-from trimtab.errors import ConfigError, GrafanaError
+from trimtab.errors import ConfigError, GrafanaError, printable
 
 TIMEOUT_S = 10.0  # to connect, for each read, and for the whole answer
 LARGEST_ANSWER = 32 * 1024 * 1024  # bytes
@@ -155,7 +155,7 @@ class _Session(requests.Session):
             found = json.loads(body)["message"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return ""
-        text = "".join(c if c.isprintable() else " " for c in str(found))[:300].rstrip(". ")
+        text = printable(str(found))[:300].rstrip(". ")
         return f": {text}" if text else ""
 
     def _error(self, text: str, status: int | None = None) -> GrafanaError:

@@ -68,9 +68,9 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would obey: names in it may come from files that somebody else wrote.
+    r"""`text` in one line, without what a terminal would obey: somebody else may have written it.
 
-    >>> printable("loss\x1b[2J")
-    'loss [2J'
+    >>> printable("loss\x1b[2J\nfalls")
+    'loss [2J falls'
     """
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+    return "".join(letter if letter.isprintable() else " " for letter in text)

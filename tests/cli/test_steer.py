@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
+from trimtab.actions import FOR_GOOD, ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
 from trimtab.steering import control
 
 RUN_ID = "0123456789abcdef"
@@ -53,6 +53,11 @@ def test_command_is_taken_and_answered(desk, run, kind):
     assert (code, out, err) == (0, f"{kind}: applied at step 120: done\n", "")
 
 
+def test_no_answer_is_obeyed_by_the_terminal(desk, run):
+    out = ask(desk, run, "pause", "resnet", answer=("applied", "done\x1b[2J"))[2]
+    assert out == "pause: applied at step 120: done [2J\n"
+
+
 def test_refusal_is_code_1_and_says_why(desk, run):
     _, code, out, err = ask(desk, run, "adjust", "resnet", "--dropout", "0.5", answer=("refused", "there is none"))
     assert (code, out, err) == (1, "", "adjust: refused at step 120: there is none\n")
@@ -78,7 +83,7 @@ def test_adjust_may_ask_for_everything_at_once(desk, run):
         ScaleLearningRate(0.5, floor=0.0, ceiling=1e6),
         ScaleWeightDecay(2.0, floor=0.0, ceiling=1e6),
         SetDropout(0.1, lower=True),
-        ClipGradients(1.0, steps=2**31),
+        ClipGradients(1.0, steps=FOR_GOOD),
     )
 
 

@@ -49,6 +49,14 @@ def test_files_of_other_machines_are_left_alone_but_for_silent_ones_when_asked(d
     assert list(folder.iterdir()) == [heard]
 
 
+def test_no_name_of_a_file_is_obeyed_by_the_terminal(desk):
+    folder = desk.directory / "runs" / "targets"
+    folder.mkdir(parents=True)
+    (folder / "\x1b[2Jgone.json").write_text("{}")
+    (row,) = desk.trimtab("targets", "list").stdout.splitlines()[1:]
+    assert row.startswith(" [2Jgone.json")
+
+
 def test_list_of_nothing_is_its_header(desk):
     assert len(desk.trimtab("targets", "list").stdout.splitlines()) == 1
 

@@ -15,8 +15,11 @@ from typing import Any
 from trimtab.alerts.inbox import REMEMBERED, SKEW_S, Inbox, Waiting
 from trimtab.alerts.payloads import Incoming
 from trimtab.alerts.silences import Silences
+from trimtab.errors import printable
 from trimtab.policies import Decision, Engine
 from trimtab.types import Act, Alert, Severity, Verdict
+
+LONGEST_NAME = 64  # characters of an alert's that are recorded, where it is about nothing of ours
 
 Levels = Callable[[], Mapping[str, float]]
 
@@ -157,7 +160,7 @@ class Acceptance:
             Alert(
                 ts=self._clock(),
                 step=step,
-                rule=rule or _printable(alert.name),
+                rule=rule or printable(alert.name[:LONGEST_NAME]),
                 episode=self._episode(alert, rule, verdict),
                 state="resolved" if alert.state == "resolved" else "firing",
                 source=alert.source,
@@ -171,8 +174,3 @@ class Acceptance:
 def _severity(alert: Incoming) -> Severity:
     known: dict[str, Severity] = {"info": "info", "warning": "warning", "critical": "critical"}
     return known.get(alert.severity, "warning")
-
-
-def _printable(name: str) -> str:
-    """What somebody else wrote, short and without anything that moves a cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in name[:64])

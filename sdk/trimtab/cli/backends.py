@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trimtab import plugins
+from trimtab.errors import printable
 
 
 @click.command(short_help="List the backends that are installed.")
@@ -20,4 +21,4 @@ def backends() -> None:
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, origin, usable in rows:
-        click.echo(f"{name:<{widths[0]}}  {origin:<{widths[1]}}  {usable}")
+        click.echo(printable(f"{name:<{widths[0]}}  {origin:<{widths[1]}}  {usable}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from trimtab import config
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, printable
 
 
 @click.group(short_help="Write the dashboards for Grafana, or push them.")
@@ -50,10 +50,14 @@ def push(grafana: str | None, token_file: str | None, ca_file: str | None, dry_r
     token = grafana_client.read_token(found["grafana_token_file"])
     client = grafana_client.Grafana(found["grafana"], token, ca_file=found.get("grafana_ca_file"))
     would = "would be " if dry_run else ""
-    for each in pushing.push(client, library.shipped(), dry_run=dry_run, say=lambda text: click.echo(text, err=True)):
+    for each in pushing.push(client, library.shipped(), dry_run=dry_run, say=_say):
         click.echo(f"{each.uid}: {'' if each.state == 'unchanged' else would}{_WORDS[each.state]}")
-        if dry_run and each.diff:
-            click.echo(each.diff, nl=False)
+        for line in each.diff.splitlines() if dry_run else ():
+            click.echo(printable(line))
+
+
+def _say(text: str) -> None:
+    click.echo(printable(text), err=True)
 
 
 _WORDS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab import config
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from trimtab_dashboards.grafana_client import Grafana
@@ -65,7 +65,8 @@ def push(datasource: str | None, docs: str | None, dry_run: bool, **server: str 
     try:
         for pushed in rules_push.push(grafana, docs_url=docs or DOCS_URL, datasource=datasource, dry_run=dry_run):
             would = "would be " if dry_run and pushed.state != "unchanged" else ""
-            click.echo("\n".join([*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"]))
+            for line in (*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"):
+                click.echo(printable(line))
     finally:
         grafana.close()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trimtab import config
-from trimtab.errors import ConfigError, did_you_mean
+from trimtab.errors import ConfigError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from trimtab.actions import Action
@@ -82,7 +82,14 @@ def _actions(
     clip: float | None,
     roll_back: bool,
 ) -> list[Action]:
-    from trimtab.actions import ClipGradients, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
+    from trimtab.actions import (
+        FOR_GOOD,
+        ClipGradients,
+        RollBack,
+        ScaleLearningRate,
+        ScaleWeightDecay,
+        SetDropout,
+    )
 
     actions: list[Action] = [RollBack()] if roll_back else []
     if scale_lr is not None:
@@ -92,7 +99,7 @@ def _actions(
     if dropout is not None:
         actions.append(SetDropout(dropout, lower=True))
     if clip is not None:
-        actions.append(ClipGradients(clip, steps=2**31))
+        actions.append(ClipGradients(clip, steps=FOR_GOOD))
     return actions
 
 
@@ -134,7 +141,7 @@ def _wait(place: Path, id: str, wait_s: float) -> tuple[Answer | None, str | Non
 def _tell(kind: str, answer: Answer) -> int:
     done = answer.outcome == "applied"
     at = f" at step {answer.step}" if answer.step else ""
-    click.echo(f"{kind}: {answer.outcome}{at}{': ' if answer.text else ''}{answer.text}", err=not done)
+    click.echo(printable(f"{kind}: {answer.outcome}{at}{': ' if answer.text else ''}{answer.text}"), err=not done)
     return 0 if done else NOT_DONE
 
 

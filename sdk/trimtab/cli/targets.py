@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from trimtab import config, discovery
-from trimtab.errors import ConfigError
+from trimtab.errors import ConfigError, printable
 
 _DIRECTORY = click.option(
     "--targets", "given", metavar="DIR", help="Where the files are. [default: TRIMTAB_TARGETS_DIR, or runs/targets]"
@@ -47,14 +47,14 @@ def clean(given: str | None, silent: bool) -> None:
                 raise ConfigError(
                     f"{found.path}: cannot be removed ({error.strerror}). Remove it as its owner."
                 ) from error
-            click.echo(f"removed {found.path}  {found.target.run} rank {found.target.rank}")
+            click.echo(printable(f"removed {found.path}  {found.target.run} rank {found.target.rank}"))
 
 
 def _rows(directory: Path) -> Iterator[tuple[str, ...]]:
     for found in discovery.read(directory):
         target = found.target
         if target is None:
-            yield found.path.name, "", "", "", "", "", "not a file of ours"
+            yield printable(found.path.name), "", "", "", "", "", "not a file of ours"
             continue
         state = target.state(platform.node(), found.age_s)
         seen = f"{found.age_s / 60:.0f} min ago"
