@@ -17,6 +17,7 @@ import msgspec
 
 from trimtab.discovery import FOLDER
 from trimtab.errors import ConfigError
+from trimtab.types import Severity
 
 _SUFFIX = ".jsonl"
 
@@ -34,8 +35,9 @@ class _Record(msgspec.Struct, tag_field="event"):
             if not index:
                 if getattr(self, name, 0.0) is None:
                     setattr(self, name, math.nan)
-            elif isinstance(held := getattr(self, name, None), list) and index.isdecimal():
-                held[int(index)] = math.nan
+            elif isinstance(held := getattr(self, name, None), list):
+                if index.isdecimal() and int(index) < len(held):
+                    held[int(index)] = math.nan
             elif isinstance(held, dict) and name == "levels":  # which are never NaN
                 held[index] = math.inf
 
@@ -76,7 +78,7 @@ class Alert(_Record, tag="alert"):
     episode: int = 0
     state: str = ""
     source: str = "process"
-    severity: str = "warning"
+    severity: Severity = "warning"
     value: float | None = None
     threshold: float | None = None
 

@@ -33,6 +33,17 @@ def test_rule_fired_where_a_record_holds_a_level_of_1(watched, fired):
     assert fired(path) == [("loss_spike", 30)]
 
 
+@pytest.mark.parametrize("how", [5, "high", {"threshold": "high"}, {"threshold": 0}, {"severity": "odd"}])
+def test_log_that_says_what_no_rule_is_judged_by_is_refused(watched, fired, how):
+    path = watched({"loss_spike": 2.0}, rules={"loss_spike": how})
+    with pytest.raises(ConfigError, match="says of loss_spike what no rule is judged by"):
+        fired(path)
+
+
+def test_alert_with_a_threshold_that_no_rule_has_says_nothing_of_it(watched, alert, finding):
+    assert finding(watched({"loss_spike": 2.0}, more=[alert("loss_spike", 7, threshold=-1.0)])).threshold == 25.0
+
+
 def test_healthy_run_has_no_findings(watched, fired):
     assert fired(watched({"loss_spike": 0.999}, {"loss_spike": 0.0})) == []
 

@@ -30,6 +30,19 @@ def test_nan_and_inf_come_back_as_nan(write):
     assert math.isnan(step.learning_rate[1])
 
 
+def test_nonfinite_value_that_is_not_there_spoils_no_record(write):
+    path = write(sample_step(1, learning_rate=[0.1, math.nan]))
+    path.write_text(path.read_text().replace("learning_rate.1", "learning_rate.7"))
+    assert logs.read(path).steps[0].learning_rate == [0.1, None]
+
+
+def test_alert_of_a_severity_that_there_is_not_is_ignored(write):
+    path = write(*sample_events())
+    assert len(logs.read(path).alerts) == 1
+    path.write_text(path.read_text().replace('"severity":"warning"', '"severity":"odd"'))
+    assert logs.read(path).alerts == []
+
+
 def test_what_was_not_known_stays_none(write):
     (step,) = logs.read(write(sample_step(accuracy=None))).steps
     assert step.accuracy is None

@@ -107,6 +107,14 @@ def test_optimizers_are_named_as_they_are_called(write, tmp_path):
     assert texts(panel(drawing.draw([log]), "Gradient mean"))[:2] == [r"{0} \$x_\$ %", "d"]
 
 
+@pytest.mark.parametrize("name", ["", r"$\\nothing$", "$x_$ and $"])
+def test_name_in_a_log_is_no_formula(write, tmp_path, name):
+    path = write(sample_step(1), sample_step(2))
+    path.write_text(path.read_text().replace('"run":"sample"', f'"run":"{name}"'))
+    drawing.save([read(path)], tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").exists()
+
+
 def test_log_that_has_just_begun_can_be_drawn(write, training, tmp_path):
     drawing.save([read(write(training()[0]))], tmp_path / "picture.svg")
     assert "not in this log" in (tmp_path / "picture.svg").read_text()

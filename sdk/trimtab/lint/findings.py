@@ -12,7 +12,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta
 
 from trimtab.catalog import RULES
 from trimtab.errors import ConfigError, did_you_mean
@@ -33,7 +35,7 @@ class Levels(NamedTuple):
 class Bar:
     """How one rule was judged."""
 
-    threshold: float
+    threshold: Annotated[float, Meta(gt=0)]
     severity: Severity = "warning"
     clear: float = 0.8
     hold: int = 0  # not known

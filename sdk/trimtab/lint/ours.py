@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from trimtab import logs
 from trimtab.errors import ConfigError
 from trimtab.lint.findings import Bar, Judged, Levels, Tally, shipped, worst_of
@@ -61,18 +63,26 @@ class Record:
             self.status = record.status
 
     def bars(self) -> dict[str, Bar]:
-        """How each rule was judged: as the run said when it began, else as its alerts say, else as it ships."""
+        """How each rule was judged: as the run said when it began, else as its alerts say, else as it ships.
+
+        Raises:
+            ConfigError: what the run said is not how a rule is judged.
+        """
         bars = shipped()
         for alert in self.alerts:
-            if alert.threshold and alert.source == "process":
-                severity: Any = alert.severity
+            if alert.source == "process" and alert.threshold is not None and alert.threshold > 0:
                 shipping = bars.get(alert.rule, Bar(1.0))
-                bars[alert.rule] = dataclasses.replace(shipping, threshold=alert.threshold, severity=severity)
+                bars[alert.rule] = dataclasses.replace(shipping, threshold=alert.threshold, severity=alert.severity)
         config = self.facts.get("config")
         said = config.get("rules") if isinstance(config, dict) else None
         for rule, how in said.items() if isinstance(said, dict) else ():
-            known = {name: how[name] for name in ("threshold", "severity", "clear", "hold", "judged") if name in how}
-            bars[rule] = dataclasses.replace(bars.get(rule, Bar(1.0)), **known)
+            known = dataclasses.asdict(bars.get(rule, Bar(1.0)))
+            try:
+                bars[rule] = msgspec.convert({**known, **how} if isinstance(how, dict) else how, Bar)
+            except msgspec.ValidationError as error:
+                raise ConfigError(
+                    f"run {self.run}: its log says of {rule} what no rule is judged by ({error}). Give another log."
+                ) from error
         return bars
 
 

@@ -151,10 +151,13 @@ def _frame(figure: Figure, logs: Sequence[RunLog]) -> None:
     for row, log in enumerate(logs):
         top = 0.4 + _HEAD_ROW * row  # inches from the upper edge
         name = log.run if names.count(log.run) == 1 else f"{log.run} ({log.run_id})"
-        size = min(11 if several else 16, 1000 / len(name))  # the longest name fits
+        size = min(11 if several else 16, 1000 / max(len(name), 1))  # the longest name fits
         colour = COLOURS[row % len(COLOURS)] if several else INK
-        figure.text(_LEFT, 1 - top / height, name, fontsize=size, fontweight="bold", color=colour)
-        figure.text(_LEFT, 1 - (top + 0.24) / height, _facts(log), fontsize=9.5, color=FAINT)
+        # What a log says is no formula, whatever dollars are in it.
+        figure.text(
+            _LEFT, 1 - top / height, name, fontsize=size, fontweight="bold", color=colour, parse_math=False
+        )  # fmt: skip
+        figure.text(_LEFT, 1 - (top + 0.24) / height, _facts(log), fontsize=9.5, color=FAINT, parse_math=False)
     key = f"solid: train, as applied · dashed: validation, before clipping · {_KEY}" if several else _KEY
     figure.text(_LEFT, 0.2 / height, key, fontsize=8.5, color=FAINT, va="center")
 
