@@ -1,14 +1,19 @@
 """Each link that does not hold is told, with what to do about it."""
 
 import dataclasses
-import importlib
+import http.server
+import importlib.metadata
+import json
 import os
 import platform
 import socket
+import threading
 
 import pytest
+from click.testing import CliRunner
 
 from trimtab import config, discovery
+from trimtab.cli import trimtab
 from trimtab.doctor import local, prometheus
 from trimtab.doctor.prometheus import seconds
 from trimtab.rules.trailing import WINDOW_S
@@ -203,6 +208,64 @@ def test_prometheus_whose_alerts_get_nowhere_is_told(sendings, verdict):
     assert prometheus._alerting(["a", "b"], sendings).verdict == verdict
 
 
+class Odd(http.server.BaseHTTPRequestHandler):
+    """Answers as a Prometheus might that means no good: a version that a terminal obeys, an interval that is none."""
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        found = {
+            "/api/v1/status/buildinfo": {"version": "2.53.0\x1b[2J"},
+            "/api/v1/targets": {"activeTargets": [self.server.target]},
+            "/api/v1/rules": {"groups": [group("TrimtabRunGone", interval="often")]},
+            "/api/v1/alertmanagers": {"activeAlertmanagers": []},
+        }
+        body = json.dumps({"data": found.get(path, {"result": []})}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def odd(target):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    server.target = scraped(target, health="down")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_answer_that_is_none_of_prometheus_is_a_finding(target, odd):
+    *_, last = prometheus.check(odd, target, ["TrimtabRunGone"])
+    assert (last.verdict, last.text) == ("wrong", f"{odd} answers, but not as Prometheus does.")
+
+
+def test_nothing_that_a_server_says_is_obeyed_by_the_terminal(odd, tmp_path):
+    nobody = ("--alertmanager", "http://127.0.0.1:1", "--grafana", "http://127.0.0.1:1")
+    done = CliRunner().invoke(trimtab, ["doctor", "--targets", str(tmp_path / "targets"), "--prometheus", odd, *nobody])
+    assert "2.53.0 [2J" in done.output
+    assert "\x1b" not in done.output
+
+
+def test_torch_of_no_told_version_is_in_order(monkeypatch):
+    versions = {"trimtab": "0.1.0"}
+
+    def version(name):
+        try:
+            return versions[name]
+        except KeyError:
+            raise importlib.metadata.PackageNotFoundError(name) from None
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert (local.package().verdict, "no told version" in local.package().text) == ("ok", True)
+
+
 def test_run_with_tls_is_believed_for_its_own_certificate(tmp_path, certificate):
     own, key = certificate
     backend = PrometheusBackend()
@@ -223,6 +286,6 @@ def test_run_with_tls_is_believed_for_its_own_certificate(tmp_path, certificate)
 def test_certificates_that_are_none_are_told(tmp_path, token_file):
     doctor = importlib.import_module("trimtab.cli.doctor")
     settings = config.check(alerts_ca_file=token_file)
-    (finding,) = doctor._with_files(settings, ("alerts_token_file", "alerts_ca_file"), lambda *given: iter([]))
+    finding = doctor._read_files(settings, "alerts_token_file", "alerts_ca_file")
     assert (finding.verdict, finding.subject) == ("wrong", "certificates")
     assert "in PEM" in finding.advice

@@ -69,6 +69,15 @@ def test_grafana_without_a_prometheus_is_told(server):
     assert verdicts(server)["datasource"][0] == "wrong"
 
 
+@pytest.mark.parametrize("sources", [{"message": "no list"}, [{"name": "Main"}], 5])
+def test_answer_that_is_none_of_grafana_is_told(server, sources):
+    server.sources = sources
+    assert verdicts(server)["datasource"] == (
+        "wrong",
+        f"http://127.0.0.1:{server.server_port} answers, but not as Grafana does.",
+    )
+
+
 def test_token_that_is_refused_is_told_without_the_token(server):
     verdict, text = verdicts(server, "n0t-this")["token"]
     assert verdict == "wrong"

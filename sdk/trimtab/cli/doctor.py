@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from trimtab import config, discovery, tokens
-
-if TYPE_CHECKING:
-    from trimtab.doctor.finding import Finding
+from trimtab.doctor.finding import Finding, skipped, wrong
+from trimtab.errors import ConfigError, printable
 
 PROMETHEUS, ALERTMANAGER, GRAFANA = (f"http://127.0.0.1:{port}" for port in (9090, 9093, 3000))
 
@@ -31,9 +29,9 @@ def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int
     settings = config.check(config=config_, targets=targets)
     broken = 0
     for finding in _findings(settings, asked):
-        click.echo(f"{finding.verdict:<8} {finding.subject:<13} {finding.text}")
+        click.echo(printable(f"{finding.verdict:<8} {finding.subject:<13} {finding.text}"))
         if finding.advice:
-            click.echo(f"{'':<22} {finding.advice}")
+            click.echo(printable(f"{'':<22} {finding.advice}"))
         broken += finding.verdict == "wrong"
     click.echo("All is well." if not broken else f"{broken} to put right, the first one first.")
     return 1 if broken else 0
@@ -50,8 +48,8 @@ def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> I
     if target is not None and not ours:
         yield local.port(target, None)
     elif target is not None:
-        files = "metrics_token_file", "tls_certificate_file"
-        yield from _with_files(settings, files, lambda token, trusted: iter([local.port(target, token, trusted)]))
+        given = _read_files(settings, "metrics_token_file", "tls_certificate_file")
+        yield given if isinstance(given, Finding) else local.port(target, *given)
     yield from prometheus.check(asked["prometheus"] or PROMETHEUS, target, _alerts())
     yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"))
     yield from _grafana(settings, asked["grafana"] or settings.get("grafana"))
@@ -59,57 +57,50 @@ def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> I
 
 def _alertmanager(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
     from trimtab.doctor import alertmanager
-    from trimtab.doctor.finding import skipped
 
     if url is None and not _answers(ALERTMANAGER, "/-/ready"):
         yield skipped(
             "alertmanager", f"nothing answers at {ALERTMANAGER}.", "One that runs elsewhere: --alertmanager URL."
         )
         return
-    address = url or ALERTMANAGER
-    files = "alerts_token_file", "alerts_ca_file"
-    yield from _with_files(settings, files, lambda token, trusted: alertmanager.check(address, token, trusted))
+    given = _read_files(settings, "alerts_token_file", "alerts_ca_file")
+    if isinstance(given, Finding):
+        yield given
+    else:
+        yield from alertmanager.check(url or ALERTMANAGER, *given)
 
 
 def _grafana(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
     from trimtab.doctor import grafana
-    from trimtab.doctor.finding import skipped
 
     if url is None and not _answers(GRAFANA, "/api/health"):
         yield skipped("grafana", f"nothing answers at {GRAFANA}.", "One that runs elsewhere: --grafana URL.")
         return
-    address = url or GRAFANA
-    named = os.environ.get("TRIMTAB_GRAFANA_TOKEN_FILE")
-    given = {"grafana_token_file": Path(named) if named else None, **settings}
-    files = "grafana_token_file", "grafana_ca_file"
-    yield from _with_files(given, files, lambda token, trusted: grafana.check(address, token, _dashboards(), trusted))
+    given = _read_files(settings, "grafana_token_file", "grafana_ca_file")
+    if isinstance(given, Finding):
+        yield given
+    else:
+        token, certificates = given
+        yield from grafana.check(url or GRAFANA, token, _dashboards(), certificates)
 
 
-def _with_files(
-    settings: Mapping[str, Any],
-    files: tuple[str, str],
-    check: Callable[[str | None, Path | None], Iterator[Finding]],
-) -> Iterator[Finding]:
-    """The findings of a check that may need a token and certificates to trust, both from files that settings name.
+def _read_files(settings: Mapping[str, Any], secret: str, trusted: str) -> tuple[str | None, Path | None] | Finding:
+    """The token in the file of the setting `secret`, and the certificates of `trusted`: None where none is named.
 
-    A file that cannot be used is a finding of its own.
+    A file that cannot be used is a finding.
     """
-    from trimtab.doctor.finding import wrong
     from trimtab.doctor.http import trusting
-    from trimtab.errors import ConfigError
 
-    secret, trusted = files
     path, certificates = settings.get(secret), settings.get(trusted)
     try:
         token = None if path is None else tokens.read(secret, path).decode("latin-1")
         trusting(certificates)
     except ConfigError as error:
-        yield wrong("token", str(error), "Put the file right, and ask again.")
+        return wrong("token", str(error), "Put the file right, and ask again.")
     except OSError as error:
         said = f"{trusted}={str(certificates)!r}: cannot be used ({error.strerror or error})."
-        yield wrong("certificates", said, "Give a file of certificates in PEM.")
-    else:
-        yield from check(token, certificates)
+        return wrong("certificates", said, "Give a file of certificates in PEM.")
+    return token, certificates
 
 
 def _answers(url: str, path: str) -> bool:

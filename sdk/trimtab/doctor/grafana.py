@@ -55,5 +55,7 @@ def _inside(url: str, token: str, dashboards: Mapping[str, str], certificates: P
         yield wrong(
             "token" if error.status in (401, 403) else "grafana", str(error), f"Name another: {TOKEN_VARIABLE}."
         )
+    except (LookupError, TypeError):
+        yield wrong("datasource", f"{url} answers, but not as Grafana does.", "Give its address: --grafana URL.")
     finally:
         grafana.close()

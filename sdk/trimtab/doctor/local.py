@@ -25,7 +25,10 @@ def package() -> Finding:
         return wrong("package", "Trimtab is imported from its source, not installed.", "Run: pip install trimtab")
     if importlib.util.find_spec("torch") is None:
         return wrong("package", f"trimtab {ours} is here, torch is not.", "Run: pip install torch")
-    torch = version("torch")
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:  # built from its source, and not installed
+        return ok("package", f"trimtab {ours}, a torch of no told version, Python {platform.python_version()}")
     numbers = tuple(int(number) for number in re.findall(r"\d+", torch)[:2])
     if numbers < OLDEST_TORCH:
         return wrong("package", f"torch {torch} is older than 2.6.", "Run: pip install 'torch>=2.6'")

@@ -39,7 +39,7 @@ def check(url: str, target: Target | None, alerts: Sequence[str]) -> Iterator[Fi
         elif error.untrusted:
             advice = "Name the certificate of its authority to this command: SSL_CERT_FILE."
         yield wrong("prometheus", f"{error}.", advice)
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError, ValueError):
         yield wrong("prometheus", f"{url} answers, but not as Prometheus does.", "Give its address: --prometheus URL.")
 
 
