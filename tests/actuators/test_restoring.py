@@ -423,6 +423,28 @@ def test_a_parameter_of_another_shape_is_refused_and_nothing_changed():
     assert model.bias.tolist() == [7.0, 7.0]
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_parameter_put_in_the_place_of_another_is_refused_and_nothing_changed(is_held):
+    """As by programs that grow or prune, whose state goes over to the new one."""
+    optimizer = torch.optim.Adam([{"params": [nn.Parameter(torch.ones(3))]} for _ in range(2)])
+    snapshots, parts = Snapshots(), Parts(optimizers={"0": optimizer})
+    for group in optimizer.param_groups:
+        group["params"][0].grad = torch.ones(3)
+    optimizer.step()
+    snapshots.take(parts, 1)
+    group = optimizer.param_groups[1]
+    old, group["params"] = group["params"][0], [nn.Parameter(torch.zeros(5))]
+    optimizer.state[group["params"][0]] = {k: v.new_zeros(5) for k, v in optimizer.state.pop(old).items()}
+    if not is_held:
+        del old
+    before = frozen(optimizer)
+    with pytest.raises(Refused, match="put in the place of others"):
+        snapshots.roll_back(parts, 2)
+    assert frozen(optimizer) == before
+    snapshots.take(parts, 3)
+    snapshots.roll_back(parts, 4)
+
+
 def test_a_parameter_without_data_is_refused():
     model = nn.Linear(4, 2, device="meta")
     with pytest.raises(Refused, match="meta device"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trimtab.actions import Refused
 from trimtab.actuators.layout import Layout
+from trimtab.actuators.parts import owned_by
 from trimtab.actuators.restoring import Restoring, alike, put_buffer, put_state
 from trimtab.actuators.saving import write
 
@@ -87,6 +88,15 @@ class Picture:
                     f"A parameter of shape {tuple(living.shape)} and type {living.dtype} had {tuple(saved.shape)} and "
                     f"{saved.dtype} when the snapshot was taken. Snapshots taken from now on can be used."
                 )
+
+    def unknown_to(self, known: Collection[int]) -> bool:
+        """Whether one of its optimizers owns a parameter by now whose id is not in `known`."""
+        optimizers = [optimizer for state in self.layout.states if (optimizer := state.optimizer()) is not None]
+        return any(id(parameter) not in known for optimizer in optimizers for parameter in owned_by(optimizer))
+
+    def living(self) -> set[int]:
+        """The ids of the parameters in it that are still there."""
+        return {id(parameter) for reference, _ in self.layout.parameters if (parameter := reference()) is not None}
 
     def restore(self) -> None:
         """Write everything back, bit for bit. Parameters lose their gradients; state that was born later is deleted."""

@@ -30,6 +30,11 @@ LEAST_STEPS = 4  # between two
 FIRST_INTERVAL = 16  # until the cost of one is known
 IN_THREADS = "Another thread of this process trains too, and may need the weights as they are."
 
+REPLACED = (
+    "An optimizer has parameters that are in no snapshot this old: some were added, or put in the place of others. "
+    "Snapshots taken from now on can be used."
+)
+
 
 class Snapshots:
     """Takes, keeps and restores. To be used by one thread, and only at the boundary that `Cycle` tells.
@@ -314,6 +319,9 @@ class Snapshots:
 
     def _restore(self, snapshot: Snapshot, parts: Parts) -> None:
         pictures = [*snapshot.shared, snapshot.own]
+        covered = set().union(*(picture.living() for picture in pictures))
+        if any(picture.unknown_to(covered) for picture in pictures):
+            raise Refused(REPLACED)
         for picture in pictures:
             picture.check()
         for picture in pictures:

@@ -32,7 +32,7 @@ UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
-    __slots__ = ("_applied", "_changed_by_clip", "_stays", "_version", "follows", "ids", "losses", "probe", "thread")
+    __slots__ = ("_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe", "thread")
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
@@ -41,7 +41,7 @@ class Share:
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._version: int | None = None
-        self._applied = False
+        self.is_applied = False  # no backward came here since the last step
         self._changed_by_clip = False
         self._stays = True  # the gradient is there between a step and the next backward: cleared in place, or never
         self.note_version()
@@ -50,7 +50,7 @@ class Share:
         """Before a backward that finds no gradient: `loss` is the first since they were cleared."""
         self.losses = [loss]
         self._version = UNKNOWN
-        self._applied = self._changed_by_clip = self._stays = False
+        self.is_applied = self._changed_by_clip = self._stays = False
 
     @property
     def ordinary(self) -> bool:
@@ -60,7 +60,7 @@ class Share:
     def catch_up(self, loss: Held, *, applied: bool) -> None:
         """`begin` was called for `loss`, and `applied` after it where that is said."""
         self.begin(loss)
-        self._applied = applied
+        self.is_applied = applied
 
     def find_probe(self, parameters: Sequence[Tensor]) -> None:
         """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
@@ -76,11 +76,11 @@ class Share:
     def awaits_step(self, newest: Sequence[Held]) -> bool:
         """Whether a backward came here since the last step: one that is not applied yet, or one of `newest`."""
         losses = self.losses
-        return bool(losses) and (not self._applied or any(loss is losses[-1] for loss in newest))
+        return bool(losses) and (not self.is_applied or any(loss is losses[-1] for loss in newest))
 
     def missed(self) -> list[Held]:
         """Give away the loss that was taken for this share, and whose backward brought it no gradient."""
-        if self._applied or self.probe.grad is not None:
+        if self.is_applied or self.probe.grad is not None:
             return []
         losses, self.losses = self.losses, []
         return losses
@@ -89,19 +89,19 @@ class Share:
         """Before a backward: notice that the gradients were cleared since the last look."""
         gradient = self.probe.grad
         if gradient is None:
-            if self._version is not None:
+            if self._version is not None or self.is_applied:
                 self._clear()
             self._version = None
             return
         version = gradient._version
         if self._version == UNKNOWN:
-            self._stays = self._applied
+            self._stays = self.is_applied
             self._version = version
         if version != self._version:
             if self._version is not None and not self._changed_by_clip:
                 self._clear()
             self._version = version
-        elif self._applied and not _holds_something(gradient):  # `p.grad.data.zero_()` moves no version
+        elif self.is_applied and not _holds_something(gradient):  # `p.grad.data.zero_()` moves no version
             self._clear()
         self._changed_by_clip = False
 
@@ -122,7 +122,7 @@ class Share:
 
     def applied(self) -> None:
         """After a step."""
-        self._applied = True
+        self.is_applied = True
         if self._stays:
             self._changed_by_clip = False
             self.note_version()
@@ -141,12 +141,12 @@ class Share:
     def move(self, thread: int) -> None:
         """Its backwards run in another thread from now on."""
         self.thread = thread
-        if self._applied:
+        if self.is_applied:
             self._clear()
 
     def _clear(self) -> None:
         self.losses = []
-        self._applied = False
+        self.is_applied = False
 
 
 @dataclass(slots=True, eq=False)
@@ -217,12 +217,7 @@ class Attribution:
         """A share for an optimizer that was just met, with the losses that wait for it."""
         only, self.only = self.only, None
         share = Share(parameters)
-        for entry in self.unclaimed:
-            if entry.hidden or not share.ids.isdisjoint(entry.leaves):
-                share.losses.append(entry.loss)
-                entry.hidden = False
-                entry.leaves = {k: v for k, v in entry.leaves.items() if k not in share.ids}
-        self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]
+        share.losses = self._claim(share)
         if not share.losses:  # it took over from another one
             for other in self.shares:
                 if not share.ids.isdisjoint(other.ids):
@@ -232,6 +227,22 @@ class Attribution:
         self.shares.append(share)
         self._walks_left = WARM_UP_WALKS
         return share
+
+    def renew(self, share: Share, gone: Iterable[Tensor], parameters: Sequence[Tensor]) -> None:
+        """Its optimizer has other parameters now, and no more those that are `gone`.
+
+        Where its probe is among these, what was given to backward since the last step waits for an owner.
+        """
+        self.only = None
+        share.ids = share.ids.difference(map(id, gone)) | {id(p) for p in parameters}
+        if share.is_applied:
+            waiting = self._claim(share)
+            if waiting or id(share.probe) not in share.ids:
+                share.losses, share.is_applied = waiting, False
+        if id(share.probe) not in share.ids:
+            share.probe = next((p for p in parameters if p.grad is not None), parameters[0])
+            share.note_version()
+        self._walks_left, self._stray_walks_left = WARM_UP_WALKS, STRAY_WALKS
 
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
@@ -259,6 +270,17 @@ class Attribution:
         self.only = None
         if share in self.shares:
             self.shares.remove(share)
+
+    def _claim(self, share: Share) -> list[Held]:
+        """Take the losses that wait for its parameters."""
+        losses = []
+        for entry in self.unclaimed:
+            if entry.hidden or not share.ids.isdisjoint(entry.leaves):
+                losses.append(entry.loss)
+                entry.hidden = False
+                entry.leaves = {k: v for k, v in entry.leaves.items() if k not in share.ids}
+        self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]
+        return losses
 
     def _learn(self, loss: Held, reach: Reach, reached: bool) -> None:
         leaves, thread = {id(leaf): leaf for leaf in reach.leaves}, get_ident()

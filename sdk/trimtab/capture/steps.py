@@ -94,8 +94,9 @@ class Steps:
             tracked.ledger.learning_rate = (rate,)
         else:
             tracked.ledger.learning_rate = rates_of(groups)
-        if gradients_ready and (tracked.share.probe.grad is None or not tracked.share.losses):
-            self._look_closer(tracked)
+        share = tracked.share
+        if gradients_ready and (share.is_applied or share.probe.grad is None or not share.losses):
+            self._look_closer(tracked, optimizer)
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
@@ -231,15 +232,21 @@ class Steps:
                 self._attribution.on_reached = self._reached
             return tracked
 
-    def _look_closer(self, tracked: Tracked) -> None:
+    def _look_closer(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Where the gradients come from, which the probe does not show."""
         share = tracked.share
+        self._refresh(tracked, optimizer)
         if share.probe.grad is None:
             share.find_probe(tracked.parameters)
         if not share.losses and self._attribution.unclaimed:
             self._recorder.search(self._models, self._attribution.follow(share, tracked.parameters))
         if not share.losses and share.probe.grad is not None:
             self._recorder.trained()
+
+    def _refresh(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        before = tracked.refresh(optimizer)
+        if before:
+            self._attribution.renew(tracked.share, before, tracked.parameters)
 
     def _free_label(self, gone: Sequence[Tracked]) -> str:
         taken = {known.ledger.label for known in self._tracked.values() if known not in gone} | set(
@@ -298,13 +305,13 @@ class Steps:
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""
         tracked.update_at = self._recorder.pace.updates.after(tracked.calls)
-        tracked.refresh(optimizer)
+        self._refresh(tracked, optimizer)
         self._recorder.hold_weights(tracked.ledger, tracked.parameters, tracked.weights)
         tracked.weights_held = True
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
         tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls)
-        tracked.refresh(optimizer)
+        self._refresh(tracked, optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
         if sample is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "evaluated_samples", "found_inf", "group_count", "hasty", "judge_at",
+        "calls", "ended_at", "evaluated", "evaluated_samples", "found_inf", "hasty", "judge_at",
         "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights",
         "weights_held",
     )  # fmt: skip
@@ -52,7 +53,6 @@ class Tracked:
         self.ledger = ledger
         self.parameters = parameters
         self.share = share
-        self.group_count = len(optimizer.param_groups)
         self.calls = 0  # steps, taken or skipped
         self.sample_at = 0  # the call on which gradients are sampled next
         self.update_at = 0  # ... and how far it moved the weights
@@ -72,12 +72,16 @@ class Tracked:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
 
-    def refresh(self, optimizer: Optimizer) -> None:
-        """Look again at the parameters after `add_param_group`."""
-        if len(optimizer.param_groups) != self.group_count:
-            self.group_count = len(optimizer.param_groups)
-            self.parameters = parameters_of(optimizer)
-            self.share.ids |= {id(p) for p in self.parameters}
+    def refresh(self, optimizer: Optimizer) -> list[Tensor]:
+        """Look again at the parameters. Returns those that were there before, where they are others now.
+
+        `add_param_group` adds some; programs that grow or prune put others in the place of those in a group.
+        """
+        before, parameters = self.parameters, parameters_of(optimizer)
+        if len(parameters) == len(before) and all(map(operator.is_, parameters, before)):
+            return []
+        self.parameters = parameters
+        return before
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
