@@ -66,8 +66,9 @@ MAY_IMPORT = {
     "steering.control": {"types", "errors", "actions", "policies"},
     "policies": {"types", "errors", "actions", "catalog"},
     "plugins": {"settings", "types", "errors"},
-    "discovery": {"types"},
-    "doctor": {"errors", "plugins", "discovery", "trimtab_dashboards"},
+    "processes": set(),
+    "discovery": {"types", "processes"},
+    "doctor": {"errors", "catalog", "plugins", "discovery", "trimtab_dashboards"},
     "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0015; see below
     "trimtab_dashboards": {"types", "errors", "catalog"},
     "testing": {"types"},

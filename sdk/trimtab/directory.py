@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from trimtab import processes
 from trimtab.errors import ConfigError
 from trimtab.types import RunInfo, Status
 
@@ -28,18 +29,13 @@ class Facts(msgspec.Struct):
 
     host: str | None = None
     pid: Annotated[int, msgspec.Meta(gt=0, lt=2**31)] | None = None
+    process_start: str | None = None  # see `processes.started`
 
     def is_alive(self, host: str) -> bool | None:
         """Whether the process is there; None where that cannot be told on `host`."""
         if self.host != host or self.pid is None:
             return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # it is somebody else's
-            return True
-        return True
+        return processes.lives(self.pid, self.process_start)
 
 
 class Written(msgspec.Struct):
@@ -87,7 +83,7 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
         "status": status,
         "step": step,
         "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "facts": {**run.facts, "world_size": run.world_size},
+        "facts": {**run.facts, "world_size": run.world_size, "process_start": processes.started(os.getpid())},
     }
     path = run.directory / FILE
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from trimtab import processes
 from trimtab.types import RunInfo
 
 State: TypeAlias = Literal["alive", "dead", "elsewhere", "silent"]
@@ -43,7 +44,7 @@ class Target:
     rank: int
     host: str  # where the process runs
     pid: int
-    process_start: str  # tells a process from a later one of the same number; empty where the system does not say
+    process_start: str  # see `processes.started`
 
     @classmethod
     def of(cls, run: RunInfo, url: str) -> Target:
@@ -57,7 +58,7 @@ class Target:
             rank=run.rank,
             host=str(run.facts.get("host", "")),
             pid=pid,
-            process_start=process_start(pid),
+            process_start=processes.started(pid),
         )
 
     @property
@@ -69,9 +70,7 @@ class Target:
         """What is known of the process from `host`, when its file was touched `age_s` seconds ago."""
         if self.host != host:
             return "silent" if age_s > SILENT_AFTER_S else "elsewhere"
-        if not _runs(self.pid) or process_start(self.pid) != self.process_start:
-            return "dead"
-        return "alive"
+        return "alive" if processes.lives(self.pid, self.process_start) else "dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +144,6 @@ def _content(path: Path) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
             raise ValueError(f"{path}: no file of ours")
         return file.read(LARGEST), status
-
-
-def process_start(pid: int) -> str:
-    """When process `pid` of this machine began, as Linux says it: boot and clock ticks since. Empty elsewhere."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return f"{boot}/{after_name[19]}"  # field 22 of proc(5): starttime
-    except (OSError, IndexError):
-        return ""
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's
-        return True
-    return True
 
 
 def _written(target: Target) -> list[dict[str, Any]]:

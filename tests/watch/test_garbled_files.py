@@ -7,7 +7,7 @@ import platform
 import pytest
 
 import trimtab
-from trimtab import logs
+from trimtab import logs, processes
 from trimtab.errors import ConfigError
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
@@ -54,6 +54,13 @@ def test_run_json_of_a_living_process_is_believed(place):
     (place / "run.json").write_text(json.dumps({"status": "running", "run_id": "1", "facts": facts}))
     with pytest.raises(ConfigError, match=f"process {os.getppid()} on this machine is writing"):
         start(place)
+
+
+def test_run_json_of_a_process_that_bears_the_number_of_another_is_nobodys(place):
+    facts = {"host": HOST, "pid": os.getppid(), "process_start": "boot/0"}
+    (place / "run.json").write_text(json.dumps({"status": "running", "run_id": "1", "facts": facts}))
+    start(place)
+    assert json.loads((place / "run.json").read_text())["facts"]["process_start"] == processes.started(os.getpid())
 
 
 @pytest.mark.parametrize("name", ["run.json", "steering.json"])
