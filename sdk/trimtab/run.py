@@ -121,9 +121,7 @@ class Run:
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
-        self._sigterm = lifecycle.Sigterm(
-            on_end=lambda: self.close("interrupted"), on_passing=lambda: self._flush_backends()
-        )
+        self._sigterm = lifecycle.Sigterm(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
 
     @property
     def name(self) -> str:
@@ -200,13 +198,18 @@ class Run:
     ) -> None:
         """Name what Trimtab cannot find by itself: a model, optimizers by name, a loss module of your own.
 
+        Optimizers are found when they step, and called by their index; a mapping gives them names.
         A criterion is a module whose output is the mean loss of a batch; it is called on (input, target). An average is
         a copy that follows the weights (EMA): a rollback turns it back with them. `AveragedModel` of torch is found.
+
+        Raises:
+            ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers.
         """
+        names = _names(optimizer)
         if model is not None:
             self._models.add(model)
-        for name, named in optimizer.items() if isinstance(optimizer, Mapping) else ():
-            self._capture.name(named, name)
+        for name, each in names.items():
+            self._capture.name(each, name)
         if criterion is not None:
             self._capture.watch_criterion(criterion)
         if average is not None:
@@ -342,3 +345,16 @@ class Run:
     def _flush_backends(self) -> None:
         if self._bus is not None:
             self._bus.flush(CLOSE_DEADLINE_S)
+
+
+def _names(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Optimizer]:
+    """The optimizers that have been given a name. Raises ConfigError for what is no optimizer."""
+    names = given if isinstance(given, Mapping) else {}
+    unnamed = [] if given is None or isinstance(given, Mapping) else [given]
+    for each in (*names.values(), *unnamed):
+        if not hasattr(each, "param_groups"):
+            raise ConfigError(
+                f"attach(optimizer=...): expected an optimizer, or a mapping such as {{'generator': optimizer}}, "
+                f"but got a {type(each).__name__}. Give the optimizers by name."
+            )
+    return names

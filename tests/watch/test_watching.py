@@ -214,6 +214,15 @@ def test_run_that_saw_no_training_says_so(watching, model):
     assert validated.notices == failed.notices == []
 
 
+def test_attach_refuses_what_is_no_optimizer_instead_of_leaving_it_out(options, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trimtab.watch(**options) as run:
+        run.attach(optimizer=optimizer)
+        for given in ([optimizer], {"generator": model}, "adam"):
+            with pytest.raises(ConfigError, match="expected an optimizer, or a mapping"):
+                run.attach(optimizer=given)
+
+
 def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMTAB_DISABLED", "1")
     backward = torch.autograd.backward
