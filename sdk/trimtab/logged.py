@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ class Logged:
         """Publish every value of both that is a number."""
         self.any = True
         if not isinstance(values, Mapping | None):
-            self._say("log values", f"log({values!r:.80}): expected names and numbers. Use log(loss=0.5).")
+            self._say("log values", f"log({_shown(values)}): expected names and numbers. Use log(loss=0.5).")
             values = None
         values = {**(values or {}), **(more or {})}
         if phase is not None and phase not in PHASES:
@@ -90,4 +91,9 @@ def _as_number(value: Any) -> float | None:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return f"{value!r:.80}, a {type(value).__name__}"
+    return f"{_shown(value)}, a {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    """Short, and made in a moment, however much is in it: it is asked for each time."""
+    return reprlib.repr(value)[:80]

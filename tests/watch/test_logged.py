@@ -67,6 +67,21 @@ def test_what_is_no_number_is_told_once_and_costs_nothing_else(watching, given, 
     assert told in notice
 
 
+def test_telling_what_is_no_number_does_not_read_all_of_it(watching):
+    class Item:
+        read = 0
+
+        def __repr__(self):
+            Item.read += 1
+            return "item"
+
+    with watching() as seen:
+        trimtab.log(value=[Item() for _ in range(1000)])
+        trimtab.log([Item() for _ in range(1000)])
+    assert len(seen.notices) == 2
+    assert Item.read < 20
+
+
 @pytest.mark.parametrize("given", ["hello", 3, [("loss", 1)], torch.ones(2)])
 def test_what_has_no_names_is_told_and_never_reaches_the_training(watching, given):
     with watching() as seen:
