@@ -15,8 +15,10 @@ import torch
 FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "fastai", "ignite", "composer")
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
 
-_SECRET = re.compile(r"(pass|secret|token|api[-_]?key|credential|auth)", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]+(?=@)")  # in a URL
+_NAMED = r"(?:pass|secret|token|(?:api|access|private)[-_]?key|credential|auth)"  # what a secret is named like
+_SECRET = re.compile(_NAMED, re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#]+(?=@)")  # in a URL, as is the next
+_IN_QUERY = re.compile(rf"([?&][^=&#]*{_NAMED}[^=&#]*=)[^&#]+", re.IGNORECASE)
 REMOVED = "<removed>"
 
 
@@ -66,7 +68,7 @@ def without_secrets(command: Sequence[str]) -> list[str]:
         elif equals and _SECRET.search(name):
             kept.append(f"{name}={REMOVED}")
         else:
-            kept.append(_CREDENTIALS.sub(REMOVED, argument))
+            kept.append(_IN_QUERY.sub(rf"\1{REMOVED}", _CREDENTIALS.sub(REMOVED, argument)))
             hide = argument.startswith("-") and not equals and _SECRET.search(argument) is not None
     return kept
 

@@ -19,6 +19,10 @@ HASH = "0123456789abcdef0123456789abcdef01234567"
         (["hub.Secret=a=b"], [f"hub.Secret={REMOVED}"]),
         (["https://sam:abc@host/data"], [f"https://{REMOVED}@host/data"]),
         (["--data", "s3://key:abc@host/x?y=1"], ["--data", f"s3://{REMOVED}@host/x?y=1"]),
+        (["https://sam:p@ss@host/data"], [f"https://{REMOVED}@host/data"]),
+        (["https://host/a?x=1&token=abc&y=2"], [f"https://host/a?x=1&token={REMOVED}&y=2"]),
+        (["--url", "https://host/?mail=a@b"], ["--url", "https://host/?mail=a@b"]),
+        (["--aws_access_key", "abc"], ["--aws_access_key", REMOVED]),
         (["user@host:path"], ["user@host:path"]),
     ],
 )
