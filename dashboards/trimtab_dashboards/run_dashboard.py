@@ -149,10 +149,12 @@ def _learning() -> list[Panel]:
         lines(
             "Loss",
             "Training: mean of the last record, and its moving average over 50 steps. Validation: mean over the last "
-            "pass. The mean over ranks; NaN is shown as a gap.",
+            "pass. The mean over ranks; NaN is shown as a gap. At chance: what knowing how often each label comes "
+            "would give; a loss that stays there has learned nothing.",
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS, phase='train')})", "train, optimizer {{optimizer}}"),
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS_EMA)})", "smoothed, optimizer {{optimizer}}"),
             Query(f"avg({of_run(catalog.LOSS, phase='validation')})", "validation"),
+            Query(f"avg by (optimizer) ({of_run(catalog.LOSS_AT_CHANCE)})", "at chance, optimizer {{optimizer}}"),
             width=12,
             height=9,
         ),

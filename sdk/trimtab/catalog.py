@@ -75,6 +75,9 @@ LOSS = _gauge(
     "loss", "", "Mean loss: training over the last record, validation over the last pass.", "phase", "optimizer"
 )
 LOSS_EMA = _gauge("loss_ema", "", "Exponential moving average of the training loss, 0.98 a step.", "phase", "optimizer")
+LOSS_AT_CHANCE = _gauge(
+    "loss_at_chance", "", "Training loss of knowing no more than how often each label comes.", "optimizer"
+)
 ACCURACY = _gauge("accuracy_ratio", "ratio", "Share of right predictions, where the loss tells classes.", "phase")
 LOGGED_VALUE = _gauge("logged_value", "", "A value that the training code logged.", "name", "phase")
 

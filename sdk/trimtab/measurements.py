@@ -104,6 +104,7 @@ def _step(event: Step) -> Iterator[Measurement]:
     for spec, labels, value in (
         (catalog.LOSS, in_phase, event.loss),
         (catalog.LOSS_EMA, in_phase, event.loss_ema),
+        (catalog.LOSS_AT_CHANCE, of, event.loss_at_chance),
         (catalog.ACCURACY, (event.phase,), event.accuracy),
         (catalog.GRADIENT_MEAN, of, event.gradient_mean),
         (catalog.GRADIENT_VARIANCE, of, event.gradient_variance),

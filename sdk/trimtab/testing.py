@@ -98,6 +98,7 @@ def sample_step(step: int = 1, **fields: Any) -> Step:
         "epoch": 1,
         "loss": 2.0 / step,
         "loss_ema": 2.0 / step,
+        "loss_at_chance": 2.3,
         "accuracy": 0.5,
         "samples": 32,
         "learning_rate": (0.001,),

@@ -143,6 +143,7 @@ class Step(Event):
     loss_min: float | None = None
     loss_max: float | None = None
     loss_ema: float | None = None
+    loss_at_chance: float | None = None  # of the best answer that is the same for every input, where labels tell it
     accuracy: float | None = None
     samples: int | None = None
     learning_rate: Sequence[float | None] | None = None

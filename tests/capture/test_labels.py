@@ -22,10 +22,10 @@ def batch():
 def chance(watching, batch):
     """`chance(step)`: what is known after some steps, each of which calls `step(model, inputs, labels)`."""
 
-    def chance(step, steps=16, optimizers=1, act=False):
+    def chance(step, steps=16, optimizers=1):
         model = nn.Linear(4, CLASSES)
         made = [torch.optim.SGD([p], lr=0.01) for p in model.parameters()][:optimizers]
-        with watching(act=act) as seen:
+        with watching() as seen:
             for _ in range(steps):
                 for optimizer in made:
                     optimizer.zero_grad()
@@ -100,6 +100,20 @@ def test_it_is_not_known_where_the_objective_is_another(chance, step):
 
 def test_it_is_known_of_one_of_two_optimizers_under_one_loss(chance):
     assert chance(plain, optimizers=2) == EVEN
+
+
+def test_records_say_it_from_when_it_is_known(watching, batch):
+    inputs, labels = batch
+    model = nn.Linear(4, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watching(act="process", policies=[]) as seen:  # so that every step is judged
+        for _ in range(16):
+            optimizer.zero_grad()
+            plain(model, inputs, labels)
+            optimizer.step()
+    said = [step.loss_at_chance for step in seen.steps()]
+    assert said[0] is None
+    assert said[-1] == EVEN
 
 
 def test_it_is_that_of_another_loss_function_from_when_there_is_one(watching, batch):

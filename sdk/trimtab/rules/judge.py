@@ -165,6 +165,11 @@ class Judge:
         bench = self._benches.get(optimizer) or self._bench(optimizer)
         bench.course.chance = loss
 
+    def loss_at_chance(self, optimizer: str) -> float | None:
+        """What `chance` was told last."""
+        bench = self._benches.get(optimizer)
+        return bench.course.chance if bench is not None else None
+
     def strides(self, optimizer: str, rule: str) -> Strides:
         """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
 

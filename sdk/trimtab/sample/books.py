@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, compress
 from threading import RLock
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from typing import NamedTuple
 from trimtab.sample.layers import LayerChoice
 from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known
 from trimtab.sample.passes import PassSums, TrainingSums
-from trimtab.sample.records import Context, step_events
+from trimtab.sample.records import Context, Judged, step_events
 from trimtab.sample.scalars import Held
-from trimtab.types import Epoch, Event, Step, Totals, Verdicts
+from trimtab.types import Epoch, Event, Step, Totals
 
 RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
 
@@ -30,13 +30,6 @@ class Place(NamedTuple):
     epoch: int | None = None  # None where there is no reason to believe in epochs
     batch: int | None = None  # batches of this epoch so far
     batches: int | None = None  # ... and in all
-
-
-class Judged(NamedTuple):
-    """What rules say of the steps since the last record."""
-
-    levels: Mapping[str, float] | None = None  # rule to its worst level
-    verdicts: Verdicts | None = None
 
 
 class _Validation(NamedTuple):
@@ -220,7 +213,7 @@ class Books:
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
         judged = self.judged(ledger.label)
-        context = Context(self.global_step, self._totals(ledger), self._layers.depths, judged.levels, judged.verdicts)
+        context = Context(self.global_step, self._totals(ledger), self._layers.depths, judged)
         for event in step_events(ledger, block, numbers, context):
             self._emit(event)
 

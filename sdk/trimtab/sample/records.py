@@ -11,19 +11,26 @@ from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known, mean, 
 from trimtab.types import LayerStatistics, Step, Totals, Verdicts
 
 
+class Judged(NamedTuple):
+    """What rules say of the steps since the last record."""
+
+    levels: Mapping[str, float] | None = None  # rule to its worst level
+    verdicts: Verdicts | None = None
+    loss_at_chance: float | None = None
+
+
 class Context(NamedTuple):
     """What a record says beyond its own steps."""
 
     step: int  # the global step of the block's last row
     totals: Totals
     depths: Mapping[str, int]
-    levels: Mapping[str, float] | None = None
-    verdicts: Verdicts | None = None
+    judged: Judged
 
 
 def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context) -> Iterator[Step]:
     """One event for the block, or three when its first non-finite loss is the run's first of this optimizer."""
-    whole = slice(0, len(numbers.rows.loss))
+    whole, judged = slice(0, len(numbers.rows.loss)), context.judged
     parts = [whole]
     if not ledger.nonfinite_seen:
         parts = split_at_first_nonfinite(numbers.rows.loss)
@@ -38,9 +45,10 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
             optimizer=ledger.label,
             epoch=block.epoch,
             loss_ema=ledger.loss_ema,
-            levels=context.levels or None if last else None,
+            loss_at_chance=judged.loss_at_chance,
+            levels=judged.levels or None if last else None,
             totals=context.totals,
-            verdicts=context.verdicts if last else None,
+            verdicts=judged.verdicts if last else None,
             batch=block.batch,
             batches=block.batches,
             learning_rate=numbers.learning_rate or None,

@@ -22,9 +22,10 @@ from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
-from trimtab.sample.books import Books, Judged
+from trimtab.sample.books import Books
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.pace import Pace
+from trimtab.sample.records import Judged
 from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control

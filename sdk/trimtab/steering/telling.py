@@ -13,7 +13,7 @@ from trimtab.actuators.controls import Actuators
 from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
-from trimtab.sample.books import Judged
+from trimtab.sample.records import Judged
 from trimtab.steering.keeping import Keeping
 from trimtab.types import Alert, Event, Verdict, Verdicts
 
@@ -73,7 +73,8 @@ class Telling:
             budgets=self._engine.budgets(),
             snapshot_age_s=self._keeping.age_s(now),
         )
-        return Judged({rule: float(f"{level:.4g}") for rule, level in levels.items()}, verdicts)
+        rounded = {rule: float(f"{level:.4g}") for rule, level in levels.items()}
+        return Judged(rounded, verdicts, self._judge.loss_at_chance(label))
 
     def worst(self) -> dict[str, float]:
         """The worst level of every rule over the last minute, as servers see it."""
