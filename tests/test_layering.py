@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "discovery": {"types", "processes"},
     "doctor": {"errors", "catalog", "plugins", "discovery", "trimtab_dashboards"},
     "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0015; see below
-    "trimtab_dashboards": {"types", "errors", "catalog"},
+    "trimtab_dashboards": {"types", "errors", "catalog", "tokens"},
     "testing": {"types"},
 }
 

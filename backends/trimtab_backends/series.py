@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from trimtab.catalog import MetricSpec
 
-LEVELS_S = 60.0  # how far a level looks back: `rules.trailing.WINDOW_S`, a test compares
-RECORDS = 2.0  # ... or so many times the time between two records, where these come more seldom
+RECORDS = 2.0  # a level outlives its window where two records are further apart: for so many times that long
 BOUNDS = (*catalog.STEP_DURATION_BUCKETS, math.inf)
 
 
@@ -82,9 +81,9 @@ class SeriesTable:
     def _follow(self, event: Event) -> None:
         now = self._clock()
         if isinstance(event, RunEnd):
-            self._is_over, self._judged_until = True, now + LEVELS_S
+            self._is_over, self._judged_until = True, now + catalog.LEVEL_WINDOW_S
         elif isinstance(event, Step) and event.verdicts is not None:
-            self._judged_until = now + max(LEVELS_S, RECORDS * (now - self._judged_at))
+            self._judged_until = now + max(catalog.LEVEL_WINDOW_S, RECORDS * (now - self._judged_at))
             self._judged_at = now
 
     def _let_levels_go(self) -> None:

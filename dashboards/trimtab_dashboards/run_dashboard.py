@@ -7,7 +7,6 @@ from trimtab_dashboards.dashboard import Dashboard, Row
 from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
 from trimtab_dashboards.promql import ASKED, EACH_PROCESS, of_run, or_zero, rate
 
-ALERT_PATH = "TrimtabAlertPathAlive"  # the alert that always fires; see `server_rules`
 STATUS_COLORS = {"running": GREEN, "completed": BLUE, "halted": ORANGE, "interrupted": ORANGE, "failed": RED}
 ALIVE = {0.0: ("over", GREY), 1.0: ("alive", GREEN), 2.0: ("hung", RED)}
 
@@ -62,7 +61,7 @@ def _standing() -> list[Panel]:
             "Alert path",
             "Whether the alert that always fires does so in Prometheus. Without it no other alert would come either; "
             "load deploy/prometheus/trimtab-paging.rules.yml.",
-            Query(or_zero(f'max(ALERTS{{alertname="{ALERT_PATH}", alertstate="firing"}})'), "rules"),
+            Query(or_zero(f'max(ALERTS{{alertname="{catalog.ALERT_PATH}", alertstate="firing"}})'), "rules"),
             states={0.0: ("no rules", ORANGE), 1.0: ("alive", GREEN)},
             width=3,
         ),

@@ -139,7 +139,7 @@ def _alert_path() -> list[AlertRule]:
             "its own rules go on. Of one that never had an answer the value counts from 1970. See `trimtab doctor`.",
         ),
         _alert(
-            "TrimtabAlertPathAlive", "none", "vector(1)", "==", 1,
+            catalog.ALERT_PATH, "none", "vector(1)", "==", 1,
             summary="Alerts get through",
             description="Always firing, and no trouble: send it to something that pages you when it stops coming.",
         ),

@@ -18,6 +18,8 @@ STEP_DURATION_BUCKETS = (
     300.0, 600.0,
 )  # fmt: skip
 EVER = sys.maxsize  # a reach: nothing since the run began was good
+LEVEL_WINDOW_S = 60.0  # over which the level that is exported is the worst
+ALERT_PATH = "TrimtabAlertPathAlive"  # the servers' alert that always fires, and so tells that alerts get through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +124,9 @@ DATA_WAIT = _counter("data_wait_seconds_total", "seconds", "Time that training w
 NONFINITE = _counter("nonfinite_total", "", "NaN or Inf seen, by what held it.", "kind")
 
 RULE_LEVEL = _gauge(
-    "rule_level", "ratio", "Worst level of a rule over the last 60 s; 1 is at its threshold.", "rule", "run_id"
-)
+    "rule_level", "ratio", f"Worst level of a rule over the last {LEVEL_WINDOW_S:g} s; 1 is at its threshold.",
+    "rule", "run_id",
+)  # fmt: skip
 RULE_FIRED = _counter("rule_fired_total", "episodes", "Episodes in which a rule fired.", "rule")
 SIGNAL = _gauge("signal", "", "Newest value of a signal: larger is worse, 0 is healthy.", "signal", "optimizer")
 ACT_MODE = _gauge("act_mode", "", "1 for who may adjust the run, 0 for the others.", "mode")

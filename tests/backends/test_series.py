@@ -9,7 +9,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from trimtab import catalog
-from trimtab.rules.trailing import WINDOW_S
 from trimtab.testing import SAMPLE_TIME, faulty_event, sample_events, sample_run, sample_step
 from trimtab.types import (
     Adjustment,
@@ -25,7 +24,7 @@ from trimtab.types import (
     Verdicts,
 )
 from trimtab_backends.exposition import Exposition
-from trimtab_backends.series import LEVELS_S, SeriesTable
+from trimtab_backends.series import SeriesTable
 
 TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -111,10 +110,6 @@ def level(tmp_path, clock):
         return value(exposition, "trimtab_rule_level", rule=rule, run_id=sample_run(tmp_path).run_id)
 
     return level
-
-
-def test_levels_are_of_the_last_minute_in_the_backend_as_in_the_run():
-    assert LEVELS_S == WINDOW_S
 
 
 def test_level_of_a_run_that_is_over_falls_away_after_a_minute(level):

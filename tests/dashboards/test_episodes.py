@@ -94,7 +94,7 @@ class Loop:
 @pytest.fixture
 def loop(tmp_path, relay, ask, monkeypatch, one_record_a_step, request):
     """Start a run, or go on with it."""
-    monkeypatch.setattr(trailing, "WINDOW_S", WINDOW_S)
+    monkeypatch.setattr(trailing, "LEVEL_WINDOW_S", WINDOW_S)
     monkeypatch.setitem(Bus.__init__.__kwdefaults__, "interval_s", BATCH_INTERVAL_S / 60)
     seen = RecordingBackend()
 

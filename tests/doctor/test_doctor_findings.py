@@ -16,7 +16,6 @@ from trimtab import config, discovery
 from trimtab.cli import trimtab
 from trimtab.doctor import local, prometheus
 from trimtab.doctor.prometheus import seconds
-from trimtab.rules.trailing import WINDOW_S
 from trimtab.testing import sample_run, sample_step
 from trimtab_backends.prometheus import PrometheusBackend
 
@@ -118,10 +117,6 @@ def test_port_that_wants_a_token_is_told(tmp_path, token_file):
     for token, said in ((None, "it wants a token"), ("wrong", "the token is not the run's")):
         assert said in local.port(found.target, token).text
     backend.close()
-
-
-def test_window_is_that_of_the_levels():
-    assert prometheus.WINDOW_S == WINDOW_S
 
 
 @pytest.mark.parametrize(("text", "expected"), [("5s", 5), ("1m30s", 90), ("250ms", 0.25), ("1h", 3600)])

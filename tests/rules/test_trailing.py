@@ -1,6 +1,7 @@
 import math
 
-from trimtab.rules.trailing import BUCKETS, WINDOW_S, TrailingWorst
+from trimtab.catalog import LEVEL_WINDOW_S as WINDOW_S
+from trimtab.rules.trailing import BUCKETS, TrailingWorst
 
 
 def test_worst_level_stays_for_the_window_however_short_it_was():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trimtab.catalog import ALERT_PATH
 from trimtab.doctor.finding import Finding, ok, wrong
 from trimtab.doctor.http import Http, Unanswered
 
-ALWAYS_FIRING = "TrimtabAlertPathAlive"
 TOKEN_VARIABLE, CA_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE", "TRIMTAB_ALERTS_CA_FILE"
 IN_GRAFANA = "/api/alertmanager/grafana"  # under which a Grafana serves the API of Alertmanager
 
@@ -20,7 +20,7 @@ def check(url: str, token: str | None, certificates: Path | None = None) -> Iter
         prefix, version = _found(server)
         yield ok("alertmanager", f"{url}, {version}")
         yield ok("token", "accepted" if token else "none is needed")
-        yield _arriving(server.json(f"{prefix}/api/v2/alerts", filter=f'alertname="{ALWAYS_FIRING}"'))
+        yield _arriving(server.json(f"{prefix}/api/v2/alerts", filter=f'alertname="{ALERT_PATH}"'))
     except Unanswered as error:
         yield _refused(url, token, error)
     except (LookupError, TypeError, AttributeError):
@@ -54,9 +54,9 @@ def _refused(url: str, token: str | None, error: Unanswered) -> Finding:
 
 def _arriving(alerts: list[object]) -> Finding:
     if alerts:
-        return ok("alerts", f"{ALWAYS_FIRING}, which always fires, has arrived")
+        return ok("alerts", f"{ALERT_PATH}, which always fires, has arrived")
     return wrong(
         "alerts",
-        f"{ALWAYS_FIRING}, which always fires, is not there.",
+        f"{ALERT_PATH}, which always fires, is not there.",
         "Let Prometheus load the rules and send alerts to this Alertmanager; it takes up to a minute after its start.",
     )

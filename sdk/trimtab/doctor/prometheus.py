@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trimtab.catalog import LEVEL_WINDOW_S
 from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, skipped, wrong
 from trimtab.doctor.http import Http, Unanswered
 
 OLDEST = (2, 42)
-WINDOW_S = 60.0  # how far a level that is exported looks back: `rules.trailing.WINDOW_S`, a test compares
 INFO = "trimtab_run_info"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -140,10 +140,12 @@ def _window(
     evaluation_s = max(
         (float(group["interval"]) for group in groups if names & {rule["name"] for rule in group["rules"]}), default=0.0
     )
-    text = f"levels look back {WINDOW_S:g} s; scraped every {scrape_s:g} s, rules evaluated every {evaluation_s:g} s"
-    if 2 * scrape_s > WINDOW_S:
-        return wrong("window", f"{text}.", f"Set `scrape_interval` to {WINDOW_S / 2:g}s or less, better 5s.")
-    if scrape_s + evaluation_s > WINDOW_S:
+    text = (
+        f"levels look back {LEVEL_WINDOW_S:g} s; scraped every {scrape_s:g} s, rules evaluated every {evaluation_s:g} s"
+    )
+    if 2 * scrape_s > LEVEL_WINDOW_S:
+        return wrong("window", f"{text}.", f"Set `scrape_interval` to {LEVEL_WINDOW_S / 2:g}s or less, better 5s.")
+    if scrape_s + evaluation_s > LEVEL_WINDOW_S:
         return wrong("window", f"{text}.", "Set `evaluation_interval` to the scrape interval.")
     return ok("window", text)
 

@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-WINDOW_S = 60.0
+from trimtab.catalog import LEVEL_WINDOW_S
+
 BUCKETS = 12
 
 
@@ -18,7 +19,7 @@ class TrailingWorst:
     """
 
     def __init__(self, rules: Iterable[str], *, window_s: float | None = None) -> None:
-        self._window_s = WINDOW_S if window_s is None else window_s
+        self._window_s = LEVEL_WINDOW_S if window_s is None else window_s
         self._bucket_s = self._window_s / BUCKETS
         self._none = dict.fromkeys(rules, 0.0)
         self._buckets: deque[tuple[float, dict[str, float]]] = deque()  # when it began, and what is in it
