@@ -8,8 +8,6 @@ environment, each part of a path is quoted, and whatever goes wrong is a `Grafan
 from __future__ import annotations
 
 import json
-import os
-import stat
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ import requests
 import urllib3
 from grafana_api.grafana_api import GrafanaAPI
 
+from trimtab import tokens
 from trimtab.errors import ConfigError, GrafanaError, printable
 
 TIMEOUT_S = 10.0  # to connect, for each read, and for the whole answer
@@ -88,17 +87,10 @@ def read_token(path: Path | None) -> str:
     """
     if path is None:
         raise ConfigError(f"No token for Grafana. Write a service account's into a file and name it: {TOKEN_VARIABLE}.")
-    try:
-        with path.open("rb") as file:
-            mode, content = os.fstat(file.fileno()).st_mode, file.read(4096)
-    except OSError as error:
-        raise ConfigError(f"{TOKEN_VARIABLE}={path}: cannot be read ({error.strerror}).") from error
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{TOKEN_VARIABLE}={path}: others than its owner may use it. Run: chmod 600 {path}")
-    token = content.strip().decode("ascii", "replace")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{TOKEN_VARIABLE}={path}: expected a token on one line. Write the service account's.")
-    return token
+    token = tokens.read(TOKEN_VARIABLE, path)
+    if not token.isascii():
+        raise ConfigError(f"{TOKEN_VARIABLE}={str(path)!r}: expected ASCII. Write the service account's token into it.")
+    return token.decode("ascii")
 
 
 class _Session(requests.Session):
@@ -129,14 +121,14 @@ class _Session(requests.Session):
         return response
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
-        body = b""
+        body = bytearray()
         for chunk in _as_it_comes(response):
             body += chunk
             if len(body) > LARGEST_ANSWER:
                 raise self._error(f"answered more than {LARGEST_ANSWER} bytes.")
             if time.monotonic() > deadline:
                 raise self._error(f"took longer than {self._timeout_s:g} s to answer.")
-        return body
+        return bytes(body)
 
     def _refuse(self, response: requests.Response, body: bytes) -> None:
         status = response.status_code

@@ -126,7 +126,9 @@ def test_token_is_read_from_its_file(token_file):
     assert read_token(token_file) == TOKEN
 
 
-@pytest.mark.parametrize(("mode", "content", "said"), [(0o640, TOKEN, "chmod 600"), (0o600, "a b", "on one line")])
+@pytest.mark.parametrize(
+    ("mode", "content", "said"), [(0o640, TOKEN, "chmod 600"), (0o600, "a b", "one line"), (0o600, "tök", "ASCII")]
+)
 def test_token_that_others_may_read_or_that_is_none_is_refused(token_file, mode, content, said):
     token_file.write_text(content)
     token_file.chmod(mode)

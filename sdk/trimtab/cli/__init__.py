@@ -1,4 +1,6 @@
-"""The command line. One module for each command; this one puts them together and speaks of errors."""
+"""The command line. One module for each command, and `grafana` for two of them; this one puts them together and speaks
+of errors.
+"""
 
 from __future__ import annotations
 

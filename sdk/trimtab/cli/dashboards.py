@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trimtab import config
+from trimtab.cli import grafana
 from trimtab.errors import ConfigError, printable
 
 
@@ -34,23 +34,16 @@ def export(output: Path) -> None:
 
 
 @dashboards.command(short_help="Put the dashboards into a Grafana.")
-@click.option("--grafana", metavar="URL", help="Its address. [default: TRIMTAB_GRAFANA]")
-@click.option(
-    "--token-file", metavar="FILE", help="Holds a service account's token. [default: TRIMTAB_GRAFANA_TOKEN_FILE]"
-)
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust. [default: TRIMTAB_GRAFANA_CA_FILE]")
+@grafana.options
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
-def push(grafana: str | None, token_file: str | None, ca_file: str | None, dry_run: bool) -> None:
+def push(dry_run: bool, **server: str | None) -> None:
     """Put the dashboards into the folder Trimtab of a Grafana. What is there and the same is left alone."""
-    from trimtab_dashboards import grafana_client, library, pushing
+    from trimtab_dashboards import library, pushing
 
-    found = config.check(grafana=grafana, grafana_token_file=token_file, grafana_ca_file=ca_file)
-    if "grafana" not in found:
-        raise ConfigError("No Grafana. Give --grafana http://127.0.0.1:3000, or set TRIMTAB_GRAFANA.")
-    token = grafana_client.read_token(found["grafana_token_file"])
-    client = grafana_client.Grafana(found["grafana"], token, ca_file=found.get("grafana_ca_file"))
     would = "would be " if dry_run else ""
-    for each in pushing.push(client, library.shipped(), dry_run=dry_run, say=_say):
+    with grafana.connected(**server) as client:
+        pushed = pushing.push(client, library.shipped(), dry_run=dry_run, say=_say)
+    for each in pushed:
         click.echo(f"{each.uid}: {'' if each.state == 'unchanged' else would}{_WORDS[each.state]}")
         for line in each.diff.splitlines() if dry_run else ():
             click.echo(printable(line))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from trimtab import config
+from trimtab.cli import grafana
 from trimtab.errors import ConfigError, printable
-
-if TYPE_CHECKING:
-    from trimtab_dashboards.grafana_client import Grafana
 
 
 @click.group(short_help="Write alert rules for Prometheus or Grafana, or push them.")
@@ -47,11 +43,7 @@ def export(kind: str, output: Path | None, docs: str | None, datasource: str | N
 
 
 @rules.command(short_help="Put alert rules into a Grafana.")
-@click.option("--grafana", metavar="URL", help="Its address. [default: TRIMTAB_GRAFANA]")
-@click.option(
-    "--token-file", metavar="FILE", help="Holds a service account's token. [default: TRIMTAB_GRAFANA_TOKEN_FILE]"
-)
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust. [default: TRIMTAB_GRAFANA_CA_FILE]")
+@grafana.options
 @click.option("--datasource", metavar="UID", help="Of the Prometheus in it, or its name. [default: the only one]")
 @click.option("--docs", metavar="URL", help="Where Trimtab's docs are read, for runbook_url.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would change.")
@@ -61,24 +53,11 @@ def push(datasource: str | None, docs: str | None, dry_run: bool, **server: str 
     from trimtab_dashboards import rules_push
     from trimtab_dashboards.alert_rules import DOCS_URL
 
-    grafana = _grafana(**server)
-    try:
-        for pushed in rules_push.push(grafana, docs_url=docs or DOCS_URL, datasource=datasource, dry_run=dry_run):
+    with grafana.connected(**server) as client:
+        for pushed in rules_push.push(client, docs_url=docs or DOCS_URL, datasource=datasource, dry_run=dry_run):
             would = "would be " if dry_run and pushed.state != "unchanged" else ""
             for line in (*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"):
                 click.echo(printable(line))
-    finally:
-        grafana.close()
-
-
-def _grafana(grafana: str | None, token_file: str | None, ca_file: str | None) -> Grafana:
-    from trimtab_dashboards.grafana_client import Grafana, read_token
-
-    found = config.check(grafana=grafana, grafana_token_file=token_file, grafana_ca_file=ca_file)
-    if "grafana" not in found:
-        raise ConfigError("No Grafana. Give --grafana http://127.0.0.1:3000, or set TRIMTAB_GRAFANA.")
-    token = read_token(found["grafana_token_file"])
-    return Grafana(found["grafana"], token, ca_file=found.get("grafana_ca_file"))
 
 
 def _write(path: Path, text: str) -> Path:
