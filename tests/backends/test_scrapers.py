@@ -107,6 +107,17 @@ def test_wait_ends_with_the_visit_that_comes_after_the_last_state(scrapers):
     assert scrapers.wait(written_at, PATIENCE_S)
 
 
+def test_one_scraper_does_not_stand_for_another(scrapers):
+    scrapers, clock = scrapers
+    for client in ("a", "b"):
+        visits(scrapers, clock, client, 15.0)
+    written_at = clock.now + 1
+    scrapers.visited("a", written_at + 1)
+    assert not scrapers.wait(written_at, 0.01)
+    scrapers.visited("b", written_at + 2)
+    assert scrapers.wait(written_at, 0.01)
+
+
 def test_last_state_of_a_run_is_scraped(tmp_path):
     with trimtab.watch(run="short", directory=tmp_path, backends=["prometheus"], port=0) as run:
         scraper = Scraper(run.addresses["prometheus"], interval_s=0.3)
