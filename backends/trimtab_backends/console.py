@@ -78,14 +78,14 @@ class ConsoleBackend:
     def _lines(self, events: Sequence[Event]) -> Iterator[Line]:
         """The lines that a batch is worth, as its events are taken in."""
         epochs = sum(isinstance(event, Epoch) for event in events)
-        hidden = epochs - 1 if epochs > EPOCHS_AT_ONCE else 0
+        hidden = left_out = epochs - 1 if epochs > EPOCHS_AT_ONCE else 0
         for event in events:
             if isinstance(event, Step) and event.phase == "train":
                 self._progress.take(event)
             elif isinstance(event, Epoch) and hidden:
                 hidden -= 1
             elif isinstance(event, Epoch):
-                yield self._end_of(event, epochs - 1 if epochs > EPOCHS_AT_ONCE else 0)
+                yield self._end_of(event, left_out)
             else:
                 yield from self._other(event)
 

@@ -127,9 +127,9 @@ def end(event: RunEnd, health: Health | None, addresses: Mapping[str, str]) -> L
         line += [("  ", ""), (printable(event.error), ALARM)]
     if health is not None:
         line += _item("overhead", *_percent(health.overhead_ratio))
-    for backend, reasons in (health.dropped if health else {}).items():
-        lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        line += _item("lost", (f"{printable(backend)} {lost}", ALARM))
+        for backend, reasons in health.dropped.items():
+            lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            line += _item("lost", (f"{printable(backend)} {lost}", ALARM))
     return [*line, *_item("log", (printable(addresses["jsonl"]), ""))] if "jsonl" in addresses else line
 
 

@@ -125,7 +125,7 @@ class ScaleLearningRate:
 
 
 # By which Adam's first step should move a typical layer (seen from 0.01 to 0.04, in recurrent nets to 0.14), and the
-# least and the largest factor that it is lowered by.
+# least factor that its rate is multiplied by for that.
 FIRST_RATIO, FIRST_LOWEST = 0.05, 0.01
 
 

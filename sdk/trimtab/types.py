@@ -111,10 +111,10 @@ class Event:
 
     def fields(self) -> Iterator[tuple[str, Any]]:
         """The event's own values as they are logged, without the ones that are not known (None)."""
-        for spec in _logged_fields(type(self)):
-            value = getattr(self, spec)
+        for name in _logged_fields(type(self)):
+            value = getattr(self, name)
             if value is not None:
-                yield spec, value
+                yield name, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +208,8 @@ class Metric(Event):
     name: ClassVar[str] = "metric"
     values: Mapping[str, float]
     phase: str | None = None
-    unexported: frozenset[str] = field(
-        default=frozenset(), metadata=_UNLOGGED
-    )  # names beyond those that metrics may have
+    # Names beyond those that metrics may have.
+    unexported: frozenset[str] = field(default=frozenset(), metadata=_UNLOGGED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,11 +159,8 @@ def active_run() -> Run | None:
 
 def _decorated(function: F, options: Mapping[str, Any]) -> F:
     name = getattr(function, "__name__", type(function).__name__)
-    if (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or (inspect.isasyncgenfunction(function))
-    ):
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_of_kind(function) for is_of_kind in kinds):
         raise ConfigError(
             f"watch({name}): coroutine and generator functions cannot be watched, since their body does not run when "
             "they are called. Use `with trimtab.watch():` inside of it."

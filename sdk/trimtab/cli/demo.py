@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 from pathlib import Path
@@ -29,8 +28,11 @@ def demo(serve: bool) -> None:
 
     from trimtab.demo import train
 
-    with contextlib.suppress(*([KeyboardInterrupt] if serve else [])):
+    try:
         train(at_the_end=_say_that_it_stays if serve else None)
+    except KeyboardInterrupt:  # is how the serving ends
+        if not serve:
+            raise
     _say_what_to_look_at(directory)
 
 

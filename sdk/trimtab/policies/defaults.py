@@ -24,33 +24,26 @@ _INSTABILITY = "instability"
 _PROGRESS = "progress"
 _LONG = 100_000  # steps of memory for what is judged once in an epoch
 
+_NONFINITE = (
+    SkipStep(),
+    SkipStep(),
+    RollBack(),
+    (RollBack(), ClipGradients(steps=FOR_GOOD)),
+    (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
+    (RollBack(), ScaleLearningRate(0.1)),
+)
+
 # In the order of their precedence among rules of one severity.
 POLICIES: tuple[Policy, ...] = (
     Policy(
         on="loss_nonfinite",
-        ladder=[
-            SkipStep(),
-            SkipStep(),
-            RollBack(),
-            (RollBack(), ClipGradients(steps=FOR_GOOD)),
-            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
-            (RollBack(), ScaleLearningRate(0.1)),
-            Halt("the loss is not finite, and lower rates did not help"),
-        ],
+        ladder=[*_NONFINITE, Halt("the loss is not finite, and lower rates did not help")],
         cooldown=3,
         group=_INSTABILITY,
     ),
     Policy(
         on="gradient_nonfinite",
-        ladder=[
-            SkipStep(),
-            SkipStep(),
-            RollBack(),
-            (RollBack(), ClipGradients(steps=FOR_GOOD)),
-            (RollBack(), ScaleLearningRate(0.1), ClipGradients(steps=FOR_GOOD)),
-            (RollBack(), ScaleLearningRate(0.1)),
-            Halt("gradients are not finite, and lower rates did not help"),
-        ],
+        ladder=[*_NONFINITE, Halt("gradients are not finite, and lower rates did not help")],
         cooldown=3,
         group=_INSTABILITY,
     ),
@@ -137,9 +130,9 @@ POLICIES: tuple[Policy, ...] = (
 
 REASONS: dict[str, str] = {
     "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then, and running "
-    "statistics that it made NaN are put back. Two in a row mean "
-    "that the weights are bad: back to good ones. If it comes again gradients are clipped for good, as in recurrent "
-    "nets that explode from the start; a lower rate comes after that, since it would stay too low there.",
+    "statistics that it made NaN are put back. Two in a row mean that the weights are bad: back to good ones. If it "
+    "comes again gradients are clipped for good, as in recurrent nets that explode from the start; a lower rate comes "
+    "after that, since it would stay too low there.",
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
     "loss_diverged": "Divergence lasts, so its cause does too: back and slower at once (OPT-175B, arXiv 2205.01068). "
     "Labels that are wrong for good cannot be helped by any rate: then the run ends with its best state.",

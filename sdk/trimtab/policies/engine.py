@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.decisions import Decision
-from trimtab.policies.policy import Policy, halts, measured, momentary, raises_rate
+from trimtab.policies.policy import Policy, halts, measured, momentary, rate_raise
 from trimtab.policies.rates import Rates
 from trimtab.types import Act, AlertSource, Outcome, Severity, Strides, Verdict
 
@@ -300,7 +300,7 @@ class Engine:
     def _hindered(self, policy: Policy, rung: int, severity: Severity, optimizer: str, step: int) -> bool:
         if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):
             return True
-        factor = raises_rate(policy.rungs[rung])
+        factor = rate_raise(policy.rungs[rung])
         return factor > 1 and not self._rates.may_raise(optimizer, factor, step)
 
     def _veto(self, policy: Policy, rung: int, rule: str) -> tuple[Outcome, str] | None:

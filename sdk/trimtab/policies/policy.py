@@ -95,7 +95,7 @@ def momentary(rung: Rung) -> bool:
     return all(action.stage == "before_step" and getattr(action, "steps", 1) == 1 for action in rung)
 
 
-def raises_rate(rung: Rung) -> float:
+def rate_raise(rung: Rung) -> float:
     """The factor by which a rung raises the learning rate; 1 where it does not."""
     factor = 1.0
     for action in rung:

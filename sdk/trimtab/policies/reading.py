@@ -52,7 +52,7 @@ def policy(given: Any, *, where: str = "policies") -> Policy:
     if not isinstance(ladder, (list, tuple)):
         raise ConfigError(f"{where}: ladder = {ladder!r}: expected a list of actions.")
     rungs = [
-        tuple(action(part, where=where) for part in rung) if isinstance(rung, list) else action(rung, where=where)
+        [action(part, where=where) for part in (rung if isinstance(rung, (list, tuple)) else (rung,))]
         for rung in ladder
     ]
     try:

@@ -177,7 +177,7 @@ class Oscillation:
 class Progress:
     """How surely the loss has come down since the beginning: 0 when it has, 1 when nothing of the kind can be seen.
 
-    1 - t/4, from 0 to 1, where t is the fall of the slow average in standard errors, from the swing: Welch's test of
+    1 - t/4, from 0 to 1, where t is the fall of the middle average in standard errors, from the swing: Welch's test of
     the beginning against now. What is certain at once stays so. Warm-up: 24 values.
     """
 
@@ -195,9 +195,10 @@ class Progress:
         if course.count < WARM_UP:
             return None
         error = 1.25 * course.swing * 0.45  # of the mean of eight values, and of the middle average
-        missing = (
-            1.0 - (course.first - course.middle) / (ERROR * error) if error else float(course.best >= course.first)
-        )
+        if error:
+            missing = 1.0 - (course.first - course.middle) / (ERROR * error)
+        else:
+            missing = 0.0 if course.best < course.first else 1.0
         if missing <= 0.0:
             self._moved = True
             return 0.0
