@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -52,6 +53,17 @@ def answer_to(connection, request):
     return answer
 
 
+def is_closed_amid(connection, pieces):
+    """Whether the server hangs up while these come, a few at a time."""
+    try:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+    except OSError:
+        return True
+    return False
+
+
 def ask(connection):
     """One request and its answer, on a connection that stays open."""
     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -83,6 +95,21 @@ def test_slow_clients_are_cut_off(serve, get, connect, monkeypatch):
     slow = [connect(backend, b"GET /metrics HTTP/1.1\r\nHost: a") for _ in range(2 * server.WORKERS)]
     assert get(backend.address).status == 200
     assert all(each.recv(1) == b"" for each in slow)
+
+
+def test_body_that_drips_is_cut_off(serve, connect, monkeypatch):
+    """A worker waits for it, and the server's own patience begins anew with every byte."""
+    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+
+    def application(environ, start_response):
+        environ["wsgi.input"].read(4_000)
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    backend = PrometheusBackend()
+    backend.mount("/drips", application, 4_096)
+    dripping = connect(serve(backend), b"POST /drips HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n")
+    assert is_closed_amid(dripping, itertools.repeat(b"x", 200))
 
 
 def test_hundreds_of_slow_clients_do_not_stop_a_scrape(serve, get, connect):
