@@ -19,7 +19,7 @@ from serving import Server, http
 from trimtab.alerts import client, payloads
 from trimtab.alerts.client import Client, Unanswered
 from trimtab.alerts.payloads import Malformed
-from trimtab.alerts.pull import CROWDED_S, LONGEST_S, Poller
+from trimtab.alerts.pull import CROWDED_S, LONGEST_S, UNREAD_TOLD, Poller
 from trimtab.alerts.silences import Silences, expected_labels
 from trimtab.guard import Guard
 
@@ -305,6 +305,14 @@ def certificate(tmp_path_factory):
     subprocess.run([*command, "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True)
     path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
     return path
+
+
+def test_server_with_ever_new_silences_that_cannot_be_read_does_not_fill_the_record(asking):
+    it = asking()
+    for number in range(30):
+        it.silences_given = [silence(("run", "=~", f"(?i){number}"))] * 2
+        it.poller.ask()
+    assert len(it.told) == UNREAD_TOLD
 
 
 @pytest.mark.parametrize("trusted", [False, True])

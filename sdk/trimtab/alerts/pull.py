@@ -22,6 +22,7 @@ LONGEST_S = 60.0  # between two questions to a server that does not answer
 CROWDED_S = 60.0  # without an answer from a server that has others to answer, after which the user is told of it
 STRETCH, RELAX = 1.5, 0.95  # of the interval, when the server had no time for a question, and when it had
 SOON = 2  # intervals, within which who was sent away comes back: none may have bad luck for ever
+UNREAD_TOLD = 20  # silences that cannot be read, of a server that has ever new ones
 GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
 CLOSE_S = 0.5
 
@@ -63,6 +64,7 @@ class Poller:
         self._source: AlertSource = "grafana" if GRAFANA in client.address else "alertmanager"
         self._found = False  # which of the two it is
         self._firing: dict[tuple[str, float], Incoming] = {}
+        self._unread: set[str] = set()  # silences that the user was told of
         self._failures = 0
         self._crowded = 0  # questions that the server has had no time for, in a row
         self._crowded_since = 0.0
@@ -171,6 +173,9 @@ class Poller:
         self._silences.set((silenced | suppressed) - {""})
         self._hand_in(found)
         for text in unread:
+            if text in self._unread or len(self._unread) >= UNREAD_TOLD:
+                continue
+            self._unread.add(text)
             self._say(f"silence {text}", f"A silence cannot be read, and counts as matching: {text}.")
 
     def _rule_of(self, alert: Incoming) -> str:
