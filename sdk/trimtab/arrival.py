@@ -41,7 +41,9 @@ class _Finder(MetaPathFinder):
         if fullname != self._name:
             return None
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if finder is self or not hasattr(finder, "find_spec"):  # up to Python 3.11 some are of an older kind
+                continue
+            spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _Loader(spec.loader, self._arrived)

@@ -34,6 +34,16 @@ def test_imported_module_looks_as_ever(module):
     assert not [finder for finder in sys.meta_path if type(finder).__module__ == "trimtab.arrival"]
 
 
+def test_finder_of_an_old_kind_is_passed_over(module):
+    seen = []
+    call_once_imported(module, lambda: seen.append(1))
+    sys.meta_path.insert(1, object())
+    importlib.util.find_spec(module)
+    sys.meta_path.pop(1)
+    importlib.import_module(module)
+    assert seen == [1]
+
+
 def test_looking_a_module_up_is_no_import(module):
     seen = []
     call_once_imported(module, lambda: seen.append(1))
