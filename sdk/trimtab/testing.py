@@ -293,8 +293,12 @@ class BackendContract:
 
 def _bare(event: Event) -> Event:
     """The same event, with every optional field at its default."""
-    optional = [spec for spec in dataclasses.fields(event) if spec.default is not dataclasses.MISSING]
-    defaults: dict[str, Any] = {spec.name: spec.default for spec in optional}
+    defaults: dict[str, Any] = {}
+    for spec in dataclasses.fields(event):
+        if spec.default is not dataclasses.MISSING:
+            defaults[spec.name] = spec.default
+        elif spec.default_factory is not dataclasses.MISSING:
+            defaults[spec.name] = spec.default_factory()
     return dataclasses.replace(event, **defaults)
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from trimtab.testing import BackendContract, RecordingBackend, UnknownEvent, sample_events, sample_run, sample_step
-from trimtab.types import Epoch, Event, Step
+from trimtab.types import Adjustment, Epoch, Event, Step
 
 
 class TestRecordingContract(BackendContract):
@@ -72,6 +72,7 @@ class AddressIsNoText(RecordingBackend):
         ("it_says_where_its_output_is_or_nothing", AddressIsNoText()),
         ("every_kind_of_event", Raises(lambda event: isinstance(event, Epoch))),
         ("every_field_may_be_missing", Raises(lambda event: isinstance(event, Step) and event.loss is None)),
+        ("every_field_may_be_missing", Raises(lambda event: isinstance(event, Adjustment) and not event.after)),
         ("nan_and_infinity", Raises(lambda event: not math.isfinite(getattr(event, "loss", None) or 0))),
         ("an_unknown_kind_of_event_is_no_error", Raises(lambda event: isinstance(event, UnknownEvent))),
         ("close_twice", ClosesOnce()),
