@@ -180,7 +180,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:
     """The settings that somebody gave, validated; raises like `resolve`. Costs a file read, names no run."""
     file = arguments.pop("config", None) or environ.get("TRIMTAB_CONFIG")
-    given = {**(_from_file(Path(file)) if file else {}), **_from_environment(environ), **_from_arguments(arguments)}
+    given = {**(_from_file(file) if file else {}), **_from_environment(environ), **_from_arguments(arguments)}
     settings = {name: _read(name, item) for name, item in given.items()}
     if settings.get("resume") and "run" not in settings:
         raise ConfigError(f"{given['resume'].said}: expected the name of the run to go on with. Give run as well.")
@@ -210,9 +210,13 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     return {name: _Given(raw, f"{variable}={raw}", is_text=True) for name, (variable, raw) in said.items() if raw}
 
 
-def _from_file(path: Path) -> dict[str, _Given]:
+def _from_file(file: Any) -> dict[str, _Given]:
     import msgspec
 
+    try:
+        path = Path(file)
+    except TypeError as error:
+        raise ConfigError(f"config={file!r}: expected the path of a TOML file.") from error
     try:
         content = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
@@ -239,15 +243,15 @@ def _read(name: str, given: _Given) -> Any:
     import msgspec
 
     setting = _SETTINGS[name]
+    said = name if name in ("alerts", "grafana") else given.said  # there may be a password in it
     value = _listed(given.value) if name in _LISTS else given.value
     if name in _PATHS and isinstance(value, os.PathLike):
         value = os.fspath(value)
     try:
         value = msgspec.convert(value, setting.kind, strict=not given.is_text)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{given.said}: expected {setting.expected}.") from error
+        raise ConfigError(f"{said}: expected {setting.expected}.") from error
     if not setting.allows(value):
-        said = name if name in ("alerts", "grafana") else given.said  # there may be a password in it
         raise ConfigError(f"{said}: expected {setting.expected}.")
     if name == "backends":
         _refuse_unusable(given.said, value)

@@ -155,6 +155,15 @@ def test_password_in_an_address_is_refused_and_not_repeated():
     with pytest.raises(ConfigError, match="without user, password") as caught:
         resolve({"TRIMTAB_ALERTS": "http://me:hunter2@alerts.example"})
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match="without user, password") as caught:
+        resolve(alerts=["http://me:hunter2@alerts.example"])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", [5, True, b"trimtab.toml"])
+def test_file_that_is_no_path_is_refused(file):
+    with pytest.raises(ConfigError, match="expected the path of a TOML file"):
+        resolve(config=file)
 
 
 def test_file_that_does_not_exist_is_an_error(tmp_path):
