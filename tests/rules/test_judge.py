@@ -1,5 +1,6 @@
 """Numbers in, verdicts out: real rules on series made for them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -361,6 +362,12 @@ def test_validation_of_another_training_says_nothing_of_a_loss_that_creeps_up():
 def test_patience_of_the_monitored_loss_runs_out():
     judge = Judge(shipped("no_improvement"))
     found = [edges(judge.validation(step, 1.0, None, None)) for step in range(12)]
+    assert found.index([("no_improvement", "firing")]) == 10
+
+
+def test_pass_that_betters_the_best_by_less_than_asked_for_is_no_improvement():
+    judge = Judge([dataclasses.replace(RULES["no_improvement"], min_delta=0.5)])
+    found = [edges(judge.validation(step, 1.0 - 0.01 * step, None, None)) for step in range(12)]
     assert found.index([("no_improvement", "firing")]) == 10
 
 

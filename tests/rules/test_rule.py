@@ -22,6 +22,14 @@ def test_table_with_a_shipped_name_changes_that_rule_alone():
     assert {**changed, "loss_spike": None} == {**RULES, "loss_spike": None}
 
 
+def test_least_improvement_is_of_the_rule_about_improvement_alone():
+    assert by_name([{"name": "no_improvement", "min_delta": 0.1}])["no_improvement"].min_delta == 0.1
+    with pytest.raises(ConfigError, match="no_improvement: min_delta=-1"):
+        resolve([{"name": "no_improvement", "min_delta": -1}])
+    with pytest.raises(ConfigError, match="min_delta is not a key"):
+        resolve([{"name": "overfitting", "min_delta": 0.1}])
+
+
 def test_rule_that_is_not_enabled_is_left_out():
     assert set(RULES) - set(by_name([{"name": "overfitting", "enabled": False}])) == {"overfitting"}
 

@@ -180,7 +180,7 @@ class Bench:
             spec = signals.find(rule.signal)
             made: Signal | None = None
             if spec.reads == "monitor":
-                made = ValidationsSinceBest(mode, getattr(rule, "min_delta", 0.0))
+                made = ValidationsSinceBest(mode, rule.min_delta if isinstance(rule, RuleSpec) else 0.0)
             if spec.formula is UpdateExcess:
                 made = self.excess
             seat = Seat(rule, made or spec.make(self.course), rule.signal)

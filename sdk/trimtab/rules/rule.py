@@ -12,8 +12,8 @@ or the same keys in the TOML file:
     threshold = 100
     hold = 3
 
-A table whose name is a shipped rule's changes that one: `threshold`, `hold`, `clear`, `severity`; `enabled = false`
-leaves it out.
+A table whose name is a shipped rule's changes that one: `threshold`, `hold`, `clear`, `severity`, and of
+`no_improvement` also `min_delta`; `enabled = false` leaves it out.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Rule:
 
 
 _CHANGES = {"threshold", "hold", "clear", "severity"}
+_MORE = {"no_improvement": ("min_delta",)}  # what else may be changed of a shipped rule
 _KEYS = {field.name for field in dataclasses.fields(Rule)}
 
 
@@ -89,7 +90,7 @@ def resolve(given: Sequence[Rule | RuleSpec | Mapping[str, Any]] | None = None) 
     """The rules of a run: the shipped ones, as `given` changes them, and those that it adds.
 
     `given` holds rules, or mappings with the keys of `Rule`. A mapping whose name is a shipped rule's may have
-    `enabled`, `threshold`, `hold`, `clear` and `severity`.
+    `enabled`, `threshold`, `hold`, `clear` and `severity`, and that of `no_improvement` also `min_delta`.
 
     Raises:
         ConfigError: an unknown key, rule or signal (with the nearest name), a value out of range, a name used twice.
@@ -124,7 +125,7 @@ def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[s
         if not isinstance(item.get(key, True), bool):
             raise ConfigError(f"rule {name}: {key}={item[key]!r}: expected true or false.")
     if name in RULES and "signal" not in item:
-        _refuse_unknown(name, item, {"name", "enabled", *_CHANGES})
+        _refuse_unknown(name, item, {"name", "enabled", *_CHANGES, *_MORE.get(name, ())})
         return dict(item)
     if "signal" not in item:
         raise ConfigError(
@@ -165,6 +166,8 @@ def _check(name: str, rule: RuleSpec | Rule) -> None:
         raise ConfigError(f"rule {name}: hold={rule.hold!r}: expected a whole number of points, from 1 to 10000.")
     if not (_is_number(rule.clear) and 0 < rule.clear <= 1):
         raise ConfigError(f"rule {name}: clear={rule.clear!r}: expected a share of the threshold, over 0 to 1.")
+    if isinstance(rule, RuleSpec) and not (_is_number(rule.min_delta) and 0 <= rule.min_delta < math.inf):
+        raise ConfigError(f"rule {name}: min_delta={rule.min_delta!r}: expected a number, 0 or more.")
     if rule.severity not in SEVERITIES:
         raise ConfigError(f"rule {name}: severity={rule.severity!r}. {did_you_mean(str(rule.severity), SEVERITIES)}")
 
