@@ -10,7 +10,6 @@ from trimtab.signals import (
     Course,
     Crawl,
     DeadShare,
-    NoiseScale,
     NormSpikeScore,
     UpdateExcess,
     UpdateRatio,
@@ -262,18 +261,3 @@ def test_crawl_is_zero_once_the_loss_has_come_down(healthy):
 
 def test_crawl_has_no_value_while_losses_are_few():
     assert Crawl(course_of([2.3] * 10)).update({"a": 1e-9}) is None
-
-
-def test_noise_scale_is_found_again_from_norms_that_have_it():
-    signal, found = NoiseScale(), None
-    square, trace = 4.0, 400.0  # |G|^2 and tr(S): a scale of 100 samples
-    for _ in range(20):
-        assert found is None
-        found = signal.update((8, math.sqrt(square + trace / 8)), (64, math.sqrt(square + trace / 64)))
-    assert found == pytest.approx(100.0)
-
-
-def test_noise_scale_needs_two_sizes_of_batch():
-    signal = NoiseScale()
-    assert {signal.update((8, 1.0), (8, 1.0)) for _ in range(30)} == {None}
-    assert {signal.update((8, 1.0), None) for _ in range(30)} == {None}

@@ -16,7 +16,6 @@ from trimtab.signals.course import Course
 from trimtab.signals.gradients import (
     Crawl,
     DeadShare,
-    NoiseScale,
     NormSpikeScore,
     UpdateExcess,
     UpdateRatio,
@@ -32,7 +31,6 @@ __all__ = [
     "DeadShare",
     "Divergence",
     "GeneralizationGap",
-    "NoiseScale",
     "Nonfinite",
     "NormSpikeScore",
     "Oscillation",

@@ -240,45 +240,6 @@ class Crawl:
         """What has been seen once stays."""
 
 
-class NoiseScale:
-    """The gradient noise scale: the batch size, in samples, beyond which larger batches bring little.
-
-    tr(S) / |G|^2 from the gradient norms over a small and over a large batch, both averaged before they are divided:
-    |G|^2 = (B |g_B|^2 - b |g_b|^2) / (B - b), tr(S) = (|g_b|^2 - |g_B|^2) / (1/b - 1/B). McCandlish et al., arXiv
-    1812.06162, appendix A.1. Free where gradients exist both before and after a reduction over ranks; a loop with one
-    micro step on one rank has only one of the two, and gets None. Warm-up: 20 pairs.
-    """
-
-    __slots__ = ("_count", "_noise", "_signal")
-
-    WEIGHT = 0.05
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._signal = self._noise = 0.0
-
-    def update(self, small: tuple[float, float] | None, large: tuple[float, float] | None) -> float | None:
-        """Each is (samples, norm). None where one is missing, both are of one size, or the signal drowns."""
-        if small is None or large is None or not small[0] < large[0]:
-            return None
-        (b, norm_b), (big, norm_big) = small, large
-        if not (math.isfinite(norm_b) and math.isfinite(norm_big)):
-            return None
-        self._count += 1
-        weight = max(self.WEIGHT, 1 / self._count)
-        signal = (big * norm_big**2 - b * norm_b**2) / (big - b)
-        noise = (norm_b**2 - norm_big**2) / (1 / b - 1 / big)
-        self._signal += weight * (signal - self._signal)
-        self._noise += weight * (noise - self._noise)
-        if self._count < 20 or self._signal <= 0.0:
-            return None
-        return max(0.0, self._noise / self._signal)
-
-    def fence(self) -> None:
-        """Averages begin anew."""
-        self._count = 0
-
-
 def layers_of(names: Sequence[str]) -> list[int]:
     """For each parameter the index of the module that holds it, in order of appearance."""
     order: dict[str, int] = {}
