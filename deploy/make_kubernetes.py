@@ -40,12 +40,12 @@ def shipped() -> list[Path]:
 def dashboard(path: Path) -> str:
     """One ConfigMap that holds one dashboard."""
     head = "apiVersion: v1\nkind: ConfigMap\n" + METADATA.format(name=f"dashboard-{path.stem}")
-    return f'{head}    grafana_dashboard: "1"\ndata:\n  {path.name}: |\n{indented(path.read_text(), 4)}'
+    return f'{head}    grafana_dashboard: "1"\ndata:\n  {path.name}: |\n{indented(path.read_text(encoding="utf-8"), 4)}'
 
 
 def groups_of(path: Path) -> str:
     """What follows `groups:` in a rule file, as it stands there."""
-    return path.read_text().partition("\ngroups:\n")[2]
+    return path.read_text(encoding="utf-8").partition("\ngroups:\n")[2]
 
 
 def indented(text: str, spaces: int) -> str:
@@ -54,4 +54,4 @@ def indented(text: str, spaces: int) -> str:
 
 if __name__ == "__main__":
     for name, text in files().items():
-        (FOLDER / name).write_text(text)
+        (FOLDER / name).write_text(text, encoding="utf-8")

@@ -32,8 +32,6 @@ class Exposition:
     """The metrics of one run as pages of text. May be asked from several threads; they take turns."""
 
     def __init__(self, series: SeriesTable) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(series)
         self._series = series
         self._formats: dict[str, _Format] = {}
         self._lock = threading.Lock()
