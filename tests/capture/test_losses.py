@@ -74,14 +74,16 @@ RARELY_USED = {  # arguments that change the value
     "hinge": (F.hinge_embedding_loss, LOGITS, BINARY * 2 - 1, {"margin": 0.2}),
     "cosine": (F.cosine_embedding_loss, LOGITS, OTHER, ONES, {"margin": 0.2}),
     "triplet": (F.triplet_margin_loss, LOGITS, OTHER, THIRD, {"margin": 0.2, "p": 1, "swap": True}),
-    "linear cross entropy": (F.linear_cross_entropy, LOGITS, OTHER, LABELS, {"weight": torch.ones(6)}),
-    "linear cross entropy in chunks": (
-        F.linear_cross_entropy, LOGITS, OTHER, LABELS, {"options": nn.LinearCrossEntropyOptions(batch_chunk_size=2)},
-    ),
     "broadcast ranking": (F.margin_ranking_loss, LOGITS[:1, 0], OTHER[:, 0], ONES, {}),
     "broadcast poisson": (F.poisson_nll_loss, LOGITS[:, :1], OTHER.abs(), {}),
     "old names": (F.mse_loss, LOGITS, OTHER, {"size_average": False}),
 }  # fmt: skip
+if hasattr(F, "linear_cross_entropy"):  # newer than 2.6
+    in_chunks = {"options": nn.LinearCrossEntropyOptions(batch_chunk_size=2)}
+    RARELY_USED |= {
+        "linear cross entropy": (F.linear_cross_entropy, LOGITS, OTHER, LABELS, {"weight": torch.ones(6)}),
+        "linear cross entropy in chunks": (F.linear_cross_entropy, LOGITS, OTHER, LABELS, in_chunks),
+    }
 UNSEEN = {"weighted mse", "weighted l1", "linear cross entropy in chunks"}  # which call no loss function of torch's
 
 
