@@ -76,7 +76,7 @@ def _runs() -> Panel:
     return table(
         "All runs",
         "One row for each. A click on a name leads to the run.",
-        {"run": "run", "owner": "owner"},
+        ("run", "owner"),
         Column("state", _owned(newest(catalog.RUN_STATUS, status="running")), states=STATES),
         Column("step", _owned(newest(catalog.GLOBAL_STEP))),
         Column("epochs", _owned(newest(catalog.EPOCH_POSITION)), decimals=2),
@@ -121,7 +121,7 @@ def _ranks() -> Panel:
     return table(
         "All ranks",
         "Every process of every run.",
-        {"run": "run", "rank": "rank"},
+        ("run", "rank"),
         Column("step", f"max by (run, rank) ({of_runs(catalog.GLOBAL_STEP)})"),
         Column("steps behind", behind),
         Column("step time", _step_time("run, rank"), unit="s"),

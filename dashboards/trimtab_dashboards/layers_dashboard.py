@@ -125,7 +125,7 @@ def _table() -> Panel:
     return table(
         "All layers",
         "Figures of the last sampled step, in the model's own order.",
-        {"depth": "depth", "layer": "layer"},
+        ("depth", "layer"),
         Column("gradient norm", NORM, unit="sci"),
         Column("gradient mean", newest(catalog.LAYER_GRADIENT_MEAN), unit="sci"),
         Column("gradient variance", newest(catalog.LAYER_GRADIENT_VARIANCE), unit="sci"),

@@ -148,20 +148,20 @@ def lines(
     )
 
 
-def heatmap(title: str, description: str, query: Query, *, unit: str = "short", height: int = 14) -> Panel:
+def heatmap(title: str, description: str, query: Query) -> Panel:
     """One row for each series, in the order in which the server sends them, from the top; color is the value."""
     return Panel(
         kind="heatmap",
         title=title,
         description=description,
-        unit=unit,
+        unit="short",
         queries=[query],
         width=12,
-        height=height,
+        height=14,
         options={
             "calculate": False,
             "cellGap": 0,
-            "cellValues": {"unit": unit},
+            "cellValues": {"unit": "short"},
             "color": {"mode": "scheme", "scheme": "Turbo", "steps": 64, "reverse": False, "fill": "dark-orange"},
             "filterValues": {"le": -1e9},  # by default Grafana hides what is 0 or less, as a logarithm often is
             "legend": {"show": True},
@@ -174,10 +174,10 @@ def heatmap(title: str, description: str, query: Query, *, unit: str = "short", 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: a query, or a label where `expr` is empty."""
+    """One column of a table: a query, and how its values are shown."""
 
     name: str
-    expr: str = ""
+    expr: str
     unit: str = "short"
     states: Mapping[float, tuple[str, str]] | None = None
     decimals: int | None = None
@@ -186,18 +186,17 @@ class Column:
 def table(
     title: str,
     description: str,
-    labels: Mapping[str, str],
+    labels: Sequence[str],
     *columns: Column,
-    unit: str = "short",
     width: int = WIDTH,
     height: int = 8,
     sort: str = "",
     descending: bool = False,
     links: Mapping[str, str] | None = None,
 ) -> Panel:
-    """One row for each label set that the columns share. `labels` become columns too, under the names given."""
+    """One row for each label set that the columns share. `labels` become columns too, before the others."""
     values = {f"Value #{chr(ord('A') + at)}" if len(columns) > 1 else "Value": c for at, c in enumerate(columns)}
-    order = {**labels, **{value: column.name for value, column in values.items()}}
+    order = {**{label: label for label in labels}, **{value: column.name for value, column in values.items()}}
     overrides = [override(c.name, **_cell(c)) for c in columns]
     overrides += [override(name, links=[_link(url)]) for name, url in (links or {}).items()]
     keep = {"include": {"names": list(order)}}
@@ -205,7 +204,7 @@ def table(
         kind="table",
         title=title,
         description=description,
-        unit=unit,
+        unit="short",
         queries=[Query(column.expr) for column in columns],
         width=width,
         height=height,

@@ -111,7 +111,7 @@ def _steering() -> list[Panel]:
             "Last adjustment",
             "What was changed last, or would have been in a dry run, with the setting before and after. Empty until "
             "there is one.",
-            {"policy": "policy", "action": "action", "outcome": "outcome", "setting": "setting"},
+            ("policy", "action", "outcome", "setting"),
             # Anything to the power of 0 is 1, NaN and infinity as well.
             Column("when", f"{each} (1000 * {last} * {same} group_right () {after} ^ 0)", unit="dateTimeFromNow"),
             Column("before", f"{each} ({before} and {same} {last})"),
