@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -28,6 +29,12 @@ def test_least_improvement_is_of_the_rule_about_improvement_alone():
         resolve([{"name": "no_improvement", "min_delta": -1}])
     with pytest.raises(ConfigError, match="min_delta is not a key"):
         resolve([{"name": "overfitting", "min_delta": 0.1}])
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"hold": 0}, {"signal": "loss_spik"}], ids=str)
+def test_changed_spec_is_checked_as_a_table_is(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        resolve([dataclasses.replace(RULES["loss_spike"], **change)])
 
 
 def test_rule_that_is_not_enabled_is_left_out():

@@ -83,7 +83,7 @@ class Bench:
         self.skips = 0
         if loss is not None:
             verdicts += self.take("loss", step, loss)
-            if loss - loss == 0.0:
+            if loss - loss == 0.0:  # it is finite
                 self.course.update(loss)
         if self._functions:
             verdicts += self._call(step, loss)

@@ -49,7 +49,7 @@ class Level:
         else:
             self._zeros = 0
             self.idle = False
-        if value - value != 0.0:
+        if value - value != 0.0:  # it is not finite
             value = math.inf
         self.value = low = value
         hold = self.hold

@@ -114,6 +114,9 @@ def resolve(given: Sequence[Rule | RuleSpec | Mapping[str, Any]] | None = None) 
 
 def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[str, Any]:
     """A rule as it is, a new one from a mapping, or what a mapping changes of a shipped one."""
+    if isinstance(item, RuleSpec):
+        _check(item.name, item)
+        signals.find(item.signal)
     if isinstance(item, (Rule, RuleSpec)):
         return item
     if not isinstance(item, Mapping):

@@ -37,7 +37,7 @@ class Nonfinite:
 
     def update(self, value: float) -> float:
         """`value` is a loss, or a gradient norm."""
-        return 0.0 if value - value == 0.0 else math.inf
+        return 0.0 if value - value == 0.0 else math.inf  # only of what is finite the difference is 0
 
     def fence(self) -> None:
         """Nothing is remembered."""
