@@ -26,6 +26,7 @@ WARM_UP_WALKS = 16
 STRAY_WALKS = 64
 UNCLAIMED_LOSSES = 64
 UNCLEARED_LOSSES = 1024
+UNPADDED = 0.9  # of a flat parameter, at least
 UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 
 
@@ -247,8 +248,8 @@ class Attribution:
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
 
-        So it is with master weights in float32 of a model in half precision. What tells is that the losses which nobody
-        claims reached about as many elements. Returns the tensors that they reached, whose losses are those of `share`
+        So it is with master weights in float32 of a model in half precision, and with the views of FSDP, whose flat
+        parameter is padded. What tells is that the losses which nobody claims reached about as many elements. Returns the tensors that they reached, whose losses are those of `share`
         from now on.
         """
         entries = [entry for entry in self.unclaimed if entry.leaves and entry.thread == share.thread]
@@ -256,7 +257,8 @@ class Attribution:
             return []
         leaves = [leaf for leaf, _ in entries[-1].leaves.values()]
         own = sum(p.numel() for p in parameters if p.grad is not None)
-        if not sum(leaf.numel() for leaf in leaves) <= own < 2 * sum(leaf.numel() for leaf in leaves):
+        reached = sum(leaf.numel() for leaf in leaves)
+        if not UNPADDED * reached <= own < 2 * reached:
             return []
         share.losses = [entry.loss for entry in entries]
         share.ids |= set(entries[-1].leaves)

@@ -31,6 +31,7 @@ MEETING_S = 30.0  # for every rank to come to its first step, once one has
 PATIENCE_S = 60.0  # with one that is late; whoever waits for it here would have waited in its next backward
 SHARE = 0.0025  # of the step time, that hearing of each other may take: a quarter of the default overhead budget
 ASKED = "act over ranks"
+SHARDED = ("device_mesh", "_fsdp_flattened")  # what DTensor, and the parameters of FSDP 1, have
 
 _runs = itertools.count()
 
@@ -181,7 +182,7 @@ class Ranks:
 def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() == world_size):
         return f"act= needs a process group of all {world_size} ranks at the first step, to agree over."
-    if any(hasattr(p, "device_mesh") or type(p).__name__ == "FlatParameter" for p in parameters):
+    if any(hasattr(p, mark) for p in parameters for mark in SHARDED):
         return "act= over ranks needs whole parameters on every rank, as DDP has: these are sharded."
     return ""
 
