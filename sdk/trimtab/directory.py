@@ -73,6 +73,15 @@ def make(run: RunInfo) -> None:
             (run.directory / STATE).unlink(missing_ok=True)
 
 
+def unmake(run: RunInfo) -> None:
+    """Remove the directory of a run that could not start, unless something is in it."""
+    log = run.directory / f"rank-{run.rank}.jsonl"  # which its backend opened, and wrote nothing into
+    with contextlib.suppress(OSError):
+        if log.exists() and log.stat().st_size == 0:
+            log.unlink()
+        run.directory.rmdir()
+
+
 def write_status(run: RunInfo, status: Status, step: int) -> None:
     """Write `run.json`, renamed into place. Rank 0 writes for all. Raises ConfigError when it cannot be written."""
     if run.rank != 0:

@@ -159,8 +159,16 @@ def locate(run: str | Path, directory: Path) -> Path:
 
 
 def without_targets(given: Sequence[str]) -> list[str]:
-    """`given` without the directory of files for Prometheus, which `runs/*` names beside those of runs."""
-    return [each for each in given if not (Path(each).name == FOLDER and Path(each).is_dir())] or list(given)
+    """`given` without what `runs/*` names beside runs that can be read: the directory of files for Prometheus, and
+    runs that were killed before they wrote anything. All of `given` when nothing would be left."""
+    return [each for each in given if not _holds_nothing(Path(each))] or list(given)
+
+
+def _holds_nothing(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    logs = list(place.glob(f"rank-*{_SUFFIX}"))
+    return place.name == FOLDER or (bool(logs) and not any(log.stat().st_size for log in logs))
 
 
 def read(path: Path) -> RunLog:

@@ -135,8 +135,14 @@ class Run:
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
-        with generators.kept():  # rich draws a number from `random` when it is imported
-            self._start()
+        is_new = not self.info.directory.exists()
+        try:
+            with generators.kept():  # rich draws a number from `random` when it is imported
+                self._start()
+        except BaseException:
+            if is_new:
+                directory.unmake(self.info)
+            raise
 
     def _start(self) -> None:
         directory.make(self.info)

@@ -113,3 +113,13 @@ def test_run_that_is_not_there_names_the_latest(write):
 def test_directory_without_runs_says_what_to_give(tmp_path):
     with pytest.raises(ConfigError, match="holds no runs; give a file, a directory, or --dir and a name"):
         logs.locate("mine", tmp_path)
+
+
+def test_runs_that_wrote_nothing_are_passed_over_beside_others(write):
+    """The shell makes them part of `runs/*`."""
+    run = write(sample_step(1)).parent
+    killed = run.parent / "killed"
+    killed.mkdir()
+    (killed / "rank-0.jsonl").touch()
+    assert logs.without_targets([str(run), str(killed)]) == [str(run)]
+    assert logs.without_targets([str(killed)]) == [str(killed)]  # which is told to be empty
