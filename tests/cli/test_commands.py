@@ -44,6 +44,12 @@ def test_unknown_command_is_code_2(desk):
     assert "No such command 'reprt'" in done.stderr
 
 
+def test_script_in_place_of_a_command_names_the_one_that_watches_it(desk):
+    done = desk.trimtab("train.py", "--epochs", "3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "To watch a script: trimtab run train.py" in done.stderr
+
+
 def test_name_in_a_file_does_not_reach_the_terminal_as_an_order(desk):
     desk.write("a.csv", "step,\x1b[2Jloss \x07\n1,2\n")
     done = desk.trimtab("lint", "a.csv")

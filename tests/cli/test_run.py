@@ -240,6 +240,7 @@ def test_disabled_watches_nothing(desk, train):
         (["--run", "a/b", "script.py"], "trimtab: run='a/b': expected letters"),
         (["--config", "none.toml", "script.py"], "trimtab: config='none.toml': No such file"),
         (["--overhed", "2", "script.py"], "No such option"),
+        (["--epochs", "2", "script.py"], "Options of the script go after its name."),
         ([], "Missing argument"),
     ],
 )

@@ -99,6 +99,7 @@ def test_run_that_takes_its_time_keeps_the_command(desk, run):
     [
         (["pause", "resnets"], "trimtab: resnets: neither the directory of a run nor the name of one in"),
         (["pause", "resnets"], "Did you mean 'resnet'?"),
+        (["pause", "bert"], "The latest run in"),
         (["adjust", "resnet"], "Nothing to adjust. Give one option at least"),
         (["adjust", "resnet", "--scale-lr", "0"], "trimtab: scale_learning_rate(factor=0.0): expected a factor over 0"),
     ],

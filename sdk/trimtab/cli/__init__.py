@@ -21,7 +21,20 @@ from trimtab.cli.targets import targets
 from trimtab.errors import TrimtabError, printable
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Program(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if not args[0].endswith(".py"):
+                raise
+            text = f"No such command {args[0]!r}. To watch a script: trimtab run {args[0]}"
+            raise click.UsageError(text, ctx) from None
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="trimtab", message="%(prog)s %(version)s")
 def trimtab() -> None:
     """Watches PyTorch training from inside: loss, accuracy, learning rate, gradients, on the terminal, in a log and

@@ -12,22 +12,32 @@ import click
 from trimtab import config, script
 
 
+class _Run(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            text = f"{error.message} Options of the script go after its name."
+            raise click.NoSuchOption(error.option_name, text, error.possibilities, error.ctx) from None
+
+
 @click.command(
+    cls=_Run,
     context_settings={"allow_interspersed_args": False},
     short_help="Watch a script, or a module with -m, with no edit.",
     options_metavar="[OPTIONS]",
 )
-@click.option("-m", "is_module", is_flag=True, help="TARGET is a module, as for python -m.")
+@click.option("-m", "is_module", is_flag=True, help="Watch a module, as python -m runs it.")
 @click.option(  # torchrun takes `--run` for the beginning of an option of its own, `--run-path`
-    "--run", "--run-name", "run_", metavar="NAME", help="Name of the run. [default: after the script and the time]"
+    "--run", "--run-name", "run_", metavar="NAME", help="Name of the run. [default: the script's, and the time]"
 )
-@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go; can be given again.")
+@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go. May be given again.")
 @click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
 @click.option("--host", metavar="HOST", help="Address of /metrics. [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Port of /metrics. [default: 9464 or the next free one]")
-@click.option("--overhead", metavar="SHARE", type=float, help="Share of a step that watching may cost. [default: 0.01]")
-@click.option("--gradients-every", metavar="STEPS", type=int, help="Spacing of gradient statistics. [default: chosen]")
-@click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, such as 'encoder.*'; again.")
+@click.option("--overhead", metavar="SHARE", type=float, help="Share of the time to spend on it. [default: 0.01]")
+@click.option("--gradients-every", metavar="STEPS", type=int, help="How often gradients are read. [default: chosen]")
+@click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show; may be given again.")
 @click.option("--act", metavar="WHO", help="Who may adjust the run: process, alerts or true. [default: a dry run]")
 @click.option("--alerts", metavar="URL", help="An Alertmanager or a Grafana to ask for alerts about this run.")
 @click.option("--replay", metavar="RUN", help="Make the adjustments of RUN again, each at its own step, and no other.")
