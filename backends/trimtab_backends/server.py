@@ -99,7 +99,10 @@ def listen(host: str, port: int, *, exact: bool) -> socket.socket:
             return _listening_on(host, candidate)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise BackendError(f"host={host!r}, port={port}: cannot listen there ({error.strerror}).") from error
+                raise BackendError(
+                    f"host={host!r}, port={port}: cannot listen there ({error.strerror}). Give an address of this "
+                    "machine with host= or TRIMTAB_HOST, and a port that you may use."
+                ) from error
     raise BackendError(
         f"port={port}: already in use on {host}. Give another with port= or TRIMTAB_PORT, 0 for any free one, "
         "or leave it out and the next free one is taken."

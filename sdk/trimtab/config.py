@@ -223,6 +223,9 @@ def _from_file(file: Any) -> dict[str, _Given]:
         raise ConfigError(f"config={str(path)!r}: {error.strerror}. Give the path of a TOML file.") from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path}: expected TOML, but {error}. Correct the file.") from error
+    for name, value in content.items():
+        if isinstance(value, dict) and name not in _SETTINGS:
+            raise ConfigError(f"{path}: [{name}] is not a setting. Write the keys at the top of the file, in no table.")
     _refuse_unknown(f"{path}: ", content)
     return {name: _Given(value, f"{path}: {name} = {value!r}") for name, value in content.items()}
 

@@ -137,6 +137,7 @@ def test_bad_argument_gets_one_sentence(arguments, sentence):
     ("content", "sentence"),
     [
         ("overhed = 0.1", "overhed is not a setting. Did you mean 'overhead'?"),
+        ("[trimtab]\nact = true", "[trimtab] is not a setting. Write the keys at the top of the file, in no table."),
         ("port = '80'", "port = '80': expected a whole number"),
         ("backends = [1]", "1 is neither a name"),
         ("overhead = ", "expected TOML, but"),

@@ -342,7 +342,7 @@ class Snapshots:
         if self.refusal is not None:
             return self.refusal
         if not self._kept:
-            return "There is no snapshot to go back to: none has been taken yet."
+            return "There is no snapshot to go back to: none has been taken yet. Without act= none is."
         when = "" if since is None else f" from before step {since}"
         return f"There is no snapshot{when} to go back to: kept are steps {self.steps}."
 
