@@ -113,8 +113,9 @@ def adjustment(event: Adjustment) -> Line:
     line = [NAME, *_item("step", (str(event.step), "bold")), ("  ", ""), (event.outcome.replace("_", " "), style)]
     line += [(f" {printable(event.action)}", "bold")]
     for name in event.after:
-        before, after = (_value(values.get(name)) for values in (event.before, event.after))
-        line += _item(printable(name), before, (" -> ", DIM), after)
+        before = event.before.get(name)
+        arrow = [] if before is None else [_value(before), (" -> ", DIM)]
+        line += _item(printable(name), *arrow, _value(event.after[name]))
     if event.rule:
         line += _item("for", (printable(event.rule), ""))
     return [*line, ("  ", ""), (printable(event.reason), DIM)] if event.reason else line

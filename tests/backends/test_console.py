@@ -147,6 +147,12 @@ def test_alert_says_by_how_much_while_it_fires(console, stream):
     ]
 
 
+def test_adjustment_says_nothing_of_what_was_not_there_before(console, stream):
+    adjustment = {"policy": "p", "action": "clip_gradients", "rule": "r", "outcome": "applied", "reason": "because"}
+    console.write([Adjustment(**at(), **adjustment, before={"steps": None}, after={"max_norm": 1.0, "steps": 8})])
+    assert said(stream) == ["trimtab  step 1  applied clip_gradients  max_norm 1  steps 8  for r  because"]
+
+
 def test_adjustment_says_what_it_changed_and_why(console, stream):
     adjustment = {"policy": "p", "action": "halt", "rule": "r", "outcome": "applied", "reason": "because"}
     console.write([Adjustment(**at(), **adjustment, before={"halted": False}, after={"halted": True})])
