@@ -73,7 +73,7 @@ def test_files_of_dead_processes_are_told(target, tmp_path):
     (path,) = (tmp_path / "targets").glob("*.json")
     path.write_text(path.read_text().replace(target.process_start, "boot/0"))
     finding, _, _ = local.find_run(tmp_path / "targets", None)
-    assert "1 files of dead processes" in finding.text
+    assert "files of dead processes: 1" in finding.text
     assert "trimtab targets clean" in finding.advice
 
 

@@ -137,7 +137,7 @@ def test_each_optimizer_is_judged_by_itself_and_validation_is_about_none(watched
 def test_rules_without_a_level_are_named(watched, runs):
     judged = judge(str(watched({"loss_spike": 0.5})), runs, {}, {})
     assert "loss_spike" not in judged.unjudged
-    assert "it had no level" in judged.unjudged["overfitting"]
+    assert "no level in the log" in judged.unjudged["overfitting"]
 
 
 def test_adjusted_run_says_from_where_on_it_is_another(watched, runs, adjustment):

@@ -33,7 +33,8 @@ def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int
         if finding.advice:
             click.echo(printable(f"{'':<22} {finding.advice}"))
         broken += finding.verdict == "wrong"
-    click.echo("All is well." if not broken else f"{broken} to put right, the first one first.")
+    links = "1 link to put right." if broken == 1 else f"{broken} links to put right. Begin with the first."
+    click.echo(links if broken else "All is well.")
     return 1 if broken else 0
 
 

@@ -69,7 +69,7 @@ def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None,
     )
     advice = "Start one: trimtab demo --serve. Runs that are kept elsewhere: --targets DIR."
     if dead:
-        said, advice = f"{said}; it holds {dead} files of dead processes", f"Run: trimtab targets clean. {advice}"
+        said, advice = f"{said}; files of dead processes: {dead}", f"Run: trimtab targets clean. {advice}"
     return wrong("run", f"{said}.", advice), None, False
 
 

@@ -16,7 +16,7 @@ from trimtab.errors import ConfigError
 from trimtab.lint.findings import Bar, Judged, Levels, Tally, shipped, worst_of
 from trimtab.lint.points import Point
 
-UNSEEN = "it had no level: the run was too short for it, or held nothing to judge it by"
+UNSEEN = "no level in the log: the run was too short, or held nothing to judge by"
 
 
 @dataclass(slots=True)
