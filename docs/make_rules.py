@@ -2,13 +2,15 @@
 checks that every page is current."""
 
 import inspect
+import re
 import textwrap
 from pathlib import Path
 
+from trimtab.actions import FOR_GOOD
 from trimtab.catalog import RULES, RuleSpec
 from trimtab.policies import defaults, reading
 from trimtab.policies.policy import Rung
-from trimtab.signals import SIGNALS
+from trimtab.signals import SIGNALS, Itself
 
 FOLDER = Path(__file__).with_name("rules")
 POINTS = {
@@ -47,8 +49,21 @@ def index() -> str:
             *rows,
             "",
             *CHANGING,
+            *signals(),
         ]
     )
+
+
+def signals() -> list[str]:
+    """The table of signals that a rule of one's own may name."""
+    judged = {spec.signal: spec for spec in RULES.values()}
+    rows = []
+    for name in SIGNALS:
+        rule = judged.get(name)
+        link = f" ([`{rule.name}`]({rule.name}.md))" if rule else ""
+        said = rule.meaning if rule and SIGNALS[name].formula is Itself else described_signal(name).partition("\n")[0]
+        rows.append(f"| `{name}`{link} | {said} |")
+    return ["## Signals", "", *wrapped(SIGNALS_OF_ONES_OWN), "", "| signal | |", "| --- | --- |", *rows, ""]
 
 
 def page(spec: RuleSpec) -> str:
@@ -98,9 +113,16 @@ def suspended(spec: RuleSpec) -> list[str]:
 
 
 def formula(spec: RuleSpec) -> list[str]:
-    """The signal's docstring, as Markdown."""
-    lines = inspect.cleandoc(SIGNALS[spec.signal].formula.__doc__ or "").splitlines()
-    return [line.replace("|", "\\|") for line in lines]
+    return described_signal(spec.signal).splitlines()
+
+
+def described_signal(signal: str) -> str:
+    """Its docstring, as Markdown: other signals by the names that rules use, and no place in the code."""
+    text = inspect.cleandoc(SIGNALS[signal].formula.__doc__ or "")
+    text = re.sub(r"\s\((see )?`(Course|sample)\.\w+`\)", "", text)
+    for name, other in SIGNALS.items():
+        text = text.replace(f"`{getattr(other.formula, '__name__', '')}`", f"`{name}`")
+    return text.replace("|", "\\|")
 
 
 def ladder(spec: RuleSpec) -> list[str]:
@@ -119,7 +141,8 @@ def described(rung: Rung) -> str:
 
 def action(found: dict[str, object]) -> str:
     name = found.pop("action")
-    arguments = ", ".join(f"{key} {value:g}" for key, value in found.items() if isinstance(value, (int, float)))
+    shown = {key: value for key, value in found.items() if isinstance(value, (int, float))}
+    arguments = ", ".join("for good" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items())
     return f"`{name}` {arguments}".rstrip()
 
 
@@ -130,7 +153,8 @@ def wrapped(text: str) -> list[str]:
 CHANGING = (
     "## Changing a rule, adding one",
     "",
-    "In the file that `config=` names; `enabled = false` leaves a rule out:",
+    "Rules that you give come on top of those that ship, or change the one of the same name. In the file that",
+    "`config=` names; `enabled = false` leaves a rule out:",
     "",
     "```toml",
     "[[rules]]",
@@ -147,19 +171,27 @@ CHANGING = (
     "Of `no_improvement`, `min_delta` may be given too: how much better than the best a pass has to be, in the unit of",
     "the metric.",
     "",
-    'A rule may also judge a function of the loss of each step. In the file it is named: `signal = "mine:negative"`.',
+    "In Python, where a rule may also judge a function of the loss of each step; in the file such a function is named,",
+    'as in `signal = "mine:negative"`, and Python must find its module:',
     "",
     "```python",
-    "from trimtab.rules.rule import Rule",
+    "import trimtab",
     "",
     "",
     "def negative(loss):",
     "    return None if loss is None else max(0.0, -loss)",
     "",
     "",
-    'rule = Rule("loss_negative", signal=negative, threshold=0.1, hold=5)',
+    'below_zero = trimtab.Rule("loss_negative", signal=negative, threshold=0.1, hold=5)',
+    'perplexed = trimtab.Rule("perplexity_high", signal="logged:perplexity", threshold=100, hold=3)',
+    "",
+    'with trimtab.watch(backends=["jsonl"], rules=[below_zero, perplexed]):',
+    '    trimtab.log(perplexity=12.3, phase="validation")',
     "```",
     "",
+)
+SIGNALS_OF_ONES_OWN = (
+    "What `signal=` of a rule of your own may be: one of these, `logged:NAME` for a value that you log, or a function."
 )
 
 

@@ -31,7 +31,7 @@ PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatev
 
 
 class Nonfinite:
-    """Infinite when the loss is NaN or Inf, 0 when it is not. No warm-up."""
+    """Infinite when the value is NaN or Inf, 0 when it is not. No warm-up."""
 
     __slots__ = ()
 
