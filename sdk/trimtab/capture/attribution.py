@@ -249,8 +249,8 @@ class Attribution:
         """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
 
         So it is with master weights in float32 of a model in half precision, and with the views of FSDP, whose flat
-        parameter is padded. What tells is that the losses which nobody claims reached about as many elements. Returns the tensors that they reached, whose losses are those of `share`
-        from now on.
+        parameter is padded. What tells is that the losses which nobody claims reached about as many elements. Returns
+        the tensors that they reached, whose losses are those of `share` from now on.
         """
         entries = [entry for entry in self.unclaimed if entry.leaves and entry.thread == share.thread]
         if len(self.shares) > 1 or not entries:
