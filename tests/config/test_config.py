@@ -187,6 +187,13 @@ def test_certificate_without_key_is_refused():
         resolve({"TRIMTAB_TLS_CERTIFICATE_FILE": "/c"})
 
 
+def test_policies_are_named_in_the_environment_with_commas():
+    from trimtab.steering.assembly import rules_and_policies
+
+    config = resolve({"TRIMTAB_POLICIES": "loss_nonfinite,gradient_exploding"})
+    assert [policy.name for policy in rules_and_policies(config)[1]] == ["loss_nonfinite", "gradient_exploding"]
+
+
 def test_bare_string_of_backends_is_a_list_parted_by_commas():
     assert resolve(backends="jsonl").backends == ("jsonl",)
     assert resolve(backends="console,jsonl").backends == ("console", "jsonl")
