@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from panel_queries import Asked, annotated, asked, choices
 from results import Figure
 from servers import Prometheus, free_port
+from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
 from trimtab.actions import ScaleLearningRate
@@ -90,7 +92,19 @@ def _demo(directory: Path, port: int, act: Any, done: Callable[[], bool]) -> Non
     with trimtab.watch(run=f"demo-{act}".lower(), directory=directory, act=act, **settings):
         while time.monotonic() < end and not done():
             train.__wrapped__(epochs=2)  # each is judged by itself, and dead layers take 50 readings
+            _accumulate()
             trimtab.log(perplexity=3.5, phase="validation")
+
+
+def _accumulate() -> None:
+    """Two batches a step, as the demo does not: for what is known only there."""
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    for count, (inputs, wanted) in enumerate(DataLoader(TensorDataset(torch.randn(400, 4), torch.ones(400)), 8)):
+        (torch.nn.functional.mse_loss(model(inputs).flatten(), wanted) / 2).backward()
+        if count % 2:
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def _answer(prometheus: Prometheus, query: Asked) -> list[dict[str, str]]:

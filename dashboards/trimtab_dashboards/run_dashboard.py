@@ -229,12 +229,21 @@ def _gradients() -> list[Panel]:
             log=True,
         ),
         lines(
+            "Gradient noise scale",
+            "Samples in a batch beyond which larger ones bring little (arXiv 1812.06162). Known where gradients are "
+            "accumulated.",
+            Query(f"avg by (optimizer) ({of_run(catalog.GRADIENT_NOISE_SCALE)})", "optimizer {{optimizer}}"),
+            least=0,
+            width=8,
+            height=6,
+        ),
+        lines(
             "Age of these figures",
             "How long ago gradient statistics were last taken. Trimtab spaces them to stay within its overhead.",
             Query(age, "optimizer {{optimizer}}"),
             unit="s",
             least=0,
-            width=12,
+            width=8,
             height=6,
         ),
         lines(
@@ -242,7 +251,7 @@ def _gradients() -> list[Panel]:
             "They are taken on every so many steps.",
             Query(f"max({of_run(catalog.GRADIENT_INTERVAL)})", "steps"),
             least=0,
-            width=12,
+            width=8,
             height=6,
         ),
     ]

@@ -96,6 +96,10 @@ GRADIENT_MAX_ABS = _gauge("gradient_max_abs", "", "Largest magnitude of a gradie
 GRADIENT_PRECLIP_NORM = _gauge(
     "gradient_preclip_norm", "", "Norm that clip_grad_norm_ found before it clipped.", "optimizer"
 )
+GRADIENT_NOISE_SCALE = _gauge(
+    "gradient_noise_scale", "samples",
+    "Samples in a batch beyond which larger ones bring little, where gradients are accumulated.", "optimizer",
+)  # fmt: skip
 GRADIENT_INTERVAL = _gauge("gradient_interval_steps", "steps", "Gradient statistics are taken every so many steps.")
 LAST_GRADIENT = _gauge(
     "last_gradient_timestamp_seconds", "seconds", "When gradient statistics were last recorded.", "optimizer"

@@ -111,6 +111,7 @@ def _step(event: Step) -> Iterator[Measurement]:
         (catalog.GRADIENT_NORM, of, event.gradient_norm),
         (catalog.GRADIENT_MAX_ABS, of, event.gradient_max_abs),
         (catalog.GRADIENT_PRECLIP_NORM, of, event.gradient_preclip_norm),
+        (catalog.GRADIENT_NOISE_SCALE, of, event.gradient_noise_scale),
     ):
         if value is not None:
             yield Measurement(spec, labels, value)

@@ -109,6 +109,7 @@ def sample_step(step: int = 1, **fields: Any) -> Step:
         "gradient_norm": 1.5,
         "gradient_max_abs": 0.75,
         "gradient_preclip_norm": 3.0,
+        "gradient_noise_scale": 512.0,
         "step_seconds": 0.1,
         "data_wait_seconds": 0.01,
         "step_durations": (0.1,),

@@ -154,6 +154,7 @@ class Step(Event):
     gradient_norm: float | None = None
     gradient_max_abs: float | None = None
     gradient_preclip_norm: float | None = None
+    gradient_noise_scale: float | None = None  # samples in a batch beyond which larger ones bring little
     gradient_nonfinite: int | None = None  # sampled steps whose gradients held NaN or Inf
     skipped: Mapping[str, int] | None = None  # reason to count, since the last record
     step_seconds: float | None = None

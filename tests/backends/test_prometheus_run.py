@@ -31,12 +31,14 @@ def train(until, poison=False):
     end = time.monotonic() + PATIENCE_S
     while not until() and time.monotonic() < end:
         model.train()
-        for batch, labels in DataLoader(data, batch_size=32):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(batch), labels)
+        optimizer.zero_grad()
+        for count, (batch, labels) in enumerate(DataLoader(data, batch_size=16)):
+            loss = nn.functional.cross_entropy(model(batch), labels) / 2
             (loss * float("nan") if poison else loss).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            if count % 2:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
         model.eval()
         with torch.no_grad():
             for batch, labels in DataLoader(data, batch_size=64):
@@ -50,7 +52,7 @@ def test_prometheus_answers_for_every_metric_of_a_run(tmp_path, prometheus):
     # A rule that always fires and a policy that answers it: adjustments and snapshots are metrics too.
     firing = Rule("always", signal=lambda loss: 1.0, threshold=0.5)
     policy = Policy(on="always", ladder=[ScaleLearningRate(0.5)])
-    steering = {"act": "process", "rules": [firing], "policies": [policy]}
+    steering = {"act": "process", "rules": [firing], "policies": [policy], "gradients_every": 4}
     with trimtab.watch(run="real", directory=tmp_path, backends=["prometheus"], port=0, **steering) as run:
         ask = prometheus(run.addresses["prometheus"])
         train(until=lambda: expected <= ask.names('{run="real"}'))

@@ -133,7 +133,8 @@ def test_what_is_pickled_during_a_run_can_be_read_without_us(model, optimizer, t
             assert b"trimtab" not in pickle.dumps(value)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # torch about itself
+# What torch says about itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 def test_models_are_scripted_traced_and_exported_during_a_run(optimizer, model, tmp_path):
     x, y = torch.randn(4, 8), torch.randint(3, (4,))
 

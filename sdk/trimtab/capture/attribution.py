@@ -54,6 +54,12 @@ class Share:
         self.is_applied = self._changed_by_clip = self._stays = False
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether the gradient is as the newest of several backwards left it: neither clipped nor divided."""
+        gradient = self.probe.grad
+        return gradient is not None and gradient._version == self._version
+
+    @property
     def ordinary(self) -> bool:
         """Whether this step had one backward, which found no gradient."""
         return self._version == UNKNOWN and not self._stays and len(self.losses) == 1 and type(self.losses[0]) is float

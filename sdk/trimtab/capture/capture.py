@@ -230,6 +230,7 @@ class Capture:
         self._criteria.backward(source)
         if self._passes.has_news:
             self._passes.training()
+        self._steps.before_backward()
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None

@@ -15,6 +15,7 @@ from trimtab.capture.said import Said
 from trimtab.sample.books import Books
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
+from trimtab.sample.noise import FirstBackward
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
 from trimtab.sample.updates import Weights
@@ -46,6 +47,7 @@ class Recorder:
         self.clock = time.perf_counter
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
+        self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._passes = passes
         self._criteria = criteria
 
@@ -147,9 +149,24 @@ class Recorder:
         started = self.clock()
         sample = self.sampler.sample_gradients(ledger, parameters, scale)
         cost = self.clock() - started
-        self.pace.gradients.cost(cost)
+        self.pace.gradients.cost(cost + self._first_for)
+        self._first_for = 0.0
         self.meter.add(cost)
         return sample
+
+    def sample_first(self, ledger: Ledger, parameters: Sequence[Tensor]) -> FirstBackward | None:
+        """Take the statistics of what the first backward of a step has brought, before the second adds to it.
+
+        None where it is not known to be a batch of its own: both may be over the same one.
+        """
+        samples = self._passes.batch_samples
+        if not samples or self._passes.samples != 2 * samples:
+            return None
+        started = self.clock()
+        _, taken = self.sampler.take(parameters)
+        self._first_for = self.clock() - started
+        self.meter.add(self._first_for)
+        return FirstBackward(len(ledger.rows), taken, samples)
 
     def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
         """Copy the weights, before the step that is under way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any
 
 from torch import Tensor, distributed
@@ -78,6 +78,19 @@ class Steps:
             return None
         hooks: Any = optimizer
         return None if hooks._optimizer_step_pre_hooks or hooks._optimizer_step_post_hooks else tracked
+
+    def before_backward(self) -> None:
+        """A backward may add to gradients that are there: where one alone has brought them, they are a small batch's.
+
+        Of one optimizer, in one process, without a GradScaler: else it is not known what the two have in common.
+        """
+        if len(self._tracked) != 1 or self._scaler_seen:
+            return
+        (tracked,) = self._tracked.values()
+        share = tracked.share
+        is_second = len(share.losses) == 1 and not share.is_applied and share.thread == get_ident()
+        if is_second and tracked.calls >= tracked.sample_at and not _has_several_ranks():
+            tracked.first = self._recorder.sample_first(tracked.ledger, tracked.parameters)
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""
@@ -316,6 +329,9 @@ class Steps:
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
         if sample is not None:
             tracked.unjudged.sampled(sample)
+        first, tracked.first = tracked.first, None
+        if first is not None and (tracked.share.is_untouched or self._norms):
+            tracked.ledger.first_backwards.append(first)
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
         started = self._recorder.clock()
@@ -359,6 +375,7 @@ class Steps:
         tracked.ended_at = now
         ledger = tracked.ledger
         ledger.gradients = [sample for sample in ledger.gradients if sample.row < len(ledger.rows)]
+        ledger.first_backwards = [first for first in ledger.first_backwards if first.row < len(ledger.rows)]
         self._recorder.books.skip(tracked.ledger, reason, total(losses))
         if reason == "scaler":
             self.controller.skipped(ledger.label)

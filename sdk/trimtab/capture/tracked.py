@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Share
 from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.noise import FirstBackward
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
 
@@ -43,7 +44,7 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "evaluated_samples", "found_inf", "hasty", "judge_at",
+        "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf", "hasty", "judge_at",
         "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights",
         "weights_held",
     )  # fmt: skip
@@ -66,6 +67,7 @@ class Tracked:
         self.evaluated: list[Held] | None = None  # the losses of a closure's first evaluation
         self.evaluated_samples = 0  # ... and the samples behind them, where no loader tells
         self.found_inf: Held | None = None
+        self.first: FirstBackward | None = None  # of the step to come, where it has several and is to be sampled
 
     @property
     def general_at(self) -> float:

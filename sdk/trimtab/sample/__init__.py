@@ -2,6 +2,7 @@
 
 scalars     single values: at once on the CPU, one transfer for many on a device
 gradients   mean, variance, norm and largest magnitude of gradients
+noise       the gradient noise scale, where gradients are accumulated
 updates     how far a step moved each layer
 chance      the loss at chance, from the labels
 pace        how often what is costly is done, within the overhead budget

@@ -212,6 +212,8 @@ class Books:
         ledger.steps += len(numbers.rows.loss)
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
+        if numbers.first_norms:
+            ledger.measure_noise(numbers)
         judged = self.judged(ledger.label)
         context = Context(self.global_step, self._totals(ledger), self._layers.depths, judged)
         for event in step_events(ledger, block, numbers, context):
@@ -228,6 +230,7 @@ class Books:
             numbers.gradients = [(place[i], m, n) for i, m, n in numbers.gradients if i not in skipped]
             numbers.updates = [(place[i], ratios) for i, ratios in numbers.updates if i not in skipped]
             numbers.preclip_norms = [(place[i], norm) for i, norm in numbers.preclip_norms if i not in skipped]
+            numbers.first_norms = [(place[i], norm, of) for i, norm, of in numbers.first_norms if i not in skipped]
             self._count_losses([rows.loss[i] for i in skipped])
             numbers.rows = Columns._make(tuple(compress(column, kept)) for column in rows)
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from trimtab.sample.chance import Chance
 from trimtab.sample.criteria import TrainingCriterion
-from trimtab.sample.gradients import Moments, Taken
+from trimtab.sample.gradients import Moments, Taken, combine
+from trimtab.sample.noise import FirstBackward, NoiseScale
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.sample.updates import UpdateSample
 
@@ -82,6 +83,7 @@ class Block:
 
     rows: list[Row]
     gradients: list[GradientSample]
+    first_backwards: list[FirstBackward]
     updates: list[UpdateSample]
     preclip_norms: list[tuple[int, Held]]
     learning_rate: list[float | Tensor | None]
@@ -109,7 +111,8 @@ class Block:
     @property
     def immediate(self) -> bool:
         """Whether reading costs no wait."""
-        arrived = all(t.ready() for s in self.gradients for t in s.taken) and all(s.immediate for s in self.updates)
+        taken = [*(t for s in self.gradients for t in s.taken), *(first.taken for first in self.first_backwards)]
+        arrived = all(t.ready() for t in taken) and all(s.immediate for s in self.updates)
         return arrived and self.transfer.immediate
 
     def read(self) -> Numbers:
@@ -130,6 +133,7 @@ class Block:
             predictions=[(row, float(number(a) or 0), float(number(b) or 0)) for row, a, b in self.predictions],
             updates=[(s.row, s.read()) for s in self.updates],
             gradients=[(s.row, [m for taken in s.taken for m in taken.read()], s.names) for s in self.gradients],
+            first_norms=[(first.row, first.norm(), first.samples) for first in self.first_backwards],
         )
 
 
@@ -144,6 +148,7 @@ class Numbers:
     predictions: list[tuple[int, float, float]]
     updates: list[tuple[int, Mapping[str, float]]]
     gradients: list[tuple[int, list[Moments], Sequence[str | None]]]
+    first_norms: list[tuple[int, float, int]]  # row, of the gradient after the first backward, samples behind it
 
 
 class Ledger:
@@ -158,12 +163,14 @@ class Ledger:
         self.rows: list[Row] = []
         self._epoch = 0  # of the last row that was cut
         self.gradients: list[GradientSample] = []
+        self.first_backwards: list[FirstBackward] = []  # of steps that are sampled, and have several
         self.updates: list[UpdateSample] = []
         self.newest_update: UpdateSample | None = None  # which goes with the samples of gradients that follow
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()
         self.chance = Chance()
+        self.noise = NoiseScale()
         self.learning_rate: Sequence[Held | None] = ()
         self.learning_rate_before: Sequence[Held | None] | None = None  # of the last row, while a closure is under way
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
@@ -185,6 +192,7 @@ class Ledger:
         block = Block(
             rows=self.rows,
             gradients=self.gradients,
+            first_backwards=self.first_backwards,
             updates=self.updates,
             preclip_norms=self.preclip_norms,
             learning_rate=list(self.learning_rate if self.learning_rate_before is None else self.learning_rate_before),
@@ -198,17 +206,29 @@ class Ledger:
         )
         self._epoch = self.epoch
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
-        self.updates, self.newly_skipped = [], Counter()
+        self.updates, self.first_backwards, self.newly_skipped = [], [], Counter()
         return block
 
     def begin_anew(self) -> None:
         """The steps that follow are of another model."""
         self.forget_criterion()
         self.newest_update = self.loss_ema = None
+        self.noise = NoiseScale()
 
     def forget_criterion(self) -> None:
         """What training is compared by is another loss function from now on."""
         self.criterion, self.chance = TrainingCriterion(), Chance()
+
+    def measure_noise(self, numbers: Numbers) -> None:
+        """Compare the gradients of first backwards with those of their steps, as these were before clipping.
+
+        Where there are not as many samples behind every backward of a step, it tells nothing.
+        """
+        norms = {row: combine(moments).norm for row, moments, _ in numbers.gradients} | dict(numbers.preclip_norms)
+        for row, norm, samples in numbers.first_norms:
+            backwards, of_step = numbers.rows.micro_steps[row], numbers.rows.samples[row]
+            if row in norms and of_step == backwards * samples:
+                self.noise.update((samples, backwards * norm), (of_step, norms[row]))
 
     def average(self, losses: Sequence[float]) -> None:
         """Carry the moving average of the loss on. What is not finite is left out, or it would stay for ever."""

@@ -57,7 +57,7 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
             accuracy=_accuracy(numbers) if last else None,
             gradient_preclip_norm=mean([n for row, n in numbers.preclip_norms if part.start <= row < part.stop]),
             **_of_rows(rows),
-            **_of_gradients(numbers, part, context.depths),
+            **_of_gradients(numbers, part, context.depths, ledger.noise.value),
         )
 
 
@@ -79,7 +79,7 @@ def _of_rows(rows: Columns) -> dict[str, Any]:
     }
 
 
-def _of_gradients(numbers: Numbers, part: slice, depths: Mapping[str, int]) -> dict[str, Any]:
+def _of_gradients(numbers: Numbers, part: slice, depths: Mapping[str, int], noise: float | None) -> dict[str, Any]:
     sampled = [s for s in numbers.gradients if part.start <= s[0] < part.stop]
     updates = [ratios for row, ratios in numbers.updates if part.start <= row < part.stop]
     if not sampled:
@@ -92,6 +92,7 @@ def _of_gradients(numbers: Numbers, part: slice, depths: Mapping[str, int]) -> d
         "gradient_norm": mean([t.norm for t in totals]),
         "gradient_max_abs": _max([t.max_abs for t in totals]),
         "gradient_nonfinite": sum(not t.finite for t in totals) or None,
+        "gradient_noise_scale": noise,
         "layers": _layers(sampled, updates, depths) or None,
     }
 
