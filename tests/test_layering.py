@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "steering.agreement": set(),
     "steering.ranks": {"types", "steering.agreement", "steering.execution", "guard", "policies", "sample"},
     "steering.orders": {"types", "actions", "steering.control", "steering.execution", "guard", "policies"},
-    "bus": {"types", "guard"},
+    "bus": {"types", "errors", "guard"},
     "health": {"types", "bus", "sample"},
     "bookends": {"types", "bus", "guard", "sample"},
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},

@@ -17,6 +17,8 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from trimtab.errors import BackendError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -152,8 +154,11 @@ class _Lane:
         def counted(*args: Sequence[Event]) -> None:
             try:
                 call(*args)
-            except BaseException:
+            except BaseException as error:
                 self.errors += 1
-                raise
+                if isinstance(error, Exception):
+                    raise
+                # SystemExit and its like would end this thread, and take all that comes after with it.
+                raise BackendError(f"{type(error).__name__}: {error}") from error
 
         return counted

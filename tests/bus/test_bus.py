@@ -31,15 +31,15 @@ class HangingBackend(RecordingBackend):
 class RaisingBackend(RecordingBackend):
     """Raises at the first `failures` batches; `called` counts the calls."""
 
-    def __init__(self, failures):
+    def __init__(self, failures, error=OSError):
         super().__init__()
-        self.failures, self.called = failures, threading.Semaphore(0)
+        self.failures, self.error, self.called = failures, error, threading.Semaphore(0)
 
     def write(self, events):
         self.called.release()
         self.failures -= 1
         if self.failures >= 0:
-            raise OSError("disk full")
+            raise self.error("disk full")
         super().write(events)
 
 
@@ -181,8 +181,9 @@ def test_close_gives_up_at_the_deadline_and_counts_what_is_lost(make_bus):
     hanging.release.set()
 
 
-def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told):
-    raising, other = RaisingBackend(failures=2), RecordingBackend()
+@pytest.mark.parametrize("error", [OSError, SystemExit])
+def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told, error):
+    raising, other = RaisingBackend(2, error), RecordingBackend()
     lanes = make_bus(raising=raising, other=other)
     for step in (1, 2, 3):
         lanes.publish(sample_step(step), urgent=True)
@@ -192,7 +193,7 @@ def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told)
     assert lanes.dropped() == {"raising": {"error": 2}}
     assert lanes.errors() == {"raising": 2}
     assert len(told) == 1
-    assert "backend raising: OSError: disk full" in told[0]
+    assert f"{error.__name__}: disk full" in told[0]
 
 
 def test_a_backend_that_fails_to_close_is_told_and_no_more(make_bus, told):
