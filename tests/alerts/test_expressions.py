@@ -53,6 +53,11 @@ def test_expression_that_is_not_read_says_so(expression):
         matches(expression, "a")
 
 
+def test_no_expression_takes_more_than_its_share_of_the_effort():
+    with pytest.raises(Unreadable, match="too long"):
+        matches("(a*a*a*a*a*a*){60}x", "a" * 128)
+
+
 def test_groups_that_are_nested_deeply_are_not_read():
     with pytest.raises(Unreadable, match="too deeply"):
         matches("(" * 11 + "a" + ")" * 11, "a")
