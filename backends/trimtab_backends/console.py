@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 60.0  # after which a step line is due where there is no live line
 METRICS_EVERY_S = 10.0  # at most one line for values of the same names; the last ones are shown
+NAMES_APART = 100  # sets of names; all others share one line, so that ever new names fill neither screen nor memory
 EPOCHS_AT_ONCE = 20  # of more than that in one batch, only the last has a line
 
 
@@ -122,7 +123,9 @@ class _Spaced:
         self._held: dict[tuple[object, ...], tuple[Metric, int]] = {}
 
     def take(self, event: Metric) -> Iterator[tuple[Metric, int]]:
-        key = (event.phase, *event.values)
+        key: tuple[object, ...] = (event.phase, *event.values)
+        if key not in self._shown_at and len(self._shown_at) >= NAMES_APART:
+            key = ()
         before = self._held.pop(key)[1] + 1 if key in self._held else 0
         if event.ts - self._shown_at.get(key, -math.inf) < METRICS_EVERY_S:
             self._held[key] = (event, before)

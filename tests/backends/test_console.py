@@ -9,7 +9,7 @@ import pytest
 from trimtab.errors import BackendError
 from trimtab.testing import SAMPLE_TIME, BackendContract, UnknownEvent, sample_events, sample_run, sample_step
 from trimtab.types import Adjustment, Alert, Epoch, Health, Metric, Notice, PhaseSummary, RunEnd, RunStart
-from trimtab_backends.console import ConsoleBackend
+from trimtab_backends.console import NAMES_APART, ConsoleBackend
 
 
 class TestConsoleContract(BackendContract):
@@ -210,6 +210,15 @@ def test_values_logged_at_every_step_do_not_flood_the_screen(console, stream):
         "trimtab  step 21  x 21  (and 9 before it)",
         "trimtab  step 25  x 25  (and 3 before it)",
     ]
+
+
+def test_metrics_of_ever_new_names_share_a_line(console, stream):
+    for step in range(1, 1001):
+        console.write([Metric(**at(step / 100, step=step), values={f"x{step}": 1.0})])
+    lines = said(stream)
+    assert len(lines) == NAMES_APART + 1
+    console.write([Metric(**at(100, step=1001), values={"y": 1.0})])
+    assert said(stream)[-1] == "trimtab  step 1001  y 1  (and 899 before it)"
 
 
 def test_a_flood_of_epochs_is_one_line_that_counts_them(console, stream):
