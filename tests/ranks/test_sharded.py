@@ -5,7 +5,10 @@ import pytest
 pytestmark = pytest.mark.ranks
 
 
-@pytest.fixture(scope="module", params=["flat", "views of flat", "per parameter"])
+KINDS = ["flat", "views of flat", "per parameter", "per parameter, accumulated", "per parameter, reduced each time"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def said(request, in_ranks):
     return in_ranks(
         f"""
@@ -19,7 +22,8 @@ def said(request, in_ranks):
         torch.manual_seed(0)
         kind = {request.param!r}
         model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 17), nn.Tanh(), nn.Linear(17, 3))
-        if kind == "per parameter":
+        parts = 1 + ("," in kind)
+        if kind.startswith("per parameter"):
             fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
         else:
             device = torch.device("cpu")
@@ -27,12 +31,15 @@ def said(request, in_ranks):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         backend, losses = RecordingBackend(), []
         with trimtab.watch(run="sharded", backends=[backend], act="process", gradients_every=1, linger=0):
-            for step in range(12):
-                optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(torch.randn(8, 6) + rank), torch.arange(8) % 3)
-                loss.backward()
+            for step in range(100):  # more than graphs are walked
+                optimizer.zero_grad(set_to_none=step % 5 > 0)
+                for part in range(parts):
+                    if kind.endswith("accumulated"):
+                        model.set_requires_gradient_sync(part == parts - 1)
+                    loss = nn.functional.cross_entropy(model(torch.randn(8, 6) + rank), torch.arange(8) % 3)
+                    loss.backward()
+                    losses.append(loss.item())
                 optimizer.step()
-                losses.append(loss.item())
         steps = backend.of(Step)
         say(
             known=sum(step.loss * step.steps for step in steps if step.loss is not None),

@@ -33,13 +33,17 @@ UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
-    __slots__ = ("_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe", "thread")
+    __slots__ = (
+        "_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe", "takes_all",
+        "thread",
+    )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
         self.thread = get_ident()  # in which its backwards run
         self.probe = next((p for p in parameters if p.grad is not None), parameters[0])
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
+        self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._version: int | None = None
         self.is_applied = False  # no backward came here since the last step
@@ -114,6 +118,9 @@ class Share:
 
     def reached(self) -> bool:
         """After a backward: whether it changed the probe's gradient."""
+        if self.takes_all:
+            self.note_version()
+            return True
         gradient = self.probe.grad
         if gradient is None:
             return False
@@ -212,7 +219,8 @@ class Attribution:
             if self.unclaimed:
                 self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
             self.newest_leaves = []
-            self.only = self.shares[0] if len(self.shares) == 1 and not self.by_hand else None
+            alone = len(self.shares) == 1 and not self.by_hand and not self.shares[0].takes_all
+            self.only = self.shares[0] if alone else None
             return
         elif self.shares and self._stray_walks_left <= 0:
             return
@@ -223,6 +231,8 @@ class Attribution:
     def add(self, parameters: Sequence[Tensor]) -> Share:
         """A share for an optimizer that was just met, with the losses that wait for it."""
         only, self.only = self.only, None
+        for other in self.shares:
+            other.takes_all = False
         share = Share(parameters)
         share.losses = self._claim(share)
         if not share.losses:  # it took over from another one
@@ -254,8 +264,8 @@ class Attribution:
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
 
-        So it is with master weights in float32 of a model in half precision, and with the views of FSDP, whose flat
-        parameter is padded. What tells is that the losses which nobody claims reached about as many elements. Returns
+        So it is with master weights in float32 of a model in half precision, and with the parameters that FSDP shards,
+        after some padding. What tells is that the losses which nobody claims reached about as many elements. Returns
         the tensors that they reached, whose losses are those of `share` from now on.
         """
         entries = [entry for entry in self.unclaimed if entry.leaves and entry.thread == share.thread]
@@ -268,7 +278,11 @@ class Attribution:
             return []
         share.losses = [entry.loss for entry in entries]
         share.ids |= set(entries[-1].leaves)
-        share.follows, share.probe = True, leaves[0]
+        lead = next((leaf for leaf in leaves if leaf.grad is not None), None)
+        if lead is None:  # FSDP 2 takes gradients away from the whole parameters, and gives the sharded ones theirs
+            share.takes_all = True
+        else:
+            share.follows, share.probe = True, lead
         share.note_version()
         self.unclaimed.clear()
         return leaves
@@ -327,6 +341,7 @@ def _was_cleared(leaf: Tensor, version: int | None) -> bool:
 
 def _holds_something(gradient: Tensor) -> bool:
     """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
+    gradient = getattr(gradient, "_local_tensor", gradient)  # of a DTensor: asking the whole would be a collective
     if not gradient.is_cpu or gradient.is_sparse:
         return False
     with torch.no_grad():
