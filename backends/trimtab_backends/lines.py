@@ -127,7 +127,8 @@ def end(event: RunEnd, health: Health | None, addresses: Mapping[str, str]) -> L
     if event.error:
         line += [("  ", ""), (printable(event.error), ALARM)]
     if health is not None:
-        line += _item("overhead", *_percent(health.overhead_ratio))
+        spent = (f"{duration(health.overhead_seconds)}, ", "")  # of a short run most is spent once, as it begins
+        line += _item("overhead", spent, *_percent(health.overhead_ratio))
         for backend, reasons in health.dropped.items():
             lost = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
             line += _item("lost", (f"{printable(backend)} {lost}", ALARM))

@@ -171,7 +171,7 @@ def test_the_end_says_how_it_went_and_where_the_log_is(console, stream):
     )
     console.write([start, health, RunEnd(**at(step=1234), status="failed", seconds=63.21, error="ValueError: x")])
     assert said(stream)[1:] == [
-        "trimtab  failed after 1234 steps in 63.21 s  ValueError: x  overhead 0.431%  lost jsonl 12 error"
+        "trimtab  failed after 1234 steps in 63.21 s  ValueError: x  overhead 1 s, 0.431%  lost jsonl 12 error"
         "  log runs/sample/rank-0.jsonl"
     ]
 

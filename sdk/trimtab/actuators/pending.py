@@ -73,21 +73,27 @@ def _saved_by(node: Any) -> Iterator[Any]:
             if each is None:
                 continue
             if each.unpack_hook is None:
-                yield from _unpacked(each)
+                yield from _unpacked(node, name, each)
             elif each.data is not None:
                 yield None
 
 
-def _unpacked(saved: Any) -> Iterator[Any]:
+def _unpacked(node: Any, name: str, saved: Any) -> Iterator[Any]:
     """Nothing where there was nothing to save, nor for the node's own result, which only its backward can unpack."""
     try:
-        tensor: Tensor | None = saved.unpack()
+        tensor = saved.unpack() if hasattr(saved, "unpack") else _unpacked_by(node, name, saved)
     except RuntimeError as error:
         if any(words in str(error) for words in _SAYS_GONE):
             yield _GONE
         return
     if tensor is not None:
         yield tensor
+
+
+def _unpacked_by(node: Any, name: str, saved: Any) -> Tensor | None:
+    """Before PyTorch 2.12 a node alone can, and of several under one name does not say which were written to."""
+    own = getattr(node, name.removeprefix("_raw"), None)
+    return own if isinstance(own, Tensor) else saved.data
 
 
 def _storage(tensor: Tensor | None) -> int:
