@@ -5,7 +5,8 @@ hooks         what torch calls on every step, with the ordinary way written out
 lane          what an ordinary step awaits, and when it is left
 optimizers    step hooks: nested pairs, closures, optimizers that step inside `backward`
 surround      our hooks as the innermost around an update
-steps         whose a step is, what it applied, whether it was skipped
+steps         what a step applied, whether it was skipped, what is taken of it
+roster        the optimizers that step, by label; where one training follows another
 tracked       what is known of one optimizer
 unannounced   steps that no hook announces: inside `backward`, or by hand
 attribution   which optimizer a loss belongs to, and when its gradients were cleared
@@ -13,6 +14,7 @@ autograd      the wrapped `backward`; which parameters a loss reaches
 scaling       GradScaler and gradient clipping
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
+said          what those in training have said since the last step
 loaders       DataLoader iterators
 passes        which batches are training, which validation, and where an epoch ends
 gaps          which of several validation passes is the validation

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import RLock, get_ident
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
@@ -16,6 +16,7 @@ from trimtab.capture.autograd import in_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
+from trimtab.capture.roster import Roster, has_several_ranks
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
 from trimtab.sample.scalars import Held, hold
@@ -43,9 +44,7 @@ class Steps:
         self._attribution = attribution
         self._models = models
         self.controller: StepController
-        self._tracked: dict[int, Tracked] = {}
-        self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
-        self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
+        self._roster = Roster(recorder, attribution)
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
@@ -58,14 +57,14 @@ class Steps:
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
-        self._labels[optimizer] = name
+        self._roster.name(optimizer, name)
 
     def ordinary(self, optimizer: Optimizer) -> Tracked | None:
         """What is known of the only optimizer, if the step that it has just taken was an ordinary one."""
-        tracked = self._find(optimizer)
+        tracked = self._roster.find(optimizer)
         if (
             tracked is None
-            or len(self._tracked) > 1
+            or len(self._roster) > 1
             or self._scaler_seen
             or self._norms
             or self.controller.awaits_steps
@@ -84,12 +83,12 @@ class Steps:
 
         Of one optimizer, in one process, without a GradScaler: else it is not known what the two have in common.
         """
-        if len(self._tracked) != 1 or self._scaler_seen:
+        if len(self._roster) != 1 or self._scaler_seen:
             return
-        (tracked,) = self._tracked.values()
+        (tracked,) = self._roster
         share = tracked.share
         is_second = len(share.losses) == 1 and not share.is_applied and share.thread == get_ident()
-        if is_second and tracked.calls >= tracked.sample_at and not _has_several_ranks():
+        if is_second and tracked.calls >= tracked.sample_at and not has_several_ranks():
             tracked.first = self._recorder.sample_first(tracked.ledger, tracked.parameters)
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
@@ -97,9 +96,7 @@ class Steps:
         if in_backward() != -1:
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
-        tracked = self._tracked.get(id(optimizer))
-        if tracked is None or tracked.optimizer() is not optimizer:
-            tracked = self._meet(optimizer)
+        tracked = self._roster.find(optimizer) or self._meet(optimizer)
         tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
         tracked.ledger.learning_rate_before = None if gradients_ready else tracked.ledger.learning_rate
         groups = optimizer.param_groups
@@ -123,7 +120,7 @@ class Steps:
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
-        tracked = self._find(optimizer)
+        tracked = self._roster.find(optimizer)
         if tracked is not None:
             tracked.evaluated = list(tracked.share.losses)
             tracked.evaluated_samples = self._recorder.samples
@@ -136,7 +133,7 @@ class Steps:
         """An optimizer has stepped; see `StepListener`."""
         recorder = self._recorder
         now = recorder.clock()
-        tracked = self._tracked.get(id(optimizer))
+        tracked = self._roster.find(optimizer)
         if tracked is None:
             return
         losses = tracked.share.losses
@@ -173,7 +170,7 @@ class Steps:
             return
         for judging in self._afterwards:
             judging.judge_rest()
-        for tracked in self._tracked.values():
+        for tracked in self._roster:
             if tracked.unjudged.losses:
                 self.controller.catch_up(tracked.ledger, *tracked.unjudged.take())
 
@@ -203,45 +200,35 @@ class Steps:
         if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
             self._scaler_seen = True
             self.scalers.append(weakref.ref(scaler))
-        self._calls_before_scaler = (self._find(optimizer) or self._meet(optimizer)).calls
+        self._calls_before_scaler = (self._roster.find(optimizer) or self._meet(optimizer)).calls
 
     def scaler_stepped(self, optimizer: Optimizer) -> None:
         """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
-        tracked = self._find(optimizer)
+        tracked = self._roster.find(optimizer)
         if tracked is not None and tracked.calls == self._calls_before_scaler:
             tracked.calls += 1
             self._norms_of(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
 
-    def _find(self, optimizer: Optimizer) -> Tracked | None:
-        tracked = self._tracked.get(id(optimizer))
-        return tracked if tracked is not None and tracked.optimizer() is optimizer else None
-
     def _meet(self, optimizer: Optimizer) -> Tracked:
-        """An optimizer steps for the first time. It takes the lowest index that no living optimizer has."""
+        """An optimizer steps for the first time."""
         with self._meeting:
             self.unseen.stop()
-            gone = [known for known in self._tracked.values() if known.optimizer() is None]
-            label = self._labels.get(optimizer) or self._free_label(gone)
-            ledger = self._recorder.books.ledger(label)
-            parameters = parameters_of(optimizer)
-            self._recorder.search(self._models, parameters)
-            tracked = Tracked(optimizer, ledger, parameters, self._attribution.add(parameters))
-            idle = self._idle(tracked, gone)
-            over = [] if any(known.share.ids & tracked.share.ids for known in idle) else idle
-            for known in (*gone, *over):  # only now, since the new one may take over from one of them
-                self._leave(known)
-            self._tracked[id(optimizer)] = tracked
+            self._recorder.search(self._models, parameters_of(optimizer))
+            arrival = self._roster.enter(optimizer)
+            tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
             started = self._recorder.clock()
-            if over or self._is_another(label, tracked.share.ids):
-                self._begin_anew(tracked, over)
-            elif idle:
+            if arrival.begins_anew:
+                self._models.keep(p for known in self._roster for p in known.parameters)
+                self._recorder.begin_anew(tracked.ledger)
+                for known in (*arrival.over, tracked):
+                    self.controller.begins_anew(known.ledger.label)
+            elif arrival.is_stage:
                 self._recorder.books.count_on()
-            self._former[label] = [weakref.ref(p) for p in parameters]
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
-            if len(self._tracked) > 1:
+            if len(self._roster) > 1:
                 self._attribution.on_reached = self._reached
             return tracked
 
@@ -261,55 +248,8 @@ class Steps:
         if before:
             self._attribution.renew(tracked.share, before, tracked.parameters)
 
-    def _free_label(self, gone: Sequence[Tracked]) -> str:
-        taken = {known.ledger.label for known in self._tracked.values() if known not in gone} | set(
-            self._labels.values()
-        )
-        return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
-
-    def _idle(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
-        """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
-
-        That is so where none of them stepped in this epoch or is about to, in another thread any time. Where one has a
-        parameter of the new one, this is another stage for the same model. Of several ranks one alone may validate,
-        and end an epoch by that: they have to agree.
-        """
-        others = [known for known in self._tracked.values() if known not in gone]
-        if new.ledger.label in self._former or _has_several_ranks():
-            return []
-        share = new.share
-        is_busy = any(
-            known.share.thread != share.thread
-            or self._recorder.has_stepped(known.ledger)
-            or (share.ids.isdisjoint(known.share.ids) and known.share.awaits_step(share.losses))
-            for known in others
-        )
-        return [] if is_busy else others
-
-    def _leave(self, known: Tracked) -> None:
-        """It steps no more. Should it all the same, it is met again under its label."""
-        optimizer = known.optimizer()
-        if optimizer is not None:
-            self._labels[optimizer] = known.ledger.label
-        self._tracked = {key: other for key, other in self._tracked.items() if other is not known}
-        self._attribution.drop(known.share)
-
-    def _begin_anew(self, new: Tracked, over: Sequence[Tracked]) -> None:
-        self._models.keep(p for known in self._tracked.values() for p in known.parameters)
-        self._recorder.begin_anew(new.ledger)
-        for known in (*over, new):
-            self.controller.begins_anew(known.ledger.label)
-
-    def _is_another(self, label: str, parameters: set[int]) -> bool:
-        """Whether these are another model's: neither a part of those that had the label before, nor more than those."""
-        former = self._former.get(label)
-        if former is None:
-            return False
-        alive = {id(p) for known in former if (p := known()) is not None}
-        return not parameters <= alive and not (len(alive) == len(former) and alive <= parameters)
-
     def _reached(self, share: Share) -> None:
-        for tracked in self._tracked.values():
+        for tracked in self._roster:
             if tracked.share is share:
                 self.controller.backward_reached(
                     tracked.ledger.label, loss=share.losses[-1], cleared=len(share.losses) == 1
@@ -385,14 +325,10 @@ class Steps:
     def _norms_of(self, tracked: Tracked) -> list[Held]:
         """Take the norms that were found when this optimizer's gradients were clipped, one for each part."""
         own = self._norms
-        if len(self._tracked) > 1 or tracked.calls <= 1:  # or else nobody else can be meant
+        if len(self._roster) > 1 or tracked.calls <= 1:  # or else nobody else can be meant
             own = [n for n in self._norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
         self._norms = [n for n in self._norms if all(n is not o for o in own)]
         return [norm for _, norm in own]
-
-
-def _has_several_ranks() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _norm_of_parts(norms: Sequence[Held]) -> Held:

@@ -1,0 +1,113 @@
+"""The optimizers that step: each by its label, and whose turn it is where one training follows another."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, distributed
+from torch.optim import Optimizer
+
+from trimtab.capture.attribution import Attribution
+from trimtab.capture.recorder import Recorder
+from trimtab.capture.tracked import Tracked, parameters_of
+
+
+class Arrival(NamedTuple):
+    """An optimizer that steps for the first time, and what that means for the others."""
+
+    tracked: Tracked
+    over: Sequence[Tracked]  # those of other models, which have left: another training begins
+    is_another: bool  # it has the label of one that trained another model: likewise
+    is_stage: bool  # the others step no more, and it goes on with their model
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether another training begins with it."""
+        return bool(self.over) or self.is_another
+
+
+class Roster:
+    """Those that were seen to step, and have not left. To be changed by one thread at a time."""
+
+    def __init__(self, recorder: Recorder, attribution: Attribution) -> None:
+        self._recorder = recorder
+        self._attribution = attribution
+        self._tracked: dict[int, Tracked] = {}  # replaced where one leaves: other threads may go through it
+        self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
+        self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
+
+    def __iter__(self) -> Iterator[Tracked]:
+        return iter(self._tracked.values())
+
+    def __len__(self) -> int:
+        return len(self._tracked)
+
+    def name(self, optimizer: Optimizer, label: str) -> None:
+        """Label `optimizer` with a name instead of its index."""
+        self._labels[optimizer] = label
+
+    def find(self, optimizer: Optimizer) -> Tracked | None:
+        """What is known of it; None before its first step, and once it has left."""
+        tracked = self._tracked.get(id(optimizer))
+        return tracked if tracked is not None and tracked.optimizer() is optimizer else None
+
+    def enter(self, optimizer: Optimizer) -> Arrival:
+        """It steps for the first time. It takes the lowest index that no living optimizer has."""
+        gone = [known for known in self if known.optimizer() is None]
+        label = self._labels.get(optimizer) or self._free_label(gone)
+        parameters = parameters_of(optimizer)
+        new = Tracked(optimizer, self._recorder.books.ledger(label), parameters, self._attribution.add(parameters))
+        idle = self._idle(new, gone)
+        over = [] if any(known.share.ids & new.share.ids for known in idle) else idle
+        for known in (*gone, *over):  # only now, since the new one may take over from one of them
+            self._leave(known)
+        self._tracked[id(optimizer)] = new
+        is_another = self._is_another(label, new.share.ids)
+        self._former[label] = [weakref.ref(p) for p in parameters]
+        return Arrival(new, over, is_another, is_stage=bool(idle))
+
+    def _free_label(self, gone: Sequence[Tracked]) -> str:
+        taken = {known.ledger.label for known in self if known not in gone} | set(self._labels.values())
+        return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
+
+    def _idle(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
+        """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
+
+        That is so where none of them stepped in this epoch or is about to, in another thread any time. Where one has a
+        parameter of the new one, this is another stage for the same model. Of several ranks one alone may validate,
+        and end an epoch by that: they have to agree.
+        """
+        others = [known for known in self if known not in gone]
+        if new.ledger.label in self._former or has_several_ranks():
+            return []
+        share = new.share
+        is_busy = any(
+            known.share.thread != share.thread
+            or self._recorder.has_stepped(known.ledger)
+            or (share.ids.isdisjoint(known.share.ids) and known.share.awaits_step(share.losses))
+            for known in others
+        )
+        return [] if is_busy else others
+
+    def _leave(self, known: Tracked) -> None:
+        """It steps no more. Should it all the same, it enters again under its label."""
+        optimizer = known.optimizer()
+        if optimizer is not None:
+            self._labels[optimizer] = known.ledger.label
+        self._tracked = {key: other for key, other in self._tracked.items() if other is not known}
+        self._attribution.drop(known.share)
+
+    def _is_another(self, label: str, parameters: set[int]) -> bool:
+        """Whether these are another model's: neither a part of those that had the label before, nor more than those."""
+        former = self._former.get(label)
+        if former is None:
+            return False
+        alive = {id(p) for known in former if (p := known()) is not None}
+        return not parameters <= alive and not (len(alive) == len(former) and alive <= parameters)
+
+
+def has_several_ranks() -> bool:
+    """Whether other processes train the same."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
