@@ -15,7 +15,7 @@ from trimtab.actuators.saving import save
 from trimtab.actuators.scales import bounded
 from trimtab.actuators.snapshots import Snapshots
 from trimtab.actuators.steering import Steering
-from trimtab.actuators.step_controls import StepControls
+from trimtab.actuators.step_controls import StepControls, clipped
 
 BEST, LAST = "best.pt", "last.pt"
 ADVICE = "once the loop asks"  # in place of True, where nobody hears of a halt
@@ -237,7 +237,7 @@ class DryControls:
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         usual = self._of.steering.usual_norm(self._optimizer) if max_norm is None else max_norm
-        return Change({"max_norm": None}, {"max_norm": usual, "steps": steps})
+        return Change({"max_norm": None}, clipped(usual, steps))
 
     def skip_step(self) -> Change:
         return Change({"skipped": False}, {"skipped": True})

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.actions import Change, Refused
+from trimtab.actions import FOR_GOOD, Change, Refused
 from trimtab.actuators import own_rates
 from trimtab.actuators.clipping import Clip, check_clippable, harmless_norm, is_plain
 from trimtab.actuators.groups import Group, groups_of, optimizers_in
@@ -105,9 +105,7 @@ class StepControls:
         check_clippable(parameters_of(self._steered))
         self._steering.surround(self._steered)
         settings.clip = Clip(max_norm, steps, usual, harmless)
-        return Change(
-            {"max_norm": before.norm_now() if before is not None else None}, {"max_norm": norm, "steps": steps}
-        )
+        return Change({"max_norm": before.norm_now() if before is not None else None}, clipped(norm, steps))
 
     def skip_step(self) -> Change:
         """Leave out the update that is about to be made. Its gradients are there again afterwards.
@@ -145,6 +143,11 @@ class StepControls:
 
     def _usual_norm(self) -> float | None:
         return self._steering.usual_norm(self._steered.label)
+
+
+def clipped(norm: float | None, steps: int) -> dict[str, Any]:
+    """What a change says of clipping from now on: for so many steps, or until the run ends."""
+    return {"max_norm": norm} if steps >= FOR_GOOD else {"max_norm": norm, "steps": steps}
 
 
 def _rates(groups: Sequence[Group], factor: float) -> dict[str, list[float | None]]:
