@@ -145,13 +145,13 @@ class Watched:
 
     def _samples(self) -> list[tuple[Any, str]]:
         """Where it is written when gradients are sampled, rules judged and predictions looked at next."""
-        tracked = self._capture._steps._tracked.values()
+        tracked = self._capture._steps._roster
         due = [(each, name) for each in tracked for name in ("sample_at", "judge_at")]
         return [*due, (self._capture._criteria, "_look_at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""
-        return [(each, "judge_at") for each in self._capture._steps._tracked.values()]
+        return [(each, "judge_at") for each in self._capture._steps._roster]
 
 
 def idle_share(seconds: float) -> float:
