@@ -173,6 +173,13 @@ class _Connection(HTTPConnection):
         finally:
             cut.cancel()
 
+    def close(self) -> None:
+        """Lets go of an answer that nobody took, too: Python 3.13 would say aloud that it cannot be sent any more."""
+        super().close()  # type: ignore[no-untyped-call]
+        if not self.linger:
+            with contextlib.suppress(OSError):
+                self.wfile.close()
+
     def _read_the_rest(self) -> None:
         """A connection that is closed with something unread takes the answer back from a client that still sends."""
         with contextlib.suppress(OSError):
