@@ -175,7 +175,7 @@ class _Connection(HTTPConnection):
 
     def close(self) -> None:
         """Lets go of an answer that nobody took, too: Python 3.13 would say aloud that it cannot be sent any more."""
-        super().close()  # type: ignore[no-untyped-call]
+        super().close()
         if not self.linger:
             with contextlib.suppress(OSError):
                 self.wfile.close()
