@@ -34,7 +34,7 @@ class Roster:
     def __init__(self, recorder: Recorder, attribution: Attribution) -> None:
         self._recorder = recorder
         self._attribution = attribution
-        self._tracked: dict[int, Tracked] = {}  # replaced where one leaves: other threads may go through it
+        self._tracked: dict[int, Tracked] = {}  # replaced, never changed: other threads may go through it
         self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
         self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
 
@@ -63,7 +63,7 @@ class Roster:
         over = [] if any(known.share.ids & new.share.ids for known in idle) else idle
         for known in (*gone, *over):  # only now, since the new one may take over from one of them
             self._leave(known)
-        self._tracked[id(optimizer)] = new
+        self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = [weakref.ref(p) for p in parameters]
         return Arrival(new, over, is_another, is_stage=bool(idle))
