@@ -38,7 +38,7 @@ class JsonlBackend:
         Raises:
             BackendError: the directory cannot be made or the file cannot be opened.
         """
-        path = run.directory / f"rank-{run.rank}.jsonl"
+        path = run.log
         try:
             run.directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -75,10 +75,9 @@ def make(run: RunInfo) -> None:
 
 def unmake(run: RunInfo) -> None:
     """Remove the directory of a run that could not start, unless something is in it."""
-    log = run.directory / f"rank-{run.rank}.jsonl"  # which its backend opened, and wrote nothing into
     with contextlib.suppress(OSError):
-        if log.exists() and log.stat().st_size == 0:
-            log.unlink()
+        if run.log.exists() and run.log.stat().st_size == 0:  # its backend opened it, and wrote nothing
+            run.log.unlink()
         run.directory.rmdir()
 
 
@@ -130,11 +129,10 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     """The step at which the run that is resumed stood, and what to tell the user where that is not known."""
     from trimtab import logs
 
-    path = run.directory / f"rank-{run.rank}.jsonl"
     try:
-        log = logs.read(path)
+        log = logs.read(run.log)
     except ConfigError:
-        return 0, f"resume=True: {path} tells of no run yet. Steps count from 0."
+        return 0, f"resume=True: {run.log} tells of no run yet. Steps count from 0."
     return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
 
 

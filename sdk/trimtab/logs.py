@@ -200,10 +200,19 @@ def records(path: Path) -> Iterator[Record]:
                 continue
 
 
-def _runs_within(directory: Path, given: str) -> str:
-    found = directory.glob(f"*/rank-*{_SUFFIX}") if directory.is_dir() else iter(())
-    runs = [log.parent.name for log in sorted(found, key=lambda log: log.stat().st_mtime)]
+def nearest_run(given: str, directory: Path, files: str) -> str | None:
+    """The end of an error message: the run of a name like this, or the latest one; None where there is none.
+
+    `files` is the pattern of those in a run's directory that tell of it.
+    """
+    found = sorted(directory.glob(f"*/{files}"), key=lambda path: path.stat().st_mtime)
+    runs = [path.parent.name for path in found]
     if not runs:
-        return f"{directory} holds no runs; give a file, a directory, or --dir and a name."
+        return None
     nearest = difflib.get_close_matches(given, runs, n=1)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"The latest run in {directory} is {runs[-1]!r}."
+
+
+def _runs_within(directory: Path, given: str) -> str:
+    nearest = nearest_run(given, directory, f"rank-*{_SUFFIX}")
+    return nearest or f"{directory} holds no runs; give a file, a directory, or --dir and a name."

@@ -43,6 +43,11 @@ class RunInfo:
     config: Config
     facts: Mapping[str, Any]  # versions, command line, host, owner, job, commit, framework
 
+    @property
+    def log(self) -> Path:
+        """Where the `jsonl` backend writes what this rank says."""
+        return self.directory / f"rank-{self.rank}.jsonl"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStatistics:

@@ -1,21 +1,19 @@
 """The links at an Alertmanager of its own, at that of a Grafana, and behind a token."""
 
-import http.server
-import json
 import ssl
-import threading
 
 import pytest
+from answering import Answering, serving
 
 from trimtab.doctor import alertmanager
 
 TOKEN = "t0ken"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Answering):
     """Serves the API under `server.prefix`, to whoever brings the token where there is one."""
 
-    def do_GET(self):
+    def get(self):
         wanted = self.server.token
         if wanted and self.headers.get("Authorization") != f"Bearer {wanted}":
             return self.answer(401, {})
@@ -26,27 +24,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }
         return self.answer(200, pages[path]) if path in pages else self.answer(404, {})
 
-    def answer(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.prefix, server.token, server.alerts = "", None, [{"labels": {}}]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler, prefix="", token=None, alerts=[{"labels": {}}]) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Each link that does not hold is told, with what to do about it."""
 
 import dataclasses
-import http.server
 import importlib.metadata
-import json
 import os
 import platform
 import socket
-import threading
 
 import pytest
+from answering import Answering, serving
 from click.testing import CliRunner
 
 from trimtab import config, discovery
@@ -203,10 +201,10 @@ def test_prometheus_whose_alerts_get_nowhere_is_told(sendings, verdict):
     assert prometheus._alerting(["a", "b"], sendings).verdict == verdict
 
 
-class Odd(http.server.BaseHTTPRequestHandler):
+class Odd(Answering):
     """Answers as a Prometheus might that means no good: a version that a terminal obeys, an interval that is none."""
 
-    def do_GET(self):
+    def get(self):
         path = self.path.partition("?")[0]
         found = {
             "/api/v1/status/buildinfo": {"version": "2.53.0\x1b[2J"},
@@ -214,26 +212,13 @@ class Odd(http.server.BaseHTTPRequestHandler):
             "/api/v1/rules": {"groups": [group("TrimtabRunGone", interval="often")]},
             "/api/v1/alertmanagers": {"activeAlertmanagers": []},
         }
-        body = json.dumps({"data": found.get(path, {"result": []})}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
+        self.answer(200, {"data": found.get(path, {"result": []})})
 
 
 @pytest.fixture
 def odd(target):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
-    server.target = scraped(target, health="down")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Odd, target=scraped(target, health="down")) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_answer_that_is_none_of_prometheus_is_a_finding(target, odd):

@@ -1,11 +1,9 @@
 """The links at Grafana, against a server that answers as its HTTP API does. No real Grafana runs here."""
 
-import http.server
-import json
 import ssl
-import threading
 
 import pytest
+from answering import Answering, serving
 
 from trimtab.doctor import grafana
 
@@ -13,8 +11,8 @@ TOKEN = "t0ken"
 DASHBOARDS = {"trimtab-run": "Run", "trimtab-fleet": "Fleet"}
 
 
-class Grafana(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
+class Grafana(Answering):
+    def get(self):
         if self.path == "/api/health":
             return self.answer(200, {"database": "ok", "version": "11.6.0"})
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -26,27 +24,11 @@ class Grafana(http.server.BaseHTTPRequestHandler):
             return self.answer(200, {"dashboard": {"uid": uid}, "meta": {}})
         return self.answer(404, {"message": "Dashboard not found"})
 
-    def answer(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Grafana)
-    server.sources, server.dashboards = [{"name": "Main", "type": "prometheus"}], set(DASHBOARDS)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Grafana, sources=[{"name": "Main", "type": "prometheus"}], dashboards=set(DASHBOARDS)) as server:
+        yield server
 
 
 def verdicts(server, token=TOKEN):

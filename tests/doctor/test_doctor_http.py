@@ -1,28 +1,21 @@
 """The doctor asks servers that may be slow, lying, or somebody else's."""
 
-import http.server
 import threading
 
 import pytest
+from answering import Answering, serving
 
 from trimtab.doctor import http as asking
 from trimtab.doctor.http import Http, Unanswered
 from trimtab.errors import ConfigError
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Answering):
     """Answers what its path asks for, and remembers the headers it was sent."""
 
-    def do_GET(self):
+    def get(self):
         self.server.seen.append(dict(self.headers))
         getattr(self, self.path.split("?")[0].strip("/"))()
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
 
     def json(self):
         self.answer(200, b'{"a": 1}')
@@ -45,22 +38,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while not self.server.over.wait(0.02):
             self.wfile.write(b" ")
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.seen, server.over = [], threading.Event()
-    server.handle_error = lambda *args: None
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    over = threading.Event()
+    with serving(Handler, seen=[], over=over, handle_error=lambda *args: None) as server:
+        yield server
+        over.set()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import platform
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trimtab import config
+from trimtab import config, logs
 from trimtab.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -150,14 +149,7 @@ def _locate(run: str, directory: Path) -> Path:
     for place in (Path(run), directory / run):
         if (place / "run.json").is_file():
             return place
-    written = sorted(directory.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path.parent.name for path in written]
-    if not runs:
-        hint = f"{directory} holds no runs; give --dir."
-    elif nearest := difflib.get_close_matches(run, runs, n=1):
-        hint = f"Did you mean {nearest[0]!r}?"
-    else:
-        hint = f"The latest run in {directory} is {runs[-1]!r}."
+    hint = logs.nearest_run(run, directory, "run.json") or f"{directory} holds no runs; give --dir."
     raise ConfigError(f"{run}: neither the directory of a run nor the name of one in {directory}. {hint}")
 
 

@@ -161,7 +161,7 @@ class Books:
 
     def _cut(self, ledger: Ledger, now: float) -> None:
         ledger.close_at = now + self._interval_s
-        if ledger.rows or ledger.newly_skipped:
+        if not ledger.is_empty:
             self._waiting.append((ledger, ledger.cut(time.time(), *self.place())))
 
     def _cut_all(self, now: float) -> None:
@@ -174,9 +174,7 @@ class Books:
 
     def _cut_all_in_time(self) -> None:
         now = self._clock()
-        cuts_nothing = not any(
-            ledger.rows or ledger.newly_skipped for ledger in self.ledgers
-        )  # an epoch after its pass
+        cuts_nothing = all(ledger.is_empty for ledger in self.ledgers)  # an epoch after its pass
         if cuts_nothing or now - self._marked_at >= self._interval_s:
             self._cut_all(now)
             self._publish(keep=len(self.ledgers))

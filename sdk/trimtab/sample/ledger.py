@@ -184,6 +184,11 @@ class Ledger:
         """The epoch of the newest step, 0 before the first."""
         return self.rows[-1][-1] if self.rows else self._epoch
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to cut."""
+        return not (self.rows or self.newly_skipped)
+
     def cut(self, ts: float, epoch: int | None, batch: int | None, batches: int | None) -> Block:
         """Take everything since the last cut. Starts the transfer of what is on a device.
 

@@ -22,7 +22,7 @@ from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
-from trimtab.steering.agreement import MOST, Agreement
+from trimtab.steering.agreement import MOST, Agreement, possible
 from trimtab.steering.execution import Execution, Moment, Told
 
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class Ranks:
 
 
 def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() == world_size):
+    if not possible(world_size):
         return f"act= needs a process group of all {world_size} ranks at the first step, to agree over."
     if any(hasattr(p, mark) for p in parameters for mark in SHARDED):
         return "act= over ranks needs whole parameters on every rank, as DDP has: these are sharded."
