@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trimtab import config, logs
+from trimtab import config
 from trimtab.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ def _tell(kind: str, answer: Answer) -> int:
 
 
 def _locate(run: str, directory: Path) -> Path:
+    from trimtab import logs
+
     for place in (Path(run), directory / run):
         if (place / "run.json").is_file():
             return place
