@@ -173,6 +173,7 @@ def _learning() -> list[Panel]:
                 "optimizer {{optimizer}}, group {{group}}",
             ),
             unit="sci",
+            width=6,
         ),
         lines(
             "Learning-rate scale over time",
@@ -182,6 +183,7 @@ def _learning() -> list[Panel]:
                 "optimizer {{optimizer}}, group {{group}}",
             ),
             least=0,
+            width=6,
         ),
         lines(
             "Weight decay",
@@ -191,6 +193,14 @@ def _learning() -> list[Panel]:
                 "optimizer {{optimizer}}, group {{group}}",
             ),
             unit="sci",
+            width=6,
+        ),
+        lines(
+            "Dropout",
+            "The largest ratio of any dropout module. None is shown where the model has none.",
+            Query(f"max({of_run(catalog.DROPOUT)})", "largest"),
+            least=0,
+            width=6,
         ),
         lines(
             "Logged values",

@@ -88,6 +88,7 @@ LEARNING_RATE_SCALE = _gauge(
     "learning_rate_scale", "ratio", "What policies multiply the schedule's learning rate by.", "optimizer", "group"
 )
 WEIGHT_DECAY = _gauge("weight_decay", "", "Weight decay that the last step used.", "optimizer", "group")
+DROPOUT = _gauge("dropout_ratio", "ratio", "Largest dropout ratio in the models that are trained, where there is one.")
 
 GRADIENT_MEAN = _gauge("gradient_mean", "", "Mean of all gradient elements, unscaled, as applied.", "optimizer")
 GRADIENT_VARIANCE = _gauge("gradient_variance", "", "Variance of all gradient elements, as applied.", "optimizer")

@@ -138,6 +138,8 @@ def _verdicts(verdicts: Verdicts, run: RunInfo) -> Iterator[Measurement]:
         yield Measurement(catalog.RULE_FIRED, (rule,), count)
     for (optimizer, group), scale in verdicts.learning_rate_scale.items():
         yield Measurement(catalog.LEARNING_RATE_SCALE, (optimizer, str(group)), scale)
+    if verdicts.dropout_ratio is not None:
+        yield Measurement(catalog.DROPOUT, (), verdicts.dropout_ratio)
     if verdicts.snapshot_age_s is not None:
         yield Measurement(catalog.SNAPSHOT_AGE, (), verdicts.snapshot_age_s)
     for policy, left in verdicts.budgets.items():

@@ -133,6 +133,7 @@ def sample_events() -> list[Event]:
         signals={("loss_spike_score", "0"): 9.0},
         fired={"loss_spike": 1},
         learning_rate_scale={("0", 0): 0.5},
+        dropout_ratio=0.1,
         snapshot_age_s=2.5,
         budgets={"loss_spike": 2, "loss_diverged": 3},
     )

@@ -182,6 +182,7 @@ class Verdicts:
     signals: Mapping[tuple[str, str], float]  # signal and optimizer to its newest value
     fired: Mapping[str, int]  # rule to episodes since the run began
     learning_rate_scale: Mapping[tuple[str, int], float]  # optimizer and group
+    dropout_ratio: float | None = None  # the largest of any module; None where there is no dropout
     snapshot_age_s: float | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)  # policy to adjustments that it has left
 

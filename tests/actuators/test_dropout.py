@@ -1,9 +1,11 @@
+import gc
+
 import pytest
 import torch
 from torch import nn
 
 from trimtab.actions import Refused
-from trimtab.actuators.dropout import ratio_of
+from trimtab.actuators.dropout import LOOK_EVERY_S, LargestRatio
 
 
 @pytest.fixture
@@ -87,9 +89,33 @@ def test_resumed_run_keeps_its_dropout(helm, steer):
     assert second[1].p == 0.5
 
 
-def test_ratio_for_export_is_the_largest():
-    assert ratio_of([nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2))]) == 0.2
-    assert ratio_of([nn.Linear(1, 1)]) is None
+def test_ratio_for_export_is_the_largest_as_it_is_now():
+    model = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.2), nn.MultiheadAttention(2, 1, dropout=0.05))
+    largest = LargestRatio(lambda: [model])
+    assert largest.read() == 0.2
+    model[2].dropout = 0.4
+    assert largest.read() == 0.4
+    del model[2]
+    gc.collect()
+    assert largest.read() == 0.2
+    assert LargestRatio(lambda: [nn.Linear(1, 1)]).read() is None
+
+
+def test_new_dropout_is_found_in_time():
+    now, models = 0.0, [nn.Sequential(nn.Dropout(0.1))]
+    largest = LargestRatio(lambda: models, lambda: now)
+    assert largest.read() == 0.1
+    models[0].append(nn.Dropout(0.3))
+    now = LOOK_EVERY_S
+    assert largest.read() == 0.3
+
+
+def test_dropout_whose_ratio_is_no_number_is_left_alone(steer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.1))
+    model[2].p = None  # a module of the user's own, which makes its ratio as it goes
+    assert LargestRatio(lambda: [model]).read() == 0.1
+    steer(model).set_dropout(0.5)
+    assert [module.p for module in model[1:]] == [0.5, None]
 
 
 def test_higher_ratio_is_lowered_only_where_that_is_asked_for(steer):

@@ -26,7 +26,7 @@ def train(until, poison=False):
     """Train epoch by epoch until `until()` is true, which the tests ask Prometheus."""
     x = torch.randn(256, 8)
     data = TensorDataset(x, x[:, :3].argmax(1))
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     end = time.monotonic() + PATIENCE_S
     while not until() and time.monotonic() < end:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trimtab.actions import Change, Refused
-from trimtab.actuators.dropout import ratio_of
+from trimtab.actuators.dropout import LargestRatio
 from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.saving import save
@@ -47,6 +47,7 @@ class Actuators:
         self.parts = parts
         self.directory = directory
         self.rank = rank
+        self.largest_dropout = LargestRatio(lambda: list(parts().models.values()))
 
     def controls(
         self,
@@ -230,7 +231,7 @@ class DryControls:
         return Change({}, {"factor": factor, "floor": floor, "ceiling": ceiling})
 
     def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
-        before = ratio_of(list(self._of.parts().models.values()))
+        before = self._of.largest_dropout.read()
         if before is None:
             raise Refused("The model has no dropout module whose ratio could be set.")
         return Change({"dropout": before}, {"dropout": ratio})

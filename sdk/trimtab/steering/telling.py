@@ -70,6 +70,7 @@ class Telling:
             signals=self._judge.signals(),
             fired=dict(self._fired),
             learning_rate_scale=self._scales(),
+            dropout_ratio=self._actuators.largest_dropout.read(),
             budgets=self._engine.budgets(),
             snapshot_age_s=self._keeping.age_s(now),
         )
