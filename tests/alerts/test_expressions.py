@@ -58,6 +58,12 @@ def test_no_expression_takes_more_than_its_share_of_the_effort():
         matches("(a*a*a*a*a*a*){60}x", "a" * 128)
 
 
+@pytest.mark.parametrize("part", ["()", "^", "(|)", "(" + "|" * 100 + ")", "^" * 300])
+def test_repetitions_of_nothing_are_counted(part):
+    with pytest.raises(Unreadable, match="too long"):
+        matches("((((" + part + "{64}){64}){64}){64}){64}", "")
+
+
 def test_groups_that_are_nested_deeply_are_not_read():
     with pytest.raises(Unreadable, match="too deeply"):
         matches("(" * 11 + "a" + ")" * 11, "a")

@@ -137,9 +137,9 @@ class _Reader:
         if letter == "\\":
             return _one(self._escaped())
         if letter == "^":
-            return lambda text, starts: starts & {0}
+            return _at(lambda text: 0)
         if letter == "$":
-            return lambda text, starts: starts & {len(text.text)}
+            return _at(len)
         if letter in "*+?{":
             raise Unreadable("nothing stands before a repetition")
         return _one(lambda c: c == letter)
@@ -204,8 +204,19 @@ def _one(test: Test) -> Part:
     return part
 
 
+def _at(place: Callable[[str], int]) -> Part:
+    def part(text: _Text, starts: set[int]) -> set[int]:
+        text.step(1)
+        return starts & {place(text.text)}
+
+    return part
+
+
 def _after_another(parts: list[Part]) -> Part:
+    """Every part costs a step at least, an empty sequence too: repeated within repetitions it would take for ever."""
+
     def sequence(text: _Text, starts: set[int]) -> set[int]:
+        text.step(1)
         for part in parts:
             if not starts:
                 break
