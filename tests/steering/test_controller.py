@@ -19,6 +19,7 @@ from trimtab.errors import ConfigError
 from trimtab.policies import Decision, creeping
 from trimtab.rules.judge import Judge
 from trimtab.steering import execution
+from trimtab.testing import RecordingBackend
 from trimtab.types import Adjustment, Alert, Step
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
@@ -157,6 +158,31 @@ def test_scale_creeps_back_to_half_of_the_way_from_where_it_fell_however_it_got_
         seen.run.log(once=0.0)
         training.steps(100)
     assert seen.steps()[-1].learning_rate == pytest.approx([0.05 * 0.5])
+
+
+class Decaying(torch.optim.SGD):
+    """Lets its own rate decay, from what it finds."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.param_groups[0]["lr"] *= 0.999
+
+
+@pytest.mark.parametrize(("first", "second"), [(Decaying, None), (torch.optim.SGD, torch.optim.SGD)])
+def test_scale_that_is_gone_does_not_creep_back(watching, monkeypatch, first, second):
+    monkeypatch.setattr(creeping, "PATIENCE", 20)
+    monkeypatch.setattr(creeping, "SPACING", 1)
+    training = Training(optimizer=first)
+    once = trimtab.Rule("once", signal="logged:once", threshold=1.0)
+    policies = [trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.25)])]
+    with watching(act="process", rules=[once], policies=policies) as seen:
+        seen.run.log(once=1.0)
+        seen.run.log(once=0.0)
+        training.steps(5)
+        if second is not None:
+            training.optimizer = second(training.model.parameters(), lr=0.05)
+        training.steps(60)
+    assert outcomes(seen) == [("scale_learning_rate", "applied")]
 
 
 def test_one_adjustment_takes_its_cooldown_before_the_next(watching, training):
@@ -373,12 +399,11 @@ def test_resumed_run_keeps_its_scale(training, tmp_path):
     options = {"run": "resumed", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": 1, "act": "process"}
     with trimtab.watch(**options, rules=[ALWAYS], policies=[answered_by(ScaleLearningRate(0.5), budget=1)]):
         training.steps(10)
-    used = []
-    training.optimizer.register_step_post_hook(lambda *_: None)
+    options["backends"] = [backend := RecordingBackend()]
     with trimtab.watch(**options, resume=True, policies=[]) as run:
         training.steps(3)
-        used = run.state_dict()["steering"]["0"]["learning_rate"]
-    assert 0.5 in used.values()
+        assert run.state_dict()["steering"]["0"]["learning_rate"]["target"] == 0.5
+    assert {step.learning_rate[0] for step in backend.of(Step)} == {0.5 * 0.05}
 
 
 def test_resumed_run_keeps_its_budget_cooldown_and_episodes(training, tmp_path):

@@ -47,6 +47,11 @@ class Steered:
         """Those that live."""
         return [optimizer for held in self._optimizers if (optimizer := held()) is not None]
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether there were any, and none lives."""
+        return bool(self._optimizers) and not self.optimizers
+
     def add(self, optimizer: Optimizer) -> None:
         """Another one with this label."""
         if all(known is not optimizer for known in self.optimizers):
@@ -67,7 +72,8 @@ class Steering:
     """A surrounding for every optimizer that is steered. Optimizers are known by their labels, and held weakly.
 
     `models_of(parameters)` gives the models that hold them; `usual_norm(label)` the norm that gradients usually have,
-    None while it is not known; `say(kind, text)` tells the user something once.
+    None while it is not known; `say(kind, text)` tells the user something once; `reset(label)` tells whoever keeps
+    book of a scale that it is 1 again, and that the one before is over.
     """
 
     def __init__(
@@ -76,11 +82,13 @@ class Steering:
         models_of: Callable[[Iterable[Tensor]], Sequence[nn.Module]],
         usual_norm: Callable[[str], float | None],
         say: Callable[[str, str], None],
+        reset: Callable[[str], None] = lambda label: None,
     ) -> None:
         self.models_of = models_of
         self.usual_norm = usual_norm
         self._hooks = hooks
         self._say = say
+        self._reset = reset
         self._steered: dict[str, Steered] = {}
         self._updates: weakref.WeakKeyDictionary[Optimizer, Updates] = weakref.WeakKeyDictionary()
         self._resumed: dict[str, Mapping[str, Any]] = {}
@@ -104,8 +112,9 @@ class Steering:
     def meet(self, label: str, optimizer: Optimizer) -> None:
         """An optimizer is seen for the first time. It is surrounded at once where a resumed run steered it."""
         steered = self._find(label)
-        if not steered.optimizers:  # the one before is gone, and what was asked of it with it
+        if steered.is_gone:  # and what was asked of it with it
             steered.settings, steered.refusal = Settings(), ""
+            self._reset(label)
         steered.add(optimizer)
         resumed = self._resumed.pop(label, None)
         if resumed is not None:
@@ -158,7 +167,12 @@ class Steering:
         return {label: steered.state() for label, steered in self._steered.items()} | dict(self._resumed)
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go on where another run was. What is about an optimizer that is not known yet waits until it is met."""
+        """Go on where another run was. What is about an optimizer that is not known yet waits until it is met.
+
+        Raises ValueError, TypeError or KeyError for what `state_dict` does not say. Nothing was changed then.
+        """
+        for saved in state.values():
+            _check(saved)
         for label, saved in state.items():
             if label in self._steered and self._steered[label].optimizers:
                 self._resume(self._steered[label], saved)
@@ -194,7 +208,17 @@ class Steering:
         kind = type(steered.optimizers[0]).__name__
         steered.refusal = OVERWRITTEN.format(label=steered.label, kind=kind)
         steered.settings.scale, steered.settings.decay = type(steered.settings.scale)(), type(steered.settings.decay)()
+        self._reset(steered.label)
         self._say("rate_overwritten", steered.refusal)
+
+
+def _check(saved: Mapping[str, Any]) -> None:
+    """Read everything once, into settings that nobody uses."""
+    trial, ratio = Settings(), saved["dropout"]
+    trial.scale.load(saved["learning_rate"])
+    trial.decay.load(saved["weight_decay"])
+    if ratio is not None and not 0 <= ratio < 1:
+        raise ValueError(f"dropout {ratio}: this is no ratio")
 
 
 def parameters_of(steered: Steered) -> list[Tensor]:

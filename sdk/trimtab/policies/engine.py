@@ -149,6 +149,10 @@ class Engine:
         """The learning rate's scale of one optimizer was set. A person's choice is not crept away from."""
         self._rates.set(optimizer, scale, by_person=by_person)
 
+    def unscaled(self, optimizer: str) -> None:
+        """Its scale is 1 again, and there is nothing that it was, or may come, back from: the optimizer is another."""
+        self._rates.forget(optimizer)
+
     def budgets(self) -> dict[str, int]:
         """Adjustments left, by policy."""
         return {policy.name: self._accounts.remaining(policy) for policy in self.policies}
@@ -172,7 +176,7 @@ class Engine:
         self.paused = bool(state["paused"])
         self._accounts = Accounts.restore(state["accounts"], ahead)
         self._rates = Rates.restore(state["rates"], ahead)
-        self._step, self._gap = int(state["step"]) - ahead, state["gap"]
+        self._step, self._gap = int(state["step"]) - ahead, max(int(state["gap"]), 1)
         self._under_way.clear()
         self.fence()
 

@@ -34,6 +34,10 @@ class Rates:
         else:
             creeping.raised(scale)
 
+    def forget(self, optimizer: str) -> None:
+        """Nothing is known of its scale any more, but when a rule fired."""
+        self._creeping.pop(optimizer, None)
+
     def trouble(self, optimizer: str, step: int, *, lowers: bool) -> None:
         """A rule fired. `lowers`: its policy lowers the learning rate."""
         if lowers:
@@ -83,6 +87,6 @@ class Rates:
         """Go on from `state`, where steps were `ahead` of those to come."""
         rates = cls()
         rates._creeping = {optimizer: Creeping.restore(s) for optimizer, s in state["creeping"].items()}
-        rates._lowered = {optimizer: at - ahead for optimizer, at in state["lowered"].items()}
-        rates._seen = {optimizer: at - ahead for optimizer, at in state["seen"].items()}
+        rates._lowered = {optimizer: int(at) - ahead for optimizer, at in state["lowered"].items()}
+        rates._seen = {optimizer: int(at) - ahead for optimizer, at in state["seen"].items()}
         return rates

@@ -136,7 +136,13 @@ def build(
         return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers, averages=models.averages())
 
     actuators = Actuators(
-        Steering(capture.hooks, models.holding, lambda label: controller.usual_norm(label), say),
+        Steering(
+            capture.hooks,
+            models.holding,
+            lambda label: controller.usual_norm(label),
+            say,
+            reset=lambda label: engine.unscaled(label),
+        ),
         Snapshots(
             every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
             most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
