@@ -4,14 +4,18 @@ import json
 import math
 
 import pytest
+from controller_training import Training
 
+import trimtab
 from trimtab.actions import ScaleLearningRate
+from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
 from trimtab.steering import control
 from trimtab.steering import state as steering_state
 from trimtab.steering.state import SteeringState
-from trimtab.types import Adjustment, Step
+from trimtab.testing import RecordingBackend
+from trimtab.types import Adjustment, Notice, Step
 
 ADJUSTED = Adjustment(ts=0.0, step=1, policy="p", action="skip_step", outcome="applied")
 RECORD = Step(ts=0.0, step=1)
@@ -60,6 +64,70 @@ def test_scale_is_on_disk_with_the_next_record_after_an_adjustment(watching, tra
         training.steps(4)
         written = json.loads((seen.run.directory / "steering.json").read_text())
     assert 0.5 in written["steering"]["0"]["learning_rate"].values()
+
+
+SPOILT = {
+    "a negative scale": ("steering", "0", "learning_rate", "target", -1.0),
+    "a scale that is no number": ("steering", "0", "learning_rate", "start", math.nan),
+    "an infinite scale": ("steering", "0", "learning_rate", "target", math.inf),
+    "a ramp that began before it was asked for": ("steering", "0", "learning_rate", "done", -(10**18)),
+    "a negative decay": ("steering", "0", "weight_decay", "scale", -1.0),
+    "a decay in words": ("steering", "0", "weight_decay", "much"),
+    "no dropout at all": ("steering", "0", "dropout", 1.0),
+    "a scale to go back to that is negative": ("engine", "rates", "creeping", "0", "home", -1.0),
+    "a time in words": ("engine", "rates", "seen", "0", "late"),
+    "a budget in words": ("engine", "accounts", "spent", "once", "much"),
+    "a cooldown in words": ("engine", "accounts", "cooling", [["once", "0", "long"]]),
+    "a gap in words": ("engine", "gap", "wide"),
+    "episodes in words": ("judge", "0", "once", "many"),
+    "an alert in words": ("alerts", ["alert"]),
+    "nothing steered": ("steering", None),
+}
+
+
+def spoil(state, *path):
+    *way, last, value = path
+    for key in way:
+        state = state[key]
+    state[last] = value
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory):
+    """Options of a run, and the state that it left on disk: a policy has lowered its rate."""
+    once = trimtab.Rule("once", signal=lambda loss: 1.0, threshold=0.5)
+    policy = trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.5)], budget=1)
+    options = {"run": "test", "directory": tmp_path_factory.mktemp("runs"), "gradients_every": 1, "act": "process"}
+    with trimtab.watch(**options, backends=["jsonl"], rules=[once], policies=[policy]) as run:
+        Training().steps(5)
+    return options, run.directory / "steering.json", (run.directory / "steering.json").read_text()
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_state_that_says_nonsense_anywhere_is_told_and_nothing_of_it_is_taken(steered, case):
+    options, place, written = steered
+    state = json.loads(written)
+    spoil(state, *SPOILT[case])
+    place.write_text(json.dumps(state))
+    webhook = place.parent / "token"
+    webhook.write_text("0123456789abcdef0123456789abcdef")
+    webhook.chmod(0o600)
+    backend = RecordingBackend()
+    with trimtab.watch(**options, resume=True, backends=[backend], webhook_token_file=webhook, policies=[]) as run:
+        taken = run.state_dict()
+        Training().steps(3)
+    assert any("budgets and cooldowns begin anew" in notice.text for notice in backend.of(Notice))
+    assert (taken["steering"], taken["judge"], taken["engine"]["rates"]["creeping"]) == ({}, {}, {})
+    assert {step.learning_rate[0] for step in backend.of(Step)} == {0.05}
+
+
+def test_run_that_is_given_nonsense_to_go_on_from_goes_on_from_where_it_is(watching, training):
+    with watching(act="process") as seen:
+        training.steps(3)
+        before = seen.run.state_dict()
+        with pytest.raises(ConfigError, match="no state of a run"):
+            seen.run.load_state_dict({**before, "steering": {"0": {}}, "engine": {**before["engine"], "paused": True}})
+        assert seen.run.state_dict() == before
 
 
 def test_state_is_written_once_for_what_was_adjusted_since(state, controller, monkeypatch):

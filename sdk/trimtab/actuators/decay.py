@@ -55,10 +55,12 @@ class Decay:
         return {"scale": self.scale, "from_zero": self.from_zero, "floor": self._floor, "ceiling": ceiling}
 
     def load(self, state: Mapping[str, float | None]) -> None:
-        """Go on where the run of `state` was."""
-        self.scale, self.from_zero = float(state["scale"] or 1.0), float(state["from_zero"] or 0.0)
-        ceiling = state["ceiling"]
-        self._floor, self._ceiling = float(state["floor"] or 0.0), math.inf if ceiling is None else float(ceiling)
+        """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say."""
+        ceiling = math.inf if (bound := state["ceiling"]) is None else bound
+        scale, from_zero, floor = (float(state[name] or 0.0) for name in ("scale", "from_zero", "floor"))
+        if not (0 < scale < math.inf and 0 <= from_zero < math.inf and 0 <= floor < math.inf and ceiling >= 0):
+            raise ValueError(f"{state}: this is no scale of a weight decay")
+        self.scale, self.from_zero, self._floor, self._ceiling = scale, from_zero, floor, ceiling
 
     def _scaled(self, decay: float) -> float:
         return bounded(decay, self.scale, self._floor, self._ceiling) if decay and self.scale != 1.0 else decay

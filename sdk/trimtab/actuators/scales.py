@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from trimtab.actions import Refused
@@ -48,9 +49,11 @@ class Scale:
         return {"target": self.target, "start": self._start, "ramp": self._ramp, "done": self._done}
 
     def load(self, state: Mapping[str, float]) -> None:
-        """Go on where the run of `state` was."""
-        self.target, self._start = float(state["target"]), float(state["start"])
-        self._ramp, self._done = int(state["ramp"]), int(state["done"])
+        """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say."""
+        target, start, ramp, done = (state[name] for name in ("target", "start", "ramp", "done"))
+        if not (0 <= target < math.inf and 0 <= start < math.inf and 0 <= done <= ramp < math.inf):
+            raise ValueError(f"{state}: this is no scale of a learning rate")
+        self.target, self._start, self._ramp, self._done = float(target), float(start), int(ramp), int(done)
 
 
 def at_bound(factor: float, floor: float, ceiling: float) -> str:

@@ -86,20 +86,20 @@ class Accounts:
 
     @classmethod
     def restore(cls, state: Mapping[str, Any], ahead: int) -> Accounts:
-        """Go on from `state`, where steps were `ahead` of those to come."""
+        """Go on from `state`, where steps were `ahead` of those to come. Raises ValueError or TypeError for another."""
 
         def keyed(name: str) -> dict[Key, Any]:
             return {(policy, optimizer): value for policy, optimizer, value in state[name]}
 
         return cls(
-            climbed={key: (count, at - ahead) for key, (count, at) in keyed("climbed").items()},
-            aided={key: (count, at - ahead) for key, (count, at) in keyed("aided").items()},
-            cooling={key: until - ahead for key, until in keyed("cooling").items()},
-            settling={optimizer: until - ahead for optimizer, until in state["settling"].items()},
-            acted=keyed("acted"),
+            climbed={key: (int(count), int(at) - ahead) for key, (count, at) in keyed("climbed").items()},
+            aided={key: (int(count), int(at) - ahead) for key, (count, at) in keyed("aided").items()},
+            cooling={key: int(until) - ahead for key, until in keyed("cooling").items()},
+            settling={optimizer: int(until) - ahead for optimizer, until in state["settling"].items()},
+            acted={key: int(episode) for key, episode in keyed("acted").items()},
             finished={(a, b) for a, b in state["finished"]},
-            spent=Counter(state["spent"]),
-            failures=Counter(state["failures"]),
+            spent=Counter({policy: int(count) for policy, count in state["spent"].items()}),
+            failures=Counter({policy: int(count) for policy, count in state["failures"].items()}),
         )
 
 

@@ -215,7 +215,7 @@ class Judge:
 
     def restore(self, state: Mapping[str, Mapping[str, int]]) -> None:
         """Number episodes on from `state`. Everything is judged anew."""
-        self._episodes = {optimizer: dict(counted) for optimizer, counted in state.items()}
+        self._episodes = {o: {rule: int(episode) for rule, episode in counted.items()} for o, counted in state.items()}
         for optimizer, bench in self._benches.items():
             bench.number(self._episodes.get(optimizer, {}))
 

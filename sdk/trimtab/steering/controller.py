@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from trimtab.actuators.controls import Actuators
 from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
+from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
@@ -315,17 +316,26 @@ class Controller:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
-        self._engine.restore(state["engine"], self._books.steps_written())
-        self._judge.restore(state["judge"])
-        self._actuators.steering.load_state_dict(state["steering"])
-        if self.reception is not None:
-            self.reception.acceptance.restore(state.get("alerts", {}))
+        """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
+        here = self.state()
+        problem = self._guard.attempt(lambda: self._go_on_from(state))
+        if problem is not None:
+            self._go_on_from(here)
+            raise ConfigError(
+                f"This is no state of a run ({type(problem).__name__}: {problem}). Give what state_dict() returned."
+            ) from problem
         self._execution.steers = True
         if self._engine.paused:
             self._say(
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        self._engine.restore(state["engine"], self._books.steps_written())
+        self._judge.restore(state["judge"])
+        if self.reception is not None:
+            self.reception.acceptance.restore(state.get("alerts", {}))
+        self._actuators.steering.load_state_dict(state["steering"])  # last: this is done whole, or not at all
 
     def _meet_ranks(self, ranks: Ranks, optimizer: Optimizer) -> None:
         """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""
