@@ -109,13 +109,16 @@ class StepsInBackward:
         self._taken: list[Taken] = []
         self._judging = judging
         self._newest: weakref.ref[Optimizer] | None = None
+        self._joined: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
     def stepping(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
         """One of the optimizers is about to step."""
         recorder = self._recorder
         if self._ledger is None:
             self._ledger = recorder.books.ledger(str(len(recorder.books.ledgers)))
-        self._judging.controller().joined(optimizer, self._ledger.label)
+        if optimizer not in self._joined:  # joining goes through all of them
+            self._joined.add(optimizer)
+            self._judging.controller().joined(optimizer, self._ledger.label)
         if not self.stepped:
             self.stepped, self._newest = True, weakref.ref(optimizer)
             self._ledger.learning_rate = rates_of(optimizer.param_groups)

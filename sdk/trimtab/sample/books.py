@@ -196,15 +196,13 @@ class Books:
         """The global step, with those that are not published yet."""
         most = 0
         for ledger in self.ledgers:
-            written = ledger.steps - ledger.steps_of_others + len(ledger.rows)
-            for item in self._waiting:
-                if not isinstance(item, _Marks) and item[0] is ledger:
-                    written += len(item[1].rows)
+            written = ledger.steps - ledger.steps_of_others + ledger.waiting + len(ledger.rows)
             if written > most:
                 most = written
         return self.steps_before + self._steps_of_others + most
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
+        ledger.waiting -= len(block.rows)
         numbers = block.read()
         self._leave_out_skipped(ledger, block, numbers)
         ledger.steps += len(numbers.rows.loss)

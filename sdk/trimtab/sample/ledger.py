@@ -157,6 +157,7 @@ class Ledger:
     def __init__(self, label: str) -> None:
         self.label = label
         self.steps = 0  # taken, as far as they are read
+        self.waiting = 0  # rows that were cut and are not read yet
         self.steps_of_others = 0  # ... of these, before the training began that is going on
         self.skipped: Counter[str] = Counter()  # since the run began
         self.loss_ema: float | None = None
@@ -210,6 +211,7 @@ class Ledger:
             batches=batches,
         )
         self._epoch = self.epoch
+        self.waiting += len(self.rows)
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
         self.updates, self.first_backwards, self.newly_skipped = [], [], Counter()
         return block
