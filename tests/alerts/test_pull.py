@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -172,7 +173,7 @@ WRONG = {
     "silent": (b"", "in part only"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
     "gzip bomb": (http(BOMB, "200 OK", "application/json", "Content-Encoding: deflate"), "something else than JSON"),
-    "huge": (endless, "more than 4 MiB"),
+    "huge": (endless, "more than 4,194,304 bytes"),
     "slow": (drip, "does not answer within"),
     "slow headers": (drip_headers, "does not answer within"),
     "deep": (http(b'[{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]"), "nested too deeply"),
@@ -201,7 +202,7 @@ def test_server_that_is_away_is_told_and_asked_less_and_less_often(asking, clock
         it.poller.ask()
         pauses.append(it.poller.pause_s)
     assert pauses == [10.0, 20.0, 40.0, LONGEST_S, LONGEST_S, LONGEST_S]
-    assert "does not answer" in it.told[0]
+    assert "cannot be reached (Connection refused)" in it.told[0]
 
 
 CROWDED = http(
@@ -324,6 +325,31 @@ def test_server_is_believed_when_its_certificate_is_trusted(certificate, trusted
     with contextlib.closing(server), contextlib.nullcontext() if trusted else refused:
         assert Client(server.address, b"s3cret", certificate if trusted else None).get("/") == b"[]"
     assert len(server.requests) == int(trusted)
+
+
+def test_handshake_that_drips_is_given_up(monkeypatch):
+    """Each byte comes in time, the handshake never."""
+    monkeypatch.setattr(client, "DEADLINE_S", 0.3)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip_bytes():
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB follows
+                while not over.wait(0.02):
+                    connection.sendall(b"\x02")
+
+        dripping = threading.Thread(target=drip_bytes)
+        dripping.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(Unanswered, match=r"does not answer within 0\.3 s"):
+                Client(f"https://127.0.0.1:{listening.getsockname()[1]}").get("/")
+            assert time.monotonic() - started < 5
+        finally:
+            over.set()
+            dripping.join()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)

@@ -130,7 +130,7 @@ def test_nothing_is_left_of_a_run_that_asked(hook):
             run.log(waiting=1.0)
             threading.Event().wait(0.01)
         assert recording.of(Intake)[0].last_success == {"alertmanager": 0.0}  # never: what pages people rests on it
-    assert "does not answer" in recording.of(Notice)[0].text
+    assert "cannot be reached" in recording.of(Notice)[0].text
     assert threading.active_count() == before
 
 
