@@ -77,7 +77,8 @@ class Server:
                 if isinstance(connected, ssl.SSLSocket):
                     connected.do_handshake()
                 connection.request("GET", (self._path + path) or "/", headers=self._headers)
-                return self._whole(connection.getresponse())
+                with connection.getresponse() as answer:
+                    return self._whole(answer)
 
     def _connection(self) -> http.client.HTTPConnection:
         """Not connected: its own way has a limit for each read of a handshake, and none for all of it."""
