@@ -49,6 +49,24 @@ def test_optimizer_beside_two_rivals_is_none():
     assert not contest.involves("beside")
 
 
+def test_optimizers_that_hold_each_other_fixed_in_turn_are_rivals():
+    contest = Contest()
+    for _ in range(2):
+        for stepping, other, loss in (("g", "d", 0.7), ("d", "g", 1.4)):
+            contest.held_fixed([other], stepping)
+            contest.step(stepping, loss)
+    contest.step("beside", 0.2)
+    assert [contest.involves(optimizer) for optimizer in ("g", "d", "beside")] == [True, True, False]
+
+
+def test_optimizer_that_is_held_fixed_for_good_is_no_rival():
+    contest = Contest()
+    for optimizer, fixed in (("head", []), ("body", ["head"]), ("body", ["head"])):
+        contest.held_fixed(fixed, optimizer)
+        contest.step(optimizer, 0.7)
+    assert not contest.involves("body")
+
+
 class Label(str):
     """Counts how often a label is looked up."""
 
@@ -70,8 +88,8 @@ def test_a_call_takes_as_long_as_there_are_optimizers_and_not_as_pairs_of_them()
     assert Label.lookups / len(labels) < 5 * len(labels)
 
 
-def adversaries(steps, *, rate):
-    """A generator that a discriminator with a hundred times its rate overwhelms."""
+def adversaries(steps, *, rate, in_turn):
+    """A generator that a discriminator with a hundred times its rate overwhelms. `in_turn`: fixed while it learns."""
     torch.manual_seed(0)
     generator, discriminator = nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
     g = torch.optim.Adam(generator.parameters(), lr=1e-4)
@@ -83,15 +101,18 @@ def adversaries(steps, *, rate):
         F.binary_cross_entropy_with_logits(verdicts, torch.cat([torch.ones(32, 1), torch.zeros(32, 1)])).backward()
         d.step()
         g.zero_grad()
+        discriminator.requires_grad_(not in_turn)
         F.binary_cross_entropy_with_logits(discriminator(made), torch.ones(32, 1)).backward()
         g.step()
+        discriminator.requires_grad_(True)
 
 
+@pytest.mark.parametrize("in_turn", [False, True])
 @pytest.mark.parametrize("rate", [1e-2, 1e-3])
-def test_generator_that_loses_ground_has_not_diverged(tmp_path, rate):
+def test_generator_that_loses_ground_has_not_diverged(tmp_path, rate, in_turn):
     backend = RecordingBackend()
     with trimtab.watch(backends=[backend], directory=tmp_path, gradients_every=4):
-        adversaries(200, rate=rate)
+        adversaries(200, rate=rate, in_turn=in_turn)
     assert [alert.rule for alert in backend.of(Alert)] == []
 
 

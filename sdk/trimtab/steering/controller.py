@@ -31,7 +31,7 @@ from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
 from trimtab.steering.execution import Execution, Moment
-from trimtab.steering.judging import Judging
+from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
 from trimtab.steering.ranks import ASKED, Ranks
@@ -176,6 +176,8 @@ class Controller:
     ) -> int:
         """See `StepController`."""
         label, step = ledger.label, self._books.steps_written() + 1
+        if len(self.optimizers) > 1:
+            self._judge.contest.held_fixed(fixed_beside(label, self.optimizers), label)
         late = self._judge_steps(ledger, step, losses, samples, applied=applied)
         if self.reception is not None and self.reception.acceptance.due:
             self._take_in(self.reception.acceptance, Moment(step, applied, True))
