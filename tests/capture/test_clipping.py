@@ -54,6 +54,32 @@ def test_clipping_in_parts_adds_up_to_the_whole(step, model):
     assert shown.gradient_preclip_norm == norm
 
 
+@pytest.mark.parametrize(("kind", "is_shown"), [(2.0, True), (torch.inf, False)])
+def test_norm_that_is_asked_for_and_then_clipped_by(step, model, kind, is_shown):
+    def clip():
+        total = nn.utils.get_total_norm([p.grad for p in model.parameters()], kind)
+        nn.utils.clip_grads_with_norm_(model.parameters(), 0.01, total)
+
+    shown, norm = step(clip)
+    assert shown.gradient_preclip_norm == (norm if is_shown else None)
+    assert shown.gradient_norm < norm.expected
+
+
+def test_clipping_in_two_does_not_look_like_cleared_gradients(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            losses = []
+            for _ in range(2):
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                total = nn.utils.get_total_norm([p.grad for p in model.parameters()])
+                nn.utils.clip_grads_with_norm_(model.parameters(), 0.01, total)
+                losses.append(loss.item())
+            optimizer.step()
+    assert seen.losses()[-1] == pytest.approx(sum(losses))
+
+
 def test_norm_of_another_kind_is_left_out(step, model):
     shown, _ = step(lambda: nn.utils.clip_grad_norm_(model.parameters(), 0.01, norm_type=torch.inf))
     assert shown.gradient_preclip_norm is None

@@ -11,6 +11,7 @@ import torch.nn.utils.clip_grad as clip_grad
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.compiler import is_compiling
+from torch.nn import utils
 from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
@@ -139,7 +140,37 @@ def watch_clipping(
         if not is_compiling():
             on_clipped()
 
+    clip: Any = clip_grad._clip_grads_with_norm_
     patches.replace(clip_grad, "_get_total_norm", _get_total_norm)
-    if hasattr(clip_grad, "_clip_grads_with_norm_"):  # torch 2.6 and newer
-        clip: Any = clip_grad._clip_grads_with_norm_
-        patches.replace(clip_grad, "_clip_grads_with_norm_", _clip_grads_with_norm_)
+    patches.replace(clip_grad, "_clip_grads_with_norm_", _clip_grads_with_norm_)
+    _watch_clipping_in_two(patches, on_norm, on_clipped)
+
+
+def _watch_clipping_in_two(
+    patches: Patches, on_norm: Callable[[Any, float, Tensor], object], on_clipped: Callable[[], object]
+) -> None:
+    """The same for who asks `get_total_norm` and gives what became of it over all ranks to `clip_grads_with_norm_`.
+
+    That one is not told of what kind the norm is: it is taken to be the kind that was asked for last.
+    """
+    ask: Callable[..., Tensor] = utils.get_total_norm
+    clip: Callable[..., None] = utils.clip_grads_with_norm_
+    newest_type = 2.0
+
+    def get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal newest_type
+        if not is_compiling():
+            newest_type = norm_type
+        return ask(tensors, norm_type, *args, **kwargs)
+
+    def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kwargs: Any) -> None:
+        if is_compiling():
+            clip(parameters, max_norm, total_norm, *args, **kwargs)
+            return
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        on_norm([p.grad for p in parameters if p.grad is not None], newest_type, total_norm)
+        clip(parameters, max_norm, total_norm, *args, **kwargs)
+        on_clipped()
+
+    patches.replace(utils, "get_total_norm", get_total_norm)
+    patches.replace(utils, "clip_grads_with_norm_", clip_grads_with_norm_)
