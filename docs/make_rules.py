@@ -60,6 +60,8 @@ def signals() -> list[str]:
     rows = []
     for name in SIGNALS:
         rule = judged.get(name)
+        if rule and rule.judged == "watchdog":  # which no other rule may read
+            continue
         link = f" ([`{rule.name}`]({rule.name}.md))" if rule else ""
         said = rule.meaning if rule and SIGNALS[name].formula is Itself else described_signal(name).partition("\n")[0]
         rows.append(f"| `{name}`{link} | {said} |")

@@ -327,6 +327,8 @@ class Run:
         self._state.follow(event)
         if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
             self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
+        if isinstance(event, Step) and event.gradient_noise_scale is not None and event.samples:
+            self._recorded(gradient_noise_ratio=event.gradient_noise_scale * event.steps / event.samples)
         if isinstance(event, Intake) or self._watchdog.speaks:
             return  # said on a thread that does not train
         if not self._closed and self._health.due:

@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import trimtab
 from trimtab.sample.noise import NoiseScale
+from trimtab.testing import RecordingBackend
+from trimtab.types import Alert, Step
 
 STEPS, BACKWARDS, BATCH = 40, 4, 8
 
@@ -123,3 +126,12 @@ def test_there_is_none_where_the_two_do_not_compare(watching, kind):
         loop.train()
     assert len(seen.steps()) >= STEPS
     assert {step.gradient_noise_scale for step in seen.steps()} == {None}
+
+
+def test_rule_may_judge_it_beside_the_batch(tmp_path):
+    rule = trimtab.Rule("batch_too_small", signal="gradient_noise_ratio", threshold=1e-6)
+    with trimtab.watch(directory=tmp_path, rules=[rule], gradients_every=1, backends=[seen := RecordingBackend()]):
+        Loop().train()
+    (fired,) = [alert for alert in seen.of(Alert) if alert.rule == "batch_too_small"]
+    scales = [step.gradient_noise_scale for step in seen.of(Step)]
+    assert fired.value * BACKWARDS * BATCH == pytest.approx(next(scale for scale in scales if scale is not None))

@@ -393,6 +393,13 @@ def test_record_is_judged_by_the_names_of_signals():
     assert found == [[]] * 9 + [[("input_bound", "firing")]]
 
 
+def test_rule_of_ones_own_may_judge_what_is_measured_of_the_run():
+    judge = Judge([Rule("batch_too_small", signal="gradient_noise_ratio", threshold=4.0, hold=2)])
+    found = [edges(judge.record(step, gradient_noise_ratio=ratio)) for step, ratio in enumerate([5.0, 1.0, 4.0, 6.0])]
+    assert found == [[], [], [], [("batch_too_small", "firing")]]
+    assert judge.signals() == {("gradient_noise_ratio", ""): 6.0}
+
+
 def test_rule_of_the_watchdog_is_not_judged_here():
     judge = Judge(shipped("run_hung"))
     assert judge.record(0, hung_seconds_ratio=9.0) == []

@@ -247,4 +247,4 @@ def _judged(rule: AnyRule) -> str:
         return "record"
     reads: Reads = signals.find(rule.signal).reads
     shipped = next((spec.judged for spec in RULES.values() if spec.signal == rule.signal), None)
-    return shipped or ("validation" if reads in ("validated", "monitor") else "step")
+    return shipped or {"validated": "validation", "monitor": "validation", "number": "record"}.get(reads, "step")

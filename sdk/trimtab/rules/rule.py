@@ -73,6 +73,7 @@ class Rule:
         if isinstance(self.signal, str):
             if not self.signal.startswith(LOGGED):
                 signals.find(self.signal)
+                _refuse_watchdogs(self.name, self.signal)
             elif self.signal == LOGGED:
                 raise ConfigError(f"rule {self.name}: signal='logged:' lacks a name. Give one, as 'logged:perplexity'.")
         elif not callable(self.signal):
@@ -173,6 +174,16 @@ def _check(name: str, rule: RuleSpec | Rule) -> None:
         raise ConfigError(f"rule {name}: min_delta={rule.min_delta!r}: expected a number, 0 or more.")
     if rule.severity not in SEVERITIES:
         raise ConfigError(f"rule {name}: severity={rule.severity!r}. {did_you_mean(str(rule.severity), SEVERITIES)}")
+
+
+def _refuse_watchdogs(name: str, signal: str) -> None:
+    """A run that hangs has no step at which a rule could be judged."""
+    for rule in RULES.values():
+        if rule.judged == "watchdog" and rule.signal == signal:
+            raise ConfigError(
+                f"rule {name}: signal={signal!r}: the watchdog alone judges by it. Change the threshold of its rule, "
+                f'as {{"name": "{rule.name}", "threshold": {2 * rule.threshold:g}}}.'
+            )
 
 
 def _is_number(value: object) -> bool:

@@ -22,6 +22,7 @@ from trimtab.signals.gradients import (
     VanishingShare,
 )
 from trimtab.signals.loss import Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
+from trimtab.signals.measured import Itself, NoiseRatio
 from trimtab.signals.validation import GeneralizationGap, Validated, ValidationLost, ValidationsSinceBest
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "DeadShare",
     "Divergence",
     "GeneralizationGap",
+    "Itself",
+    "NoiseRatio",
     "Nonfinite",
     "NormSpikeScore",
     "Oscillation",
@@ -66,19 +69,6 @@ class Signal(Protocol):
         ...
 
 
-class Itself:
-    """The number as it is: for shares and counts that are measured elsewhere, and for what the user logs."""
-
-    __slots__ = ()
-
-    def update(self, value: float) -> float | None:
-        """`value`."""
-        return value
-
-    def fence(self) -> None:
-        """Nothing is remembered."""
-
-
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
     """A signal by name: how it is made, from the course of the loss beside it, and what it is given."""
@@ -102,6 +92,7 @@ SIGNALS: dict[str, SignalSpec] = {
     "dead_share": SignalSpec(lambda course: DeadShare(), "layer_norms", DeadShare),
     "update_ratio": SignalSpec(lambda course: UpdateRatio(), "update_ratios", UpdateRatio),
     "update_excess": SignalSpec(UpdateExcess, "update_ratios", UpdateExcess),
+    "gradient_noise_ratio": SignalSpec(lambda course: NoiseRatio(), "number", NoiseRatio),
     "generalization_gap": SignalSpec(lambda course: GeneralizationGap(), "validated", GeneralizationGap),
     "validations_since_best": SignalSpec(lambda course: ValidationsSinceBest(), "monitor", ValidationsSinceBest),
     "hung_seconds_ratio": SignalSpec(lambda course: Itself(), "number", Itself),
