@@ -24,6 +24,7 @@ FLAGS = (
     ("pytorch_lightning.trainer.trainer", "Trainer", "should_stop"),
     ("transformers.trainer_callback", "TrainerControl", "should_training_stop"),
 )
+_HOLDER = ("transformers.trainer", "Trainer")  # which says for its control whether it trains
 
 
 class Halting:
@@ -99,15 +100,28 @@ def _nothing() -> None:
 
 
 def _owners() -> Iterator[tuple[Any, str]]:
-    """The frameworks' objects that have a flag of their own."""
-    wanted = {
-        vars(sys.modules[module])[name]: flag
-        for module, name, flag in FLAGS
-        if module in sys.modules and name in vars(sys.modules[module])
-    }
+    """The frameworks' objects that have a flag of their own, and a loop that goes on: others would tell nobody."""
+    wanted = {kind: flag for module, name, flag in FLAGS if (kind := _loaded(module, name)) is not None}
     if not wanted:
         return
+    holder = _loaded(*_HOLDER)
+    found: list[tuple[Any, str]] = []
+    idle: set[int] = set()
     for thing in gc.get_objects():
-        flag = next((wanted[kind] for kind in type(thing).__mro__ if kind in wanted), None)
+        kinds = type(thing).__mro__
+        flag = next((wanted[kind] for kind in kinds if kind in wanted), None)
         if flag is not None:
-            yield thing, flag
+            found.append((thing, flag))
+        elif holder in kinds and not vars(thing).get("is_in_train", True):
+            idle.add(id(vars(thing).get("control")))
+    yield from ((thing, flag) for thing, flag in found if id(thing) not in idle and _goes_on(thing))
+
+
+def _loaded(module: str, name: str) -> Any:
+    """The class, or None where nobody has imported it. Nothing is imported, as an attribute of the module might be."""
+    return vars(sys.modules[module]).get(name) if module in sys.modules else None
+
+
+def _goes_on(thing: Any) -> bool:
+    """Lightning's trainer says what it does. What says nothing goes on, as far as is known."""
+    return bool(getattr(vars(thing).get("state"), "status", "running") == "running")
