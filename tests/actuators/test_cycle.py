@@ -81,6 +81,19 @@ def test_one_of_two_that_steps_alone_at_first_is_taken_for_the_only_one():
     assert play(Cycle(), "c:D D c:D D c:G b:D G") == [3]
 
 
+def test_cycle_that_never_ends_is_left_off_where_a_backward_follows():
+    cycle, accumulating = Cycle(), "b:AB A b:AB B b:ABC B C "  # nobody clears anything
+    assert play(cycle, accumulating * (IDLE_STEPS // 4)) == []
+    assert play(cycle, accumulating) == [1, 6]
+
+
+def test_cycle_that_ends_seldom_is_waited_for():
+    cycle = Cycle()
+    seldom = "c:A b:B A " * IDLE_STEPS + "b:A B A "  # B steps before A
+    play(cycle, seldom * 3)
+    assert play(cycle, seldom) == [3 * IDLE_STEPS + 2]
+
+
 def test_an_optimizer_after_which_a_graph_is_pending_leaves_the_end_to_the_one_before():
     cycle = Cycle()
     play(cycle, "c:G G c:G G")  # the generator is trained alone at first, and met first

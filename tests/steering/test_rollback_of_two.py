@@ -53,3 +53,34 @@ def test_round_that_is_rolled_back_ends_as_an_earlier_one_did(watching, order):
     assert back.outcome == "applied"
     assert back.after["weights_of_step"] > 0
     assert any(pair.rounds[-1].equal(earlier) for earlier in pair.rounds[:-1])
+
+
+class Alternating:
+    """Two halves of one model, updated in turn from gradients that both have accumulated since their own update."""
+
+    def __init__(self):
+        self.halves = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.optimizers = [torch.optim.Adam(half.parameters()) for half in self.halves]
+        self.after = []
+
+    def play(self, rounds):
+        for _ in range(rounds):
+            for optimizer in self.optimizers:
+                inputs = torch.randn(16, 4)
+                (self.halves[1](self.halves[0](inputs)) - inputs.sum(1, keepdim=True)).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                states = [p.detach().flatten() for half in self.halves for p in half.parameters()]
+                self.after.append(torch.cat(states))
+
+
+def test_run_whose_cycle_never_ends_is_kept_and_rolled_back_all_the_same(watching):
+    loop = Alternating()
+    with watching(act="process", rules=[CALLED], policies=[BACK]) as seen:
+        loop.play(150)
+        seen.run.log(called=1.0)
+        loop.play(2)
+        (back,) = seen.run.adjustments
+    assert back.outcome == "applied"
+    assert back.after["weights_of_step"] > 0
+    assert any(loop.after[at].equal(earlier) for at in range(300, 304) for earlier in loop.after[:300])

@@ -10,6 +10,11 @@ is learned from the rounds before.
 Where the last one met is idle for long (a critic trained alone, a frozen part), or never comes out clean (it steps
 first in every round, having been met late), the one met before it takes over.
 
+Where none ever comes out clean (two that take turns, each while the other accumulates) no cycle ends, and a run that is
+lost could not be turned back. Then the steps of those that a backward always follows are boundaries: what the other has
+accumulated is dropped with all gradients, as those of weights that are no more, and its next update is made of what
+comes after.
+
 What cannot be told: whether a graph is pending. `pending` can; who is about to change weights asks it, and reports
 what it found with `blocked`.
 """
@@ -32,6 +37,7 @@ class _Known:
     longest_pause: int = 0
     unclean: int = 0  # steps in a row after which somebody held gradients
     blocked: int = 0  # steps after which a graph was pending
+    then_step: bool = False  # whether another step ever followed one, with no backward between
     holds: bool = False  # gradients, written and neither applied nor cleared
     held_after: set[str] = field(default_factory=set)  # whose steps these gradients have outlived
     applies_after: dict[str, bool] = field(default_factory=dict)  # what became of gradients that outlived such a step
@@ -46,6 +52,8 @@ class Cycle:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}  # in the order in which they were met
         self._steps = 0
+        self._ended_at = 0  # the step at which a cycle ended last
+        self._stepped: _Known | None = None  # whose step nothing has followed yet
 
     def meet(self, living: Sequence[str]) -> None:
         """These there are, in the order in which they were met. The last has not stepped yet, all others have.
@@ -59,6 +67,7 @@ class Cycle:
 
     def backward(self, optimizer: str, *, cleared: bool) -> None:
         """A backward wrote to the gradients of `optimizer`. `cleared`: there were none, or they had been cleared."""
+        self._stepped = None
         known = self._known.get(optimizer)
         if known is None:
             return
@@ -76,9 +85,15 @@ class Cycle:
         known.steps += 1
         known.longest_pause = max(known.longest_pause, self._steps - known.stepped_at)
         known.stepped_at = self._steps
+        if self._stepped is not None:
+            self._stepped.then_step = True
+        self._stepped = known
         clean = self._is_clean(optimizer, known)
         known.unclean = 0 if clean else known.unclean + 1
-        return clean and known.steps > 1 and self._came_round() and self._ends(known)
+        if clean and known.steps > 1 and self._came_round() and self._ends(known):
+            self._ended_at = self._steps
+            return True
+        return not known.then_step and known.blocked < UNCLEAN_STEPS and self._never_ends()
 
     def blocked(self, optimizer: str) -> None:
         """A graph was pending after the step of `optimizer`: weights could not be changed."""
@@ -118,6 +133,14 @@ class Cycle:
             if not self._is_idle(other) and other.unclean < UNCLEAN_STEPS and other.blocked < UNCLEAN_STEPS:
                 last = other
         return last is known
+
+    def _never_ends(self) -> bool:
+        """Whether no cycle has ended for long, since none of those that are in use comes out clean."""
+        waited = self._steps - self._ended_at
+        if waited <= IDLE_STEPS:
+            return False
+        used = [known for known in self._known.values() if not self._is_idle(known)]
+        return all(known.unclean >= UNCLEAN_STEPS and waited > 2 * known.longest_pause for known in used)
 
     def _is_idle(self, known: _Known) -> bool:
         return self._steps - known.stepped_at > max(IDLE_STEPS, 2 * known.longest_pause)
