@@ -37,7 +37,9 @@ def _rung(rung: Rung) -> str:
 def _action(described: dict[str, object]) -> str:
     name = described.pop("action")
     shown = {key: value for key, value in described.items() if key != "reason"}
-    arguments = ", ".join("for good" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items())
+    arguments = ", ".join(
+        "until the run ends" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items()
+    )
     return f"`{name}` {arguments}".rstrip()
 
 

@@ -10,15 +10,25 @@ from trimtab.actions import FOR_GOOD
 from trimtab.catalog import RULES, RuleSpec
 from trimtab.policies import defaults, reading
 from trimtab.policies.policy import Rung
-from trimtab.signals import SIGNALS, Itself
+from trimtab.signals import SIGNALS
 
 FOLDER = Path(__file__).with_name("rules")
 POINTS = {
-    "step": "every step of each optimizer",
-    "gradients": "every step of each optimizer whose gradients are read (see `gradients_every`)",
-    "validation": "every validation pass",
-    "record": "every record, about one a second",
-    "watchdog": "a thread, every few seconds",
+    "step": "each step of each optimizer",
+    "gradients": "each step of each optimizer on which gradients are read (see `gradients_every`)",
+    "validation": "each validation pass",
+    "record": "each record",
+    "watchdog": "every five seconds, on a thread of its own",
+}
+MEASURED = {  # what stands behind the signals that are given as numbers
+    "hung_seconds_ratio": "The time without a sign of life, over the limit. The limit is 600 s, or 20 times the median "
+    "step time, or twice the second-longest pause that the run came back from, whichever is longest. Before the first "
+    "step it is an hour.",
+    "data_wait_share": "The time that training waited for the loader, as a share of the time of its steps. There is a "
+    "point for each record of steps: at most two a second.",
+    "overhead_excess": "The share of time that Trimtab takes, over the share that `overhead=` allows. Measured every "
+    "five seconds.",
+    "backend_errors": "The number of exceptions that backends raised within the last five seconds.",
 }
 
 
@@ -39,9 +49,20 @@ def index() -> str:
             "Made from the catalog by `docs/make_rules.py`.",
             "",
             *wrapped(
-                "A rule compares a signal (larger is worse, 0 is healthy) with a threshold. Its level is the least of "
-                "the last `hold` points over the threshold: at 1 it fires. Severity `info` never acts; what the others "
-                "may do stands in [policies](../policies.md), and is only shown unless `act=` says otherwise."
+                "A rule compares a signal (larger is worse, 0 is healthy) with a threshold. It fires when `hold` "
+                "points in a row have been at the threshold or above, and stays on until `hold` points in a row have "
+                "been under 0.8 of it (`clear`)."
+            ),
+            "",
+            *wrapped(
+                "The **level** of a rule is the smallest of its last `hold` points, divided by the threshold. Example: "
+                "`overfitting` has the threshold 0.15 and the hold 3. After passes with 0.2, 0.3 and 0.18 its level is "
+                "0.18 / 0.15 = 1.2, and it fires."
+            ),
+            "",
+            *wrapped(
+                "Rules of severity `info` only report, unless you bind a policy to them. What is done about the others "
+                "stands in [policies](../policies.md); by default it is only shown (see `act=`)."
             ),
             "",
             "| rule | severity | threshold | hold | |",
@@ -63,9 +84,9 @@ def signals() -> list[str]:
         if rule and rule.judged == "watchdog":  # which no other rule may read
             continue
         link = f" ([`{rule.name}`]({rule.name}.md))" if rule else ""
-        said = rule.meaning if rule and SIGNALS[name].formula is Itself else described_signal(name).partition("\n")[0]
+        said = described_signal(name).partition("\n")[0]
         rows.append(f"| `{name}`{link} | {said} |")
-    return ["## Signals", "", *wrapped(SIGNALS_OF_ONES_OWN), "", "| signal | |", "| --- | --- |", *rows, ""]
+    return ["## Signals", "", *wrapped(SIGNALS_OF_ONES_OWN), "", "| signal | |", "| --- | --- |", *rows, "", *TERMS]
 
 
 def page(spec: RuleSpec) -> str:
@@ -84,6 +105,7 @@ def page(spec: RuleSpec) -> str:
             "",
             *formula(spec),
             "",
+            *(["[Terms in the formulas](README.md#terms-in-the-formulas)", ""] if spec.signal not in MEASURED else []),
             "## What to do",
             "",
             *wrapped(spec.advice),
@@ -103,23 +125,25 @@ def points(count: int) -> str:
 def suspended(spec: RuleSpec) -> list[str]:
     lines = []
     if spec.relative:
-        lines.append("It is not judged for 20 points after your own learning rate changed by 2x within 8 steps.")
+        lines.append("- for 20 steps after your own learning rate changed by a factor of 2 or more within 8 steps;")
     if spec.steady:
-        lines.append("It is judged only while the learning rate is neither rising nor under a fifth of its highest.")
+        lines.append("- while the learning rate is rising (a warm-up), or under a fifth of its highest value;")
     if spec.descent:
-        lines.append(
-            "It is not judged for optimizers that work against each other, as those of a GAN or an actor and its "
-            "critic: one's loss goes up when the other gets better."
-        )
-    return [*wrapped(" ".join(lines)), ""] if lines else []
+        lines.append("- for optimizers that work against each other (GAN, actor and critic).")
+    if not lines:
+        return []
+    return ["It is not judged", "", *lines[:-1], lines[-1].rstrip(";.") + ".", ""]
 
 
 def formula(spec: RuleSpec) -> list[str]:
-    return described_signal(spec.signal).splitlines()
+    text = described_signal(spec.signal)
+    return wrapped(text) if spec.signal in MEASURED else text.splitlines()
 
 
 def described_signal(signal: str) -> str:
     """Its docstring, as Markdown: other signals by the names that rules use, and no place in the code."""
+    if signal in MEASURED:
+        return MEASURED[signal]
     text = inspect.cleandoc(SIGNALS[signal].formula.__doc__ or "")
     text = re.sub(r"\s\((see )?`(Course|sample)\.\w+`\)", "", text)
     for name, other in SIGNALS.items():
@@ -144,7 +168,9 @@ def described(rung: Rung) -> str:
 def action(found: dict[str, object]) -> str:
     name = found.pop("action")
     shown = {key: value for key, value in found.items() if isinstance(value, (int, float))}
-    arguments = ", ".join("for good" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items())
+    arguments = ", ".join(
+        "until the run ends" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items()
+    )
     return f"`{name}` {arguments}".rstrip()
 
 
@@ -155,8 +181,8 @@ def wrapped(text: str) -> list[str]:
 CHANGING = (
     "## Changing a rule, adding one",
     "",
-    "Rules that you give come on top of those that ship, or change the one of the same name. In the file that",
-    "`config=` names; `enabled = false` leaves a rule out:",
+    "In the TOML file (`--config`, `config=`) a table with the name of a shipped rule changes that rule: `threshold`,",
+    "`hold`, `clear`, `severity`, or `enabled = false` to leave it out. A table with a new name adds a rule.",
     "",
     "```toml",
     "[[rules]]",
@@ -170,11 +196,11 @@ CHANGING = (
     "hold = 3",
     "```",
     "",
-    "Of `no_improvement`, `min_delta` may be given too: how much better than the best a pass has to be, in the unit of",
-    "the metric.",
+    "`no_improvement` also takes `min_delta`: by how much a pass must be better than the best one, in the unit of the",
+    "metric.",
     "",
-    "In Python, where a rule may also judge a function of the loss of each step; in the file such a function is named,",
-    'as in `signal = "mine:negative"`, and Python must find its module:',
+    "The same in Python, where `signal` may also be a function of the loss of each step. It returns a number, or None",
+    'for "no point":',
     "",
     "```python",
     "import trimtab",
@@ -191,9 +217,29 @@ CHANGING = (
     '    trimtab.log(perplexity=12.3, phase="validation")',
     "```",
     "",
+    'In the file such a function is written as `signal = "my_module:negative"`; Python must be able to import the',
+    "module.",
+    "",
 )
 SIGNALS_OF_ONES_OWN = (
-    "What `signal=` of a rule of your own may be: one of these, `logged:NAME` for a value that you log, or a function."
+    "The `signal=` of your own rule may be one of these, `logged:NAME` for a value that you log, or a function."
+)
+TERMS = (
+    "## Terms in the formulas",
+    "",
+    "| term | means |",
+    "| --- | --- |",
+    "| fast, middle, slow average | moving averages of the training loss over about 5, 14 and 50 steps |",
+    "| first | the mean loss of the first 8 steps, or the very first loss if that is lower |",
+    "| best | the lowest middle average so far |",
+    "| gain, improvement | first - best: how far the loss has come down |",
+    "| swing | the usual distance of a loss from the fast average; the calm swing is that at the time of the best |",
+    "| 4 calm swings | stand in for the gain while the loss has hardly come down |",
+    "| reading | a step on which gradients are read; with default settings not every step, see `gradients_every` |",
+    "| update ratio | by how much a step changes a layer, over the size of the layer (2-norms) |",
+    "| loss at chance | the loss of the best answer that is the same for every input: the entropy of the labels |",
+    "| fence | the start, a resume and every adjustment: what was seen before does not count any more |",
+    "",
 )
 
 

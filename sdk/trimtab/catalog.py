@@ -69,39 +69,56 @@ RUN_INFO = _gauge(
     "run_id", "owner", "job", "commit", "framework", "torch", "world_size",
 )  # fmt: skip
 RUN_STATUS = _gauge("run_status", "", "1 for the state the run is in, 0 for the others.", "status")
-LAST_ACTIVITY = _gauge("last_activity_timestamp_seconds", "seconds", "When the training itself last said anything.")
+LAST_ACTIVITY = _gauge("last_activity_timestamp_seconds", "seconds", "When the training loop last gave a sign of life.")
 LAST_STEP = _gauge("last_step_timestamp_seconds", "seconds", "When an optimizer last stepped.")
-HUNG_AFTER = _gauge("hung_after_seconds", "seconds", "Without a step for so long, the run counts as hung.")
+HUNG_AFTER = _gauge(
+    "hung_after_seconds", "seconds", "Seconds without a sign of life after which the run counts as hung."
+)
 
 LOSS = _gauge(
     "loss", "", "Mean loss: training over the last record, validation over the last pass.", "phase", "optimizer"
 )
-LOSS_EMA = _gauge("loss_ema", "", "Exponential moving average of the training loss, 0.98 a step.", "phase", "optimizer")
-LOSS_AT_CHANCE = _gauge(
-    "loss_at_chance", "", "Training loss of knowing no more than how often each label comes.", "optimizer"
+LOSS_EMA = _gauge(
+    "loss_ema", "", "Exponential moving average of the training loss (decay 0.98 per step).", "phase", "optimizer"
 )
-ACCURACY = _gauge("accuracy_ratio", "ratio", "Share of right predictions, where the loss tells classes.", "phase")
-LOGGED_VALUE = _gauge("logged_value", "", "A value that the training code logged.", "name", "phase")
+LOSS_AT_CHANCE = _gauge(
+    "loss_at_chance", "", "Training loss of a model that knows only how often each label occurs.", "optimizer"
+)
+ACCURACY = _gauge(
+    "accuracy_ratio", "ratio", "Share of correct predictions, where the loss function is about classes.", "phase"
+)
+LOGGED_VALUE = _gauge("logged_value", "", "A value that the training code logged with trimtab.log().", "name", "phase")
 
 LEARNING_RATE = _gauge("learning_rate", "", "Learning rate that the last step used.", "optimizer", "group")
 LEARNING_RATE_SCALE = _gauge(
-    "learning_rate_scale", "ratio", "What policies multiply the schedule's learning rate by.", "optimizer", "group"
+    "learning_rate_scale",
+    "ratio",
+    "Factor on the schedule's learning rate, set by policies or a person; 1 is unchanged.",
+    "optimizer",
+    "group",
 )
 WEIGHT_DECAY = _gauge("weight_decay", "", "Weight decay that the last step used.", "optimizer", "group")
 DROPOUT = _gauge("dropout_ratio", "ratio", "Largest dropout ratio in the models that are trained, where there is one.")
 
-GRADIENT_MEAN = _gauge("gradient_mean", "", "Mean of all gradient elements, unscaled, as applied.", "optimizer")
+GRADIENT_MEAN = _gauge(
+    "gradient_mean",
+    "",
+    "Mean of all gradient elements, as the optimizer applied them: unscaled and clipped.",
+    "optimizer",
+)
 GRADIENT_VARIANCE = _gauge("gradient_variance", "", "Variance of all gradient elements, as applied.", "optimizer")
 GRADIENT_NORM = _gauge("gradient_norm", "", "2-norm of the whole gradient, after clipping, as applied.", "optimizer")
 GRADIENT_MAX_ABS = _gauge("gradient_max_abs", "", "Largest magnitude of a gradient element.", "optimizer")
 GRADIENT_PRECLIP_NORM = _gauge(
-    "gradient_preclip_norm", "", "Norm that clip_grad_norm_ found before it clipped.", "optimizer"
+    "gradient_preclip_norm", "", "2-norm of the gradient before clipping, as clip_grad_norm_ computed it.", "optimizer"
 )
 GRADIENT_NOISE_SCALE = _gauge(
     "gradient_noise_scale", "samples",
-    "Samples in a batch beyond which larger ones bring little, where gradients are accumulated.", "optimizer",
+    "Batch size beyond which larger batches bring little; needs gradient accumulation.", "optimizer",
 )  # fmt: skip
-GRADIENT_INTERVAL = _gauge("gradient_interval_steps", "steps", "Gradient statistics are taken every so many steps.")
+GRADIENT_INTERVAL = _gauge(
+    "gradient_interval_steps", "steps", "Number of steps between two readings of gradient statistics."
+)
 LAST_GRADIENT = _gauge(
     "last_gradient_timestamp_seconds", "seconds", "When gradient statistics were last recorded.", "optimizer"
 )
@@ -111,61 +128,78 @@ LAYER_GRADIENT_VARIANCE = _gauge(
 )
 LAYER_GRADIENT_NORM = _gauge("layer_gradient_norm", "", "2-norm of one parameter's gradient.", "layer", "depth")
 LAYER_UPDATE_RATIO = _gauge(
-    "layer_update_ratio", "ratio", "2-norm of what a step changed over that of the weights.", "layer", "depth"
+    "layer_update_ratio",
+    "ratio",
+    "2-norm of what a step changed, over the 2-norm of the weights before it.",
+    "layer",
+    "depth",
 )
 
 STEPS = _counter("steps_total", "steps", "Optimizer steps that changed the parameters.", "optimizer")
 GLOBAL_STEP = _gauge("global_step", "steps", "Steps of the optimizer that stepped most often.")
-SKIPPED_STEPS = _counter("skipped_steps_total", "steps", "Steps that were not taken.", "optimizer", "reason")
+SKIPPED_STEPS = _counter(
+    "skipped_steps_total", "steps", "Optimizer steps that were skipped, by reason.", "optimizer", "reason"
+)
 SAMPLES = _counter("samples_total", "samples", "Training samples seen.")
 EPOCH_POSITION = _gauge(
-    "epoch_position", "epochs", "Epochs gone through, with the share of this one, where the loader knows its length."
+    "epoch_position", "epochs", "Epochs completed, plus the share of the current one where the loader knows its length."
 )
 EPOCHS = _counter("epochs_total", "epochs", "Epochs completed.")
 STEP_DURATION = MetricSpec(
     "trimtab_step_duration_seconds", "histogram", "seconds", "Time from the end of one step to the end of the next."
 )
-DATA_WAIT = _counter("data_wait_seconds_total", "seconds", "Time that training waited for the loader.")
-NONFINITE = _counter("nonfinite_total", "", "NaN or Inf seen, by what held it.", "kind")
+DATA_WAIT = _counter("data_wait_seconds_total", "seconds", "Time that training waited for the DataLoader.")
+NONFINITE = _counter(
+    "nonfinite_total", "", "NaN or Inf seen, by kind: losses, readings of gradients, logged values.", "kind"
+)
 
 RULE_LEVEL = _gauge(
-    "rule_level", "ratio", f"Worst level of a rule over the last {LEVEL_WINDOW_S:g} s; 1 is at its threshold.",
+    "rule_level", "ratio", f"Worst level of a rule over the last {LEVEL_WINDOW_S:g} s: a rule fires at 1.",
     "rule", "run_id",
 )  # fmt: skip
 RULE_FIRED = _counter("rule_fired_total", "episodes", "Episodes in which a rule fired.", "rule")
 SIGNAL = _gauge("signal", "", "Newest value of a signal: larger is worse, 0 is healthy.", "signal", "optimizer")
-ACT_MODE = _gauge("act_mode", "", "1 for who may adjust the run, 0 for the others.", "mode")
+ACT_MODE = _gauge("act_mode", "", "1 for the setting of act= that holds, 0 for the others.", "mode")
 ADJUSTMENTS = _counter(
-    "adjustments_total", "adjustments", "Adjustments, by what became of them.", "policy", "action", "outcome"
+    "adjustments_total",
+    "adjustments",
+    "Adjustments, by outcome: applied, dry_run, silenced, refused, failed.",
+    "policy",
+    "action",
+    "outcome",
 )
 LAST_ADJUSTMENT = _gauge(
     "last_adjustment_timestamp_seconds", "seconds", "When such an adjustment was last made, or would have been.",
     "policy", "action", "outcome", "optimizer",
 )  # fmt: skip
 ADJUSTMENT_BEFORE = _gauge(
-    "adjustment_before", "", "A setting before the last such adjustment.",
+    "adjustment_before", "", "Value of a setting before the last such adjustment.",
     "policy", "action", "outcome", "optimizer", "setting",
 )  # fmt: skip
 ADJUSTMENT_AFTER = _gauge(
-    "adjustment_after", "", "The setting after it.", "policy", "action", "outcome", "optimizer", "setting"
+    "adjustment_after", "", "Value of the setting after it.", "policy", "action", "outcome", "optimizer", "setting"
 )
-POLICY_BUDGET = _gauge("policy_budget_remaining", "adjustments", "Adjustments that a policy has left.", "policy")
+POLICY_BUDGET = _gauge(
+    "policy_budget_remaining", "adjustments", "Adjustments that a policy may still make in this run.", "policy"
+)
 SNAPSHOT_AGE = _gauge("snapshot_age_seconds", "seconds", "Age of the newest snapshot that a rollback could use.")
 
 ALERTS_RECEIVED = _counter(
-    "alerts_received_total", "alerts", "Alerts that came in, by what became of them.", "source", "outcome"
+    "alerts_received_total", "alerts", "Alerts that came in from outside, by outcome.", "source", "outcome"
 )
 ALERT_SOURCE_LAST_SUCCESS = _gauge(
     "alert_source_last_success_timestamp_seconds",
     "seconds",
-    "When an alert source was last heard; 0 is never.",
+    "When an alert source last answered; 0 means never.",
     "source",
 )
 
-OVERHEAD_SECONDS = _counter("overhead_seconds_total", "seconds", "Time that Trimtab took, as it measured itself.")
+OVERHEAD_SECONDS = _counter(
+    "overhead_seconds_total", "seconds", "Time that Trimtab itself took, by its own measurement."
+)
 OVERHEAD_RATIO = _gauge("overhead_ratio", "ratio", "Share of the run's time that Trimtab took.")
-BACKEND_INFO = _gauge("backend_info", "", "Constant 1 for each backend that takes what the run says.", "backend")
-DROPPED = _counter("dropped_total", "events", "Events that a backend did not get.", "backend", "reason")
+BACKEND_INFO = _gauge("backend_info", "", "Constant 1 for each backend of the run.", "backend")
+DROPPED = _counter("dropped_total", "events", "Events that a backend did not get, by reason.", "backend", "reason")
 BACKEND_ERRORS = _counter("backend_errors_total", "errors", "Exceptions that a backend raised.", "backend")
 
 METRICS: tuple[MetricSpec, ...] = tuple(v for v in list(globals().values()) if isinstance(v, MetricSpec))
@@ -181,9 +215,11 @@ RULES: dict[str, RuleSpec] = {
             threshold=1.0,
             severity="critical",
             relative=False,
-            meaning="The training loss is NaN or infinite. Once such a gradient is applied, every weight is NaN.",
-            advice="Look at the batch first, then at logarithms, divisions and square roots near zero, and at the "
-            "range of half precision. One bad batch can be left out; if it comes again, lower the learning rate.",
+            meaning="The training loss is NaN or infinite. If the gradient of such a loss is applied, NaN spreads to "
+            "every weight.",
+            advice="Look at the batch first: its inputs and its labels. Then look at logarithms, divisions and square "
+            "roots near zero, and at overflow in half precision. A single bad batch can be skipped. If it happens "
+            "again, lower the learning rate.",
         ),
         RuleSpec(
             name="gradient_nonfinite",
@@ -192,9 +228,10 @@ RULES: dict[str, RuleSpec] = {
             threshold=1.0,
             severity="critical",
             relative=False,
-            meaning="A gradient holds NaN or Inf, though the loss may not; or GradScaler skipped three steps in a row.",
-            advice="Common causes: the square root or norm of zero, a masked row of a softmax, overflow in half "
-            "precision. `torch.autograd.detect_anomaly()` names the operation. Leave the step out.",
+            meaning="A gradient contains NaN or Inf, although the loss may be finite; or GradScaler skipped three "
+            "steps in a row.",
+            advice="Common causes: the square root or the norm of zero, a softmax over a row that is fully masked, "
+            "overflow in half precision. `torch.autograd.detect_anomaly()` names the operation. Skip the step.",
         ),
         RuleSpec(
             name="loss_spike",
@@ -204,11 +241,12 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             reach=3,
             descent=True,
-            meaning="The loss jumped by a multiple of all that it had ever come down, or by seven tenths of it for "
-            "three steps: a poisoned batch, damaged weights or optimizer state, or a learning rate far too high.",
-            advice="Go back to a state from before the spike and on with other data (PaLM, arXiv 2204.02311, 5.1). If "
-            "it comes again, lower the learning rate or the second beta of Adam, or clip gradients. Where losses "
-            "hardly vary from batch to batch, as with large language models, a threshold of 1 finds what matters.",
+            meaning="The loss jumped: in one step by 25 times its improvement so far, or for three steps in a row by "
+            "70 % of it. Typical causes are a bad batch, damaged weights or optimizer state, and a learning rate that "
+            "is far too high.",
+            advice="Go back to a checkpoint from before the spike and continue with other batches (PaLM, arXiv "
+            "2204.02311, 5.1). If it happens again, lower the learning rate or Adam's beta2, or clip gradients. If "
+            "your loss hardly varies from batch to batch, as with large language models, set the threshold to 1.",
         ),
         RuleSpec(
             name="loss_diverged",
@@ -219,11 +257,12 @@ RULES: dict[str, RuleSpec] = {
             severity="critical",
             relative=False,
             descent=True,
-            meaning="The loss has lost six tenths of all that it had come down, or more, for 20 steps; or a sixth of "
-            "it by the mean of 50 steps, while validation has lost as much of its own gain.",
-            advice="Go back to a good state and on with a lower learning rate (OPT-175B, arXiv 2205.01068, 2.5); where "
-            "the loss creeps up over hundreds of steps, with less momentum. If it rises again at any rate, look at "
-            "what changed in the data: labels, order, preprocessing.",
+            meaning="For 20 steps in a row the loss has been so high that 60 % of its improvement is lost. Or its "
+            "mean over 50 steps has lost 15 % of the improvement, and validation has lost as large a share of its "
+            "own.",
+            advice="Go back to a good checkpoint and continue with a lower learning rate (OPT-175B, arXiv 2205.01068, "
+            "2.5). If the loss rises slowly over hundreds of steps, lower the momentum. If it rises again at any "
+            "learning rate, look for a change in the data: labels, order, preprocessing.",
         ),
         RuleSpec(
             name="loss_oscillating",
@@ -233,8 +272,9 @@ RULES: dict[str, RuleSpec] = {
             hold=20,
             severity="warning",
             descent=True,
-            meaning="The loss swings to and fro by four tenths of all that it has come down: steps are too long.",
-            advice="Lower the learning rate, or enlarge the batch.",
+            meaning="The loss goes up and down, by 40 % of its improvement so far, for 20 steps in a row: the steps "
+            "are too long.",
+            advice="Lower the learning rate, or use a larger batch.",
         ),
         RuleSpec(
             name="update_too_large",
@@ -245,10 +285,11 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             reach=64,
             descent=True,
-            meaning="A step changed most layers by half of their own size, or the last few did so together, and the "
-            "loss got worse: what the weights held is overwritten. The learning rate is far too high.",
-            advice="Begin again with a learning rate ten times lower, or with a warm-up. A thousandth for each step is "
-            "usual.",
+            meaning="One step changed a typical layer by 50 % of its own size, or the last six measured steps "
+            "together by 30 %, and the loss got worse. What the weights had learned is overwritten: the learning rate "
+            "is far too high.",
+            advice="Start again with a learning rate ten times lower, or with a warm-up. A change of 0.1 % per step "
+            "is usual.",
         ),
         RuleSpec(
             name="loss_stalled",
@@ -259,10 +300,10 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             steady=True,
             descent=True,
-            meaning="The loss has not come down since the run began, and each step changes the weights by less than a "
-            "ten-thousandth: training is too slow to see.",
-            advice="Raise the learning rate, tenfold at first; see that the scheduler does not start at nothing and "
-            "that the parameters that should learn are those in the optimizer.",
+            meaning="The loss has not come down since the run began, and each step changes the weights by less than "
+            "0.01 %: training is too slow to see any progress.",
+            advice="Raise the learning rate, tenfold at first. Check that the scheduler does not start at zero, and "
+            "that the optimizer holds the parameters that you want to train.",
         ),
         RuleSpec(
             name="loss_high",
@@ -274,12 +315,12 @@ RULES: dict[str, RuleSpec] = {
             reach=EVER,
             steady=True,
             descent=True,
-            meaning="The loss is still where it began or at chance: it exploded at the start and came back, it has not "
-            "moved for 750 steps, or after long steps it rests where knowing how often each label comes would bring "
-            "it.",
-            advice="After an explosion or long steps start again with a learning rate three to ten times lower, or "
-            "with a warm-up. Otherwise look whether labels belong to their inputs, whether gradients reach the "
-            "weights, and whether the rate is too low.",
+            meaning="The loss is still where it began, or not better than a guess by label frequency. It exploded in "
+            "the first steps and came back, or it has not moved for 750 steps, or steps that were far too long have "
+            "left it at chance.",
+            advice="After an explosion or long steps, start again with a learning rate 3 to 10 times lower, or with a "
+            "warm-up. Otherwise check that labels belong to their inputs, that gradients reach the weights, and that "
+            "the learning rate is not too low.",
         ),
         RuleSpec(
             name="gradient_exploding",
@@ -287,9 +328,10 @@ RULES: dict[str, RuleSpec] = {
             judged="gradients",
             threshold=2.3,
             severity="warning",
-            meaning="The gradient norm is ten times the largest that there ever was, or three times and stays there.",
-            advice="Leave the step out or clip it. If it comes again, clip at a few times the usual norm, and lower "
-            "the learning rate; in recurrent nets clipping is the rule.",
+            meaning="The gradient norm is 10 times the largest one so far, or it has grown more than threefold at "
+            "each of three readings in a row.",
+            advice="Skip this step or clip its gradient. If it happens again, clip at a few times the usual norm, and "
+            "lower the learning rate. Recurrent networks nearly always need clipping.",
         ),
         RuleSpec(
             name="gradient_vanishing",
@@ -299,9 +341,9 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="warning",
             steady=True,
-            meaning="Three layers in ten get less than a thousandth of the gradient of the best one: they do not "
-            "learn.",
-            advice="Use ReLU or GELU in place of sigmoid and tanh, residual connections, normalisation, an "
+            meaning="In 30 % of the layers the gradient is less than a thousandth of that of the largest layer: they "
+            "do not learn.",
+            advice="Use ReLU or GELU in place of sigmoid and tanh, residual connections, normalisation layers, and an "
             "initialisation that keeps variances. A higher learning rate helps a little.",
         ),
         RuleSpec(
@@ -312,9 +354,10 @@ RULES: dict[str, RuleSpec] = {
             hold=3,
             severity="warning",
             relative=False,
-            meaning="Validation has been getting worse for three passes, by more than it ever came back from, and is "
-            "worse than training by more than a seventh of all that it had gained.",
-            advice="More data or augmentation first; then weight decay, dropout, a smaller model; or stop at the best.",
+            meaning="For three validation passes in a row the validation loss has been worse than its best, by more "
+            "than it ever recovered from, and worse than the training loss by 15 % of what it had gained.",
+            advice="Get more data or augmentation first. Then try more weight decay, dropout or a smaller model. Or "
+            "stop, and keep the best weights.",
         ),
         RuleSpec(
             name="no_improvement",
@@ -323,8 +366,8 @@ RULES: dict[str, RuleSpec] = {
             threshold=10.0,
             severity="info",
             relative=False,
-            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end so: this "
-            "rule acts only when you give it the severity warning.",
+            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end like "
+            "this, so the rule only reports, unless you give it the severity warning or name its policy.",
             advice="Stop and keep the best weights, or lower the learning rate.",
         ),
         RuleSpec(
@@ -335,10 +378,10 @@ RULES: dict[str, RuleSpec] = {
             hold=50,
             severity="info",
             relative=False,
-            meaning="A layer has had no gradient at all for fifty readings, while others have: dead units, a detached "
-            "branch, or a parameter that the loss does not use.",
-            advice="Look for `detach()` and `no_grad()` on the way, and for ReLUs whose input is always negative; or "
-            "freeze the layer, if that is what you want.",
+            meaning="At least 5 % of the layers have had a gradient of exactly zero for 50 readings in a row, while "
+            "others had one. Such a layer has dead units, or its branch is detached, or the loss does not use it.",
+            advice="Look for `detach()` and `no_grad()` in the forward pass, and for ReLUs whose input is always "
+            "negative. If the layer is not meant to learn, freeze it with `requires_grad_(False)`.",
         ),
         RuleSpec(
             name="run_hung",
@@ -347,9 +390,10 @@ RULES: dict[str, RuleSpec] = {
             threshold=1.0,
             severity="critical",
             relative=False,
-            meaning="No step has ended for ten minutes and for twenty times the usual. Advice only: a hung run has no "
-            "step at which it could be adjusted.",
-            advice="Look at the stack in the log, at the loader's workers, at the other ranks.",
+            meaning="No step has ended for ten minutes and for twenty times the usual step time. This is only "
+            "reported: a hung run has no step at which it could be adjusted.",
+            advice="The log says where the training thread stands. Look there, at the DataLoader workers and at the "
+            "other ranks.",
         ),
         RuleSpec(
             name="input_bound",
@@ -360,7 +404,8 @@ RULES: dict[str, RuleSpec] = {
             severity="info",
             relative=False,
             meaning="Training spends more than half of its time waiting for data.",
-            advice="More `num_workers`, `pin_memory`, `persistent_workers`, cheaper transforms, or data nearer by.",
+            advice="Try more `num_workers`, `persistent_workers=True`, `pin_memory=True`, cheaper transforms, or "
+            "faster storage.",
         ),
         RuleSpec(
             name="overhead_exceeded",
@@ -370,8 +415,9 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="info",
             relative=False,
-            meaning="Watching takes twice the share of time that it was given.",
-            advice="Give a larger `overhead=`, fewer layers, or a longer `gradients_every=`.",
+            meaning="Trimtab takes more than twice the share of time that `overhead=` allows.",
+            advice="Allow more time (`overhead=`), name fewer layers (`layers=`), or read gradients less often (a "
+            "larger `gradients_every=`).",
         ),
         RuleSpec(
             name="backend_failing",
@@ -380,8 +426,9 @@ RULES: dict[str, RuleSpec] = {
             threshold=1.0,
             severity="info",
             relative=False,
-            meaning="A backend has raised since the last record, and lost what it was given.",
-            advice="The first error of each kind is in the log, with its place. Training is not affected.",
+            meaning="A backend raised an exception within the last five seconds. The events that it was given are "
+            "lost.",
+            advice="The log has the first error of each kind, with its place in the code. Training is not affected.",
         ),
     )
 }

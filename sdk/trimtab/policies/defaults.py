@@ -129,40 +129,47 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 REASONS: dict[str, str] = {
-    "loss_nonfinite": "A step with NaN in it is left out, since one bad batch does no harm then, and running "
-    "statistics that it made NaN are put back. Two in a row mean that the weights are bad: back to good ones. If it "
-    "comes again gradients are clipped for good, as in recurrent nets that explode from the start; a lower rate comes "
-    "after that, since it would stay too low there.",
-    "gradient_nonfinite": "As for the loss. A step that GradScaler skips by itself is not counted.",
-    "loss_diverged": "Divergence lasts, so its cause does too: back and slower at once (OPT-175B, arXiv 2205.01068). "
-    "Labels that are wrong for good cannot be helped by any rate: then the run ends with its best state.",
-    "gradient_exploding": "One spike is left out before it does harm. Where they go on, the weights are "
-    "damaged: back to good ones, and from then on clipped to what is usual (ZClip, arXiv 2504.02507), or for SGD, "
-    "where nothing was usual, to what moves the weights by a twentieth (as AGC, arXiv 2102.06171); where clipping does "
-    "not hold, the rate is too high.",
-    "loss_spike": "Back to before the spike and on with fresh data, as PaLM did by hand (arXiv 2204.02311, 5.1). A "
-    "spike alone never ends a run.",
-    "loss_high": "Still at chance: the first steps have thrown the weights where no gradient leads back. To the "
-    "beginning, and down by as much as steps were measured to be too long, to three tenths at least; then a tenth.",
-    "update_too_large": "What such steps leave behind is no start for a lower rate: back to before them, and down by "
-    "as much as steps were measured to be too long: to between a fifth and a twentieth, for Adam and its like to "
-    "between a fifth and a hundredth. Steps of SGD that are longer than the weights are a matter of clipping.",
-    "loss_oscillating": "The rate is too high for the valley: less of it without going back, and then from before the "
-    "swings.",
-    "overfitting": "A little more weight decay once; if validation goes on rising, the best state is behind. Neither "
-    "more of it nor dropout: nets that were trained without were worse off by a fifth and a quarter.",
-    "no_improvement": "The patience is in the rule, which is of severity info: most healthy runs end so. To stop "
-    "early, with the best state kept, name this policy (`policies=['shipped', 'no_improvement']`), or raise the rule "
-    "to warning.",
-    "loss_stalled": "A bounded raise: three times, ten times in all. What needs more than that has another cause.",
-    "gradient_vanishing": "A higher rate reaches early layers sooner; it is bounded, since it is no cure.",
+    "loss_nonfinite": "One bad batch does no harm if its step is skipped; running statistics that it made NaN are put "
+    "back. Two in a row mean that the weights are bad: go back. If it happens again, clip gradients for the rest of "
+    "the run, which is what recurrent networks need that explode from the start. A lower rate comes only after that: "
+    "at it they would learn too slowly.",
+    "gradient_nonfinite": "As for the loss. A step that GradScaler skips does not count, unless it is the third in a "
+    "row.",
+    "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
+    "arXiv 2205.01068). If the labels are wrong from some step on, no rate helps: then the run is halted with its "
+    "best state.",
+    "gradient_exploding": "A single spike is skipped before it does harm. If spikes go on, the weights are damaged: "
+    "go back, and clip for the rest of the run. The limit is the usual norm (ZClip, arXiv 2504.02507); for SGD, "
+    "while no usual norm is known, the norm that moves the weights by 5 % (as AGC, arXiv 2102.06171). If clipping "
+    "does not help, the rate is too high.",
+    "loss_spike": "Go back to before the spike and continue with other batches, as PaLM did by hand (arXiv "
+    "2204.02311, 5.1). A spike alone never halts a run.",
+    "loss_high": "The first steps have moved the weights to where no gradient leads back. So go back to the "
+    "beginning, and lower the rate by the factor by which the steps were too long, to 0.3 at most. If that does not "
+    "help, to a tenth again.",
+    "update_too_large": "Weights after such steps are no good start for a lower rate, so go back to before them. The "
+    "rate is multiplied by 0.05 to 0.2, as the steps were measured to be too long; for Adam and similar optimizers "
+    "by 0.01 to 0.2. If steps of SGD are longer than the weights themselves, the first rung leaves them to gradient "
+    "clipping.",
+    "loss_oscillating": "The rate is too high for where training is now. Lower it without going back first; then from "
+    "before the swings.",
+    "overfitting": "A little more weight decay, once. If validation goes on getting worse, the best state is in the "
+    "past: halt with it. Stronger answers were tried: ten times the decay made a network worse by a fifth, dropout "
+    "by a quarter.",
+    "no_improvement": "The rule waits for ten passes before it fires. It has the severity info, since most healthy "
+    "runs end like this, so by default it does not act. For early stopping with the best state kept, name this "
+    "policy (`policies=['shipped', 'no_improvement']`), or give the rule the severity warning.",
+    "loss_stalled": "A bounded raise: threefold each time, tenfold in all. A run that needs more has another problem.",
+    "gradient_vanishing": "At a higher rate early layers learn sooner. The raise is bounded, since it does not remove "
+    "the cause.",
 }
 
 # Shipped rules without a policy: there is nothing in the run that an action could put right.
 ADVICE_ONLY: dict[str, str] = {
-    "layer_dead": "Initialisation or architecture; a policy of yours may clip or slow down.",
-    "run_hung": "A run that hangs has no step boundary at which to act.",
-    "input_bound": "Only the loader's settings help.",
-    "overhead_exceeded": "Trimtab takes its statistics less often by itself.",
-    "backend_failing": "Training does not depend on it.",
+    "layer_dead": "The cause is the initialisation or the architecture. A policy of your own may clip or lower the "
+    "rate.",
+    "run_hung": "A hung run has no step at which it could be adjusted.",
+    "input_bound": "Only the DataLoader's settings help.",
+    "overhead_exceeded": "Trimtab already reads gradients less often by itself, unless `gradients_every` is set.",
+    "backend_failing": "Training does not depend on backends.",
 }

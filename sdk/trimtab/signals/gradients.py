@@ -22,15 +22,18 @@ LASTING = 1.8  # a logarithm that lasts for three readings counts so many times 
 
 
 class NormSpikeScore:
-    """How far the gradient norm exceeds the largest one so far, as a logarithm.
+    """How far the gradient norm is above the largest one so far, as a logarithm: 2.3 is ten times.
 
-    ln(norm / largest), 0 where that is negative; the least of the last three times 1.8, where that is more. The
-    largest is of the readings before, each counted as no more than 3 times the largest then, and is slowly forgotten:
-    2.3 is ten times a norm that was never reached. In the logarithm after ZClip (arXiv 2504.02507) and AdaGC
-    (2502.11034), whose z-scores need a spread that small batches do not have; against the largest as in Megatron's
-    rerun machine.
+        score = ln(norm / largest), at least 0
 
-    Warm-up: 8 readings, of which the first is not 0; from the fourth on a norm ten times further counts, since
+    Or 1.8 times the least of the last three scores, where that is more: that is 2.3 when the norm grows by a factor of
+    3.6 at each of three readings. A reading raises `largest` to 3 times its value at most, and `largest` is slowly
+    forgotten.
+
+    In the logarithm after ZClip (arXiv 2504.02507) and AdaGC (2502.11034), whose z-scores need a spread that small
+    batches do not have; against the largest as in Megatron's rerun machine.
+
+    Warm-up: 8 readings, of which the first is not 0. From the fourth on a norm ten times further counts, since
     gradients may explode at once.
     """
 
@@ -71,10 +74,10 @@ class NormSpikeScore:
 
 
 class VanishingShare:
-    """The share of layers whose gradient is under a thousandth of the largest layer's, or of nothing at all.
+    """The share of layers whose gradient norm is under a thousandth of the largest layer's, or zero.
 
-    Parameters of one module count as one layer, by the larger of their norms: a bias before a normalisation, or of
-    attention's keys, has no gradient by its nature. After Glorot and Bengio (2010), 4.2. No warm-up.
+    The parameters of one module count as one layer, by the largest of their norms: some biases have no gradient by
+    their nature (before a normalisation, or of attention's keys). After Glorot and Bengio (2010), 4.2. No warm-up.
     """
 
     __slots__ = ("_layers", "_names")
@@ -112,8 +115,8 @@ class DeadShare(VanishingShare):
 class UpdateRatio:
     """How large the updates are beside the weights: the median over layers of |update| / |weights|, times a thousand.
 
-    Where half of the layers or more do not move at all, being frozen, it is the median of those that do. About 1 is
-    usual (cs231n, "Ratio of weights:updates": somewhere around 1e-3). No warm-up.
+    If half of the layers or more do not move at all (frozen ones), it is the median of those that do. About 1 is usual
+    (cs231n, "Ratio of weights:updates": somewhere around 1e-3). No warm-up.
     """
 
     __slots__ = ()
@@ -127,20 +130,26 @@ class UpdateRatio:
 
 
 class UpdateExcess:
-    """How far steps throw a typical layer about, as a share of its own size: 0.5 is half of its weights in one step.
+    """How far steps move a typical layer while the loss gets worse, as a share of its size: 0.5 is 50 %.
 
-    The update ratio of a module is the least of its parameters', and the typical one the median over modules. The score
-    is the newest typical ratio, or 1.7 times the sum of the last six where that is larger; and 0 unless the loss is
-    losing what it had gained: the lesser of its fast and its middle average is over its best by 0.15 of what it has
-    come down. While it comes down, long steps are no fault: those of healthy runs, the first one of Adam above all,
-    are as long as harmful ones. Where an optimizer steps along each gradient by itself (SGD without momentum, RMSprop),
-    one batch makes a long step and the next ones mend it, so half of max(first - best, 4 calm swings) must be lost: the
-    losses of healthy runs at the highest rates that work were seen to swing by 0.36 of that. The sum is for the
-    first 200 losses: a rate that has held for longer is judged by what it does to the loss.
+        score = max(newest ratio, 1.7 times the sum of the last six), while the loss gets worse; else 0
 
-    Warm-up: 10 losses for the sum. None of fewer than three modules, as in a linear model, whose steps are long by
-    nature. Layers that begin at zero have no ratio at first (see `sample.updates`), and are left out later too: each
-    step is a good part of them, however slow they are. Where no loss is seen, steps alone count.
+    The ratio is the median over modules, and that of a module the least of its parameters' update ratios. The sum
+    counts for the first 200 losses only: a rate that has held for longer is judged by what it does to the loss.
+
+    The loss gets worse when it is above its best
+
+    - with momentum or Adam: by 0.15 of its improvement, for the smaller of its fast and its middle average;
+    - without an average over gradients (plain SGD, RMSprop): by 0.5 of max(first - best, 4 calm swings). There one
+      batch makes a long step and the next ones mend it: losses of healthy runs at the highest rates that work swing by
+      0.36.
+
+    While the loss comes down, long steps are no fault. Those of healthy runs, the first one of Adam above all, are as
+    long as harmful ones. Where no loss is seen, the steps alone count.
+
+    Warm-up: 10 losses for the sum. There is no score for fewer than three modules, as in a linear model, whose steps
+    are long by nature. Layers that begin at zero have no ratio at first (see `sample.updates`), and are left out later
+    too: each step is a large part of them, however slow they are.
     """
 
     __slots__ = ("_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first")
@@ -207,11 +216,13 @@ class UpdateExcess:
 
 
 class Crawl:
-    """How much slower than usual the weights move while the loss does not: 0 once it has come down.
+    """How much slower than usual the weights move while the loss does not come down: 10 is ten times slower.
 
-    What is missing of certain progress (see `Progress`) times 1e-3 over the largest median ratio so far: a run that has
-    moved and then come to rest does not crawl, it has converged. Ratios of modules are those of `UpdateExcess`, and the
-    median is of those that move. Warm-up: 24 losses, and a step on which update ratios were taken.
+        the doubt about progress (see `Progress`) times 1e-3 / the largest median update ratio so far
+
+    The largest ratio so far counts, since a run that has moved and then come to rest does not crawl: it has converged.
+    The score is 0 once the loss has come down. Ratios of modules are those of `UpdateExcess`, and the median is over
+    those that move. Warm-up: 24 losses, and a step on which update ratios were taken.
     """
 
     __slots__ = ("_largest", "_newest", "_of_modules", "_progress")

@@ -31,7 +31,7 @@ PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatev
 
 
 class Nonfinite:
-    """Infinite when the value is NaN or Inf, 0 when it is not. No warm-up."""
+    """Infinite if the value is NaN or Inf, else 0. No warm-up."""
 
     __slots__ = ()
 
@@ -44,16 +44,24 @@ class Nonfinite:
 
 
 class SpikeScore:
-    """How far the loss jumped, in units of all that it has ever come down.
+    """How far the loss jumped, in units of its improvement so far.
 
-    excess / max(gain, peak), 0 where that is negative; where that is larger, the least excess of the last three values
-    over max(0.028 gain, 0.12 peak), since one wild batch says less than a jump that lasts. The excess is loss - fast
-    average, that from before the three where they are judged together; the gain max(first - best, 4 calm swings); the
-    peak the largest excess that was usual by then. The baseline is winsorised and does not hold the judged values, nor
-    does a falling loss raise the score: the average lags above it.
+        score  = excess / max(gain, peak), at least 0
+        excess = loss - fast average
+        gain   = max(first - best, 4 calm swings)
 
-    Warm-up: 24 values, and 100 for what lasts. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in
-    units of the gain rather than of the standard deviation, since the losses of small batches have long tails.
+    Or, where that is larger, the least excess of the last three values over max(0.028 gain, 0.12 peak), since one wild
+    batch says less than a jump that lasts. `peak` is the largest excess that was usual so far. For three values the
+    fast average and the peak are those from before them.
+
+    Example: the loss has come down from 2.3 to 0.3, so the gain is 2. One value of 50.3 scores 25, and so do three
+    values in a row of 1.7.
+
+    The averages do not hold the judged value, and outliers are capped in them (winsorised). A falling loss does not
+    raise the score: the average lags above it.
+
+    Warm-up: 24 values; 100 for three in a row. After OLMo 2 (arXiv 2501.00656, 3.2) and llm-foundry's KillLossSpike; in
+    units of the gain and not of the standard deviation, since the losses of small batches have long tails.
     """
 
     __slots__ = ("_before", "_course", "_last")
@@ -86,15 +94,22 @@ class SpikeScore:
 
 
 class Divergence:
-    """How much of what the loss had come down is lost again.
+    """How much of its improvement the loss has lost again: 1 when it is back where it began.
 
-    (fast average - best - excused) / max(first - best, 4 calm swings): 1 when the loss is back where it began. Or,
-    where that is more, four times the same of the slow average and its own lowest, up to 1: the mean of 50 values
-    hardly ever rises in a healthy run. But an objective may become harder on purpose, as with noise that grows, so that
-    counts no more than the share of its gain that validation has lost. `best` is the lowest average ever and `calm` the
-    swing at that time, so neither is learned from bad values; `excused` is how much the loss had risen when validation
-    was better than ever (see `Course.validated`). Warm-up: 24 values; for the slow average 50, and as many after a
-    fence, and a validation pass.
+        score = (fast average - best - excused) / max(first - best, 4 calm swings)
+
+    Example: the loss came down from 2.3 to 0.3, then rose to 1.5. That is 1.2 of 2, so the score is 0.6.
+
+    A loss that rises slowly is seen by its mean over 50 values, which hardly ever rises in a healthy run: where it is
+    larger, the score is four times the share that this mean has lost, from its own lowest, up to 1. An objective may
+    also become harder on purpose, as with noise that grows. So this counts no more than the share of its gain that
+    validation has lost.
+
+    `best` is the lowest average so far and `calm` the swing at that time, so neither is learned from bad values.
+    `excused` is how much the loss had risen when validation was better than ever (see `Course.validated`): such a rise
+    does no harm.
+
+    Warm-up: 24 values. For the mean over 50 values: 50, again after each fence, and a validation pass.
 
     After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
     share of the gain, since twice the best means nothing near zero or below.
@@ -126,11 +141,11 @@ class Divergence:
 
 
 class Oscillation:
-    """How much the loss swings to and fro, against what was usual when it was at its best, and against its gain.
+    """How much the loss goes up and down, compared with its improvement and with the usual at its best.
 
-    The average size of reversals: the lesser of two successive changes where their signs differ, else 0. Divided by
-    max(8 times the same average at the best, first - best), which is also the most that one reversal counts: a single
-    jump is none, and a bad batch, up and down again, is one. Warm-up: 24 values.
+    A reversal is the smaller of two successive changes if their signs differ, else 0. The score is the average reversal
+    over max(first - best, 8 times the average reversal at the best). That is also the most that one reversal counts: a
+    single jump is none, and a bad batch, up and down again, is one. Warm-up: 24 values.
     """
 
     __slots__ = ("_best", "_calm", "_course", "_last", "_step", "size")
@@ -175,10 +190,12 @@ class Oscillation:
 
 
 class Progress:
-    """How surely the loss has come down since the beginning: 0 when it has, 1 when nothing of the kind can be seen.
+    """How doubtful it is that the loss has come down since the beginning, from 0 (it surely has) to 1.
 
-    1 - t/4, from 0 to 1, where t is the fall of the middle average in standard errors, from the swing: Welch's test of
-    the beginning against now. What is certain at once stays so. Warm-up: 24 values.
+        1 - t / 4, from 0 to 1
+
+    `t` is the fall of the middle average in standard errors, which are estimated from the swing: Welch's test of the
+    beginning against now. Once it is 0 it stays 0. Warm-up: 24 values.
     """
 
     __slots__ = ("_course", "_moved")
@@ -209,17 +226,22 @@ class Progress:
 
 
 class StillHigh:
-    """How likely the loss is stuck where it began, or at chance, from 0 to 1.
+    """How likely the loss is stuck where it began, or at chance, from 0 to 1. The larger of two scores.
 
-    Where it began: what is missing of certain progress (see `Progress`) times the share of the patience (1000 values)
-    that has gone by; at once where the loss exploded within its first 24 values, by 12 times its later swing.
+    **Where it began:** the doubt about progress (see `Progress`) times the share of the patience (1000 values) that has
+    gone by; without waiting, if the loss exploded within its first 24 values, by 12 times its later swing.
 
-    At chance: values since the warm-up over 80, up to 1.5, times how near the middle average, or the newest validation
-    where that is lower, is to the loss at chance (`Course.chance`): 1 there and above, 0 at 0.82 of it; times the
-    largest typical update ratio (`Course.stride`) over 0.1, up to 1. 0 for good once it was under that 0.82. Where no
-    validation says that it is not the labels alone that are hard to tell, it is 0 at 0.93. Healthy runs may be slow to
-    leave chance, or take long steps, but hardly both: 280 traced ones came to 0.34 at most, before validation was
-    looked at; two with a third of their labels wrong, to 0.58.
+    **At chance,** the product of:
+
+    - time: values since the warm-up over 80, up to 1.5;
+    - nearness: 1 where the loss is at chance (`Course.chance`) or above, 0 at 0.82 of it. The loss is the middle
+      average, or the newest validation loss where that is lower. Without a validation it is 0 at 0.93 already, since
+      the labels may just be hard to tell;
+    - step length: the largest typical update ratio (`Course.stride`) over 0.1, up to 1.
+
+    Once the loss was under 0.82 of chance, this score is 0 for good. Healthy runs may be slow to leave chance, or take
+    long steps, but hardly ever both: 280 traced ones came to 0.34 at most, before validation was looked at; two with a
+    third of their labels wrong, to 0.58.
 
     Warm-up: 24 values.
     """

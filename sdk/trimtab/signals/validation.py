@@ -22,19 +22,24 @@ class Validated(NamedTuple):
 
 
 class GeneralizationGap:
-    """How much worse validation is than training, once it is worse than it was, in units of what validation has gained.
+    """How much worse validation is than training, once it gets worse, in units of what validation has gained.
 
-    min(gap, 3 rise) / (first - best validation loss), 0 where that is negative. The gap is validation loss - training
-    loss, the rise validation loss - best - `healed` - `luck`: a gap alone is no harm, nor is a rise from which a run
-    comes back, so `healed` is the largest rise that was followed by a new best; and a best pass that fell further than
-    the one before it, and that the next one does not come near, was good by chance, so `luck` is the lesser of what it
-    fell further and of that rise, up to 0.05 of the gain. Where the rise is over 0.02 of the gap and goes on (this pass
-    is not better than the one before by as much) the whole gap counts, but not while the learning rate warms up or is
-    all but gone, when little can go on.
+        score = min(gap, 3 rise) / (first - best validation loss), at least 0
+        gap   = validation loss - training loss
+        rise  = validation loss - best - healed - luck
 
-    0 too at a pass that betters the one before by 0.02 of the gain, and where validation, at its best, had gained less
-    than 0.3 of what training had, since then the two are not the same task (a curriculum). `first` is the training loss
-    at the beginning; where that is not known, the larger loss of the first pass. Warm-up: two passes.
+    A gap alone does no harm, so it counts only as far as validation rises.
+
+    - `healed` is the largest rise that was followed by a new best: the run comes back from such rises.
+    - `luck` is for a best pass that was good by chance, as it fell further than the one before it and the next one does
+      not come near it. It is the smaller of how much further it fell and of the rise after it, up to 0.05 of the gain.
+    - The whole gap counts where the rise lasts: where it is over 0.02 of the gap, and this pass is not better than the
+      one before by as much. Not so while the learning rate warms up or has nearly ended, when little can go on.
+    - The score is 0 at a pass that is better than the one before by 0.02 of the gain. It is 0, too, if validation at
+      its best had gained less than 0.3 of what training had: then the two are not the same task (a curriculum).
+
+    `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
+    two passes.
 
     After Prechelt, "Early stopping - but when?" (1998): generalization loss is the rise over the best validation, and
     several passes in a row tell more than its size.
@@ -88,7 +93,7 @@ class GeneralizationGap:
 
 
 class ValidationLost:
-    """Which share of what validation had gained it has lost again: (loss - best) / (first - best).
+    """The share of its gain that validation has lost again: (loss - best) / (first - best).
 
     `first` is the training loss at the beginning; where that is not known, the largest loss of a pass.
     """
@@ -107,7 +112,7 @@ class ValidationLost:
 
 
 class ValidationsSinceBest:
-    """How many validation passes have gone by since the best one, 0 right after it. A value that is not finite is none.
+    """The number of validation passes since the best one; 0 right after it. NaN and Inf are never the best.
 
     A pass is better than the best by more than `min_delta`, in the unit of the metric, as in Keras' and Lightning's
     EarlyStopping. Warm-up: one pass.
