@@ -103,7 +103,7 @@ def alert(event: Alert) -> Line:
     if event.source != "process":
         line += [("  ", ""), (printable((event.outcome or "").replace("_", " ")), DIM)]
     if firing and event.value is not None and event.threshold is not None:
-        line += [("  ", ""), number(event.value), (" over ", DIM), number(event.threshold)]
+        line += [("  ", ""), number(event.value), (", threshold ", DIM), number(event.threshold)]
     return line
 
 

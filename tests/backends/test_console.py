@@ -142,7 +142,7 @@ def test_alert_says_by_how_much_while_it_fires(console, stream):
     alert = {"rule": "loss_diverged", "episode": 1, "severity": "critical", "value": 9.7341, "threshold": 0.6}
     console.write([Alert(**at(), **alert, state="firing"), Alert(**at(step=9), **alert, state="resolved")])
     assert said(stream) == [
-        "trimtab  step 1  CRITICAL loss_diverged  9.734 over 0.6",
+        "trimtab  step 1  CRITICAL loss_diverged  9.734, threshold 0.6",
         "trimtab  step 9  resolved loss_diverged",
     ]
 

@@ -233,7 +233,13 @@ def test_nothing_that_a_server_says_is_obeyed_by_the_terminal(odd, tmp_path):
     assert "\x1b" not in done.output
 
 
-def test_torch_of_no_told_version_is_in_order(monkeypatch):
+@pytest.mark.parametrize(("torch", "verdict"), [("2.10.0", "wrong"), ("2.11.0+cpu", "ok")])
+def test_torch_that_is_too_old_is_told(monkeypatch, torch, verdict):
+    monkeypatch.setattr(importlib.metadata, "version", {"trimtab": "0.1.0", "torch": torch}.__getitem__)
+    assert local.package().verdict == verdict
+
+
+def test_torch_of_unknown_version_is_in_order(monkeypatch):
     versions = {"trimtab": "0.1.0"}
 
     def version(name):
@@ -243,7 +249,7 @@ def test_torch_of_no_told_version_is_in_order(monkeypatch):
             raise importlib.metadata.PackageNotFoundError(name) from None
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert (local.package().verdict, "no told version" in local.package().text) == ("ok", True)
+    assert (local.package().verdict, "unknown version" in local.package().text) == ("ok", True)
 
 
 def test_run_with_tls_is_believed_for_its_own_certificate(tmp_path, certificate):

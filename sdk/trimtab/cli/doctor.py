@@ -16,16 +16,26 @@ PROMETHEUS, ALERTMANAGER, GRAFANA = (f"http://127.0.0.1:{port}" for port in (909
 
 
 @click.command(short_help="Check a set-up end to end, and say what to do.")
-@click.option("--run", "name", metavar="NAME", help="The run to look for. [default: the one heard of last]")
-@click.option("--targets", metavar="DIR", help="Where runs leave files for Prometheus. [default: runs/targets]")
-@click.option("--prometheus", metavar="URL", help=f"[default: {PROMETHEUS}]")
-@click.option("--alertmanager", metavar="URL", help=f"[default: TRIMTAB_ALERTS, or {ALERTMANAGER} if it answers]")
-@click.option("--grafana", metavar="URL", help=f"[default: TRIMTAB_GRAFANA, or {GRAFANA} if it answers]")
+@click.option("--run", "name", metavar="NAME", help="The run to look for. [default: the one seen last]")
+@click.option(
+    "--targets", metavar="DIR", help="Directory of the files by which Prometheus finds runs. [default: runs/targets]"
+)
+@click.option("--prometheus", metavar="URL", help=f"Address of Prometheus. [default: {PROMETHEUS}]")
+@click.option(
+    "--alertmanager",
+    metavar="URL",
+    help=f"Address of Alertmanager. [default: TRIMTAB_ALERTS, or {ALERTMANAGER} if it answers]",
+)
+@click.option(
+    "--grafana", metavar="URL", help=f"Address of Grafana. [default: TRIMTAB_GRAFANA, or {GRAFANA} if it answers]"
+)
 @click.option("--config", "config_", metavar="FILE", help="TOML file with the settings of the run.")
 def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int:
-    """Check the package, its backends, a run that serves, Prometheus, Alertmanager and Grafana, one line each. What is
-    wrong comes with the next thing to do, and makes the exit code 1. Tokens are read from the files that the settings
-    name."""
+    """Check every link from the package and a run to Prometheus, Alertmanager and Grafana, one line each.
+
+    Below a broken link stands what to do next; the exit code is then 1. Tokens are read from the files that the
+    settings name.
+    """
     settings = config.check(config=config_, targets=targets)
     broken = 0
     for finding in _findings(settings, asked):

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--grafana", metavar="URL", help="Its address. [default: TRIMTAB_GRAFANA]"),
+    click.option("--grafana", metavar="URL", help="Address of the Grafana. [default: TRIMTAB_GRAFANA]"),
     click.option(
-        "--token-file", metavar="FILE", help="Holds a service account's token. [default: TRIMTAB_GRAFANA_TOKEN_FILE]"
+        "--token-file",
+        metavar="FILE",
+        help="File with a service account's token. [default: TRIMTAB_GRAFANA_TOKEN_FILE]",
     ),
-    click.option("--ca-file", metavar="FILE", help="Certificates to trust. [default: TRIMTAB_GRAFANA_CA_FILE]"),
+    click.option("--ca-file", metavar="FILE", help="File of certificates to trust. [default: TRIMTAB_GRAFANA_CA_FILE]"),
 )
 
 

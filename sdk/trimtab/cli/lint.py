@@ -21,12 +21,17 @@ SEVERITIES = ("info", "warning", "critical")
 @click.command(short_help="Judge finished logs by the rules.")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True)
 @click.option(
-    "--rule", "rules", metavar="NAME[=THRESHOLD]", multiple=True, help="Judge by this rule only. May be given again."
+    "--rule", "rules", metavar="NAME[=THRESHOLD]", multiple=True, help="Judge by this rule only. Can be repeated."
 )
 @click.option(
-    "--severity", type=click.Choice(SEVERITIES), default="info", help="Judge by rules from this one up. [default: info]"
+    "--severity",
+    type=click.Choice(SEVERITIES),
+    default="info",
+    help="Leave out rules of lower severity. [default: info]",
 )
-@click.option("--column", "columns", metavar="KIND=NAME", multiple=True, help="What a log of another tool calls it.")
+@click.option(
+    "--column", "columns", metavar="KIND=NAME", multiple=True, help="Column of a log of another tool. Can be repeated."
+)
 @click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
 def lint(
     logs: tuple[str, ...], rules: tuple[str, ...], severity: str, columns: tuple[str, ...], directory: str | None
@@ -37,7 +42,7 @@ def lint(
     CSV file with a header, or event files of TensorBoard. KIND is step, loss, gradient_norm, learning_rate,
     validation_loss or validation_accuracy.
 
-    With THRESHOLD it is judged again, with another one: which old runs would that rule have caught?
+    --rule NAME=THRESHOLD judges again by another threshold: which old runs would that rule have caught?
     """
     from trimtab.lint.judging import judge
     from trimtab.logs import without_targets

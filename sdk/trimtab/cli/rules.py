@@ -20,11 +20,11 @@ def rules() -> None:
 @click.option(
     "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where to write. [default: stdout]"
 )
-@click.option("--docs", metavar="URL", help="Where Trimtab's docs are read, for runbook_url.")
-@click.option("--datasource", metavar="UID", help="Of the Prometheus in Grafana. [default: trimtab-prometheus]")
+@click.option("--docs", metavar="URL", help="Address of Trimtab's docs, for runbook_url.")
+@click.option("--datasource", metavar="UID", help="Prometheus data source in Grafana. [default: trimtab-prometheus]")
 def export(kind: str, output: Path | None, docs: str | None, datasource: str | None) -> None:
-    """Write the alert rules as files: for Prometheus two sets, those that act and those that page; for Grafana one
-    file for its directory provisioning/alerting."""
+    """Write the alert rules as files. For Prometheus two: those that act and those that page. For Grafana one, for
+    its directory provisioning/alerting."""
     from trimtab_dashboards import grafana_rules, prometheus_rules
     from trimtab_dashboards.alert_rules import DOCS_URL
 
@@ -44,8 +44,8 @@ def export(kind: str, output: Path | None, docs: str | None, datasource: str | N
 
 @rules.command(short_help="Put alert rules into a Grafana.")
 @grafana.options
-@click.option("--datasource", metavar="UID", help="Of the Prometheus in it, or its name. [default: the only one]")
-@click.option("--docs", metavar="URL", help="Where Trimtab's docs are read, for runbook_url.")
+@click.option("--datasource", metavar="UID", help="Prometheus data source, by uid or name. [default: the only one]")
+@click.option("--docs", metavar="URL", help="Address of Trimtab's docs, for runbook_url.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would change.")
 def push(datasource: str | None, docs: str | None, dry_run: bool, **server: str | None) -> None:
     """Put the alert rules into a Grafana, in a folder of their own. Only what differs is written; a rule that somebody

@@ -31,24 +31,36 @@ class _Run(click.Command):
 @click.option(  # torchrun takes `--run` for the beginning of an option of its own, `--run-path`
     "--run", "--run-name", "run_", metavar="NAME", help="Name of the run. [default: the script's, and the time]"
 )
-@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go. May be given again.")
+@click.option(
+    "--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go, such as jsonl. Can be repeated."
+)
 @click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
 @click.option("--host", metavar="HOST", help="Address of /metrics. [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Port of /metrics. [default: 9464 or the next free one]")
-@click.option("--overhead", metavar="SHARE", type=float, help="Share of the time to spend on it. [default: 0.01]")
-@click.option("--gradients-every", metavar="STEPS", type=int, help="How often gradients are read. [default: chosen]")
-@click.option("--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show; may be given again.")
+@click.option(
+    "--overhead", metavar="SHARE", type=float, help="Share of the time that watching may take. [default: 0.01]"
+)
+@click.option(
+    "--gradients-every", metavar="STEPS", type=int, help="Read gradients every so many steps. [default: chosen]"
+)
+@click.option(
+    "--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, by parameter name. Can be repeated."
+)
 @click.option("--act", metavar="WHO", help="Who may adjust the run: process, alerts or true. [default: a dry run]")
-@click.option("--alerts", metavar="URL", help="An Alertmanager or a Grafana to ask for alerts about this run.")
+@click.option("--alerts", metavar="URL", help="Alertmanager or Grafana to ask for alerts about this run.")
 @click.option("--replay", metavar="RUN", help="Make the adjustments of RUN again, each at its own step, and no other.")
-@click.option("--on-halt", type=click.Choice(["ask", "unwind"]), help="How a halt reaches a loop. [default: ask]")
+@click.option(
+    "--on-halt",
+    type=click.Choice(["ask", "unwind"]),
+    help="Only ask the loop to stop, or in the end raise. [default: ask]",
+)
 @click.option("--config", "config_", metavar="FILE", help="TOML file with settings.")
-@click.option("--resume", is_flag=True, default=None, help="Go on with the run of that name.")
+@click.option("--resume", is_flag=True, default=None, help="Continue the run of that name.")
 @click.argument("target", metavar="SCRIPT|-m MODULE")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) -> Callable[[], None]:
-    """Run SCRIPT, or MODULE with -m, and watch it. What follows SCRIPT belongs to the script; its output, its exit
-    code and its signals are its own. What Trimtab has to say goes to stderr."""
+    """Run SCRIPT, or MODULE with -m, and watch it. Whatever follows SCRIPT is passed to it. Its output, exit code and
+    signals are its own; Trimtab's messages go to stderr."""
     options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
     if options.get("act") in ("true", "false"):
         options["act"] = options["act"] == "true"

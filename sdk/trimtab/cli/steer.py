@@ -28,7 +28,13 @@ UNBOUNDED = 1e6  # of a scale: a person may go as far as they like
 
 def _of_a_run(command: F) -> F:
     for decorate in (
-        click.option("--wait", metavar="SECONDS", type=float, default=5.0, help="For the run's answer. [default: 5]"),
+        click.option(
+            "--wait",
+            metavar="SECONDS",
+            type=float,
+            default=5.0,
+            help="How long to wait for the run's answer. [default: 5]",
+        ),
         click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]"),
         click.argument("run", metavar="RUN"),
     ):
@@ -36,7 +42,7 @@ def _of_a_run(command: F) -> F:
     return command
 
 
-@click.command(short_help="Let no policy adjust a run until it is resumed.")
+@click.command(short_help="Keep policies from adjusting a run.")
 @_of_a_run
 def pause(run: str, directory: str | None, wait: float) -> int:
     """Keep every policy of RUN from adjusting anything, until `trimtab resume`. Training goes on, and is watched."""
@@ -50,7 +56,7 @@ def resume(run: str, directory: str | None, wait: float) -> int:
     return _ask(run, directory, wait, "resume")
 
 
-@click.command(short_help="Ask a run to stop, its state saved.")
+@click.command(short_help="Save the state of a run, and ask it to stop.")
 @click.option("--restore-best", is_flag=True, help="Put the best weights back before it stops.")
 @_of_a_run
 def stop(run: str, directory: str | None, wait: float, restore_best: bool) -> int:
@@ -63,9 +69,9 @@ def stop(run: str, directory: str | None, wait: float, restore_best: bool) -> in
 @click.command(short_help="Change a run while it goes on.")
 @click.option("--scale-lr", metavar="FACTOR", type=float, help="Multiply the learning rate, around its schedule.")
 @click.option("--scale-weight-decay", metavar="FACTOR", type=float, help="Multiply the weight decay.")
-@click.option("--dropout", metavar="RATIO", type=float, help="Set every dropout module to this.")
+@click.option("--dropout", metavar="RATIO", type=float, help="Set every dropout module to this ratio.")
 @click.option("--clip", metavar="NORM", type=float, help="Clip gradients to this norm, from now on.")
-@click.option("--roll-back", is_flag=True, help="Go back to the newest good state; done first.")
+@click.option("--roll-back", is_flag=True, help="Go back to the newest good snapshot, before the other changes.")
 @_of_a_run
 def adjust(run: str, directory: str | None, wait: float, **wanted: Any) -> int:
     """Change RUN at the end of its next step. The change lasts; policies do not take it back."""

@@ -12,7 +12,7 @@ from trimtab import config, discovery
 from trimtab.errors import ConfigError, printable
 
 _DIRECTORY = click.option(
-    "--targets", "given", metavar="DIR", help="Where the files are. [default: TRIMTAB_TARGETS_DIR, or runs/targets]"
+    "--targets", "given", metavar="DIR", help="Directory of the files. [default: TRIMTAB_TARGETS_DIR, or runs/targets]"
 )
 
 
@@ -25,8 +25,8 @@ def targets() -> None:
 @targets.command("list")
 @_DIRECTORY
 def list_(given: str | None) -> None:
-    """List every file: alive, dead (its process ended without removing it), elsewhere (on another machine, scraped
-    within the last hour), silent (on another machine, and not)."""
+    """List the files and their states: alive; dead (the process was killed); elsewhere (another machine, scraped within
+    the last hour); silent (another machine, not scraped for an hour)."""
     rows = [("RUN", "RANK", "ADDRESS", "HOST", "PID", "SEEN", "STATE"), *_rows(_directory(given))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -35,7 +35,7 @@ def list_(given: str | None) -> None:
 
 @targets.command()
 @_DIRECTORY
-@click.option("--silent", is_flag=True, help="Also those of other machines that were silent for an hour.")
+@click.option("--silent", is_flag=True, help="Also remove those of other machines that were not scraped for an hour.")
 def clean(given: str | None, silent: bool) -> None:
     """Remove the files of dead processes. Those of other machines are left alone, unless --silent is given."""
     unwanted = ("dead", "silent") if silent else ("dead",)

@@ -12,7 +12,7 @@ from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, skipped, wrong
 from trimtab.doctor.http import Http, Unanswered
 
-OLDEST_TORCH = (2, 6)
+OLDEST_TORCH = (2, 11)
 
 
 def package() -> Finding:
@@ -28,10 +28,10 @@ def package() -> Finding:
     try:
         torch = version("torch")
     except PackageNotFoundError:  # built from its source, and not installed
-        return ok("package", f"trimtab {ours}, a torch of no told version, Python {platform.python_version()}")
+        return ok("package", f"trimtab {ours}, torch of unknown version, Python {platform.python_version()}")
     numbers = tuple(int(number) for number in re.findall(r"\d+", torch)[:2])
     if numbers < OLDEST_TORCH:
-        return wrong("package", f"torch {torch} is older than 2.6.", "Run: pip install 'torch>=2.6'")
+        return wrong("package", f"torch {torch} is older than 2.11.", "Run: pip install 'torch>=2.11'")
     return ok("package", f"trimtab {ours}, torch {torch}, Python {platform.python_version()}")
 
 
@@ -40,7 +40,7 @@ def backends() -> Finding:
     offers = plugins.installed()
     for offer in offers:
         if offer.problem:
-            return wrong("backends", f"{offer.name}: {offer.problem}", "All of them: trimtab backends.")
+            return wrong("backends", f"{offer.name}: {offer.problem}", "See all of them: trimtab backends")
     missing = set(plugins.BUILT_IN) - {offer.name for offer in offers}
     if missing:
         return wrong("backends", f"{', '.join(sorted(missing))}: not installed.", "Run: pip install trimtab")
@@ -48,7 +48,7 @@ def backends() -> Finding:
 
 
 def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None, bool]:
-    """The run to follow through the chain: of that name, or the one heard of last; and whether this user told of it.
+    """The run to follow through the chain: of that name, or the one seen last; and whether this user told of it.
 
     Where the directory is shared, anybody may have written an address there, to be sent a token.
     """
@@ -64,9 +64,7 @@ def find_run(directory: Path, name: str | None) -> tuple[Finding, Target | None,
         said += f", and {len(living) - 1} more" if len(living) > 1 else ""
         return ok("run", said if ours else f"{said}; another user's, so it is sent no token"), target, ours
     asked = f"run {name!r}" if name else "no run"
-    said = (
-        f"{asked} serves metrics, as far as {directory} tells" if not name else f"{asked} is not told of in {directory}"
-    )
+    said = f"{asked} serves metrics, by the files in {directory}" if not name else f"{asked} has no file in {directory}"
     advice = "Start one: trimtab demo --serve. Runs that are kept elsewhere: --targets DIR."
     if dead:
         said, advice = f"{said}; files of dead processes: {dead}", f"Run: trimtab targets clean. {advice}"
