@@ -116,7 +116,7 @@ def adjustment(event: Adjustment) -> Line:
         before = event.before.get(name)
         arrow = [] if before is None else [_value(before), (" -> ", DIM)]
         line += _item(printable(name), *arrow, _value(event.after[name]))
-    if event.rule:
+    if event.rule and not event.reason.startswith(event.rule):
         line += _item("for", (printable(event.rule), ""))
     return [*line, ("  ", ""), (printable(event.reason), DIM)] if event.reason else line
 

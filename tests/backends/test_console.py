@@ -159,6 +159,18 @@ def test_adjustment_says_what_it_changed_and_why(console, stream):
     assert said(stream) == ["trimtab  step 1  applied halt  halted False -> True  for r  because"]
 
 
+def test_adjustment_names_its_rule_once(console, stream):
+    adjustment = {
+        "policy": "p",
+        "action": "halt",
+        "rule": "r",
+        "outcome": "applied",
+        "reason": "r at twice its threshold",
+    }
+    console.write([Adjustment(**at(), **adjustment, before={}, after={})])
+    assert said(stream) == ["trimtab  step 1  applied halt  r at twice its threshold"]
+
+
 def test_group_without_a_rate_is_left_out_of_the_rates(console, stream):
     console.write([sample_step(1, learning_rate=(None, 0.25)), Epoch(**at(), epoch=1)])
     assert "lr 0.25 " in said(stream)[0]
