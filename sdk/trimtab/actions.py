@@ -32,7 +32,7 @@ STAGES: tuple[Stage, ...] = ("before_step", "after_step", "cycle_end")  # the la
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an action did: the values it changed, by name, before and after."""
+    """What an action did: the values that it changed, by name, before and after. For the log: plain values only."""
 
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +47,10 @@ class Refused(Exception):
 
 
 class Controls(Protocol):
-    """The run, as an action may change it: one optimizer, in one episode. Every method may raise `Refused`."""
+    """The run, as an action may change it: one optimizer, in one episode.
+
+    Every method returns what it changed, and raises `Refused` where it cannot do it.
+    """
 
     def scale_learning_rate(
         self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf, ramp: int = 0
@@ -63,17 +66,17 @@ class Controls(Protocol):
         ...
 
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
-        """Multiply the weight decay by `factor`, and let it be `floor` at least, `ceiling` at most."""
+        """Multiply the weight decay by `factor`; it is then at least `floor` and at most `ceiling`."""
         ...
 
     def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
-        """Raise the ratio of every dropout module of the optimizer's models to this; with `lower` also lower it."""
+        """Raise every dropout module of the optimizer's models to `ratio`; with `lower` also lower those above it."""
         ...
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
-        """Clip the 2-norm of the gradients to `max_norm`, on this step and the next ones, `steps` in all.
+        """Clip the 2-norm of the gradients to `max_norm` for `steps` steps, of which this is the first.
 
-        None clips to what is usual, or what moves the weights little: see `actuators.clipping`.
+        None: to the usual norm, or one that moves the weights little, see `actuators.clipping`.
         """
         ...
 
@@ -82,11 +85,11 @@ class Controls(Protocol):
         ...
 
     def roll_back(self, *, back: int = 0) -> Change:
-        """Restore the newest snapshot from before the trouble began, or the `back`th before that, or the oldest."""
+        """Restore the newest snapshot from before the trouble; with `back` an earlier one by so many, or the oldest."""
         ...
 
     def halt(self, reason: str, *, restore_best: bool = True) -> Change:
-        """Save best and last state, and ask the loop to stop; once it hears that, put the best weights back."""
+        """Save best and last state, and ask the loop to stop. When it asks, put the best weights back."""
         ...
 
 
@@ -107,7 +110,7 @@ class Action(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScaleLearningRate:
-    """Multiply the learning rate by `factor`, around the schedule: every later step uses scale times the schedule."""
+    """Multiply the scale of the learning rate by `factor`. Every later step uses scale times the schedule's rate."""
 
     name: ClassVar[str] = "scale_learning_rate"
     stage: ClassVar[Stage] = "after_step"
@@ -133,12 +136,15 @@ FIRST_RATIO, FIRST_LOWEST = 0.05, 0.01
 class LimitUpdates:
     """Lower the learning rate until a step moves a typical layer by `ratio` of its own size.
 
-    The factor is `ratio` over `measured`, the largest ratio of late (see `signals.UpdateExcess`), from `lowest` to
-    `highest`. It is `lowest` for optimizers that divide by the size of gradients: by the time they are judged, their
-    first steps have made the weights so large that later ratios tell less than there is. What tells is `first`, how far
-    a first step moves a typical layer at this rate: where it is known they are lowered to where that is 0.05, by a
-    hundred at most. `furthest` is how far any one layer went of late. Who decides fills in all three, so that the
-    record says them.
+    The factor is `ratio` / `measured`, at least `lowest` and at most `highest`. `measured` is the largest recent update
+    ratio (see `signals.UpdateExcess`).
+
+    For optimizers that divide by the size of gradients (Adam) recent ratios say too little: the first steps have made
+    the weights large by then. There the factor is 0.05 / `first`, at least 0.01 and at most `highest`; `first` is how
+    far a first step moves a typical layer at this rate. Where that is not known it is `lowest`.
+
+    `furthest` is how far any one layer went recently: see `most`. The engine fills in all three, so that the record
+    has them.
     """
 
     name: ClassVar[str] = "limit_updates"
@@ -147,7 +153,7 @@ class LimitUpdates:
     lowest: float = 0.05  # of the factor
     highest: float = 0.2
     floor: float = 1e-4  # of the scale
-    most: float = math.inf  # furthest: larger is refused where steps grow with gradients, which are to be clipped then
+    most: float = math.inf  # a larger `furthest` is refused for SGD and its like: gradients are to be clipped then
     measured: float = 0.0  # 0: not known, as with the next two
     furthest: float = 0.0
     first: float = 0.0
@@ -180,7 +186,7 @@ class LimitUpdates:
 
 @dataclass(frozen=True, slots=True)
 class ScaleWeightDecay:
-    """Multiply the weight decay by `factor`. `floor` is where a decay of 0, torch's default for most, begins."""
+    """Multiply the weight decay by `factor`. A decay of 0, the default of most optimizers, begins at `floor`."""
 
     name: ClassVar[str] = "scale_weight_decay"
     stage: ClassVar[Stage] = "after_step"
@@ -197,7 +203,7 @@ class ScaleWeightDecay:
 
 @dataclass(frozen=True, slots=True)
 class SetDropout:
-    """Raise every dropout module to `ratio`, or with `lower` set it in each. Refused in a model that has none."""
+    """Raise every dropout module to `ratio`; with `lower` set it in each. Refused in a model that has none."""
 
     name: ClassVar[str] = "set_dropout"
     stage: ClassVar[Stage] = "after_step"
@@ -217,10 +223,10 @@ FOR_GOOD = 10**9  # steps: until the run ends
 
 @dataclass(frozen=True, slots=True)
 class ClipGradients:
-    """Clip the norm of the gradients for `steps` steps, beginning with the one that was judged.
+    """Clip the 2-norm of the gradients for `steps` steps, beginning with the one that was judged.
 
-    Without a `max_norm` to what is usual; while that is not known, for SGD, to what moves the weights by a twentieth of
-    their norm: see `actuators.clipping`.
+    Without a `max_norm` to the usual norm; while that is not known, for SGD, to the norm that moves the weights by 5 %
+    of theirs: see `actuators.clipping`.
     """
 
     name: ClassVar[str] = "clip_gradients"
@@ -250,7 +256,7 @@ class SkipStep:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """Go back to a snapshot from before the trouble began, and on with fresh data. The schedule is not turned back."""
+    """Go back to a snapshot from before the trouble, and on with other batches. The schedule is not turned back."""
 
     name: ClassVar[str] = "roll_back"
     stage: ClassVar[Stage] = "cycle_end"
@@ -265,7 +271,7 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Save best and last state, and ask the loop to stop; where it hears that, put the best weights back."""
+    """Save best and last state, and ask the loop to stop. When it asks, put the best weights back (`restore_best`)."""
 
     name: ClassVar[str] = "halt"
     stage: ClassVar[Stage] = "cycle_end"

@@ -9,8 +9,8 @@
 
     HaltTraining (a BaseException)         raised in the loop, with on_halt="unwind" only
 
-Only these are raised, and only where a run starts or a value is handed in. During training nothing of ours raises:
-faults are caught by `guard`, counted, and told once.
+Only these are raised, and only where a run starts or you hand in a value. During training nothing of ours raises:
+faults are caught by `guard`, counted, and reported once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GrafanaError(TrimtabError):
 
 
 class BackendError(TrimtabError):
-    """A backend that was asked for by name cannot start."""
+    """A backend that was asked for cannot start. The message says why, and what to do."""
 
 
 class BackendUnavailable(BackendError):
@@ -48,9 +48,10 @@ class BackendUnavailable(BackendError):
 
 
 class HaltTraining(BaseException):
-    """Training is stopped by a policy or a person, after best and last state were saved.
+    """A policy or a person stops the training; best and last state were saved before. Only with `on_halt="unwind"`.
 
-    Not an `Exception`: code that catches those around its steps must not swallow it.
+    It is raised at the beginning of a `backward`, and `watch` catches its own. Not an `Exception`, so that code that
+    catches those around its steps does not swallow it.
     """
 
 

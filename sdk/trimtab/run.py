@@ -54,8 +54,11 @@ CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some 
 
 
 class Run:
-    """A watched run. Public are `id`, `directory`, `addresses`, `log`, `attach`, `should_stop`, `restore_best`,
-    `alerts`, `adjustments`, `state_dict`, `load_state_dict`, `close`.
+    """A watched run: what `with trimtab.watch() as run:` gives.
+
+    Public are `id` (16 hex digits, new for each run), `name`, `directory` (of its log), `addresses` (by backend, where
+    its output is found), `log`, `attach`, `should_stop`, `restore_best`, `alerts`, `adjustments`, `state_dict`,
+    `load_state_dict` and `close`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -186,10 +189,16 @@ class Run:
         self._health.begin()
 
     def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
-        """Record numbers of your own, under the current global step.
+        """Record numbers of your own, at the current global step: `run.log(bleu=31.2, phase="validation")`.
 
-        Values are numbers or one-element tensors (on a device this waits for the value). What is neither is told
-        once, by name, and left out; nothing is raised.
+        Args:
+            values: names and numbers, as a mapping; for names that are no Python identifiers.
+            phase: "train", "validation" or "test", or None.
+            more: names and numbers.
+
+        A number may be a tensor or array with one element. For a tensor on a GPU this waits for the value. What is no
+        number is reported once, by name, and left out; nothing is raised. All names are in the log, the first 50 also
+        in /metrics.
         """
         if not self._closed:
             self._log(values, phase, more)
@@ -202,11 +211,14 @@ class Run:
         criterion: nn.Module | None = None,
         average: nn.Module | None = None,
     ) -> None:
-        """Name what Trimtab cannot find by itself: a model, optimizers by name, a loss module of your own.
+        """Name what Trimtab cannot find by itself. May be called more than once.
 
-        Optimizers are found when they step, and called by their index; a mapping gives them names.
-        A criterion is a module whose output is the mean loss of a batch; it is called on (input, target). An average is
-        a copy that follows the weights (EMA): a rollback turns it back with them. `AveragedModel` of torch is found.
+        Args:
+            model: a model, whose parameter names then stand in log and metrics.
+            optimizer: optimizers by name. Without it they are found when they step, and called by their index.
+            criterion: a loss module of your own, called on (input, target), that returns the mean loss of a batch.
+            average: a copy that follows the weights (EMA), so that a rollback turns it back too. `AveragedModel` of
+                torch is found by itself.
 
         Raises:
             ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers.
@@ -223,7 +235,10 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the loop is asked to stop."""
+        """Whether a policy or a person asked the loop to stop.
+
+        After a halt the first look puts the best weights back, where the halt wants that.
+        """
         asked = self._halting.asked()
         if asked:
             self._hear()
@@ -231,7 +246,7 @@ class Run:
 
     @property
     def alerts(self) -> Sequence[Alert]:
-        """Every rule that began to fire or ceased to, oldest first."""
+        """Every rule that began or ceased to fire, oldest first."""
         return tuple(self._controller.alerts)
 
     @property
@@ -240,17 +255,17 @@ class Run:
         return tuple(self._controller.adjustments)
 
     def restore_best(self) -> bool:
-        """Put the best state of the run back into the model, in place: the one at the best value of `monitor`.
+        """Put the best state of the run back into the model, in place: the one with the best value of `monitor`.
 
-        For the end of a loop, before the run is over, and after the last validation, which counts. Parameters, buffers,
-        states of optimizers and scaler, and averages are bit for bit what they were then; gradients are dropped;
-        learning rates and schedules stay. What training does after it is judged against what was known then.
+        Call it after the loop and its last validation, which counts, and before the run is over. Parameters, buffers,
+        states of optimizers and scaler, and averages are bit for bit what they were then. Gradients are dropped;
+        learning rates and schedules stay. Rules judge what follows by what was known then.
 
-        The state is kept where policies may act (`act=`), and with `policies=[]` nothing else is done there. In a dry
-        run there is none: a copy at each best validation costs time and memory. Of several ranks the first writes it to
-        `best.pt`, and the weights of all stay as they are.
+        A best state is kept only with `act=` set (with `policies=[]` nothing else is done). A dry run has none, since
+        a copy at each best validation costs time and memory. Of several ranks the first writes the state to `best.pt`,
+        and no weights change.
 
-        Cost: one write of every byte. Whether and what was put back, or why not, is told as a notice.
+        Cost: one write of every byte. A notice says which state was put back, or why none was.
 
         Returns:
             Whether the best state is in place now. False, too, when the run is over.
@@ -263,11 +278,11 @@ class Run:
         return bool(self._guard.wrap("restore_best", self._controller.restore_best)())
 
     def state_dict(self) -> dict[str, Any]:
-        """Scales, budgets, cooldowns and episodes, for a checkpoint: plain values that JSON holds."""
+        """Scales, budgets, cooldowns and episodes, for a checkpoint of yours: plain values that JSON holds."""
         return self._controller.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the `state_dict` of another run."""
+        """Continue with the scales, budgets, cooldowns and episodes of another run's `state_dict`."""
         self._controller.restore(state)
 
     @property
@@ -276,7 +291,10 @@ class Run:
         return self._halting.heeded
 
     def close(self, status: Status = "completed", error: str | None = None) -> None:
-        """Detach, publish what is left, flush every backend. May be called twice."""
+        """End the run: put back every hook, write what is left, close every backend. May be called twice.
+
+        `watch` calls it. Takes up to 4 s when a backend hangs, and as long as `linger` says for a last scrape.
+        """
         with self._closing:
             if self._closed:
                 return self._release(CLOSE_DEADLINE_S)  # SIGTERM while backends linger

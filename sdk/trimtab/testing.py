@@ -52,7 +52,7 @@ PATIENCE_S = 10.0
 
 
 class RecordingBackend:
-    """Keeps every event in `events`, in the order in which they came."""
+    """A backend that keeps every event in `events`, in order, and the run in `run`. `closed` says whether it ended."""
 
     address: str | None = None
 
@@ -76,7 +76,7 @@ class RecordingBackend:
 
 
 def sample_run(directory: Path, *, rank: int = 0, world_size: int = 1, run: str = "sample", **config: Any) -> RunInfo:
-    """A run whose files go to `directory / run`. `config` sets fields of `Config`; the port is any free one."""
+    """A run for `Backend.start`. Its files go to `directory / run`; `config` sets fields of `Config`; any free port."""
     settings: dict[str, Any] = {"run": run, "directory": directory, "port": 0, **config}
     return RunInfo(
         run=run,
@@ -91,7 +91,7 @@ def sample_run(directory: Path, *, rank: int = 0, world_size: int = 1, run: str 
 
 
 def sample_step(step: int = 1, **fields: Any) -> Step:
-    """A training step as a healthy run reports it; `fields` replaces or adds any field of `Step`."""
+    """A training step as a healthy run reports it. `fields` replaces any field of `Step`, as in `loss=0.25`."""
     defaults: dict[str, Any] = {
         "ts": SAMPLE_TIME + step / 10,
         "micro_steps": 1,
@@ -121,7 +121,7 @@ def sample_step(step: int = 1, **fields: Any) -> Step:
 
 
 def sample_events() -> list[Event]:
-    """A short run that says everything once: each kind of event, and each field of `Step`."""
+    """The events of a short run, with each kind of event and each field of `Step` at least once."""
     layers = {
         "0.weight": LayerStatistics(depth=0, mean=0.1, variance=0.2, norm=0.3, max_abs=0.4, update_ratio=0.001),
         "0.bias": LayerStatistics(depth=1, mean=0.0, variance=0.0, norm=0.0, max_abs=0.0),
@@ -220,10 +220,10 @@ def faulty_event() -> Metric:
 
 
 class BackendContract:
-    """The promises that every backend keeps. Subclass it, and say how yours is made."""
+    """The tests that every backend must pass. Subclass it, and define `make_backend`."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
-        """A new backend, not started. What it writes belongs under `tmp_path`, what it serves on loopback."""
+        """A new backend, not started. It must write under `tmp_path`, and serve on loopback."""
         raise NotImplementedError(f"{type(self).__name__}: give it a make_backend(self, tmp_path) that returns yours")
 
     def started(self, tmp_path: Path) -> Backend:

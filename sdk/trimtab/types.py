@@ -298,21 +298,25 @@ class RunEnd(Event):
 
 @runtime_checkable
 class Backend(Protocol):
-    """One sink. The bus calls it from one thread of its own, never from the training thread.
+    """Where events go: a file, a service, a screen. Each backend has a thread of its own; training never waits for it.
 
-    An exception from `start` means that the backend cannot be used; one from `write` or `close` is counted, told
-    once, and costs that batch only. After `fork` nothing is called in the child. A backend may have an attribute
-    `address`, a string that says where its output is found, and `busy_seconds`, the processor time that threads of its
-    own have used, which counts as overhead. One that is read by others may have a method `linger()`: it is called when
-    everything was written and the run was not interrupted, in the thread that ends the run, and may wait for readers.
+    An exception from `start` means that the backend cannot be used. One from `write` or `close` is counted, reported
+    once, and costs that batch only. After `fork` nothing is called in the child.
+
+    A backend may also have:
+
+    - `address`, a string: where its output is found;
+    - `busy_seconds`, a float: processor time that threads of its own have used, which counts as overhead;
+    - `linger()`, if others read it: called at the end, when everything was written, unless the run was interrupted, in
+      the thread that ends the run. It may wait for readers.
     """
 
     def start(self, run: RunInfo) -> None:
-        """Open what is needed. Called once, in the thread that starts the run."""
+        """Open what is needed, or raise with a clear sentence. Called once, in the thread that starts the run."""
         ...
 
     def write(self, events: Sequence[Event]) -> None:
-        """Take a batch, oldest first: about one batch a second. Make it durable before returning."""
+        """Take a batch, oldest first; about one a second. When this returns, the batch is stored or sent."""
         ...
 
     def close(self) -> None:

@@ -89,34 +89,36 @@ def watch(fn: Any = None, **options: Any) -> Any:
     The function's arguments, return value, name and exceptions pass through.
 
     Args:
-        run: name of the run, `[A-Za-z0-9._-]`, at most 128. Default: script or function, UTC time, four hex digits.
+        run: name of the run, of `[A-Za-z0-9._-]`, at most 128. Default: script or function, UTC time, four hex digits.
         backends: names or instances. Default: console, jsonl, prometheus.
-        overhead: the share of the run's time that watching may cost, 0 to 0.5. Default: 0.01.
-        gradients_every: take gradient statistics every so many steps. Default: chosen within `overhead`.
-        layers: patterns of the parameters shown one by one. Default: all, up to 200.
+        overhead: share of the run's time that watching may cost, from 0 to 0.5. Default: 0.01.
+        gradients_every: read gradients every so many steps. Default: chosen to stay within `overhead`.
+        layers: patterns of parameter names, as in "blocks.*.weight": the layers to report. Default: all, up to 200.
         directory: where runs are written. Default: `runs`.
-        host, port: where /metrics is served. Default: 127.0.0.1, 9464 or the next free port.
-        targets: where a file tells Prometheus of the run. Default: `targets` under `directory`.
-        linger: how many seconds to wait at the end for a last scrape. Default: one scrape interval, once
-            that is known. Infinite is until interrupted.
-        resume: go on with the run of the same name: its step count, scales, budgets and episodes go on.
-        act: whether policies may adjust the run: False (a dry run: shown and logged), "process" (on rules judged here),
-            "alerts" (on alerts from outside), True (both). Default: False.
-        replay: a run whose adjustments are made again, each at its own step, and no other, whatever `act` says: its
-            name, its directory or its log. With the same seeds, data and `gradients_every` the weights are the same.
-        snapshot_directory: keep the snapshots for rollbacks as files there, instead of in memory, until the run ends.
-        snapshot_gib: what all snapshots together may take. Default: the least of 4 GiB and a quarter of what is free.
-        snapshot_rng: a rollback turns the random generators of torch, Python and NumPy back too, so that the same
-            random numbers come again. Default: False, on with fresh data.
-        rules: rules of your own, and shipped ones with other thresholds; see `Rule`. Those that ship are always judged.
-        policies: what is done about a rule, instead of what ships; see `Policy`.
-        monitor: what a better model is told by, such as "loss" or ("accuracy", "max"). Default: the validation loss.
-        on_halt: "ask" stops the loop through its framework or `should_stop()`, "unwind" also by raising
-            `HaltTraining` where nobody asks. Default: "ask".
-        alerts: the address of an Alertmanager or a Grafana, which is asked for alerts about this run.
+        host, port: where /metrics is served. Default: 127.0.0.1, 9464 or the next free port. A port that is asked
+            for and taken is an error; 0 is any free one; each rank adds its local rank.
+        targets: directory of the file by which Prometheus finds the run. Default: `targets` under `directory`.
+        linger: seconds to wait at the end for a last scrape. Default: one scrape interval, if it is known by then.
+            `math.inf` waits until interrupted.
+        resume: continue the run of the same name: its step count, scales, budgets, cooldowns and episodes.
+        act: who may adjust the run: False (nobody: a dry run, shown and logged), "process" (rules judged in the run),
+            "alerts" (alerts from outside) or True (both). Default: False.
+        replay: name, directory or log of a run. Its adjustments are made again, each at its own step, and no others,
+            whatever `act` says. With the same seeds, data and `gradients_every` the weights are the same.
+        snapshot_directory: keep snapshots for rollbacks as files there until the run ends. Default: in memory.
+        snapshot_gib: GiB that all snapshots together may take. Default: 4, or a quarter of the free memory if less.
+        snapshot_rng: whether a rollback turns the random generators of torch, Python and NumPy back too. Default:
+            False, so that training goes on with other batches.
+        rules: rules of your own, and changes of shipped ones; see `Rule`. The other shipped rules are judged too.
+        policies: exactly the policies to use, "shipped" for all that ship; see `Policy`. Default: those that ship.
+        monitor: the metric that the best model is chosen by, such as "loss" or ("accuracy", "max"). Default: the
+            validation loss.
+        on_halt: "ask" stops the loop through its framework or `should_stop()`. "unwind" raises `HaltTraining` where
+            nobody asks. Default: "ask".
+        alerts: address of an Alertmanager or a Grafana, which is asked for alerts about this run. Default: none.
         alerts_every: seconds between two questions. Default: 5.
-        grafana: the address of a Grafana, to which adjustments and alerts are written as annotations.
-        config: a TOML file with any of these, and files of secrets.
+        grafana: address of a Grafana, to which adjustments and alerts are written as annotations. Default: none.
+        config: a TOML file with any of these, and with the names of token and TLS files.
 
     Raises:
         ConfigError: an option that cannot be used, or a coroutine or generator function.
@@ -132,20 +134,23 @@ def watch(fn: Any = None, **options: Any) -> Any:
 
 
 def log(values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
-    """Log to the active run; see `Run.log`. Does nothing outside of a run."""
+    """Log numbers to the active run, as `Run.log` does. Does nothing outside of a run."""
     run = _active
     if run is not None:
         run.log(values, phase=phase, **more)
 
 
 def should_stop() -> bool:
-    """Whether the active run is asked to stop. False outside of a run."""
+    """Whether a policy or a person asked the active run to stop: `if trimtab.should_stop(): break`.
+
+    False outside of a run. After a halt the first call puts the best weights back, where the halt wants that.
+    """
     run = _active
     return run is not None and run.should_stop
 
 
 def restore_best() -> bool:
-    """Put the best state of the active run back into the model; see `Run.restore_best`. False outside of a run."""
+    """Put the best state of the active run back into the model, as `Run.restore_best` does. False outside of a run."""
     run = _active
     if run is None and _ended:
         lifecycle.warn_that_over(_ended)

@@ -22,21 +22,22 @@ Rung: TypeAlias = tuple[Action, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What to do when a rule fires, and what when it fires again.
+    """What to do when a rule fires, and what to do when it fires again.
 
-    The first firing gets the first rung of the ladder; one that comes within `memory` steps of an adjustment gets the
-    next. Rungs at the beginning that touch the judged step alone (skip it, clip it) are first aid: each new trouble
-    gets them first, at once, and only a trouble that goes on from step to step climbs above them.
+    The first time the first rung of the ladder is carried out. If the rule fires again within `memory` steps, it is the
+    next rung; later it is the first one again. Rungs at the beginning that touch one step only (skip it, clip it) are
+    first aid: each new trouble gets them first, at once, and only if it goes on from step to step the rungs above
+    follow.
 
     Args:
         on: the name of a rule, or `alert:NAME` for an alert of that name from outside.
-        ladder: rungs, each an action or several that belong together and are applied in the order given.
-        name: unique; by default that of the rule or alert.
+        ladder: rungs. Each is an action, or several in a tuple, which are applied in the order given.
+        name: unique. Default: that of the rule or alert.
         cooldown: steps after an adjustment in which this policy makes no other. First aid needs none and sets none.
-        budget: adjustments in a run, over all optimizers. First aid is not counted.
+        budget: adjustments in a run, over all optimizers, 1 or more. First aid is not counted.
         memory: steps after an adjustment within which the rule climbs when it fires again.
-        group: policies of one group climb together, since one trouble may show as a spike first and as divergence
-            next. By default each policy climbs alone.
+        group: policies of one group share their place on the ladder, since one trouble may show as a spike first and
+            as divergence next. Default: each policy for itself.
 
     Raises:
         ConfigError: a ladder without an action, something in it that is no action, a number out of range.

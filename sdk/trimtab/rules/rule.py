@@ -36,19 +36,23 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule beside the shipped ones.
+    """A rule of your own, beside the shipped ones. It fires when `hold` points in a row are at `threshold` or above.
 
     Args:
         name: letters, digits and underscores; not a shipped rule's.
-        signal: the name of a built-in signal; "logged:NAME" for a value that the run logs; or a function that takes
-            the loss of a step (None where there is none) and returns a number, or None for "no point"; in a table it
-            is named as "MODULE:FUNCTION". Larger is worse. A function that raises is counted, and left out after five
-            times.
-        threshold: what is too much, over 0.
-        hold: for so many points in a row.
-        clear: the share of the threshold under which an episode ends.
-        severity: "info" is only told, but where a policy of yours is bound to it; "warning" and "critical" may act.
-        relative: suspended for a while after a sudden change of the learning rate.
+        signal: what is judged; larger is worse. One of: the name of a built-in signal (docs/rules/README.md);
+            "logged:NAME" for a value that you log; a function that is called with the loss of each step (a float, or
+            None if there is none) and returns a number, or None for "no point". In a table the function is written as
+            "MODULE:FUNCTION". It is called on the training thread; after raising five times it is not called any more.
+        threshold: a number over 0.
+        hold: points in a row, from 1 to 10000.
+        clear: the episode ends after `hold` points in a row under this share of the threshold, over 0 to 1.
+        severity: "info" only reports, unless a policy of yours is bound to the rule; "warning" and "critical" may act.
+        relative: not judged for 20 points after your own learning rate changed by 2x.
+        meaning, advice: sentences for people, on what it means and what to do.
+
+    Raises:
+        ConfigError: a name that is taken or no identifier, an unknown signal (with the nearest), a value out of range.
     """
 
     name: str
