@@ -94,6 +94,6 @@ def _of_user_rules(purpose: Literal["act", "page"]) -> AlertRule:
         keep_s=KEEP_S["warning"] if paging else 0,
         labels={"severity": "warning", "purpose": purpose},
         summary=f"{{{{ $labels.run }}}}: {{{{ $labels.rule }}}}{' lasts' if paging else ''}",
-        description="A rule that the run added fires. What it means stands with the run's own rules.",
+        description="A rule that the run added itself fires. Its owner knows what it means.",
         page="rules/README.md",
     )

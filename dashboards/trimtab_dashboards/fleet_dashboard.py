@@ -32,19 +32,19 @@ def _standing() -> list[Panel]:
     return [
         stat(
             "Running",
-            "Runs of which a rank is running.",
+            "Runs with at least one rank that is running.",
             Query(_count_runs(RUNNING), "runs"),
             bounds=[(None, BLUE)],
         ),
         stat(
             "Hung",
-            "Runs of which a rank has said nothing for longer than trimtab_hung_after_seconds.",
+            "Runs with a rank that has said nothing for longer than trimtab_hung_after_seconds.",
             Query(_count_runs(hung), "runs"),
             bounds=[(None, GREEN), (1, RED)],
         ),
         stat(
             "Rules firing",
-            "Runs of which a rule was at its threshold within the last minute.",
+            "Runs with a rule at its threshold within the last minute.",
             Query(_count_runs(f"{of_runs(catalog.RULE_LEVEL)} >= 1"), "runs"),
             bounds=[(None, GREEN), (1, ORANGE)],
         ),
@@ -56,7 +56,7 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Gone",
-            "Runs that were running when they last answered, and answer no more; from the paging rules.",
+            "Runs that were running when they last answered, and do not answer any more. From the paging rules.",
             Query(f"count({GONE.name}) or vector(0)", "runs"),
             bounds=[(None, GREEN), (1, RED)],
         ),
@@ -75,7 +75,7 @@ def _runs() -> Panel:
 
     return table(
         "All runs",
-        "One row for each. A click on a name leads to the run.",
+        "One row for each run. A click on a name opens the run.",
         ("run", "owner"),
         Column("state", _owned(newest(catalog.RUN_STATUS, status="running")), states=STATES),
         Column("step", _owned(newest(catalog.GLOBAL_STEP))),

@@ -36,7 +36,7 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Vanishing",
-            "Layers with less than a thousandth of the gradient of the best one, the dead among them.",
+            "Layers with less than a thousandth of the largest layer's gradient, dead ones included.",
             Query(f"count({NORM} < {VANISHED:g} * scalar(max({NORM}))) or vector(0)", "vanishing"),
             bounds=[(None, GREEN), (1, ORANGE)],
         ),
@@ -65,7 +65,7 @@ def _maps() -> list[Panel]:
     return [
         heatmap(
             "Gradient norm, powers of ten",
-            "Logarithm of the 2-norm of each layer's gradient, by depth. -12 stands for nothing at all.",
+            "Logarithm of the 2-norm of each layer's gradient, by depth. -12 stands for no gradient at all.",
             Query(_by_depth(NORM), "{{depth}} {{layer}}"),
         ),
         heatmap(
@@ -108,7 +108,7 @@ def _over_time() -> list[Panel]:
         ),
         lines(
             "Share of layers that do not learn",
-            "What the rules gradient_vanishing and layer_dead judge.",
+            "The signals of the rules gradient_vanishing and layer_dead.",
             Query(f"max by (signal) ({shares})", "{{signal}}"),
             unit="percentunit",
             least=0,

@@ -25,21 +25,21 @@ def _cost() -> list[Panel]:
     return [
         lines(
             "Overhead since the start",
-            "Share of a run's time that Trimtab took, as it measured itself.",
+            "Share of a run's time that Trimtab took, by its own measurement.",
             Query(f"max by (run) ({of_runs(catalog.OVERHEAD_RATIO)})", "{{run}}"),
             unit="percentunit",
             least=0,
         ),
         lines(
             "Overhead now",
-            "The same, of the last minutes.",
+            "The same, over the last minutes.",
             Query(f"max by (run) ({rate(of_runs(catalog.OVERHEAD_SECONDS))})", "{{run}}"),
             unit="percentunit",
             least=0,
         ),
         lines(
             "Steps between gradient statistics",
-            "Wider apart, they cost less.",
+            "The more steps, the less they cost.",
             Query(f"max by (run) ({of_runs(catalog.GRADIENT_INTERVAL)})", "{{run}}"),
             least=0,
         ),
@@ -58,13 +58,13 @@ def _lost() -> list[Panel]:
         ),
         lines(
             "Exceptions of backends",
-            "Since the start. The first of each kind is in the log, with its place.",
+            "Since the start. The log has the first of each kind, with its place in the code.",
             Query(or_zero(errors, "run"), "{{run}} {{backend}}"),
             least=0,
         ),
         lines(
             "Backends",
-            "How many runs speak to each.",
+            "How many runs use each backend.",
             Query(f"count by (backend) ({of_runs(catalog.BACKEND_INFO)})", "{{backend}}"),
             least=0,
         ),
@@ -78,13 +78,13 @@ def _alerts() -> list[Panel]:
     return [
         lines(
             "Alerts received",
-            "From outside, by source and by what became of them.",
+            "Alerts from outside, by source and outcome.",
             Query(or_zero(received, "source"), "{{source}} {{outcome}}"),
             least=0,
         ),
         lines(
             "Alerts last asked for",
-            "How long ago each run heard from the server that it asks for alerts. One that never did has no line.",
+            "Time since the last answer of the server that each run asks for alerts. No line: it never had an answer.",
             Query(or_zero(heard, "run"), "{{run}}"),
             unit="s",
             least=0,
@@ -111,7 +111,7 @@ def _scrapes() -> list[Panel]:
         ),
         lines(
             "Samples of a scrape",
-            "How many each process gives. Up to 1,000 or so is a good citizen; `layers=` makes them fewer.",
+            "Number of series of each process. About 1,000 are fine; `layers=` makes them fewer.",
             Query(f"scrape_samples_scraped{{{targets}}}", "{{instance}}"),
             least=0,
             width=12,

@@ -42,7 +42,7 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Status",
-            "What the run itself says of its state. Several stand here when ranks disagree.",
+            "The state that the run itself reports. Several are shown if ranks disagree.",
             Query(f"max by (status) ({of_run(catalog.RUN_STATUS)}) == 1", "{{status}}"),
             show="name",
             names=STATUS_COLORS,
@@ -67,7 +67,7 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Alerts last asked for",
-            "How long ago the run heard from the server that it asks for alerts.",
+            "Time since the last answer of the server that the run asks for alerts.",
             Query(f"time() - ({asked} > 0) or 0 * {asked} - 2 or on () vector(-1)", "heard"),
             unit="s",
             states={-2.0: ("never answered", RED), -1.0: ("not set up", GREY)},
@@ -75,8 +75,8 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Epochs gone through",
-            "With the share of the one that runs, where the loader knows its length. How many there will be, only the "
-            "training code knows.",
+            "Epochs completed, plus the share of the current one if the loader knows its length. How many there will "
+            "be, only the training code knows.",
             Query(f"max({position})", "epochs"),
             decimals=2,
             empty="unknown",
@@ -84,7 +84,7 @@ def _standing() -> list[Panel]:
         ),
         stat(
             "Time to go in this epoch",
-            "Until the loader is through, at the pace of the last minutes. Validation is not in it.",
+            "Until the loader is exhausted, at the pace of the last minutes. Without validation.",
             Query(f"max(({to_go}) or (ceil({position}) - {position} == 0))", "to go"),
             unit="s",
             empty="unknown",
@@ -109,8 +109,8 @@ def _steering() -> list[Panel]:
     return [
         table(
             "Last adjustment",
-            "What was changed last, or would have been in a dry run, with the setting before and after. Empty until "
-            "there is one.",
+            "The last adjustment, with the settings before and after. In a dry run: what would have been changed. "
+            "Empty until there is one.",
             ("policy", "action", "outcome", "setting"),
             # Anything to the power of 0 is 1, NaN and infinity as well.
             Column("when", f"{each} (1000 * {last} * {same} group_right () {after} ^ 0)", unit="dateTimeFromNow"),
@@ -121,21 +121,21 @@ def _steering() -> list[Panel]:
         ),
         stat(
             "Learning-rate scale",
-            "What policies and persons multiply the schedule's learning rate by; 1 is untouched.",
+            "Factor on the schedule's learning rate, set by policies or a person; 1 is the schedule itself.",
             Query(f"min({of_run(catalog.LEARNING_RATE_SCALE)})", "scale"),
             bounds=[(None, ORANGE), (1, GREEN), (1.001, ORANGE)],
             decimals=3,
         ),
         stat(
             "Budget left",
-            "Adjustments that the policy with the fewest may still make. At 0 it only tells.",
+            "Adjustments left to the policy that has the fewest. At 0 it only reports.",
             Query(f"bottomk(1, min by (policy) ({of_run(catalog.POLICY_BUDGET)}))", "{{policy}}"),
             show="value_and_name",
             bounds=[(None, RED), (1, GREEN)],
         ),
         stat(
             "Snapshot age",
-            "Of the newest healthy state that a rollback could use, when it last told.",
+            "Age of the newest healthy snapshot that a rollback could use.",
             Query(f"min({of_run(catalog.SNAPSHOT_AGE)})", "age"),
             unit="s",
             empty="none",
@@ -148,8 +148,8 @@ def _learning() -> list[Panel]:
         lines(
             "Loss",
             "Training: mean of the last record, and its moving average over 50 steps. Validation: mean over the last "
-            "pass. The mean over ranks; NaN is shown as a gap. At chance: what knowing how often each label comes "
-            "would give; a loss that stays there has learned nothing.",
+            "pass. The mean over ranks; NaN is shown as a gap. At chance: the loss of a "
+            "model that knows only how often each label occurs; one that stays there has learned nothing.",
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS, phase='train')})", "train, optimizer {{optimizer}}"),
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS_EMA)})", "smoothed, optimizer {{optimizer}}"),
             Query(f"avg({of_run(catalog.LOSS, phase='validation')})", "validation"),
@@ -159,7 +159,7 @@ def _learning() -> list[Panel]:
         ),
         lines(
             "Accuracy",
-            "Share of right predictions, where the loss tells classes.",
+            "Share of correct predictions, where the loss function is about classes.",
             Query(f"avg by (phase) ({of_run(catalog.ACCURACY)})", "{{phase}}"),
             unit="percentunit",
             width=12,
@@ -177,7 +177,7 @@ def _learning() -> list[Panel]:
         ),
         lines(
             "Learning-rate scale over time",
-            "What policies and persons multiply the schedule by; 1 is untouched.",
+            "Factor on the schedule's learning rate, set by policies or a person; 1 is the schedule itself.",
             Query(
                 f"min by (optimizer, group) ({of_run(catalog.LEARNING_RATE_SCALE)})",
                 "optimizer {{optimizer}}, group {{group}}",
@@ -240,8 +240,8 @@ def _gradients() -> list[Panel]:
         ),
         lines(
             "Gradient noise scale",
-            "Samples in a batch beyond which larger ones bring little (arXiv 1812.06162). Known where gradients are "
-            "accumulated.",
+            "Batch size beyond which larger batches bring little (arXiv 1812.06162). Known with gradient accumulation "
+            "only.",
             Query(f"avg by (optimizer) ({of_run(catalog.GRADIENT_NOISE_SCALE)})", "optimizer {{optimizer}}"),
             least=0,
             width=8,
@@ -249,7 +249,7 @@ def _gradients() -> list[Panel]:
         ),
         lines(
             "Age of these figures",
-            "How long ago gradient statistics were last taken. Trimtab spaces them to stay within its overhead.",
+            "How long ago gradients were last read. Trimtab reads them only as often as its overhead budget allows.",
             Query(age, "optimizer {{optimizer}}"),
             unit="s",
             least=0,
@@ -258,7 +258,7 @@ def _gradients() -> list[Panel]:
         ),
         lines(
             "Steps between gradient statistics",
-            "They are taken on every so many steps.",
+            "Gradients are read once in so many steps.",
             Query(f"max({of_run(catalog.GRADIENT_INTERVAL)})", "steps"),
             least=0,
             width=8,
@@ -324,7 +324,7 @@ def _rules() -> list[Panel]:
         ),
         lines(
             "Adjustments",
-            "How many were made, shown, silenced, refused, or failed.",
+            "How many were applied, shown (dry run), silenced, refused, or failed.",
             Query(or_zero(made, "policy"), "{{policy}}: {{action}} {{outcome}}"),
             least=0,
             width=6,
@@ -338,14 +338,14 @@ def _rules() -> list[Panel]:
         ),
         lines(
             "NaN and Inf",
-            "How many were seen, in losses, in gradients and among logged values.",
+            "How many were seen: losses, readings of gradients, logged values.",
             Query(or_zero(f"sum by (kind) ({of_run(catalog.NONFINITE)})", "kind"), "{{kind}}"),
             least=0,
             width=6,
         ),
         lines(
             "Steps not taken",
-            "Left out by GradScaler or by a policy.",
+            "Skipped by GradScaler or by a policy.",
             Query(or_zero(f"sum by (reason) ({of_run(catalog.SKIPPED_STEPS)})", "reason"), "{{reason}}"),
             least=0,
             width=6,

@@ -72,23 +72,23 @@ def _silent() -> list[AlertRule]:
             f"  {RUNNING}\n)",
             ">=", 1, for_s=60, keep_s=300, rule="run_hung", page="rules/run_hung.md",
             summary="{{ $labels.run }}: no sign of life",
-            description="The run has said nothing for longer than `trimtab_hung_after_seconds`, or its own watchdog "
-            f"says that it hangs. {RULES['run_hung'].advice}",
+            description="The run has given no sign of life for longer than `trimtab_hung_after_seconds`, or its own "
+            f"watchdog says that it hangs. {RULES['run_hung'].advice}",
         ),
         _alert(
             "TrimtabRunGone", "critical", GONE.name, "==", 1, for_s=60,
             summary="{{ $labels.run }}: gone without an end",
-            description="The run was running when it last answered, and answers no more, though its discovery file is "
-            "still there: its process was killed, its machine is gone, or an extension holds the interpreter. See "
-            "`trimtab targets list`, and `trimtab targets clean` once you know.",
+            description="The run was running when it last answered, and does not answer any more, though its discovery "
+            "file is still there: the process was killed, the machine is gone, or an extension blocks the interpreter. "
+            "See `trimtab targets list`; run `trimtab targets clean` once you know.",
         ),
         _alert(
             "TrimtabTargetDown", "warning",
             f'(up{{job=~".*trimtab.*"}} unless on (job, instance) last_over_time({catalog.RUN_INFO.name}[1h]))',
             "==", 0, for_s=120, keep_s=300,
             summary="{{ $labels.instance }}: never reached",
-            description="A run says that it serves metrics here, and Prometheus has not reached it within the hour. Is "
-            "the run bound to an address that Prometheus can reach, is a token needed, is a firewall between?",
+            description="A run says that it serves metrics here, but Prometheus has not reached it within an hour. "
+            "Does the run listen on an address that Prometheus can reach? Is a token needed? Is a firewall between?",
         ),
     ]  # fmt: skip
 
@@ -102,8 +102,8 @@ def _ranks() -> list[AlertRule]:
             f"  {step} / on (run) group_left () quantile by (run) (0.5, {step})\n  {IDENTIFIED}\n)",
             ">", SLOWER, for_s=300, keep_s=600,
             summary="{{ $labels.run }}: rank {{ $labels.rank }} is slower than the others",
-            description="Its steps take half as long again as those of the median rank. Ranks that wait for each other "
-            "in every step all take the same time: then see which waits for data, and which does not wait at all.",
+            description="Its steps take more than 1.5 times as long as those of the median rank. If ranks wait for "
+            "each other in every step, all take the same time: then see which rank waits for data.",
         ),
         _alert(
             "TrimtabRankStarving", "warning",
@@ -111,8 +111,8 @@ def _ranks() -> list[AlertRule]:
             f"  ({wait} - on (run) group_left () quantile by (run) (0.5, {wait}))\n  {IDENTIFIED}\n)",
             ">", WAITS_MORE, for_s=300, keep_s=600,
             summary="{{ $labels.run }}: rank {{ $labels.rank }} waits for data, and the others for it",
-            description="It waits for its loader for a fifth of its time more than the median rank. Look at its disk, "
-            "its network and its loader's workers.",
+            description="It waits for data for a larger part of its time than the median rank, by 20 percentage "
+            "points. Look at its disk, its network and its DataLoader workers.",
         ),
     ]  # fmt: skip
 
@@ -121,8 +121,8 @@ def _several() -> AlertRule:
     return _alert(
         "TrimtabSeveralRunsFailing", "critical", f"count({FAILING.name})", ">=", FAILING_RUNS, for_s=60, keep_s=600,
         summary="{{ $value }} runs fail at once",
-        description="Runs that have nothing to do with each other seldom fail together. Look at what they share: "
-        "storage, network, driver, a data set, the last commit.",
+        description="Unrelated runs seldom fail together. Look at what they share: storage, network, driver, "
+        "data set, the last commit.",
     )  # fmt: skip
 
 
@@ -135,13 +135,15 @@ def _alert_path() -> list[AlertRule]:
             f"  (time() - max by (job, instance, run, rank) ({last})) {IDENTIFIED}\n  {RUNNING}\n)",
             ">", UNREACHABLE_S, for_s=60, keep_s=300,
             summary="{{ $labels.run }}: its alert server cannot be reached",
-            description="The run asks it for alerts and silences. Silences that it knew hold for five minutes, then "
-            "its own rules go on. Of one that never had an answer the value counts from 1970. See `trimtab doctor`.",
+            description="The run asks this server for alerts and silences. Silences that it knew hold for five "
+            "minutes; then its own rules go on without. A very large value means that there never was an answer. Run "
+            "`trimtab doctor`.",
         ),
         _alert(
             catalog.ALERT_PATH, "none", "vector(1)", "==", 1,
             summary="Alerts get through",
-            description="Always firing, and no trouble: send it to something that pages you when it stops coming.",
+            description="This alert always fires, and means no trouble. Send it to a service that pages you when it "
+            "stops coming.",
         ),
     ]  # fmt: skip
 
