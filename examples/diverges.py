@@ -1,6 +1,6 @@
-"""Trains on scikit-learn's handwritten digits until, halfway, its schedule makes the rate 100 times too high.
+"""Trains on scikit-learn's handwritten digits until, after 6 of 16 epochs, its schedule multiplies the rate by 100.
 
-Bare, it ends where it does no better than guessing. Watched, it is put back on its way:
+Without Trimtab it ends no better than guessing. With it, the run is rolled back and its rate lowered:
 
     python examples/diverges.py
     trimtab run --act process examples/diverges.py

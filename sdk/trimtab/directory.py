@@ -132,7 +132,7 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     try:
         log = logs.read(run.log)
     except ConfigError:
-        return 0, f"resume=True: {run.log} tells of no run yet. Steps count from 0."
+        return 0, f"resume=True: {run.log} has no run yet. Steps count from 0."
     return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
 
 

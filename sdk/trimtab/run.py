@@ -46,9 +46,9 @@ from trimtab.types import (
 from trimtab.watchdog import RULE, Watchdog
 
 NO_TRAINING = (
-    "No step and no validation was seen. Training in other processes is watched where these are started watched: with "
-    "@trimtab.watch on the function that they run, or behind the launcher, as in `torchrun -m trimtab run train.py` or "
-    "`accelerate launch -m trimtab run train.py`. Under torch.func nothing can be seen."
+    "No step and no validation was seen. The training may run in other processes: then put @trimtab.watch on the "
+    "function that they run, or start them with `torchrun -m trimtab run train.py` or `accelerate launch -m trimtab "
+    "run train.py`. Training with torch.func cannot be seen."
 )
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 

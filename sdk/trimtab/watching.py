@@ -194,7 +194,7 @@ def _start(options: Mapping[str, Any], *, default_name: str | None) -> Run:
         if _active is not None and not _active.closed:
             raise RunActiveError(
                 f"run {_active.name!r} is active in this process, and there can be only one. Close it first, or log to "
-                "it with trimtab.log(). A script that calls watch() itself is started without trimtab run."
+                "it with trimtab.log(). If the script calls watch() itself, start it without `trimtab run`."
             )
         run = _new_run(configuration.resolve(default_name=default_name, **options))
         run.start()

@@ -20,8 +20,8 @@ from trimtab.actuators.step_controls import StepControls, clipped
 BEST, LAST = "best.pt", "last.pt"
 ADVICE = "once the loop asks"  # in place of True, where nobody hears of a halt
 APPLIED = (
-    "The step was applied by then: on a device it is read one step late, and of several actions in a rung each waits "
-    "for the last one's moment."
+    "The step had been applied by then. On a GPU losses are read one step late, and the actions of one rung wait for "
+    "each other."
 )
 
 

@@ -34,9 +34,9 @@ def refusal(optimizers: Sequence[Optimizer], factor: float) -> str:
 def note(optimizers: Sequence[Optimizer], factor: float) -> str:
     """What the user should know where `refusal` has nothing to say today."""
     if any(isinstance(each, LBFGS) and each.param_groups[0]["line_search_fn"] for each in optimizers):
-        return "The line search of LBFGS begins at its learning rate, and may end where it would have ended."
+        return "The line search of LBFGS begins at its learning rate, and may end at the same point."
     if factor > 1 and any(isinstance(optimizer, Adafactor) for optimizer in optimizers):
-        return "Adafactor steps by 1 / sqrt(t) at most: once that is less, the scale is over."
+        return "Adafactor steps by 1 / sqrt(t) at most: once that is less, the scale has no effect."
     return ""
 
 
