@@ -148,6 +148,8 @@ def number(value: Any) -> Piece:
 def _value(value: Any) -> Piece:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(each)[0] for each in value) + "]", ""
     return printable(str(value)), ""
 
 

@@ -159,6 +159,13 @@ def test_adjustment_says_what_it_changed_and_why(console, stream):
     assert said(stream) == ["trimtab  step 1  applied halt  halted False -> True  for r  because"]
 
 
+def test_rates_of_an_adjustment_have_four_digits_too(console, stream):
+    adjustment = {"policy": "p", "action": "scale_learning_rate", "outcome": "applied"}
+    rates = {"before": {"learning_rate": [1.0, None]}, "after": {"learning_rate": [0.1 + 0.2, None]}}
+    console.write([Adjustment(**at(), **adjustment, **rates)])
+    assert said(stream) == ["trimtab  step 1  applied scale_learning_rate  learning_rate [1, None] -> [0.3, None]"]
+
+
 def test_adjustment_names_its_rule_once(console, stream):
     adjustment = {
         "policy": "p",
