@@ -17,7 +17,7 @@ class Itself:
 
 
 class NoiseRatio(Itself):
-    """The gradient noise scale over the samples of a step: at 1 half of the square of a gradient is noise, 0 is none.
+    """The gradient noise scale over the samples of a step: at 1 half of the squared gradient norm is noise, at 0 none.
 
     The square of a gradient over B samples is |G|^2 + tr(S) / B on average, and the noise scale tr(S) / |G|^2
     (McCandlish et al., arXiv 1812.06162, 2.2). It is there where gradients are accumulated, after 20 sampled steps.
