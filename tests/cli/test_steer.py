@@ -76,12 +76,13 @@ def test_stop_halts(desk, run):
 
 
 def test_adjust_may_ask_for_everything_at_once(desk, run):
-    options = ["--scale-lr", "0.5", "--scale-weight-decay", "2", "--dropout", "0.1", "--clip", "1", "--roll-back"]
+    decay = ["--scale-weight-decay", "2", "--weight-decay-floor", "1e-4"]
+    options = ["--scale-lr", "0.5", *decay, "--dropout", "0.1", "--clip", "1", "--roll-back"]
     (command,), *_ = ask(desk, run, "adjust", "runs/resnet", *options)
     assert command.actions == (
         RollBack(),
         ScaleLearningRate(0.5, floor=0.0, ceiling=1e6),
-        ScaleWeightDecay(2.0, floor=0.0, ceiling=1e6),
+        ScaleWeightDecay(2.0, floor=1e-4, ceiling=1e6),
         SetDropout(0.1, lower=True),
         ClipGradients(1.0, steps=FOR_GOOD),
     )
@@ -101,6 +102,7 @@ def test_run_that_takes_its_time_keeps_the_command(desk, run):
         (["pause", "resnets"], "Did you mean 'resnet'?"),
         (["pause", "bert"], "The latest run in"),
         (["adjust", "resnet"], "Nothing to adjust. Give one option at least"),
+        (["adjust", "resnet", "--weight-decay-floor", "1"], "--weight-decay-floor: needs --scale-weight-decay FACTOR"),
         (["adjust", "resnet", "--scale-lr", "0"], "trimtab: scale_learning_rate(factor=0.0): expected a factor over 0"),
     ],
 )

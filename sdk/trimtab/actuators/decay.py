@@ -39,7 +39,7 @@ class Decay:
         before = largest * self.scale if largest else self.from_zero
         after = bounded(before, factor, floor, ceiling)
         if after == before == 0:
-            hint = "" if factor <= 1 or floor else " Give a floor over 0, where it begins."
+            hint = "" if factor <= 1 or floor else " Give a floor over 0 (--weight-decay-floor), where it begins."
             raise Refused(f"The weight decay is 0, and {factor:g} times 0 is 0.{hint}")
         if after == before:
             raise Refused(f"The weight decay is {before:g} already{at_bound(factor, floor, ceiling)}.")

@@ -69,6 +69,9 @@ def stop(run: str, directory: str | None, wait: float, restore_best: bool) -> in
 @click.command(short_help="Change a run while it goes on.")
 @click.option("--scale-lr", metavar="FACTOR", type=float, help="Multiply the learning rate, around its schedule.")
 @click.option("--scale-weight-decay", metavar="FACTOR", type=float, help="Multiply the weight decay.")
+@click.option(
+    "--weight-decay-floor", metavar="DECAY", type=float, help="Where a decay of 0 begins, with --scale-weight-decay."
+)
 @click.option("--dropout", metavar="RATIO", type=float, help="Set every dropout module to this ratio.")
 @click.option("--clip", metavar="NORM", type=float, help="Clip gradients to this norm, from now on.")
 @click.option("--roll-back", is_flag=True, help="Go back to the newest good snapshot, before the other changes.")
@@ -84,6 +87,7 @@ def adjust(run: str, directory: str | None, wait: float, **wanted: Any) -> int:
 def _actions(
     scale_lr: float | None,
     scale_weight_decay: float | None,
+    weight_decay_floor: float | None,
     dropout: float | None,
     clip: float | None,
     roll_back: bool,
@@ -97,11 +101,13 @@ def _actions(
         SetDropout,
     )
 
+    if weight_decay_floor is not None and scale_weight_decay is None:
+        raise click.UsageError("--weight-decay-floor: needs --scale-weight-decay FACTOR, whose least it is.")
     actions: list[Action] = [RollBack()] if roll_back else []
     if scale_lr is not None:
         actions.append(ScaleLearningRate(scale_lr, floor=0.0, ceiling=UNBOUNDED))
     if scale_weight_decay is not None:
-        actions.append(ScaleWeightDecay(scale_weight_decay, floor=0.0, ceiling=UNBOUNDED))
+        actions.append(ScaleWeightDecay(scale_weight_decay, floor=weight_decay_floor or 0.0, ceiling=UNBOUNDED))
     if dropout is not None:
         actions.append(SetDropout(dropout, lower=True))
     if clip is not None:
