@@ -140,3 +140,19 @@ def test_replay_says_what_it_could_not_repeat(watching, training, tmp_path):
 def test_replay_of_what_is_no_run_is_refused_at_the_start(watching):
     with pytest.raises(ConfigError, match="replay='nowhere'"), watching(replay="nowhere"):
         pass
+
+
+def test_replay_of_a_run_that_adjusted_nothing_says_so(watching, training, tmp_path):
+    train(tmp_path, "first", Training())  # a dry run
+    with watching(replay="first") as seen:
+        training.steps(3)
+    assert any("first applied no adjustment: there is none to repeat" in text for text in seen.notices)
+
+
+def test_replay_cannot_begin_where_another_run_ended(watching, training, tmp_path):
+    train(tmp_path, "test", Training(), act="process")
+    with (
+        pytest.raises(ConfigError, match="replay='test', resume=True: a replay begins"),
+        watching(replay="test", resume=True),
+    ):
+        pass

@@ -74,6 +74,10 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
     from trimtab import logs
 
     said = f"replay={config.replay!r}"
+    if config.resume:
+        raise ConfigError(
+            f"{said}, resume=True: a replay begins where the run began that it repeats. Leave one of them out."
+        )
     if world_size > 1:
         raise ConfigError(f"{said}: a run of {world_size} ranks cannot be replayed. Replay it on one.")
     try:
@@ -83,7 +87,13 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
     every = log.start.facts.get("config", {}).get("gradients_every") if log.start is not None else None
     if every != config.gradients_every:
         say("replay spacing", f"{log.run} ran with gradients_every={every}; only with the same is this run the same.")
-    return Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
+    replay = Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
+    if not replay.left:
+        say(
+            "replay empty",
+            f"{log.run} applied no adjustment: there is none to repeat, and none is made.",
+        )
+    return replay
 
 
 def _own_place(directory: Path | None, info: RunInfo) -> Path | None:
