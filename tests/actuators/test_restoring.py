@@ -376,6 +376,59 @@ def test_every_kind_of_tensor_is_restored(make):
     assert all(model.state_dict(keep_vars=True)[name] is each for name, each in held.items())
 
 
+VIEWS = {
+    "conjugate": (lambda: torch.randn(3, dtype=torch.complex64), torch.conj),
+    "negative": (lambda: torch.randn(3), torch._neg_view),
+    "expanded": (lambda: torch.randn(1), lambda tensor: tensor.expand(3)),
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_a_view_that_cannot_be_written_to_is_no_obstacle(kind):
+    make, view = VIEWS[kind]
+    model = nn.Linear(3, 2)
+    model.register_buffer("as_buffer", view(make()))
+    model.frozen = nn.Parameter(view(make()), requires_grad=False)
+    before = model.as_buffer.clone(), model.weight.detach().clone()
+    snapshots, parts = Snapshots(), parts_of(model)
+    snapshots.take(parts, 1)
+    model.weight.data.zero_()
+    model.as_buffer = view(make())
+    snapshots.roll_back(parts, 2)
+    assert model.as_buffer.equal(before[0])
+    assert model.weight.equal(before[1])
+
+
+def test_a_parameter_that_cannot_be_written_to_and_has_changed_is_refused_and_nothing_changed():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Module())
+    memory = torch.zeros(1)
+    model[1].frozen = nn.Parameter(memory.expand(3), requires_grad=False)
+    snapshots, parts = Snapshots(), parts_of(model)
+    snapshots.take(parts, 1)
+    model[0].weight.data.zero_()
+    memory.fill_(1.0)
+    with pytest.raises(Refused, match="a view that cannot be written to"):
+        snapshots.roll_back(parts, 2)
+    assert not model[0].weight.any()
+
+
+NOT_COPIED = {
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    "mkldnn": lambda: torch.ones(2, 2).to_mkldnn(),
+    "four bits": lambda: torch.empty(2, dtype=torch.uint4),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+@pytest.mark.parametrize("make", NOT_COPIED.values(), ids=NOT_COPIED)
+def test_a_tensor_of_a_kind_that_is_not_copied_is_refused(make):
+    model = nn.Linear(2, 2)
+    model.register_buffer("odd", make())
+    with pytest.raises(Refused, match=r"of these are not made|cannot be copied"):
+        Snapshots().take(parts_of(model), 1)
+
+
 def test_a_buffer_that_a_module_replaces_is_restored():
     model = nn.Linear(2, 2)
     model.register_buffer("hidden", torch.zeros(3))

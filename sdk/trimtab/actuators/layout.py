@@ -12,12 +12,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
 from trimtab.actuators.parts import PLAIN, Parts, all_optimizers, attributes_of, buffers_of, parameters_of, state_in
+
+COPIED = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,9 @@ def _is_new(layout: Layout, known: Collection[Any], place: Any) -> bool:
 
 
 def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
+    if tensor.layout not in COPIED or tensor.is_nested:
+        kind = "nested tensor" if tensor.is_nested else f"tensor of layout {tensor.layout}"
+        raise Refused(f"{name} is a {kind}: snapshots of these are not made.")
     layout.tensors.append(tensor)
     layout.names.append(name)
     return Placed(len(layout.tensors) - 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from trimtab.actions import Refused
 from trimtab.actuators.layout import Layout
 from trimtab.actuators.parts import owned_by
-from trimtab.actuators.restoring import Restoring, alike, put_buffer, put_state
+from trimtab.actuators.restoring import Restoring, alike, has_own_memory, put_buffer, put_state
 from trimtab.actuators.saving import write
 
 
@@ -55,7 +55,8 @@ class Picture:
         and not waited for.
 
         Raises:
-            Refused: the file cannot be written.
+            Refused: a tensor cannot be copied, as torch has no copy of its kind or no memory; or the file cannot be
+                written.
         """
         living, layout.tensors = layout.tensors, []
         names, layout.names = layout.names, []
@@ -66,7 +67,7 @@ class Picture:
         self._copies: list[Tensor] = []
         with torch.no_grad(), torch._C.DisableTorchFunction():
             if path is None:
-                self._copies = _copies(living, pool)
+                self._copies = _copied(living, pool)
             else:
                 self._names = _distinct(names)
                 detached = (tensor.detach() for tensor in living)
@@ -79,11 +80,15 @@ class Picture:
         return copies
 
     def check(self) -> None:
-        """Raise `Refused` where a parameter is not what it was: nothing has been written then."""
+        """Raise `Refused` where a parameter is not what it was, and cannot be: nothing has been written then."""
         copies = self._load()
         for reference, index in self.layout.parameters:
             living, saved = reference(), copies[index]
-            if living is not None and not alike(living, saved):
+            if living is None:
+                continue
+            if not (has_own_memory(living) or living.cpu().equal(saved)):
+                raise Refused(f"A parameter of shape {tuple(living.shape)} is a view that cannot be written to.")
+            if not alike(living, saved):
                 raise Refused(
                     f"A parameter of shape {tuple(living.shape)} and type {living.dtype} had {tuple(saved.shape)} and "
                     f"{saved.dtype} when the snapshot was taken. Snapshots taken from now on can be used."
@@ -105,7 +110,8 @@ class Picture:
             for reference, index in self.layout.parameters:
                 living = reference()
                 if living is not None:
-                    restoring.write(living, index)
+                    if has_own_memory(living):  # or else it is what it was: see `check`
+                        restoring.write(living, index)
                     living.grad = None
             for buffer in self.layout.buffers:
                 put_buffer(buffer, restoring)
@@ -151,6 +157,14 @@ def bytes_of(tensor: Tensor) -> int:
     if tensor.layout is torch.sparse_coo:
         return sum(part.numel() * part.element_size() for part in (tensor._indices(), tensor._values()))
     return tensor._nnz() * (tensor.element_size() + 16)
+
+
+def _copied(living: Sequence[Tensor], pool: Pool) -> list[Tensor]:
+    try:
+        return _copies(living, pool)
+    except RuntimeError as error:
+        kinds = sorted({str(tensor.dtype) for tensor in living})
+        raise Refused(f"Tensors of {', '.join(kinds)} cannot be copied: {error}") from error
 
 
 def _copies(living: Sequence[Tensor], pool: Pool) -> list[Tensor]:

@@ -113,11 +113,18 @@ def alike(living: Tensor, saved: Tensor) -> bool:
     return living.shape == saved.shape and living.dtype == saved.dtype and living.layout == saved.layout
 
 
+def has_own_memory(living: Tensor) -> bool:
+    """Whether each element can be written to by itself: it is no lazy view (`conj`, `expand`), nor torch's own zero."""
+    if living.is_conj() or living.is_neg() or living._is_zerotensor():
+        return False
+    return living.layout is not torch.strided or torch._debug_has_internal_overlap(living) != OVERLAPS
+
+
 def _is_writable(living: Any, saved: Tensor) -> bool:
     return (
         isinstance(living, Tensor)
         and alike(living, saved)
         and living.is_leaf
         and not living.is_inference()
-        and (living.layout is not torch.strided or torch._debug_has_internal_overlap(living) != OVERLAPS)
+        and has_own_memory(living)
     )
