@@ -19,9 +19,21 @@ def optimizer(request, model):
     return torch.optim.AdamW(model.parameters(), lr=0.01, fused=request.param == "fused")
 
 
-@pytest.fixture
-def scaler():
-    return GradScaler("cpu", init_scale=SCALE)
+class Own(GradScaler):
+    """Scales by itself, as FSDP's does, and steps as the class above it."""
+
+    def scale(self, outputs):
+        if self._scale is None:
+            self._lazy_init_scale_growth_tracker(torch.device("cpu"))
+        return [each * self._scale for each in outputs] if isinstance(outputs, list) else outputs * self._scale
+
+    def step(self, optimizer, *args, **kwargs):
+        return super().step(optimizer, *args, **kwargs)
+
+
+@pytest.fixture(params=[GradScaler, Own])
+def scaler(request):
+    return request.param("cpu", init_scale=SCALE)
 
 
 @pytest.fixture
@@ -113,6 +125,26 @@ def test_part_of_a_scaled_loss_is_that_part_of_the_loss(watching, scaled_step):
         taken = [scaled_step(parts=2) for _ in range(3)]
     assert seen.losses() == pytest.approx([loss for loss, _ in taken])
     assert [step.micro_steps for step in seen.steps()] == [2, 2, 2]
+
+
+def test_class_of_scalers_that_is_made_later_is_seen(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+
+        class Later(Own):
+            def scale(self, outputs):
+                return super().scale(outputs)
+
+        scaler, losses = Later("cpu", init_scale=SCALE), []
+        for factor in (1.0, torch.inf, 1.0):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels) * factor
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+    assert seen.losses() == pytest.approx(losses[::2])
+    assert seen.end.totals["skipped"] == {"0": {"scaler": 1}}
+    assert Later.scale.__qualname__.endswith("Later.scale")  # nothing stays patched
 
 
 def test_losses_scaled_as_a_list_are_unscaled(watching, model, optimizer, scaler, inputs, labels):

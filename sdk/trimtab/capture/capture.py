@@ -33,7 +33,7 @@ from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.capture.passes import UNSEEN, Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
-from trimtab.capture.scaling import ScaledLosses, watch_clipping, watch_scaler_steps, watch_scaling, watch_unscale
+from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
 from trimtab.guard import Guard
@@ -106,11 +106,15 @@ class Capture:
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         watch_backward(patches, keep_out(before), keep_out(after), self._wrap_backward)
         watch_clipping(patches, guard("clipping", steps.clipped), guard("clipping", steps.are_clipped))
-        watch_scaling(patches, guard("GradScaler.scale", self._scaled.remember))
-        watch_scaler_steps(
-            patches, guard("GradScaler.step", steps.scaler_steps), guard("GradScaler.step", steps.scaler_stepped)
+        watch_scalers(
+            patches,
+            ScalerListener(
+                scaled=guard("GradScaler.scale", self._scaled.remember),
+                stepping=guard("GradScaler.step", steps.scaler_steps),
+                stepped=guard("GradScaler.step", steps.scaler_stepped),
+                unscaling=guard("GradScaler.unscale_", steps.unscaling),
+            ),
         )
-        watch_unscale(patches, guard("GradScaler.unscale_", steps.unscaling))
         self.hooks.attach(hook, guard)
 
     def detach(self) -> None:

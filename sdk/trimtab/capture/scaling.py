@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.utils.clip_grad as clip_grad
 from torch import Tensor
@@ -58,6 +58,7 @@ class ScaledLosses:
             pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
         for loss, output in pairs:
             if loss.numel() == 1 and scaler._scale is not None:
+                self.recent = [other for other in self.recent if other.output() is not output]
                 self.recent.append(
                     _Scaled(weakref.ref(loss), weakref.ref(output), output.grad_fn, hold(loss), scaler._scale)
                 )
@@ -73,48 +74,76 @@ def _descends(tensor: Tensor, ancestor: Any) -> bool:
     return False
 
 
-def watch_scaling(patches: Patches, on_scaled: Callable[[GradScaler, Any, Any], object]) -> None:
-    """Call `on_scaled(scaler, outputs, scaled)` after every `GradScaler.scale` that did scale."""
-    original = GradScaler.scale
+class ScalerListener(NamedTuple):
+    """Told of every `GradScaler`. One that is not enabled scales nothing, skips nothing and has no state."""
 
-    def scale(self: GradScaler, outputs: Any) -> Any:
-        scaled = original(self, outputs)
+    scaled: Callable[[GradScaler, Any, Any], object]  # `scale` has made the third of the second
+    stepping: Callable[[GradScaler, Optimizer], object]  # `step` begins
+    stepped: Callable[[Optimizer], object]  # `step` is over
+    unscaling: Callable[[], object]  # `unscale_` is about to write to gradients, without clearing them
+
+
+def watch_scalers(patches: Patches, listener: ScalerListener) -> None:
+    """Tell `listener` what scalers do, also those of subclasses that have a method of their own, as FSDP's has.
+
+    Where such a method calls the one above it, both are told of: with the same tensors, and while no step is between.
+    """
+    covered: set[type] = set()
+
+    def cover(kind: type[GradScaler]) -> None:
+        if kind in covered:
+            return
+        covered.add(kind)
+        for name, watched in (("scale", _scale), ("step", _step), ("unscale_", _unscale)):
+            if name in vars(kind):
+                patches.replace(kind, name, keep_out(watched(vars(kind)[name], listener), calls_user_code=True))
+
+    def make(self: GradScaler, *args: Any, **kwargs: Any) -> None:
+        for kind in type(self).__mro__:
+            if issubclass(kind, GradScaler):
+                cover(kind)
+        begin(self, *args, **kwargs)
+
+    begin: Callable[..., None] = GradScaler.__init__
+    for kind in (GradScaler, *_subclasses(GradScaler)):
+        cover(kind)
+    patches.replace(GradScaler, "__init__", make)  # of subclasses that are not there yet
+
+
+def _subclasses(kind: type[GradScaler]) -> Iterator[type[GradScaler]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def _scale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
+    def scale(self: GradScaler, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        scaled = original(self, outputs, *args, **kwargs)
         if scaled is not outputs:
-            on_scaled(self, outputs, scaled)
+            listener.scaled(self, outputs, scaled)
         return scaled
 
-    patches.replace(GradScaler, "scale", keep_out(scale, calls_user_code=True))
+    return scale
 
 
-def watch_scaler_steps(
-    patches: Patches, before: Callable[[GradScaler, Optimizer], object], after: Callable[[Optimizer], object]
-) -> None:
-    """Call `before(scaler, optimizer)` and `after(optimizer)` around every `GradScaler.step`.
-
-    One that is not enabled scales nothing, skips nothing and has no state: its steps are the optimizer's own.
-    """
-    original = GradScaler.step
-
+def _step(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
     def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if not self.is_enabled():
             return original(self, optimizer, *args, **kwargs)
-        before(self, optimizer)
+        listener.stepping(self, optimizer)
         result = original(self, optimizer, *args, **kwargs)
-        after(optimizer)
+        listener.stepped(optimizer)
         return result
 
-    patches.replace(GradScaler, "step", keep_out(step, calls_user_code=True))
+    return step
 
 
-def watch_unscale(patches: Patches, before: Callable[[], object]) -> None:
-    """Call before every `GradScaler.unscale_`, which writes to gradients without clearing them."""
-    original = GradScaler.unscale_
+def _unscale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
+    def unscale_(self: GradScaler, *args: Any, **kwargs: Any) -> Any:
+        listener.unscaling()
+        return original(self, *args, **kwargs)
 
-    def unscale_(self: GradScaler, optimizer: Optimizer) -> None:
-        before()
-        original(self, optimizer)
-
-    patches.replace(GradScaler, "unscale_", keep_out(unscale_, calls_user_code=True))
+    return unscale_
 
 
 def watch_clipping(
