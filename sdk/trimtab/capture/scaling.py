@@ -105,15 +105,15 @@ def watch_scalers(patches: Patches, listener: ScalerListener) -> None:
         begin(self, *args, **kwargs)
 
     begin: Callable[..., None] = GradScaler.__init__
-    for kind in (GradScaler, *_subclasses(GradScaler)):
+    for kind in _with_subclasses(GradScaler):
         cover(kind)
     patches.replace(GradScaler, "__init__", make)  # of subclasses that are not there yet
 
 
-def _subclasses(kind: type[GradScaler]) -> Iterator[type[GradScaler]]:
+def _with_subclasses(kind: type[GradScaler]) -> Iterator[type[GradScaler]]:
+    yield kind
     for each in kind.__subclasses__():
-        yield each
-        yield from _subclasses(each)
+        yield from _with_subclasses(each)
 
 
 def _scale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
