@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class JsonlBackend:
-    """Writes `<run.directory>/rank-<rank>.jsonl`. Costs about 15 us an event, in the thread of its lane."""
+    """Writes `<run.directory>/rank-<rank>.jsonl`. Costs about 15 us for each event, in a thread of its own."""
 
     def __init__(self) -> None:
         self.address: str | None = None
@@ -47,13 +47,13 @@ class JsonlBackend:
             self.close()
             raise BackendError(
                 f"directory={str(run.config.directory)!r}: the log {path} cannot be written ({error.strerror}). "
-                "Give a directory that can, with directory= or TRIMTAB_DIR."
+                "Give one that can be written to, with directory= or TRIMTAB_DIR."
             ) from error
         self._record = _recorder(self._lines, run)
         self.address = str(path)
 
     def write(self, events: Sequence[Event]) -> None:
-        """Append one line an event, in one piece.
+        """Append one line for each event, all in one piece.
 
         Raises:
             OSError: the batch does not fit; nothing of it is in the file.

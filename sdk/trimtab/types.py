@@ -124,8 +124,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart(Event):
+    """The first event of a run."""
+
     name: ClassVar[str] = "run_start"
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # versions, command line without secrets, host, owner, job, commit, config
     addresses: Mapping[str, str] = field(default_factory=dict)  # backend name to where its output is
 
 
@@ -201,6 +203,8 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch(Event):
+    """An epoch has ended, with its validation if there is one. `seconds` since the end of the epoch before it."""
+
     name: ClassVar[str] = "epoch"
     epoch: int  # from 1
     train: PhaseSummary | None = None
@@ -289,9 +293,11 @@ class Intake(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd(Event):
+    """The last event of a run."""
+
     name: ClassVar[str] = "run_end"
     status: Status
-    seconds: float
+    seconds: float  # since the run began
     error: str | None = None
     totals: Mapping[str, Any] = field(default_factory=dict)
 
