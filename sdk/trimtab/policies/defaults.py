@@ -145,8 +145,8 @@ REASONS: dict[str, str] = {
     "loss_spike": "Go back to before the spike and continue with other batches, as PaLM did by hand (arXiv "
     "2204.02311, 5.1). A spike alone never halts a run.",
     "loss_high": "The first steps have moved the weights to where no gradient leads back. So go back to the "
-    "beginning, and lower the rate by the factor by which the steps were too long, to 0.3 at most. If that does not "
-    "help, to a tenth again.",
+    "beginning, and lower the rate by as much as the steps were too long, to 0.3 of it or less. If that does not "
+    "help, to a tenth of that.",
     "update_too_large": "Weights after such steps are no good start for a lower rate, so go back to before them. The "
     "rate is multiplied by 0.05 to 0.2, as the steps were measured to be too long; for Adam and similar optimizers "
     "by 0.01 to 0.2. If steps of SGD are longer than the weights themselves, the first rung leaves them to gradient "
