@@ -128,7 +128,9 @@ def watch(fn: Any = None, **options: Any) -> Any:
     if fn is None:
         configuration.check(**options)
         return Watch(options)
-    if options or not callable(fn):
+    if options and callable(fn):
+        raise ConfigError(f"watch(function, {next(iter(options))}=...): give options first, as watch(...)(function).")
+    if not callable(fn):
         raise ConfigError(f"watch({fn!r}): expected a function. Pass options by name, as in @watch(run='resnet').")
     return _decorated(fn, {})
 

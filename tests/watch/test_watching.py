@@ -191,6 +191,11 @@ def test_something_that_is_no_function_is_refused():
         trimtab.watch("resnet")
 
 
+def test_function_and_options_together_are_refused():
+    with pytest.raises(ConfigError, match=r"watch\(function, run=\.\.\.\): give options first"):
+        trimtab.watch(print, run="test")
+
+
 def test_bad_option_is_told_where_it_is_written():
     with pytest.raises(ConfigError, match=r"overhead=2: expected a fraction from 0 to 0\.5"):
         trimtab.watch(overhead=2)
