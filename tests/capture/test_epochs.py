@@ -587,6 +587,21 @@ def test_samples_behind_a_name_are_their_own_where_the_sampler_is_the_users(watc
     assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2]
 
 
+@pytest.mark.parametrize("error", [ValueError, AttributeError, AssertionError])
+def test_sampler_that_does_not_know_its_length_is_nobodys_fault(watching, loop, error):
+    class Dynamic:
+        def __iter__(self):
+            return iter([[0, 1, 2], [3, 4, 5, 6], [7, 8, 9]])
+
+        def __len__(self):
+            raise error("ambiguous")
+
+    with watching() as seen:
+        for batch in DataLoader(data(), batch_sampler=Dynamic()):
+            loop.step(batch)
+    assert [step.samples for step in seen.steps()] == [3, 4, 3]
+
+
 def test_samples_of_lists_are_known_without_a_sampler_of_torch(watching, loop):
     indices = [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9]]
     with watching() as seen:

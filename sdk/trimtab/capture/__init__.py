@@ -16,6 +16,7 @@ losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
 said          what those in training have said since the last step
 loaders       DataLoader iterators
+identity      tells loaders and datasets apart, which are not held
 passes        which batches are training, which validation, and where an epoch ends
 gaps          which of several validation passes is the validation
 origins       what tells them apart where no loader feeds them

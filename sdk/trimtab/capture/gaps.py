@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from trimtab.capture.identity import Living
 from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.origins import TEST, TRAINING, VALIDATION, Origin, named
 from trimtab.sample.passes import PassSums
@@ -86,7 +87,7 @@ class Gaps:
     def __init__(self, on_unclear: Callable[[], object]) -> None:
         self._on_unclear = on_unclear
         self._chosen: object = None  # the place
-        self._data: set[int] = set()  # what was validated on between two trainings
+        self._data = Living[bool]()  # what was validated on between two trainings
         self._newest: tuple[LoaderPass, PassSums] | None = None  # ... of these
 
     def chosen(self, gap: Gap, *, trained: bool, is_last: bool) -> PassSums | None:
@@ -116,14 +117,14 @@ class Gaps:
         newest = self._newest
         loaded = [(each.source, each.sums) for each in passes if each.source is not None]
         known = [(source, sums) for source, sums in loaded if source.data in self._data]
-        if newest is not None and not known and is_last and newest[0].keeper() is not None:
+        if newest is not None and not known and is_last and newest[0].data() is not None:
             known = [each for each in loaded if _are_alike(each, newest)]
             if not known:
                 return None
         same = [(source, sums) for source, sums in known if newest is not None and source.data == newest[0].data]
         source, sums = (same or known or loaded)[0]
         if trained:
-            self._data.add(source.data)
+            self._data[source.data] = True
             self._newest = source, sums
         return sums
 
@@ -148,4 +149,4 @@ def _are_alike(one: tuple[LoaderPass, PassSums], other: tuple[LoaderPass, PassSu
     """Whether two passes may be over the same data, in two datasets."""
     (source, sums), (before, sums_before) = one, other
     is_as_long = (source.sized, sums.batches, sums.samples) == (before.sized, sums_before.batches, sums_before.samples)
-    return is_as_long and type(source.keeper()) is type(before.keeper())
+    return is_as_long and type(source.data()) is type(before.data())

@@ -20,9 +20,11 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
+from trimtab.capture.identity import Same
 from trimtab.capture.patches import Patches
 
 ATTRIBUTE = "_trimtab_pass"
+MAY_HAPPEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class LoaderPass:
@@ -30,15 +32,13 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "in_eval_mode", "is_plain", "keeper", "loader", "samples", "sized", "wait_s",
+        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = weakref.ref(iterator)
-        self.loader = id(iterator._index_sampler)  # the same for every pass over one DataLoader
-        data = _data_of(iterator)
-        self.data = id(data)  # the same for two loaders over the same samples
-        self.keeper = _weakly(data)  # gives what `data` is the key of, while it lives
+        self.loader = Same(iterator._index_sampler)  # of every pass over one DataLoader
+        self.data = Same(_data_of(iterator))  # of two loaders over the same samples
         self.sized = _length(iterator)
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
@@ -202,7 +202,7 @@ def _first_length(batch: Any, depth: int = 3) -> int | None:
 def _length(iterator: Any) -> int | None:
     try:
         return len(iterator)
-    except (TypeError, NotImplementedError):  # an iterable dataset, a sampler without length
+    except MAY_HAPPEN:  # an iterable dataset, a sampler that cannot tell its length or does not know it yet
         return None
 
 
@@ -264,10 +264,3 @@ def _data_of(iterator: Any) -> Any:
     sampler = getattr(iterator._index_sampler, "sampler", iterator._index_sampler)
     whole = type(sampler) in (SequentialSampler, RandomSampler)
     return iterator._dataset if whole else sampler
-
-
-def _weakly(thing: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(thing)
-    except TypeError:  # a list
-        return lambda: None

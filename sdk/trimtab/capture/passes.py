@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trimtab.capture.gaps import Gap, Gaps
+from trimtab.capture.identity import Living
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead
 from trimtab.capture.origins import Origin
 from trimtab.sample.books import Place
@@ -57,9 +58,9 @@ class Passes:
         self._fresh: list[LoaderPass] = []  # fetched from since the last training backward
         self._source: LoaderPass | None = None  # the newest of those
         self._feeding: list[LoaderPass] = []  # behind the newest training backward
-        self._lookaheads: dict[int, Lookahead] = {}  # by loader
-        self._trained_loaders: set[int] = set()
-        self._trained_data: set[int] = set()
+        self._lookaheads = Living[Lookahead]()  # by loader
+        self._trained_loaders = Living[bool]()
+        self._trained_data = Living[bool]()
         self._trained = False  # a training backward in this epoch
         self._ends_seen = False
         self._over = False  # the followed pass has no more batches
@@ -294,9 +295,9 @@ class Passes:
         """Spend what is behind the training backward that is about to run."""
         self.batch_samples = 0
         for loader in self._feeding:
-            self._trained_loaders.add(loader.loader)
+            self._trained_loaders[loader.loader] = True
             if loader.data not in self._trained_data:
-                self._trained_data.add(loader.data)
+                self._trained_data[loader.data] = True
                 self._gaps.forget()
             samples, wait_s = loader.spend(self._ahead(loader))
             self.batch_samples += samples
@@ -317,12 +318,18 @@ class Passes:
 
     def _any_will_do(self, loader: LoaderPass) -> bool:
         """Whether it makes no difference which of its batches is trained on: all but the last are of one size."""
-        return loader.each is not None and self._lookaheads[loader.loader].settled
+        known = self._lookaheads.get(loader.loader)
+        return loader.each is not None and known is not None and known.settled
 
     def _restarts(self, loader: LoaderPass) -> bool:
-        """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end."""
+        """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end.
+
+        Or over the same data by a new loader, as they are made for each epoch.
+        """
         followed = self._followed
-        return followed is not None and loader is not followed and loader.loader == followed.loader
+        if followed is None or loader is followed:
+            return False
+        return loader.loader == followed.loader or (loader.data == followed.data and not followed.held)
 
     def _goes_on(self, loader: LoaderPass) -> bool:
         """Whether it has more than the one batch for which the followed pass was begun."""
