@@ -20,6 +20,9 @@ from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held
 from trimtab.sample.updates import Weights
 
+SEARCHES_S = 1.0  # in all that may go into searching the whole process for models; then this
+SEARCH_SHARE = 0.005  # of the time that has passed
+
 
 @dataclass(slots=True)
 class Behind:
@@ -47,6 +50,8 @@ class Recorder:
         self.clock = time.perf_counter
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
+        self._began_at = self.clock()
+        self._searched_for = 0.0  # seconds in all
         self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._passes = passes
         self._criteria = criteria
@@ -137,10 +142,16 @@ class Recorder:
         self.meter.add(self.clock() - started)
 
     def search(self, models: Models, parameters: Sequence[Tensor]) -> None:
-        """Find the models that hold `parameters`."""
+        """Find the models that hold `parameters`: among new ones alone where they are found all the time.
+
+        So it is where copies of a model are trained for a few steps each.
+        """
         started = self.clock()
-        models.search(parameters)
-        self.meter.add(self.clock() - started)
+        affordable_s = SEARCHES_S + SEARCH_SHARE * (started - self._began_at)
+        models.search(parameters, everywhere=self._searched_for < affordable_s)
+        cost = self.clock() - started
+        self._searched_for += cost
+        self.meter.add(cost)
 
     def sample(
         self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None
