@@ -327,6 +327,25 @@ def backward_of_a_list(loop):
         loop.optimizer.zero_grad()
 
 
+def backward_under_a_mode(loop):
+    with torch.device("cpu"):
+        for index in range(STEPS):
+            torch.autograd.backward(loop.loss()) if index % 6 == 5 else loop.loss().backward()
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+
+
+def gradients_of_a_function(loop):
+    def of(weights, inputs, labels):
+        return F.cross_entropy(torch.func.functional_call(loop.model[2], weights, (loop.model[0](inputs),)), labels)
+
+    for index in range(STEPS):
+        if index % 6 == 5:
+            weights = {name: p.detach() for name, p in loop.model[2].named_parameters()}
+            torch.func.grad(of)(weights, loop.inputs, loop.labels)
+        loop.step(loop.loss())
+
+
 def weighed_now_and_then(loop):
     for index in range(STEPS):
         loop.loss().backward(torch.tensor(0.5) if index % 6 == 5 else None)
@@ -552,6 +571,8 @@ LOOPS = [
     backwards_without_step,
     backward_twice,
     backward_of_a_list,
+    backward_under_a_mode,
+    gradients_of_a_function,
     weighed_now_and_then,
     sums_now_and_then,
     another_loss_function,

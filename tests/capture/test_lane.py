@@ -2,9 +2,11 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kinds_of_loops import LOOPS, STEPS, Loop, on_and_on, rate_that_falls, regression, stream_without_length
 from torch.utils.data import DataLoader
 
@@ -12,7 +14,7 @@ from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 from trimtab.capture import attribution
 from trimtab.capture.lane import OUT, Lane
-from trimtab.sample import books, meter, spacing
+from trimtab.sample import books, meter, pace, spacing
 from trimtab.sample.ledger import Ledger
 from trimtab.types import Epoch, Metric
 
@@ -36,7 +38,13 @@ def way(request, monkeypatch, one_record_a_step):
 
 
 @pytest.fixture
-def taken(monkeypatch):
+def seldom_looked_at(monkeypatch):
+    """How often predictions are looked at does not depend on what a busy machine makes of their cost."""
+    monkeypatch.setattr(pace, "ACCURACY_SHARE", 0.0)
+
+
+@pytest.fixture
+def taken(monkeypatch, seldom_looked_at):
     """Counts the steps that took the lane."""
     steps, catch_up = [], Lane._catch_up
 
@@ -98,7 +106,7 @@ def test_usual_loops_take_the_lane(watching, way, taken, loop):
     assert len(taken) > 0.5 * seen.run._books.ledgers[0].steps
 
 
-def test_steps_of_the_lane_are_timed(watching, monkeypatch):
+def test_steps_of_the_lane_are_timed(watching, monkeypatch, seldom_looked_at):
     answers, timed = [], Lane.timed
     monkeypatch.setattr(Lane, "timed", lambda *args: answers.append(timed(*args)) or answers[-1])
     monkeypatch.setattr(meter, "TIMED_EVERY", 5)
@@ -107,6 +115,25 @@ def test_steps_of_the_lane_are_timed(watching, monkeypatch):
     hooks = answers.count(True)
     assert hooks >= 8
     assert hooks % 4 == 0  # the loss, its backward, and both of the step
+
+
+def test_other_threads_get_what_they_ask_for_while_a_hook_is_timed(watching, monkeypatch, taken):
+    timed, given = Lane.timed, []
+
+    def meanwhile(lane, ordinary, *args):
+        def elsewhere(*args):
+            with ThreadPoolExecutor(1) as other:
+                given.append(other.submit(F.mse_loss, torch.ones(2), torch.zeros(2)).result(10.0))
+            return ordinary(*args)
+
+        return timed(lane, ordinary if given else elsewhere, *args)
+
+    monkeypatch.setattr(Lane, "timed", meanwhile)
+    monkeypatch.setattr(meter, "TIMED_EVERY", 5)
+    with watching(gradients_every=1000):
+        regression(Loop())
+    assert given == [torch.tensor(1.0)]
+    assert taken
 
 
 def test_fault_in_the_lane_is_told_and_shuts_it(watching, monkeypatch, guarded, taken):

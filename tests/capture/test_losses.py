@@ -140,6 +140,30 @@ def test_value_of_a_loss_module_that_is_python_is_what_the_mean_gives(calls, nam
     assert mean_of(calls) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (nn.GaussianNLLLoss, ("input", "target", "var")),
+        (nn.MultiLabelSoftMarginLoss, ("input", "target")),
+        (nn.TripletMarginWithDistanceLoss, ("anchor", "positive", "negative")),
+    ],
+)
+def test_loss_module_that_is_python_takes_its_arguments_by_name(calls, module, names):
+    tensors = MODULES[module.__name__][1:]
+    expected = module()(*tensors).item()
+    assert module()(**dict(zip(names, tensors, strict=True))).item() == expected
+    assert mean_of(calls) == pytest.approx(expected, rel=1e-5)
+
+
+def test_built_in_that_is_called_by_itself_is_left_out_where_its_arguments_are_named(calls):
+    torch.binary_cross_entropy_with_logits(LOGITS, target=BINARY)
+    torch.cosine_embedding_loss(LOGITS, OTHER, target=ONES, reduction=2)
+    assert calls == []
+    torch.cosine_embedding_loss(LOGITS, OTHER, ONES)
+    F.kl_div(LOGITS.log_softmax(1), OTHER.log_softmax(1), reduction="sum", log_target=True)
+    assert [call.name for call in calls] == ["cosine_embedding_loss", "kl_div"]
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("case", CROSS_ENTROPIES)
 def test_cross_entropy_counts_what_the_mean_counts(calls, case, reduction):

@@ -1,5 +1,9 @@
 """The training loss of a step: the sum of what was given to `backward` since the gradients were last cleared."""
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from trimtab.capture.attribution import STRAY_WALKS, WARM_UP_WALKS
+from trimtab.capture.unannounced import ROUNDS_WITHOUT_STEP
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -21,6 +26,10 @@ def optimizer(model):
 def losses_of(model, inputs, labels, parts=1):
     """One loss for each part of the batch."""
     return [F.cross_entropy(model(x), y) for x, y in zip(inputs.chunk(parts), labels.chunk(parts), strict=True)]
+
+
+def norm_of(model):
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
 
 
 @pytest.fixture
@@ -152,6 +161,50 @@ def test_loss_whose_hook_runs_the_backward_of_the_model_is_seen_at_once(watching
 def test_backward_restricted_to_the_parameters_is_a_loss_of_their_optimizer(loop, model):
     seen, sums = loop(lambda losses: losses[0].backward(inputs=list(model.parameters())))
     assert seen.losses() == sums
+
+
+@pytest.mark.parametrize("restricted", [lambda m: dict(m.named_parameters()), lambda m: m.parameters()])
+def test_parameters_that_backward_is_restricted_to_may_come_in_any_way(loop, model, restricted):
+    seen, sums = loop(lambda losses: torch.autograd.backward(losses, inputs=restricted(model)))
+    assert seen.losses() == sums
+
+
+def test_losses_and_their_weights_that_can_be_gone_through_once_reach_backward_whole(loop, model):
+    gradients = []
+
+    def backwards(losses):
+        torch.autograd.backward(iter(losses), (torch.tensor(1.0) for _ in losses))
+        gradients.append(norm_of(model))
+
+    seen, sums = loop(backwards, parts=2)
+    assert seen.losses() == sums
+    assert [step.gradient_norm for step in seen.steps()] == pytest.approx(gradients)
+
+
+class Tagged(torch.Tensor):
+    """A subclass, which torch asks what backward is to do."""
+
+
+@pytest.mark.parametrize("backward", [torch.autograd.backward, torch.Tensor.backward])
+def test_loss_of_a_subclass_counts_once(loop, backward):
+    seen, sums = loop(lambda losses: backward(losses[0].as_subclass(Tagged)))
+    assert seen.losses() == sums
+    assert [step.micro_steps for step in seen.steps()] == [1] * STEPS
+
+
+@pytest.mark.parametrize("backward", [torch.autograd.backward, torch.Tensor.backward])
+def test_loss_under_a_mode_counts_once(loop, backward):
+    with torch.device("cpu"):
+        seen, sums = loop(lambda losses: backward(losses[0]))
+    assert seen.losses() == sums
+    assert [step.micro_steps for step in seen.steps()] == [1] * STEPS
+
+
+@pytest.mark.parametrize("weights", [[torch.tensor(1.0)], [torch.ones(2), torch.ones(2)]])
+def test_call_of_backward_that_torch_refuses_is_no_fault_of_ours(watching, model, inputs, labels, weights):
+    with watching() as seen, pytest.raises(RuntimeError):
+        torch.autograd.backward(losses_of(model, inputs, labels, parts=3), weights)
+    assert seen.end.totals["faults"] == {}
 
 
 def test_backward_restricted_to_something_else_is_no_loss(watching, model, optimizer, inputs, labels):
@@ -343,3 +396,52 @@ def test_master_weights_have_the_losses_of_the_model_that_they_are_of(watching, 
     assert seen.losses() == pytest.approx(expected)
     assert {step.micro_steps for step in seen.steps()} == {2}
     assert len(seen.validations) == 1
+
+
+def test_tensors_that_no_optimizer_has_are_let_go(watching, model):
+    """Such as inputs whose gradient is asked for, to explain a prediction or to attack it."""
+    kept = []
+    with watching():
+        for _ in range(WARM_UP_WALKS + STRAY_WALKS):
+            explained = torch.randn(5, 4, requires_grad=True)
+            model(explained).sum().backward()
+            kept.append(weakref.ref(explained))
+            del explained
+        gc.collect()
+        assert [known for known in kept if known() is not None] == []
+
+
+def test_gradients_of_inputs_that_are_dropped_are_no_steps(watching, model):
+    model.requires_grad_(False)
+    with watching() as seen:
+        for _ in range(2 * ROUNDS_WITHOUT_STEP):
+            model(torch.randn(5, 4, requires_grad=True)).sum().backward()
+    assert seen.steps() == []
+    assert seen.losses() == []
+
+
+def test_backward_that_raises_after_some_have_stepped_inside_of_it_is_a_step_without_a_loss(
+    watching, model, inputs, labels
+):
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    fails = False
+
+    def step(parameter):
+        if fails and parameter is model[0].weight:
+            raise RuntimeError("not today")
+        optimizers[parameter].step()
+        parameter.grad = None
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    losses = []
+    with watching() as seen:
+        for index in range(4):
+            fails = index == 1
+            (loss,) = losses_of(model, inputs, labels)
+            losses.append(None if fails else pytest.approx(loss.item()))
+            with contextlib.suppress(RuntimeError):
+                loss.backward()
+            if fails:
+                torch.ones(3, requires_grad=True).sum().backward()  # what comes next has no part in it
+    assert seen.losses() == losses

@@ -1,6 +1,9 @@
 """One real step is one step, whatever the optimizer does with its hooks."""
 
+import contextlib
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -157,23 +160,112 @@ def test_closure_returns_what_the_users_returns(watching, model, fit):
     assert isinstance(returned, torch.Tensor)
 
 
-def test_steps_go_on_after_one_that_raised(watching, model, fit):
-    class Moody(torch.optim.SGD):
-        fails = True
+class LineSearch(torch.optim.SGD):
+    """Tells its closure whether the gradient is wanted, as some do."""
 
-        def step(self, closure=None):
-            if self.fails:
-                raise RuntimeError("not today")
-            return super().step(closure)
+    def step(self, closure):
+        loss = closure(backward=True)
+        super().step()
+        closure(backward=False)
+        return loss
 
-    optimizer = Moody(model.parameters(), lr=0.1)
+
+def test_closure_takes_what_the_optimizer_gives_it(watching, model, inputs, labels):
+    optimizer = LineSearch(model.parameters(), lr=0.1)
+
+    def closure(*, backward):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), labels)
+        if backward:
+            loss.backward()
+        return loss
+
     with watching() as seen:
-        fit(optimizer)
-        with pytest.raises(RuntimeError, match="not today"):
-            optimizer.step()
-        optimizer.fails = False
-        losses = [fit_and_step(fit, optimizer) for _ in range(3)]
+        losses = [optimizer.step(closure).item() for _ in range(3)]
     assert seen.losses() == pytest.approx(losses)
+
+
+class Layerwise(torch.optim.SGD):
+    """Is given the model at each step, and looks into it."""
+
+    def step(self, model):
+        assert isinstance(model, nn.Module)
+        return super().step()
+
+
+def test_module_that_is_given_to_step_is_no_closure(watching, model, fit):
+    optimizer = Layerwise(model.parameters(), lr=0.1)
+    losses, norms = [], []
+    with watching() as seen:
+        for _ in range(3):
+            losses.append(fit(optimizer).item())
+            norms.append(norm_of(model))
+            optimizer.step(model)
+    assert seen.losses() == pytest.approx(losses)
+    assert [step.gradient_norm for step in seen.steps()] == pytest.approx(norms)
+
+
+class Moody(torch.optim.SGD):
+    """Raises when it is told to. Its pre-hooks have fired by then."""
+
+    fails = False
+
+    def step(self, closure=None):
+        if self.fails:
+            raise RuntimeError("not today")
+        return super().step(closure)
+
+
+@pytest.fixture
+def moody(model):
+    return Moody(model.parameters(), lr=0.1)
+
+
+def fail(optimizer):
+    optimizer.fails = True
+    with pytest.raises(RuntimeError, match="not today"):
+        optimizer.step()
+    optimizer.fails = False
+
+
+def test_steps_go_on_after_one_that_raised(watching, moody, fit):
+    with watching() as seen:
+        fit(moody)
+        fail(moody)
+        losses = [fit_and_step(fit, moody) for _ in range(3)]
+    assert seen.losses() == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_gradient_of_a_step_that_raised_has_no_part_in_the_next(watching, model, moody, fit, every):
+    with watching(gradients_every=every) as seen:
+        for _ in range(2):
+            fit_and_step(fit, moody)
+        fit(moody)
+        for p in model.parameters():
+            p.grad *= 100.0
+        fail(moody)
+        fit(moody)
+        norm = norm_of(model)
+        moody.step()
+    assert seen.steps()[2].gradient_norm == pytest.approx(norm)
+
+
+def test_what_a_step_that_raised_had_in_hand_is_let_go(watching, model, moody, inputs, labels):
+    kept = []
+
+    def step():
+        hidden = model(inputs)
+        kept.append(weakref.ref(hidden))
+        F.cross_entropy(hidden, labels).backward()
+        moody.step()
+
+    with watching():
+        moody.fails = True
+        with contextlib.suppress(RuntimeError):
+            step()
+        gc.collect()
+        assert kept[0]() is None
 
 
 def test_gradient_is_the_one_that_the_users_own_hook_leaves(watching, model, fit):
@@ -320,14 +412,14 @@ def test_optimizers_inside_backward_have_the_norm_of_all_of_them(watching, model
     assert seen.steps()[0].gradient_norm == pytest.approx(nn.utils.get_total_norm(gradients).item())
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit, by_hand):
+@pytest.mark.parametrize("is_by_hand", [True, False])
+def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit, is_by_hand):
     optimizer = Unhooked(model.parameters(), lr=0.1)
     losses = []
     with watching() as seen:
         for _ in range(6):
             losses.append(fit(optimizer).item())
-            if by_hand:
+            if is_by_hand:
                 with torch.no_grad():
                     for p in model.parameters():
                         p -= 0.1 * p.grad
@@ -337,6 +429,48 @@ def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit,
     assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
     assert {step.learning_rate for step in seen.steps()} == {None}
     assert len([notice for notice in seen.notices if "No optimizer step is seen" in notice]) == 1
+
+
+def by_hand(model, inputs, labels, rounds):
+    """Trains a few rounds, and gives the losses."""
+    losses = []
+    for _ in range(rounds):
+        loss = F.cross_entropy(model(inputs), labels)
+        loss.backward()
+        losses.append(loss.item())
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+                p.grad = None
+    return losses
+
+
+def test_models_that_are_trained_by_hand_one_after_the_other_are_seen_each(watching, inputs, labels):
+    with watching() as seen:
+        losses = [loss for _ in range(3) for loss in by_hand(nn.Linear(4, 3), inputs, labels, 6)]
+    assert seen.end.totals["steps"] == {"0": 18}
+    assert seen.end.totals["samples"] == 18 * 6
+    assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
+    assert len([notice for notice in seen.notices if "No optimizer step is seen" in notice]) == 1
+
+
+def test_average_of_a_model_that_is_trained_by_hand_is_its_own(watching, inputs, labels):
+    with watching() as seen:
+        by_hand(nn.Linear(4, 3), inputs, labels, 6)
+        (first, *_) = by_hand(nn.Linear(4, 3), inputs, labels, 4)
+    (joined,) = [step for step in seen.steps() if step.step == 6 + 4]
+    assert joined.loss_ema == pytest.approx(first, rel=0.01)
+
+
+def test_models_that_are_updated_by_hand_in_turns_are_one_training(watching, model, inputs, labels):
+    other = nn.Linear(4, 3)
+    with watching() as seen:
+        for _ in range(8):
+            by_hand(model, inputs, labels, 1)
+            by_hand(other, inputs, labels, 2)
+    steps = seen.end.totals["steps"]["0"]
+    assert steps >= 8
+    assert seen.end.totals["samples"] == 6 * 3 * 8
 
 
 def test_gradients_of_parameters_updated_by_hand_are_measured_after_clipping(watching, model, fit):

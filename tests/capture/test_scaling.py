@@ -1,9 +1,12 @@
 """Under GradScaler everything is shown as it would be without, and steps that it skips are no steps."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import distributed, nn
 from torch.amp import GradScaler
 
 from trimtab.sample import books
@@ -190,3 +193,91 @@ def test_two_optimizers_under_one_scaler_are_skipped_each_on_its_own(watching, m
             scaler.update()
     assert seen.end.totals["steps"] == {"0": 2, "1": 1}
     assert seen.end.totals["skipped"] == {"1": {"scaler": 1}}
+
+
+def kind_of_scaler():
+    """A class that multiplies for itself, as `ShardedGradScaler` of FSDP does."""
+
+    class OfItsOwn(GradScaler):
+        def scale(self, outputs):
+            if self._scale is None:
+                self._lazy_init_scale_growth_tracker(outputs.device)
+            return outputs * self._scale
+
+        def unscale_(self, optimizer):
+            return super().unscale_(optimizer)
+
+    return OfItsOwn
+
+
+def kind_that_asks_its_parent():
+    class Asking(GradScaler):
+        def scale(self, outputs):
+            return super().scale(outputs) * 1.0
+
+    return Asking
+
+
+@pytest.mark.parametrize("kind_of", [kind_of_scaler, kind_that_asks_its_parent])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_scaler_with_ways_of_its_own_is_seen_through(watching, model, inputs, labels, kind_of, is_known):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kind = kind_of() if is_known else None
+    losses = []
+    with watching() as seen:
+        scaler = (kind or kind_of())("cpu", init_scale=SCALE)
+        for _ in range(3):
+            loss = F.cross_entropy(model(inputs), labels)
+            losses.append(loss.item())
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=False)
+        assert len(seen.run._capture._scaled.recent) == 0
+    assert seen.losses() == pytest.approx(losses)
+    assert [step.micro_steps for step in seen.steps()] == [1, 1, 1]
+
+
+def test_scaler_of_fsdp_is_seen_through(watching, model, inputs, labels, tmp_path):
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    try:
+        with watching() as seen:
+            loss = F.cross_entropy(model(inputs), labels)
+            scaler = ShardedGradScaler("cpu", init_scale=SCALE)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+    finally:
+        distributed.destroy_process_group()
+    assert seen.losses() == pytest.approx([loss.item()])
+
+
+def test_graph_of_a_scaled_loss_that_is_left_out_is_let_go(watching, model, inputs, labels):
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), GradScaler("cpu", init_scale=SCALE)
+    kept = []
+    with watching() as seen:
+        for is_left_out in (False, True, False):
+            hidden = model[:2](inputs)
+            kept.append(weakref.ref(hidden))  # which the graph saves
+            loss = scaler.scale(F.cross_entropy(model[2](hidden), labels))
+            if not is_left_out:
+                loss.backward()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+        del hidden, loss
+        gc.collect()
+        assert [hidden() for hidden in kept] == [None, None, None]
+    assert len(seen.steps()) == 2
+
+
+def test_loss_computed_from_many_scaled_ones_is_unscaled(watching, model, inputs, labels):
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), GradScaler("cpu", init_scale=SCALE)
+    with watching() as seen:
+        losses = [F.cross_entropy(model(inputs), labels) for _ in range(4)]
+        torch.stack([scaler.scale(loss) for loss in losses]).mean().backward()
+        scaler.step(optimizer)
+    assert seen.losses() == pytest.approx([losses[0].item()])

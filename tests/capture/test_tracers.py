@@ -40,6 +40,14 @@ def test_model_with_a_loss_can_be_scripted(watching, inputs, labels, tmp_path):
     assert torch.equal(torch.jit.load(tmp_path / "model.pt")(inputs, labels), model(inputs, labels))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_loss_module_that_is_python_can_be_scripted(watching):
+    criterion, logits, targets = nn.MultiLabelSoftMarginLoss(), torch.randn(4, 3), torch.ones(4, 3)
+    with watching():
+        scripted = torch.jit.script(criterion)
+        assert torch.equal(scripted(logits, targets), criterion(logits, targets))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 def test_model_with_a_loss_can_be_traced(watching, inputs, labels):
     model = Scriptable()
@@ -55,6 +63,17 @@ def test_gradient_of_a_function_with_a_loss_is_not_read(watching, inputs, labels
         gradient = torch.func.grad(lambda w: F.cross_entropy(inputs @ w, labels))(weight)
     assert gradient.shape == weight.shape
     assert seen.validations == []
+
+
+def test_samples_of_a_function_whose_gradient_is_taken_do_not_count_with_the_next_step(watching, model, inputs, labels):
+    optimizer, weight = torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(4, 3)
+    with watching(gradients_every=1000) as seen:
+        for _ in range(24):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            torch.func.grad(lambda w: F.cross_entropy(inputs @ w, labels))(weight)
+    assert {step.samples for step in seen.steps()} == {6}
 
 
 def test_loss_under_vmap_is_not_read(watching, inputs, labels):

@@ -5,10 +5,13 @@ import weakref
 
 import pytest
 import torch
+from kinds_of_loops import Loop, on_and_on
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from trimtab.sample import books, spacing
 from trimtab.types import Epoch, Step
 
 pytestmark = pytest.mark.usefixtures("warmth")
@@ -231,6 +234,79 @@ def test_parameters_of_an_optimizer_that_is_gone_are_let_go(watching):
         other.square().sum().backward()
         torch.optim.SGD([other], lr=0.1).step()
         assert kept() is None
+
+
+@pytest.mark.parametrize("is_in_lane", [True, False])
+def test_parameters_are_let_go_as_soon_as_their_optimizer_is(watching, monkeypatch, is_in_lane):
+    monkeypatch.setattr(spacing, "WARM_UP_STEPS", 4)
+    with watching(gradients_every=1000 if is_in_lane else 1):
+        loop = Loop()
+        on_and_on(loop)
+        kept = [weakref.ref(p) for p in loop.model.parameters()]
+        del loop
+        gc.collect()
+        assert [known() for known in kept] == [None] * len(kept)
+
+
+def test_last_record_of_an_optimizer_that_is_gone_has_its_weight_decay(watching, monkeypatch):
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
+    parameter = nn.Parameter(torch.ones(3))
+    with watching() as seen:
+        parameter.square().sum().backward()
+        torch.optim.SGD([parameter], lr=0.1, weight_decay=0.25).step()
+        gc.collect()
+    assert seen.steps()[0].weight_decay == [0.25]
+
+
+def test_optimizer_that_takes_over_from_one_that_is_gone_has_the_losses_that_were_on_their_way(watching):
+    parameter = nn.Parameter(torch.ones(3))
+    with watching() as seen:
+        for kind in (torch.optim.SGD, torch.optim.Adam):
+            optimizer = kind([parameter], lr=0.1)
+            parameter.grad = None
+            loss = parameter.square().sum()
+            loss.backward()
+            optimizer.step()
+        del optimizer
+        gc.collect()
+        parameter.grad = None
+        losses = [parameter.square().sum() for _ in range(2)]
+        for each in losses:
+            each.backward()
+        torch.optim.SGD([parameter], lr=0.1).step()
+    assert seen.losses()[-1] == pytest.approx(sum(each.item() for each in losses))
+    assert seen.steps()[-1].micro_steps == 2
+
+
+def test_optimizer_without_parameters_is_none(watching):
+    loop, empty = Loop(), torch.optim.SGD([{"params": []}], lr=0.1)
+    with watching() as seen:
+        empty.step()
+        loop.step(loop.loss())
+        empty.step()
+        empty.add_param_group({"params": [late := nn.Parameter(torch.ones(1))]})
+        late.sum().backward()
+        empty.step()
+    assert [len(seen.steps(label)) for label in ("0", "1")] == [1, 1]
+
+
+@pytest.mark.parametrize("dry", [lambda: torch.device("meta"), FakeTensorMode])
+def test_dry_run_without_values_is_no_training(watching, dry):
+    with watching() as seen:
+        with dry():
+            rehearsal = Loop()
+            for _ in range(3):
+                loss = rehearsal.loss()
+                torch.autograd.backward([loss, loss.square()], retain_graph=True)
+                nn.utils.clip_grad_norm_(rehearsal.model.parameters(), 1.0)
+                rehearsal.step(loss)
+        loop, losses = Loop(), []
+        for _ in range(3):
+            losses.append(loop.loss())
+            loop.step(losses[-1])
+    assert seen.losses() == pytest.approx([loss.item() for loss in losses])
+    assert seen.steps()[0].gradient_preclip_norm is None
+    assert seen.optimizers == ["0"]
 
 
 def test_layers_of_two_models_of_one_kind_have_names_of_their_own(watching):

@@ -252,3 +252,11 @@ def test_second_stage_has_its_accuracy_from_its_first_step(watching, model, opti
             with torch.no_grad():
                 loss()
     assert [step.accuracy is None for step in seen.steps()] == [True, False]
+
+
+def test_built_in_called_with_named_arguments_is_nobodys_fault(watching, model, inputs):
+    targets = torch.zeros(6, 3)
+    with watching() as seen, torch.no_grad():
+        torch.kl_div(model(inputs), targets, reduction=2)
+        torch.binary_cross_entropy_with_logits(input=model(inputs), target=targets)
+    assert seen.validations == []

@@ -12,9 +12,12 @@ reads meanwhile reads freed memory. Which thread that is, is learned by the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import weakref
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,18 +33,33 @@ UNPADDED = 0.9  # of a flat parameter, at least
 UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 
 
+class _Lost:
+    """A parameter that is not held, in the place of a probe."""
+
+    __slots__ = ("_parameter",)
+
+    def __init__(self, parameter: Any) -> None:
+        self._parameter = weakref.ref(parameter)
+
+    @property
+    def grad(self) -> Tensor | None:
+        parameter = self._parameter()
+        return None if parameter is None else parameter.grad
+
+
 class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe", "takes_all",
-        "thread",
+        "_changed_by_clip", "_lost", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe",
+        "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
         self.thread = get_ident()  # in which its backwards run
-        self.probe = next((p for p in parameters if p.grad is not None), parameters[0])
+        self.probe: Tensor | _Lost = next((p for p in parameters if p.grad is not None), parameters[0])
+        self._lost: list[weakref.ref[Tensor]] = []
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.losses: list[Held] = []  # since the gradients were last cleared
@@ -81,8 +99,18 @@ class Share:
         if found is None:
             self.losses = []
         else:
-            self.probe = found
-            self.note_version()
+            self.look_at(found)
+
+    def look_at(self, parameter: Tensor) -> None:
+        """Take this parameter as its probe."""
+        self.probe = _Lost(parameter) if self._lost else parameter
+        self.note_version()
+
+    def let_go(self, parameters: Sequence[Tensor]) -> None:
+        """Its optimizer is gone: hold none of `parameters`. Their ids are known for as long as they live."""
+        if type(self.probe) is not _Lost:
+            self.probe = _Lost(self.probe)
+            self._lost = [weakref.ref(p, functools.partial(_discard, self.ids, id(p))) for p in parameters]
 
     def awaits_step(self, newest: Sequence[Held]) -> bool:
         """Whether a backward came here since the last step: one that is not applied yet, or one of `newest`."""
@@ -163,14 +191,32 @@ class Share:
         self.is_applied = False
 
 
+def _discard(ids: set[int], key: int, _: object) -> None:
+    ids.discard(key)
+
+
 @dataclass(slots=True, eq=False)
 class _Unclaimed:
-    """A loss whose optimizer is not known yet. `leaves`: id to (leaf, version of its gradient)."""
+    """A loss whose optimizer is not known yet. `leaves`: id to (leaf, version of its gradient). None is held."""
 
     loss: Held
-    leaves: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
+    leaves: dict[int, tuple[weakref.ref[Tensor], int | None]] = field(default_factory=dict)
     hidden: bool = False  # it reaches somebody, but the walk could not tell whom
     thread: int = field(default_factory=get_ident)
+
+    def living(self) -> dict[int, Tensor]:
+        """The leaves that are not gone, whose ids may be others' by now."""
+        return {key: leaf for key, (known, _) in self.leaves.items() if (leaf := known()) is not None}
+
+    def keep(self, kept: Container[int]) -> None:
+        """Forget all other leaves."""
+        self.leaves = {key: leaf for key, leaf in self.leaves.items() if key in kept}
+
+    def was_cleared(self) -> bool:
+        """Forget leaves that are gone, and those whose gradients were cleared. Whether none is left, and some were."""
+        living = self.living()
+        self.keep({key for key, leaf in living.items() if not _was_cleared(leaf, self.leaves[key][1])})
+        return bool(living) and not self.leaves and not self.hidden
 
 
 class Attribution:
@@ -179,12 +225,17 @@ class Attribution:
     def __init__(self) -> None:
         self.shares: list[Share] = []
         self.unclaimed: list[_Unclaimed] = []
-        self.newest_leaves: list[Tensor] = []  # that a loss without an owner reached
+        self._newest_leaves: list[weakref.ref[Tensor]] = []  # that a loss without an owner reached
         self.by_hand = False  # the shares are of parameters that are updated by hand
         self.on_reached: Callable[[Share], object] | None = None  # called with each share that a backward wrote to
         self.only: Share | None = None  # the only share there is, when every loss reaches it
         self._walks_left = WARM_UP_WALKS
         self._stray_walks_left = STRAY_WALKS
+
+    @property
+    def newest_leaves(self) -> list[Tensor]:
+        """What the newest loss without an owner reached, as far as it lives."""
+        return [leaf for known in self._newest_leaves if (leaf := known()) is not None]
 
     def before_backward(self) -> list[Held]:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
@@ -194,15 +245,9 @@ class Attribution:
                 share.look()
         if not self.unclaimed:
             return []
-        gone = []
-        for entry in self.unclaimed:
-            if entry.thread != thread:
-                continue
-            entry.leaves = {k: v for k, v in entry.leaves.items() if not _was_cleared(*v)}
-            if not entry.leaves and not entry.hidden:
-                gone.append(entry)
-        self.unclaimed = [entry for entry in self.unclaimed if entry not in gone]
-        return [entry.loss for entry in gone if not self.unclaimed]
+        cleared = [entry.loss for entry in self.unclaimed if entry.thread == thread and entry.was_cleared()]
+        self.unclaimed = [entry for entry in self.unclaimed if entry.leaves or entry.hidden]
+        return [] if self.unclaimed else cleared
 
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
@@ -218,7 +263,7 @@ class Attribution:
         elif reached:
             if self.unclaimed:
                 self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
-            self.newest_leaves = []
+            self._newest_leaves = []
             alone = len(self.shares) == 1 and not self.by_hand and not self.shares[0].takes_all
             self.only = self.shares[0] if alone else None
             return
@@ -268,16 +313,16 @@ class Attribution:
         after some padding. What tells is that the losses which nobody claims reached about as many elements. Returns
         the tensors that they reached, whose losses are those of `share` from now on.
         """
-        entries = [entry for entry in self.unclaimed if entry.leaves and entry.thread == share.thread]
+        entries = [entry for entry in self.unclaimed if entry.thread == share.thread and entry.living()]
         if len(self.shares) > 1 or not entries:
             return []
-        leaves = [leaf for leaf, _ in entries[-1].leaves.values()]
+        leaves = list(entries[-1].living().values())
         own = sum(p.numel() for p in parameters if p.grad is not None)
         reached = sum(leaf.numel() for leaf in leaves)
         if not UNPADDED * reached <= own < 2 * reached:
             return []
         share.losses = [entry.loss for entry in entries]
-        share.ids |= set(entries[-1].leaves)
+        share.ids |= set(map(id, leaves))
         lead = next((leaf for leaf in leaves if leaf.grad is not None), None)
         if lead is None:  # FSDP 2 takes gradients away from the whole parameters, and gives the sharded ones theirs
             share.takes_all = True
@@ -297,10 +342,11 @@ class Attribution:
         """Take the losses that wait for its parameters."""
         losses = []
         for entry in self.unclaimed:
-            if entry.hidden or not share.ids.isdisjoint(entry.leaves):
+            entry.keep(living := entry.living().keys())
+            if entry.hidden or not share.ids.isdisjoint(living):
                 losses.append(entry.loss)
                 entry.hidden = False
-                entry.leaves = {k: v for k, v in entry.leaves.items() if k not in share.ids}
+                entry.keep(living - share.ids)
         self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]
         return losses
 
@@ -315,15 +361,14 @@ class Attribution:
                 share.move(thread)
                 self._stray_walks_left = STRAY_WALKS
             if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
-                share.probe = leaves[min(own)]
-                share.note_version()
+                share.look_at(leaves[min(own)])
                 share.losses.append(loss)
                 if self.on_reached is not None:
                     self.on_reached(share)
         hidden = (reach.hides_more or not leaves) and not reached
         if rest or hidden:
-            held = {key: (leaf, _version(leaf)) for key, leaf in rest.items()}
-            self.newest_leaves = list(rest.values())
+            held = {key: (weakref.ref(leaf), _version(leaf)) for key, leaf in rest.items()}
+            self._newest_leaves = [leaf for leaf, _ in held.values()]
             self.unclaimed.append(_Unclaimed(loss, held, hidden))
             del self.unclaimed[:-UNCLAIMED_LOSSES]
 

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function, has_torch_function_unary, is_tensor_like
 
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
+from trimtab.sample.scalars import is_real
 
 WALK_LIMIT_NODES = 100_000
 CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied it
@@ -37,14 +39,17 @@ def watch_backward(
     patches: Patches,
     before: Callable[[Any, Any], Any],
     after: Callable[[Any, Any], object],
+    broken: Callable[[], object],
     wrap: Callable[[Callable[..., Any], Callable[..., Any]], Callable[..., Any]],
 ) -> None:
     """Call `before(tensors, grad_tensors)` and, when backward has returned, `after` with what `before` gave, if it did.
 
-    The second argument of `after` is what backward was restricted to (`inputs=`), or None. What takes the place of
-    backward is `wrap(original, watched)`.
+    The second argument of `after` is what backward was restricted to (`inputs=`), or None. Where backward raises,
+    `broken` is called instead. What takes the place of backward is `wrap(original, watched)`.
     """
     original = torch.autograd.backward
+    code = getattr(original, "__code__", None)
+    calls_itself = code is not None and "has_torch_function" in code.co_names  # through a subclass or a mode
 
     def backward(
         tensors: Any,
@@ -54,15 +59,51 @@ def watch_backward(
         grad_variables: Any = None,  # the old name, of which torch warns
         inputs: Any = None,
     ) -> None:
-        token = before(tensors, grad_tensors)
-        if grad_variables is None:
-            original(tensors, grad_tensors, retain_graph, create_graph, inputs=inputs)
-        else:
-            original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+        if type(tensors) is not Tensor or grad_tensors is not None or inputs is not None:
+            tensors, grad_tensors, inputs = _kept(tensors), _kept(grad_tensors), _kept(inputs)
+        token = None if calls_itself and _is_overridden(tensors, inputs) else before(tensors, grad_tensors)
+        try:
+            if grad_variables is None:
+                original(tensors, grad_tensors, retain_graph, create_graph, inputs=inputs)
+            else:
+                original(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+        except BaseException:
+            if token is not None:
+                broken()
+            raise
         if token is not None:
             after(token, inputs)
 
     patches.replace(torch.autograd, "backward", wrap(original, keep_out(backward, calls_user_code=True)))
+
+
+def _kept(given: Any) -> Any:
+    """What can be gone through once is kept: backward is to find it whole."""
+    return given if given is None or isinstance(given, Tensor) or not isinstance(given, Iterator) else tuple(given)
+
+
+def _is_overridden(tensors: Any, inputs: Any) -> bool:
+    """Whether a subclass or a mode is asked what backward is to do. Where it calls backward, that is the one."""
+    if type(tensors) is Tensor and inputs is None:
+        return bool(has_torch_function_unary(tensors))
+    asked = [*_listed(tensors), *_listed(inputs)]
+    return bool(has_torch_function([each for each in asked if is_tensor_like(each)]))  # type: ignore[no-untyped-call]
+
+
+def _listed(given: Any) -> Iterable[Any]:
+    if isinstance(given, Mapping):
+        return given.values()
+    return [given] if given is None or isinstance(given, Tensor) or not isinstance(given, Iterable) else given
+
+
+def are_real(tensors: Any) -> bool:
+    """Whether there is a value in each of them."""
+    return all(map(is_real, _listed(tensors)))
+
+
+def as_tensors(inputs: Any) -> Sequence[Tensor] | None:
+    """What backward is restricted to, None where it is not."""
+    return None if inputs is None else [each for each in _listed(inputs) if isinstance(each, Tensor)]
 
 
 class Reach(NamedTuple):
@@ -120,6 +161,8 @@ def objective(
         weights: list[Tensor | None] = [None] * len(roots)
     else:
         weights = [grad_tensors] if isinstance(grad_tensors, Tensor) else list(grad_tensors)
+    if len(weights) != len(roots):  # which torch refuses
+        return roots, None
     for root, weight in zip(roots, weights, strict=True):
         if weight is not None and root.ndim > 1 and root.numel() > root.shape[0] and not is_loss(root):
             return roots, None

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
-from trimtab.capture.autograd import in_backward, objective, watch_backward
+from trimtab.capture.autograd import are_real, as_tensors, in_backward, objective, watch_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
@@ -104,7 +104,8 @@ class Capture:
         ways.set_loss(hook("loss", self._criteria.called))
         self._undo_losses = watch_losses(patches, ways.loss, functools.partial(loss_of, lane))
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
-        watch_backward(patches, keep_out(before), keep_out(after), self._wrap_backward)
+        broken = guard("backward", self._backward_broke_off)
+        watch_backward(patches, keep_out(before), keep_out(after), keep_out(broken), self._wrap_backward)
         watch_clipping(patches, guard("clipping", steps.clipped), guard("clipping", steps.are_clipped))
         watch_scalers(
             patches,
@@ -220,7 +221,7 @@ class Capture:
     def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
         if self._gate is not None:
             self._gate()
-        if type(tensors) is Tensor and tensors.is_meta:  # nothing is computed, and nothing learnt
+        if tensors.is_meta if type(tensors) is Tensor else not are_real(tensors):  # nothing is learnt
             return None
         gone = self._attribution.before_backward()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
@@ -250,9 +251,14 @@ class Capture:
             self._steps.in_backward.backward_returned(loss)
             self._attribution.only = None
         elif loss is not None:
-            self._attribution.after_backward(loss, roots, _as_tensors(inputs))
+            self._attribution.after_backward(loss, roots, as_tensors(inputs))
             if not self._steps.any_seen:
                 self._steps.unseen.after_backward()
+
+    def _backward_broke_off(self) -> None:
+        if self._steps.in_backward.stepped:
+            self._steps.in_backward.backward_returned(None)
+            self._attribution.only = None
 
     def _validated(self, sums: PassSums, loss: str) -> None:
         if loss:
@@ -275,9 +281,3 @@ class Capture:
         if not self._passes.trains(ended):
             self._criteria.forget()
         self._passes.exhausted(ended)
-
-
-def _as_tensors(inputs: Any) -> Sequence[Tensor] | None:
-    if inputs is None:
-        return None
-    return [inputs] if isinstance(inputs, Tensor) else [i for i in inputs if isinstance(i, Tensor)]

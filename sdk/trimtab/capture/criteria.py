@@ -69,7 +69,7 @@ class Criteria:
                 self._output = weakref.ref(output)
                 if self._passes.batch_samples:
                     self._called = True
-                elif in_backward() == -1:  # a checkpoint computes it again there
+                elif in_backward() == -1 and not _is_being_traced():  # a checkpoint computes it again there
                     self._count(loss.samples(args))
                     self._called = True
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.lane import NOT_ORDINARY, OUT, Lane, first_of_list, first_of_tuple
-from trimtab.capture.losses import BuiltinLoss
+from trimtab.capture.losses import BY_NAME, BuiltinLoss
 from trimtab.sample.criteria import MEAN
 from trimtab.sample.scalars import read_now
 
@@ -74,6 +75,8 @@ def loss_of(lane: Lane, loss: BuiltinLoss, original: Hook) -> Hook:
             pass
         except Exception as error:
             lane.ways.fault("loss", error)
+        if kwargs and not kwargs.keys() <= BY_NAME:
+            return output
         return lane.ways.loss(loss, output, args)
 
     return keep_out(loss_function, calls_user_code=True)
@@ -174,7 +177,7 @@ class Ways:
         lane, timed = self._lane, self._timed
 
         def batch(iterator: Any, batch: Any, asked: float) -> Any:
-            if lane.trying:
+            if lane.trying == get_ident():
                 return NOT_ORDINARY
             came = clock()
             if lane.awaits is OUT or not timed(next_of_loader(lane, lambda _: batch), iterator):
@@ -190,7 +193,7 @@ class Ways:
         lane, timed = self._lane, self._timed
 
         def loss(loss: BuiltinLoss, output: Any, args: tuple[Any, ...]) -> Any:
-            if lane.trying:
+            if lane.trying == get_ident():
                 return NOT_ORDINARY
             if type(output) is Tensor and (
                 lane.awaits is OUT or not timed(loss_of(lane, loss, lambda *_: output), *args)
@@ -206,7 +209,7 @@ class Ways:
         ordinary = backward_of(lane, lambda *_, **__: None)
 
         def backward(tensors: Any, grad_tensors: Any, *args: Any) -> Any:
-            if lane.trying:
+            if lane.trying == get_ident():
                 return NOT_ORDINARY
             if lane.awaits is OUT or not timed(ordinary, tensors, grad_tensors, *args):
                 return general(tensors, grad_tensors, *args)
@@ -223,7 +226,7 @@ class Ways:
         lane, timed = self._lane, self._timed
 
         def step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if lane.trying:
+            if lane.trying == get_ident():
                 return NOT_ORDINARY
             if lane.awaits is OUT or not timed(ordinary, optimizer, args, kwargs):
                 return general(optimizer, args, kwargs)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution
@@ -22,6 +24,7 @@ from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.steps import Steps
+from trimtab.capture.tracked import Tracked
 from trimtab.guard import Guard
 
 LONGEST_REST = 255  # ordinary steps, after a lane that is left again and again
@@ -74,8 +77,11 @@ class Lane:
         self.guard = guard
         self.ways: Any = None  # see `hooks`
         self.awaits: Any = OUT
-        self.trying = False  # whether a way that is not ordinary is to say so, and do nothing
+        self.trying = 0  # the thread in which a way that is not ordinary is to say so, and do nothing
         self.alike = False  # whether every batch has as many samples as the one before it
+        self._tracked: Tracked
+        self.probe: Any
+        steps.call_when_gone(self._let_go)
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now
         self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did
@@ -147,12 +153,12 @@ class Lane:
         if type(hidden) is not Timed:
             self.leave()
             return False
-        meter, self.awaits, self.trying = self._recorder.meter, hidden.awaited, True
+        meter, self.awaits, self.trying = self._recorder.meter, hidden.awaited, get_ident()
         started = time.perf_counter()
         try:
             is_ordinary = ordinary(*args) is not NOT_ORDINARY
         finally:
-            self.trying = False
+            self.trying = 0
         if not is_ordinary:
             self.leave()
             return False
@@ -184,6 +190,11 @@ class Lane:
         self.left_in_step = None
         return True
 
+    def _let_go(self, gone: Tracked) -> None:
+        """Its optimizer is gone, and the probe is not held any more."""
+        if getattr(self, "_tracked", None) is gone:
+            self.probe = gone.share.probe
+
     def _await_first(self) -> None:
         self.awaits = Timed(self.first) if self._recorder.meter.next_is_timed else self.first
 
@@ -206,8 +217,8 @@ class Lane:
     def _hand_over(self, awaited: object) -> None:
         """Leave everything as the long way would have, when `awaited` comes next."""
         self._catch_up()
-        if type(awaited) is Tensor and awaited.is_meta:  # it is as if that loss was not called
-            awaited = self.plain
+        if type(awaited) is Tensor and (awaited.is_meta or is_functorch_wrapped_tensor(awaited)):
+            awaited = self.plain  # it is as if that loss was not called
         optimizer = self.optimizer()
         if optimizer is not None:
             self.ledger.groups = optimizer.param_groups

@@ -7,9 +7,11 @@ in Python and have no such level: of those the module is seen, the bare function
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -156,6 +158,8 @@ BUILTIN_LOSSES: tuple[BuiltinLoss, ...] = (
 
 PYTHON_LOSSES = (nn.GaussianNLLLoss, nn.MultiLabelSoftMarginLoss, nn.TripletMarginWithDistanceLoss)
 
+BY_NAME = {"log_target"}  # that `torch.nn.functional` passes so. A call that names more is somebody else's, and unseen
+
 OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
 
 
@@ -198,7 +202,7 @@ def _argument_of(function: Any, name: str) -> Tensor | None:
 def _reporting(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
     def loss_function(*args: Any, **kwargs: Any) -> Any:
         output = original(*args, **kwargs)
-        if type(output) is Tensor:  # not the fake one of a compiler
+        if type(output) is Tensor and kwargs.keys() <= BY_NAME:  # not the fake one of a compiler
             report(loss, output, args)
         return output
 
@@ -206,12 +210,16 @@ def _reporting(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> 
 
 
 def _wrap_forward(module: type[nn.Module], report: Callable[..., Any]) -> Any:
-    original, loss = module.forward, ModuleLoss(module.__name__)
+    """Nothing in it is global: torch.jit.script compiles what it wraps, and looks that up in its globals."""
+    original, loss, in_dynamo, tensor = module.forward, ModuleLoss(module.__name__), is_compiling, Tensor
+    names = original.__code__.co_varnames[1:3]  # of its input and its target
 
-    def forward(self: nn.Module, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output: Tensor = original(self, input, target, *args, **kwargs)
-        if not is_compiling() and type(output) is Tensor:  # Dynamo inlines this, as it would the original
-            report(loss, output, (self, input, target))
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        if not in_dynamo() and type(output) is tensor:  # Dynamo inlines this, as it would the original
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            report(loss, output, (self, *[given[name] for name in names]))
         return output
 
-    return forward
+    in_their_globals = FunctionType(forward.__code__, original.__globals__, closure=forward.__closure__)
+    return functools.wraps(original)(in_their_globals)

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable
 from threading import get_ident
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -39,13 +40,16 @@ class StepListener(Protocol):
         ...
 
 
+Call: TypeAlias = tuple[int, CodeType]  # a frame by its id: held itself, it would hold all that a failed step left
+
+
 class OptimizerHooks:
     """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
 
     def __init__(self, listener: StepListener, lane: Lane | None = None) -> None:
         self._listener = listener
         self._lane = lane
-        self._running: dict[int, FrameType] = {}  # thread to the running `step` call of its outermost optimizer
+        self._running: dict[int, Call] = {}  # thread to the running `step` call of its outermost optimizer
         self._handles: list[RemovableHandle] = []
         self._own_hooks: dict[int, RemovableHandle] = {}  # hook id of ours on an instance
         self._surrounded: dict[int, Surrounded] = {}
@@ -100,7 +104,7 @@ class OptimizerHooks:
             if surrounded is not None and self._be_last(optimizer):
                 surrounded.leave(optimizer)
             return None
-        self._running[thread] = step
+        self._running[thread] = _call(step)
         if (optimizer._optimizer_step_pre_hooks or self._surrounded) and self._be_last(optimizer):
             return None
         if len(args) == 1 and not kwargs:
@@ -112,11 +116,12 @@ class OptimizerHooks:
 
     def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        self._listener.before_step(optimizer, not callable(closure))
+        gradients_ready = not callable(closure) or isinstance(closure, nn.Module)
+        self._listener.before_step(optimizer, gradients_ready)
         surrounded = self._find(optimizer)
         if surrounded is not None:
-            surrounded.begin(optimizer, not callable(closure))
-        if not callable(closure):
+            surrounded.begin(optimizer, gradients_ready)
+        if closure is None or gradients_ready:
             return None
         reporting = self._reporting(optimizer, closure)
         if len(args) > 1:
@@ -124,14 +129,14 @@ class OptimizerHooks:
         return args, {**kwargs, "closure": reporting}
 
     def _before_last(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._running.get(get_ident()) is _running_step():
+        if self._running.get(get_ident()) == _call(_running_step()):
             return self._begin(optimizer, args, kwargs)
         return self._enter(optimizer, False)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         thread, lane = get_ident(), self._lane
         was_in_lane = lane is not None and lane.was_left_in_step(optimizer)
-        if was_in_lane or self._running.get(thread) is _running_step():
+        if was_in_lane or self._running.get(thread) == _call(_running_step()):
             self._running.pop(thread, None)
             self._listener.after_step(optimizer)
             if lane is not None:
@@ -142,7 +147,7 @@ class OptimizerHooks:
     def _leave(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         surrounded = self._find(optimizer)
         if surrounded is not None:
-            is_outermost = self._running.get(get_ident()) is _running_step()
+            is_outermost = self._running.get(get_ident()) == _call(_running_step())
             (surrounded.end if is_outermost else surrounded.leave)(optimizer)
 
     def _take_over(self, lane: Lane, optimizer: Optimizer, step: FrameType) -> None:
@@ -153,7 +158,7 @@ class OptimizerHooks:
                 outer = caller
             caller = caller.f_back
         if outer is not None:
-            self._running[get_ident()] = outer
+            self._running[get_ident()] = _call(outer)
             lane.left_in_step = None
         else:  # it raised, or another thread is in it
             lane.was_left_in_step(optimizer)
@@ -186,17 +191,19 @@ class OptimizerHooks:
     def _reporting(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         report, first = self._closure_returned, True
 
-        def reporting_closure() -> Any:
+        def reporting_closure(*args: Any, **kwargs: Any) -> Any:  # some line searches say what they ask for
             nonlocal first
             surrounded = self._find(optimizer)
             if surrounded is not None:
                 surrounded.leave(optimizer)
-            value = closure()
+            value = closure(*args, **kwargs)
             if first:
                 first = False
                 self._under_closure.add(id(optimizer))
-                report(optimizer)
-                self._under_closure.discard(id(optimizer))
+                try:
+                    report(optimizer)
+                finally:
+                    self._under_closure.discard(id(optimizer))
             self._enter(optimizer, True)
             return value
 
@@ -211,11 +218,15 @@ def _running_step() -> FrameType:
     return frame
 
 
-def _is_on_stack(frame: FrameType, step: FrameType) -> bool:
-    """Whether `frame` is still running above `step`. It is not after a step that raised, which skips post-hooks."""
+def _call(frame: FrameType) -> Call:
+    return id(frame), frame.f_code
+
+
+def _is_on_stack(call: Call, step: FrameType) -> bool:
+    """Whether `call` is still running above `step`. It is not after a step that raised, which skips post-hooks."""
     caller = step.f_back
     while caller is not None:
-        if caller is frame:
+        if _call(caller) == call:
             return True
         caller = caller.f_back
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, distributed
@@ -34,6 +34,7 @@ class Roster:
     def __init__(self, recorder: Recorder, attribution: Attribution) -> None:
         self._recorder = recorder
         self._attribution = attribution
+        self.let_go: Callable[[Tracked], object] = lambda _: None  # called for each whose optimizer is gone
         self._tracked: dict[int, Tracked] = {}  # replaced, never changed: other threads may go through it
         self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
         self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
@@ -58,7 +59,8 @@ class Roster:
         gone = [known for known in self if known.optimizer() is None]
         label = self._labels.get(optimizer) or self._free_label(gone)
         parameters = parameters_of(optimizer)
-        new = Tracked(optimizer, self._recorder.books.ledger(label), parameters, self._attribution.add(parameters))
+        ledger, share = self._recorder.books.ledger(label), self._attribution.add(parameters)
+        new = Tracked(optimizer, ledger, parameters, share, lambda gone: self.let_go(gone))
         idle = self._idle(new, gone)
         over = [] if any(known.share.ids & new.share.ids for known in idle) else idle
         for known in (*gone, *over):  # only now, since the new one may take over from one of them

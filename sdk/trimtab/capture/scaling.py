@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch.nn.utils.clip_grad as clip_grad
 from torch import Tensor
@@ -20,12 +20,14 @@ from trimtab.sample.scalars import Held, hold
 
 ANCESTORS = 8
 
+_Node: TypeAlias = tuple[str, int]  # of a graph, by its name and number: held itself, it would hold the whole graph
+
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
     source: weakref.ref[Tensor]
     output: weakref.ref[Tensor]
-    grad_fn: Any
+    node: _Node  # that computed the output
     loss: Held
     scale: Tensor
 
@@ -47,7 +49,7 @@ class ScaledLosses:
                 self.recent = [other for other in recent if other is not scaled]
                 return scaled.loss, scaled.source()
         for scaled in recent:  # what was given to backward was computed from a scaled loss
-            if _descends(tensor, scaled.grad_fn):
+            if _descends(tensor, scaled.node):
                 return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), None
         return None
 
@@ -57,20 +59,24 @@ class ScaledLosses:
         if isinstance(outputs, list | tuple):
             pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
         for loss, output in pairs:
-            if loss.numel() == 1 and scaler._scale is not None:
-                self.recent = [other for other in self.recent if other.output() is not output]
+            if loss.numel() == 1 and not loss.is_meta and scaler._scale is not None and output.grad_fn is not None:
+                self.recent = [each for each in self.recent if each.source() is not loss]  # a subclass asks its parent
                 self.recent.append(
-                    _Scaled(weakref.ref(loss), weakref.ref(output), output.grad_fn, hold(loss), scaler._scale)
+                    _Scaled(weakref.ref(loss), weakref.ref(output), _node(output.grad_fn), hold(loss), scaler._scale)
                 )
         del self.recent[:-ANCESTORS]
 
 
-def _descends(tensor: Tensor, ancestor: Any) -> bool:
-    nodes = [tensor.grad_fn]
+def _node(grad_fn: Any) -> _Node:
+    return grad_fn.name(), grad_fn._sequence_nr()
+
+
+def _descends(tensor: Tensor, ancestor: _Node) -> bool:
+    nodes: set[Any] = {tensor.grad_fn} - {None}
     for _ in range(ANCESTORS):
-        if ancestor in nodes:
+        if any(_node(node) == ancestor for node in nodes):
             return True
-        nodes = [parent for node in nodes if node is not None for parent, _ in node.next_functions]
+        nodes = {parent for node in nodes for parent, _ in node.next_functions} - {None}
     return False
 
 

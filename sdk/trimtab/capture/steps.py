@@ -19,7 +19,7 @@ from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.roster import Roster, has_several_ranks
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
-from trimtab.sample.scalars import Held, hold
+from trimtab.sample.scalars import Held, hold, is_real
 
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
@@ -59,6 +59,10 @@ class Steps:
         """Label `optimizer` with a name instead of its index."""
         self._roster.name(optimizer, name)
 
+    def call_when_gone(self, let_go: Callable[[Tracked], object]) -> None:
+        """Call `let_go` whenever an optimizer is gone."""
+        self._roster.let_go = let_go
+
     def ordinary(self, optimizer: Optimizer) -> Tracked | None:
         """What is known of the only optimizer, if the step that it has just taken was an ordinary one."""
         tracked = self._roster.find(optimizer)
@@ -97,7 +101,11 @@ class Steps:
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
         tracked = self._roster.find(optimizer) or self._meet(optimizer)
+        if tracked is None:
+            return
         tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
+        if tracked.is_sampled:  # the step before raised
+            tracked.drop_sample()
         tracked.ledger.learning_rate_before = None if gradients_ready else tracked.ledger.learning_rate
         groups = optimizer.param_groups
         if len(groups) == 1 and type(rate := groups[0].get("lr")) is float:
@@ -142,6 +150,7 @@ class Steps:
             losses, recorder.samples = tracked.evaluated, tracked.evaluated_samples
         tracked.share.applied()
         tracked.calls += 1
+        tracked.is_sampled = False
         norms = self._norms_of(tracked) if self._norms else ()
         found_inf = tracked.found_inf
         if isinstance(found_inf, float) and found_inf > 0:
@@ -176,13 +185,13 @@ class Steps:
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
-        if float(norm_type) == 2.0 and type(norm) is Tensor:
+        if float(norm_type) == 2.0 and type(norm) is Tensor and not norm.is_meta:
             first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
             if first is not None:
                 self._norms.append((weakref.ref(first), hold(norm)))
                 del self._norms[:-CLIPPED_PARTS]
-        if not self.any_seen and norm_type == 2:
-            self.unseen.clipped(hold(norm))
+            if not self.any_seen:
+                self.unseen.clipped(hold(norm))
         self.unscaling()
 
     def are_clipped(self) -> None:
@@ -200,7 +209,8 @@ class Steps:
         if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
             self._scaler_seen = True
             self.scalers.append(weakref.ref(scaler))
-        self._calls_before_scaler = (self._roster.find(optimizer) or self._meet(optimizer)).calls
+        tracked = self._roster.find(optimizer) or self._meet(optimizer)
+        self._calls_before_scaler = 0 if tracked is None else tracked.calls
 
     def scaler_stepped(self, optimizer: Optimizer) -> None:
         """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
@@ -210,11 +220,14 @@ class Steps:
             self._norms_of(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
 
-    def _meet(self, optimizer: Optimizer) -> Tracked:
-        """An optimizer steps for the first time."""
+    def _meet(self, optimizer: Optimizer) -> Tracked | None:
+        """An optimizer steps for the first time. None where it has nothing to train."""
+        parameters = parameters_of(optimizer)
+        if not any(map(is_real, parameters)):
+            return None
         with self._meeting:
             self.unseen.stop()
-            self._recorder.search(self._models, parameters_of(optimizer))
+            self._recorder.search(self._models, parameters)
             arrival = self._roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
@@ -267,6 +280,7 @@ class Steps:
         self._refresh(tracked, optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
+        tracked.is_sampled = True
         if sample is not None:
             tracked.unjudged.sampled(sample)
         first, tracked.first = tracked.first, None
@@ -314,8 +328,7 @@ class Steps:
         tracked.share.skipped()
         tracked.ended_at = now
         ledger = tracked.ledger
-        ledger.gradients = [sample for sample in ledger.gradients if sample.row < len(ledger.rows)]
-        ledger.first_backwards = [first for first in ledger.first_backwards if first.row < len(ledger.rows)]
+        ledger.drop_samples()
         self._recorder.books.skip(tracked.ledger, reason, total(losses))
         if reason == "scaler":
             self.controller.skipped(ledger.label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +33,10 @@ class Unjudged:
             self.samples.pop()
         self.samples.append((place, sample))
 
+    def drop_sample(self) -> None:
+        """The step whose loss was to follow did not end."""
+        self.samples = [(place, sample) for place, sample in self.samples if place < len(self.losses)]
+
     def take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
         """All of them, which wait no more."""
         taken = self.losses, self.samples
@@ -44,18 +48,27 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf", "hasty", "judge_at",
-        "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights",
-        "weights_held",
+        "__weakref__", "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf", "hasty",
+        "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged",
+        "update_at", "weights", "weights_held",
     )  # fmt: skip
 
-    def __init__(self, optimizer: Optimizer, ledger: Ledger, parameters: list[Tensor], share: Share) -> None:
-        self.optimizer = weakref.ref(optimizer)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        ledger: Ledger,
+        parameters: list[Tensor],
+        share: Share,
+        let_go: Callable[[Tracked], object] = lambda _: None,
+    ) -> None:
+        """`let_go` is called when the optimizer is gone, and no parameter is held for its sake any more."""
+        self.optimizer = weakref.ref(optimizer, _letting_go(self, let_go))
         self.ledger = ledger
         self.parameters = parameters
         self.share = share
         self.calls = 0  # steps, taken or skipped
         self.sample_at = 0  # the call on which gradients are sampled next
+        self.is_sampled = False  # whether they were, for the step that is under way
         self.update_at = 0  # ... and how far it moved the weights
         self.weights = Weights()
         self.weights_held = False  # for the step that is under way
@@ -74,6 +87,12 @@ class Tracked:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
 
+    def drop_sample(self) -> None:
+        """Forget what was sampled for a step that did not end. The next one takes its place."""
+        self.is_sampled, self.sample_at = False, self.calls
+        self.ledger.drop_samples()
+        self.unjudged.drop_sample()
+
     def refresh(self, optimizer: Optimizer) -> list[Tensor]:
         """Look again at the parameters. Returns those that were there before, where they are others now.
 
@@ -84,6 +103,20 @@ class Tracked:
             return []
         self.parameters = parameters
         return before
+
+
+def _letting_go(tracked: Tracked, let_go: Callable[[Tracked], object]) -> Callable[[Any], None]:
+    known = weakref.ref(tracked)  # or it would hold itself
+
+    def optimizer_is_gone(_: Any) -> None:
+        tracked = known()
+        if tracked is not None:
+            tracked.share.let_go(tracked.parameters)
+            tracked.ledger.let_go()
+            tracked.parameters = []
+            let_go(tracked)
+
+    return optimizer_is_gone
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

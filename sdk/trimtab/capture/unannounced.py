@@ -38,6 +38,7 @@ class Judge(Protocol):
 
     @property
     def acts(self) -> bool: ...
+    def begins_anew(self, label: str) -> None: ...
     def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None: ...
     def joined(self, optimizer: Optimizer, label: str) -> None: ...
     def judge(
@@ -199,7 +200,8 @@ class UnseenOptimizer:
                     self._step(self._losses, self._norm, self._recorder.clock())
                 self._settled = False
                 self._losses, self._norm = self._share.losses, None
-        elif gone:
+                self._behind, self._rounds = self._gathered(), []
+        if gone:
             self._rounds.append(_Round(gone, self._norm, self._behind, self._recorder.clock()))
             self._norm, self._behind = None, Behind()
             if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
@@ -213,7 +215,7 @@ class UnseenOptimizer:
     def gradients_written(self) -> None:
         """By a backward, or by clipping. Nobody knows when they will be used, so the last of these times is sampled."""
         if self._ledger is not None and self._calls >= self._sample_at:
-            self._ledger.gradients = [s for s in self._ledger.gradients if s.row < len(self._ledger.rows)]
+            self._ledger.drop_samples()
             sample = self._recorder.sample(self._ledger, self._parameters)
             if sample is not None:
                 self._judging.sampled(sample)
@@ -239,10 +241,7 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends."""
         self.settle()
         self._settled = False
-        behind = Behind()  # of rounds that were none: whoever steps now has used their batches, too
-        for each in self._rounds:
-            behind.add(each.behind)
-        behind.add(self._behind)
+        behind = self._gathered()  # of rounds that were none: whoever steps now has used their batches, too
         behind.add(self._recorder.set_aside())
         self._recorder.resume(behind)
         self._behind = Behind()
@@ -251,11 +250,21 @@ class UnseenOptimizer:
             self._attribution.by_hand = False
         self._share, self._ledger, self._rounds = None, None, []
 
+    def _gathered(self) -> Behind:
+        """What is behind the rounds that were not taken for steps, and what came after them."""
+        behind = Behind()
+        for each in self._rounds:
+            behind.add(each.behind)
+        behind.add(self._behind)
+        return behind
+
     def _start(self) -> None:
         self._say("unseen_optimizer", UNSEEN)
-        self._parameters = self._attribution.newest_leaves
+        before, self._parameters = self._share, self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.books.ledger("0")
+        if before is not None:
+            self._succeed(before)
         behind = self._behind
         for each in self._rounds:
             self._behind = each.behind
@@ -264,6 +273,14 @@ class UnseenOptimizer:
         self._attribution.by_hand = True
         self._share = self._attribution.add(self._parameters)
         self._losses = self._share.losses
+
+    def _succeed(self, before: Share) -> None:
+        """Others are trained than those so far, whose steps are over."""
+        self._attribution.drop(before)
+        if self._ledger is not None and before.ids.isdisjoint(map(id, self._parameters)):
+            self._models.keep(self._parameters)
+            self._recorder.begin_anew(self._ledger)
+            self._judging.controller().begins_anew(self._ledger.label)
 
     def _step(self, losses: list[Held], norm: Held | None, now: float) -> None:
         if self._ledger is not None:

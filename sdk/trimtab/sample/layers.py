@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import weakref
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -22,15 +23,14 @@ class LayerChoice:
         self._patterns = patterns
         self._find_names = find_names
         self._say = say
-        self._chosen: dict[str, tuple[tuple[int, ...], list[str | None]]] = {}
+        self._chosen: dict[str, tuple[list[weakref.ref[Tensor]], list[str | None]]] = {}
         self.depths: dict[str, int] = {}
 
     def names(self, optimizer: str, parameters: Sequence[Tensor]) -> list[str | None]:
         """The name of each parameter, None for those that are not shown. Found again when the parameters change."""
-        key = tuple(map(id, parameters))
         known = self._chosen.get(optimizer)
-        if known is None or known[0] != key:
-            known = self._chosen[optimizer] = (key, self._choose(parameters))
+        if known is None or not _are(known[0], parameters):
+            known = self._chosen[optimizer] = (list(map(weakref.ref, parameters)), self._choose(parameters))
         return known[1]
 
     def _choose(self, parameters: Sequence[Tensor]) -> list[str | None]:
@@ -60,6 +60,10 @@ class LayerChoice:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 some = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
                 self._say("layers", f"layers={pattern!r} matches no parameter. There are {len(names)}: {some}")
+
+
+def _are(known: Sequence[weakref.ref[Tensor]], parameters: Sequence[Tensor]) -> bool:
+    return len(known) == len(parameters) and all(one() is other for one, other in zip(known, parameters, strict=True))
 
 
 def _evenly(names: Sequence[str], count: int) -> list[str]:

@@ -216,6 +216,15 @@ class Ledger:
         self.updates, self.first_backwards, self.newly_skipped = [], [], Counter()
         return block
 
+    def let_go(self) -> None:
+        """The optimizer is gone: hold none of its parameters."""
+        self.groups = [{"weight_decay": group.get("weight_decay")} for group in self.groups]
+
+    def drop_samples(self) -> None:
+        """Forget the gradients that were sampled for a step that has no row, and is to have none."""
+        self.gradients = [sample for sample in self.gradients if sample.row < len(self.rows)]
+        self.first_backwards = [first for first in self.first_backwards if first.row < len(self.rows)]
+
     def begin_anew(self) -> None:
         """The steps that follow are of another model."""
         self.forget_criterion()

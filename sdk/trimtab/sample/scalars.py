@@ -6,8 +6,9 @@ in place later, and read with all others in one transfer that nobody waits for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +31,14 @@ def hold(value: Tensor) -> Held:
         held = held.real
     wide = torch.float32 if held.device.type == "mps" else torch.float64
     return held.reshape(()).to(wide, copy=True)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a tensor has values that could be read: not on the meta device, nor among the fakes of a dry run."""
+    if not isinstance(value, Tensor):
+        return True
+    fakes = sys.modules.get("torch._subclasses.fake_tensor")
+    return not value.is_meta and (fakes is None or not isinstance(value, fakes.FakeTensor))
 
 
 def is_telling(targets: Tensor) -> bool:
@@ -58,7 +67,7 @@ class Transfer:
     def _start(self) -> None:
         stacked = torch.stack([t.double() if t.is_cuda else t for t in self._tensors])
         if stacked.is_cuda:
-            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
             self._copy.copy_(stacked, non_blocking=True)
             self._event = torch.cuda.current_stream(stacked.device).record_event()
         else:
