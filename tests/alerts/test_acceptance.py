@@ -1,7 +1,7 @@
 """An alert moves the run when the run itself agrees, once for an episode, and not after a fence."""
 
 import pytest
-from sending import alert, posted
+from sending import alert, listed, posted
 
 from trimtab.actions import RollBack, ScaleLearningRate, SkipStep
 from trimtab.alerts import payloads
@@ -165,6 +165,19 @@ def test_alert_bound_by_name_is_taken_at_its_word_each_time_it_fires(desk):
         it.engine.settle(decision, ["applied"], it.step)
         it.step += 100
     assert it.decides() == []
+
+
+def test_alert_bound_by_name_that_comes_by_two_ways_is_answered_once(desk):
+    it = desk(act="alerts")
+    hot = {"rule": None, "alertname": "GpuHot"}
+    (decision,) = it.receives(**hot)
+    it.engine.settle(decision, ["applied"], it.step)
+    it.acceptance.fence()
+    it.step += 100
+    again, _ = payloads.listed(listed(alert(**hot, at=it.clock.now)), "alertmanager")
+    it.inbox.offer(again)
+    assert it.decides() == []
+    assert it.outcomes == ["accepted", "duplicate"]
 
 
 def test_numbers_of_episodes_outlive_a_resume(desk, inbox, clock):

@@ -58,6 +58,7 @@ class Acceptance:
         self._fenced_at = clock()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
         self._episodes: Counter[str] = Counter()  # of alerts that are bound by name
+        self._numbered: OrderedDict[tuple[str, float], None] = OrderedDict()  # alerts bound by name that have a number
         self._recorded: OrderedDict[tuple[str, str, float], int] = OrderedDict()  # alerts that fire: which episode
 
     @property
@@ -118,6 +119,8 @@ class Acceptance:
             return "too_old"
         if rule in self._rules and levels.get(rule, 0.0) < 1.0:
             return "disagrees"
+        if rule not in self._rules and (alert.fingerprint, alert.starts_at) in self._numbered:
+            return "duplicate"  # by another way: whoever is asked and posts, or two servers of one set of rules
         if not self._asked:
             return "not_asked"
         return "silenced" if self._silences.cover(rule) else "accepted"
@@ -131,6 +134,9 @@ class Acceptance:
     def _verdict(self, alert: Incoming, rule: str, step: int) -> Verdict:
         """What an alert from elsewhere says, in the words of a rule."""
         self._episodes[rule] += 1
+        self._numbered[alert.fingerprint, alert.starts_at] = None
+        if len(self._numbered) > REMEMBERED:
+            self._numbered.popitem(last=False)
         return Verdict(
             rule=rule,
             optimizer="",
