@@ -65,38 +65,52 @@ def test_norm_that_is_asked_for_and_then_clipped_by(step, model, kind, is_shown)
     assert shown.gradient_norm < norm.expected
 
 
-def test_clipping_in_two_does_not_look_like_cleared_gradients(watching, model, optimizer, inputs, labels):
-    with watching() as seen:
-        for _ in range(3):
-            optimizer.zero_grad()
-            losses = []
-            for _ in range(2):
-                loss = F.cross_entropy(model(inputs), labels)
-                loss.backward()
-                total = nn.utils.get_total_norm([p.grad for p in model.parameters()])
-                nn.utils.clip_grads_with_norm_(model.parameters(), 0.01, total)
-                losses.append(loss.item())
-            optimizer.step()
-    assert seen.losses()[-1] == pytest.approx(sum(losses))
-
-
 def test_norm_of_another_kind_is_left_out(step, model):
     shown, _ = step(lambda: nn.utils.clip_grad_norm_(model.parameters(), 0.01, norm_type=torch.inf))
     assert shown.gradient_preclip_norm is None
 
 
-def test_clipping_does_not_look_like_cleared_gradients(watching, model, optimizer, inputs, labels):
+def in_two(parameters):
+    total = nn.utils.get_total_norm([p.grad for p in parameters])
+    nn.utils.clip_grads_with_norm_(parameters, 0.01, total)
+
+
+def by_hand(parameters):
+    for parameter in parameters:
+        parameter.grad.clamp_(-0.01, 0.01)
+
+
+def with_noise(parameters):
+    for parameter in parameters:
+        parameter.grad.add_(torch.full_like(parameter, 0.01))
+
+
+WRITES = {
+    "norm": lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.01),
+    "norm in two": in_two,
+    "value": lambda parameters: nn.utils.clip_grad_value_(parameters, 0.01),
+    "by hand": by_hand,
+    "noise": with_noise,
+}
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_writing_to_gradients_does_not_look_like_clearing_them(
+    watching, model, optimizer, inputs, labels, write, to_none
+):
     with watching() as seen:
         for _ in range(3):
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=to_none)
             losses = []
             for _ in range(2):
                 loss = F.cross_entropy(model(inputs), labels)
                 loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+                write(list(model.parameters()))
                 losses.append(loss.item())
             optimizer.step()
     assert seen.losses()[-1] == pytest.approx(sum(losses))
+    assert seen.steps()[-1].micro_steps == 2
 
 
 def test_each_of_two_optimizers_has_its_own_norm_from_the_first_step_on(watching):

@@ -137,7 +137,8 @@ class Share:
             self._stays = self.is_applied
             self._version = version
         if version != self._version:
-            if self._version is not None and not self._changed_by_clip:
+            noted = self._version is not None and not self._changed_by_clip
+            if noted and (self.is_applied or not _holds_something(gradient)):  # else it was clamped, or given noise
                 self._clear()
             self._version = version
         elif self.is_applied and not _holds_something(gradient):  # `p.grad.data.zero_()` moves no version
