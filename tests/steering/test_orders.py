@@ -152,6 +152,19 @@ def test_order_for_two_optimizers_is_done_to_both(watching):
     assert seen.steps("1")[-1].learning_rate == pytest.approx([0.05])
 
 
+def test_order_is_done_to_the_optimizers_that_there_still_are(watching):
+    one, other = Training(), Training(lr=0.1)
+    with watching(act=False) as seen:
+        for training in (one, other, one, other):
+            training.step()
+        del training, other
+        id = order(seen, "adjust", LOWER)
+        one.steps(3)
+        answer = answered(seen, id)
+    assert [(a.optimizer, a.outcome) for a in seen.run.adjustments] == [("0", "applied")]
+    assert answer.outcome == "applied"
+
+
 def test_clipping_by_a_person_leaves_the_scale_that_policies_chose_to_them(watching, training):
     policies = [trimtab.Policy(on="always", ladder=[LOWER], budget=1)]
     with watching(act="process", rules=[ALWAYS], policies=policies) as seen:

@@ -210,7 +210,7 @@ class Execution:
         recorded: list[Adjustment] = []
         for action in decision.actions:
             every = not decision.optimizer and action.stage != "cycle_end"
-            for label in list(self._labels) if every else [decision.optimizer]:
+            for label in self._present() if every else [decision.optimizer]:
                 controls = self._actuators.controls(
                     label, moment.step, decision.since, late=moment.late, pending=pending, all_ranks=self._true_of_all
                 )
@@ -232,6 +232,11 @@ class Execution:
             told(recorded)
         if following is not None:
             (self.others or self).take_up(following, moment)
+
+    def _present(self) -> list[str]:
+        """Every label but those of optimizers that are gone; all of them where none is left, to hear why."""
+        steering = self._actuators.steering
+        return [label for label in self._labels if not steering.steered(label).is_gone] or list(self._labels)
 
     def _true_of_all(self, fact: bool) -> bool:
         return fact if self.others is None else self.others.vote(float(fact)) and fact
