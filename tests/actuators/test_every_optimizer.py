@@ -154,3 +154,17 @@ def test_every_optimizer_of_torch_is_known_as_its_own():
     weights = torch.nn.Parameter(torch.ones(2, 2))
     names = {name for name, _ in CASES} | {"Rprop"}
     assert all(is_torchs_own(getattr(optim, name)([weights])) for name in names)
+
+
+def test_decay_of_adafactor_that_is_placed_twice_is_the_users_again(helm):
+    """Its rate is bounded by then, which its decay must not hear of; and its decay is scaled beside that."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = optim.Adafactor([parameter], lr=0.9, weight_decay=0.1)
+    controls = helm.controls(optimizer)
+    controls.scale_learning_rate(0.5)
+    controls.scale_weight_decay(2.0)
+    for _ in range(3):
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.9, 0.1)
+    assert not helm.said

@@ -7,6 +7,7 @@ import pytest
 
 from trimtab.catalog import RULES
 from trimtab.guard import Guard
+from trimtab.rules.bench import LASTS
 from trimtab.rules.judge import FAILURES, SKIPS, Judge
 from trimtab.rules.rates import SETTLE
 from trimtab.rules.rule import Rule, resolve
@@ -451,3 +452,17 @@ def test_rule_of_which_nothing_was_seen_stands_at_no_level():
     steps.take([math.nan])
     assert steps.judge.level("loss_spike", "0") == 0.0
     assert steps.judge.level("loss_nonfinite", "0") == math.inf
+
+
+@pytest.mark.parametrize(("after", "fired"), [(LASTS - 1, False), (LASTS, True), (LASTS + 20, True)])
+def test_update_ratio_is_judged_with_the_losses_of_so_many_steps_after_it(after, fired):
+    steps = Steps([Rule("far", signal="update_ratio", threshold=1.0, hold=1 + LASTS)])
+    torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))
+    verdicts = steps.take([2.3], torn) + steps.take([2.3] * after)
+    assert edges(verdicts) == [("far", "firing")] * fired
+
+
+def test_update_ratio_is_judged_for_no_longer():
+    steps = Steps([Rule("far", signal="update_ratio", threshold=1.0, hold=2 + LASTS)])
+    torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))
+    assert steps.take([2.3], torn) + steps.take([2.3] * 50) == []
