@@ -55,7 +55,7 @@ def test_rule_of_the_watchdog_takes_its_threshold_from_the_user(watching):
 
 
 def test_second_rule_on_the_watchdogs_signal_is_refused():
-    with pytest.raises(ConfigError, match="is judged by run_hung alone"):
+    with pytest.raises(ConfigError, match="the watchdog alone judges by it"):
         answered(rules=[trimtab.Rule("very_hung", signal="hung_seconds_ratio", threshold=3.0)])
 
 
