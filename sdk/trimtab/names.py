@@ -36,13 +36,15 @@ def fresh(of: str) -> str:
 
 
 def of_script() -> str:
-    """The name of the program: of its module after `-m`, else of its file, else `python`."""
+    """The name of the program: of its module after `-m`, of the notebook, else of its file, else `python`."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None:
         return str(spec.name).removesuffix(".__main__").rpartition(".")[2]
     path = Path(sys.argv[0] if sys.argv else "")
     if path.name == "__main__.py":
         path = path.parent
+    if path.stem == "ipykernel_launcher":
+        path = Path(os.environ.get("JPY_SESSION_NAME") or "notebook")  # as Jupyter's server says it
     return path.stem if path.name not in ("", "-", "-c") else "python"
 
 

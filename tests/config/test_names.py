@@ -36,6 +36,14 @@ def test_script_is_named_by_its_file(monkeypatch, argv0, name):
     assert names.of_script() == name
 
 
+@pytest.mark.parametrize(("session", "name"), [("/x/Fit digits.ipynb", "Fit digits"), ("", "notebook")])
+def test_notebook_is_named_by_its_file(monkeypatch, session, name):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    monkeypatch.setattr(sys, "argv", ["/x/site-packages/ipykernel_launcher.py"])
+    monkeypatch.setenv("JPY_SESSION_NAME", session)
+    assert names.of_script() == name
+
+
 def test_module_is_named_by_its_last_part(monkeypatch):
     main = ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", main)
