@@ -132,7 +132,10 @@ def suspended(spec: RuleSpec) -> list[str]:
         lines.append("- for optimizers that work against each other (GAN, actor and critic).")
     if not lines:
         return []
-    return ["It is not judged", "", *lines[:-1], lines[-1].rstrip(";.") + ".", ""]
+    lines[-1] = lines[-1].rstrip(";.") + "."
+    if len(lines) == 1:
+        return [*wrapped(f"It is not judged {lines[0].removeprefix('- ')}"), ""]
+    return ["It is not judged", "", *lines, ""]
 
 
 def formula(spec: RuleSpec) -> list[str]:
@@ -158,7 +161,7 @@ def ladder(spec: RuleSpec) -> list[str]:
     lines = [f"{at}. {described(rung)}" for at, rung in enumerate(policy.rungs, start=1)]
     if spec.severity == "info":
         lines = ["As it ships nothing, since its severity is info. Given the severity warning:", "", *lines]
-    return [*lines, "", *wrapped(defaults.REASONS[spec.name])]
+    return [*lines, "", *wrapped(defaults.REASONS[spec.name]), "", ACTIONS]
 
 
 def described(rung: Rung) -> str:
@@ -221,6 +224,7 @@ CHANGING = (
     "module.",
     "",
 )
+ACTIONS = "What each action does: [policies](../policies.md#what-ships)."
 SIGNALS_OF_ONES_OWN = (
     "The `signal=` of your own rule may be one of these, `logged:NAME` for a value that you log, or a function."
 )
