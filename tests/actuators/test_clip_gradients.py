@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab.actions import FOR_GOOD, Refused
-from trimtab.actuators.clipping import UPDATE_RATIO
+from trimtab.actuators.clipping import UPDATE_RATIO, harmless_norm
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 
@@ -165,3 +165,8 @@ def test_our_clip_is_not_shown_as_the_users(watching, model):
             assert norm_of(model) == pytest.approx(0.01, rel=1e-3)
     assert [step.gradient_preclip_norm for step in seen.steps()] == [None, None]
     assert len(seen.losses()) == 2
+
+
+def test_harmless_norm_under_a_momentum_that_forgets_nothing_is_that_of_a_hundred_steps():
+    group = {"lr": 0.1, "momentum": 1.0, "dampening": 0.0, "params": [torch.ones(4)]}
+    assert harmless_norm([group], 1.0).item() == pytest.approx(UPDATE_RATIO * 2.0 / (0.1 * 100))

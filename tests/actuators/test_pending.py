@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from trimtab.actuators import pending
 from trimtab.actuators.pending import is_pending
 
 
@@ -104,6 +105,22 @@ def test_a_checkpointed_graph_is_pending_and_not_computed_anew():
     assert len(calls) == 1
     output.sum().backward()
     assert not is_pending_on(tensors_of(model))
+
+
+def test_a_checkpointed_graph_of_another_model_does_not_count():
+    model, other = two_layers(), two_layers()
+    output = checkpoint(other, torch.ones(2, 3), use_reentrant=False)
+    assert not is_pending_on(tensors_of(model))
+    output.sum().backward()
+
+
+def test_a_graph_that_is_too_large_to_be_walked_is_taken_to_be_pending(monkeypatch):
+    model, other = two_layers(), two_layers()
+    output = other(torch.ones(2, 3))
+    assert not is_pending_on(tensors_of(model))
+    monkeypatch.setattr(pending, "LIMIT_NODES", 2)
+    assert is_pending_on(tensors_of(model))
+    output.sum().backward()
 
 
 class Batch(nn.Module):

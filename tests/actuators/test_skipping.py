@@ -85,6 +85,36 @@ def test_only_one_step_is_skipped(helm, matrix):
     assert not helm.steering.skipped(optimizer)
 
 
+class Breaking(torch.optim.Optimizer):
+    """Its first step raises."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1})
+        self.whole = False
+
+    def step(self, closure=None):
+        whole, self.whole = self.whole, True
+        if not whole:
+            raise RuntimeError("not today")
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.sub_(parameter.grad + 1.0)
+
+
+def test_step_that_was_broken_off_is_left_out_from_where_the_next_one_begins(helm, matrix):
+    optimizer = Breaking([matrix])
+    step = optimizer.step  # before it is steered: nobody sees that it raises
+    skip(helm, helm.controls(optimizer))
+    matrix.grad = torch.ones_like(matrix)
+    with pytest.raises(RuntimeError, match="not today"):
+        step()
+    with torch.no_grad():
+        matrix.fill_(7.0)
+    step()
+    assert matrix.unique().tolist() == [7.0]
+    assert helm.steering.skipped(optimizer)
+
+
 def test_gradients_are_there_again_as_after_a_scalers_skip(helm, matrix):
     optimizer = torch.optim.SGD([matrix], lr=0.5)
     skip(helm, helm.controls(optimizer))

@@ -57,6 +57,10 @@ def test_fall_never_lifts_what_is_safe():
     assert creeping.ceiling == pytest.approx((0.1 * 0.05) ** 0.5)
 
 
+def test_scale_at_which_it_fell_is_not_one_to_raise_it_to():
+    assert [fallen(0.5).allows(scale) for scale in (0.99, 1.0, 1.01)] == [True, False, False]
+
+
 def test_long_health_at_the_ceiling_lifts_it_half_of_the_way():
     creeping = fallen(0.25)
     creep(creeping, PATIENCE + 500)

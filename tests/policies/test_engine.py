@@ -6,6 +6,7 @@ import pytest
 
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
 from trimtab.policies import Policy
+from trimtab.policies.accounts import ROW_GAPS
 from trimtab.policies.creeping import PATIENCE
 
 LOWER = "roll_back scale_learning_rate"
@@ -136,6 +137,23 @@ class TestFirstAid:
             ["skip_step"], ["skip_step"], ["roll_back"],
         ]  # fmt: skip
 
+    @pytest.mark.parametrize(("pause", "rung"), [(ROW_GAPS, 1), (ROW_GAPS + 1, 0)])
+    def test_is_in_a_row_with_what_came_just_before(self, course, nonfinite, pause, rung):
+        run = course(nonfinite)
+        run.judge(9)
+        run.fire("gradient_nonfinite", 10)
+        run.resolve("gradient_nonfinite", 11)
+        for step in range(12, 10 + pause):
+            run.judge(step)
+        run.fire("gradient_nonfinite", 10 + pause)
+        assert [decision.rung for decision in run.decisions] == [0, rung]
+
+    def test_begins_anew_after_a_rung_that_lasts(self, course):
+        run = course(Policy(on="gradient_nonfinite", ladder=[SkipStep(), SkipStep(), RollBack()], cooldown=0))
+        for step in range(10, 14):
+            run.fire("gradient_nonfinite", step)
+        assert [decision.rung for decision in run.decisions] == [0, 1, 2, 0]
+
     def test_goes_on_while_the_next_rung_cools_down(self, course, nonfinite):
         run = course(nonfinite)
         for step in (10, 11, 12):
@@ -262,6 +280,12 @@ def test_policy_whose_actions_raise_is_disabled_after_five(course):
     run = course(Policy(on="loss_spike", ladder=[RollBack()], cooldown=0))
     run.outcome = lambda decision, step: run.engine.settle(decision, ["failed"], step)
     assert [len(run.fire("loss_spike", step)) for step in range(1, 8)] == [1, 1, 1, 1, 1, 0, 0]
+
+
+def test_rung_that_raised_does_not_give_way_to_the_next_at_once(course, spike):
+    run = course(spike)
+    run.outcome = lambda decision, step: run.engine.settle(decision, ["failed"], step)
+    assert run.fire("loss_spike", 10) == ["roll_back"]
 
 
 class TestDryRun:

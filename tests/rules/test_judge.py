@@ -338,6 +338,16 @@ def test_overfitting_is_judged_from_a_beginning_in_the_unit_of_validation():
     assert found[1] == [[]] * 6
 
 
+@pytest.mark.parametrize(("rates", "fires"), [([0.1] * 40, True), ([0.001 * i for i in range(1, 41)], False)])
+def test_slow_rise_of_validation_is_no_overfitting_while_the_rate_warms_up(rates, fires):
+    judge = Judge(shipped("overfitting"))
+    for step, rate in enumerate(rates):
+        judge.step("0", step, 2.0, None, rate)
+    losses = [1.4, 1.3, *[1.33] * 5]
+    passes = [edges(judge.validation(step, loss, None, 0.3, 2.3)) for step, loss in enumerate(losses)]
+    assert ([("overfitting", "firing")] in passes) == fires
+
+
 CREPT = [0.3 + 0.02 * (i % 2) + 0.6 * min(1.0, i / 100) for i in range(200)]  # up by three tenths of that fall
 
 

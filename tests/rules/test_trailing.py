@@ -21,8 +21,8 @@ def test_levels_are_withheld_after_a_fence_for_as_long_as_the_window():
     trailing.add(0.0, {"loss_spike": 2.0})
     trailing.fence(1.0)
     trailing.add(2.0, {"loss_spike": 3.0})
-    assert trailing.worst(WINDOW_S)["loss_spike"] == 0.0
-    assert trailing.worst(WINDOW_S + 1.5)["loss_spike"] == 3.0
+    assert trailing.worst(WINDOW_S + 0.5)["loss_spike"] == 0.0
+    assert trailing.worst(WINDOW_S + 1.0)["loss_spike"] == 3.0
 
 
 def test_what_was_seen_before_a_fence_never_comes_back():
