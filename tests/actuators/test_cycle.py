@@ -89,9 +89,9 @@ def test_cycle_that_never_ends_is_left_off_where_a_backward_follows():
 
 def test_cycle_that_ends_seldom_is_waited_for():
     cycle = Cycle()
-    seldom = "c:A b:B A " * IDLE_STEPS + "b:A B A "  # B steps before A
+    seldom = "c:A b:B A " * 2 * IDLE_STEPS + "b:A B A "  # B steps before A
     play(cycle, seldom * 3)
-    assert play(cycle, seldom) == [3 * IDLE_STEPS + 2]
+    assert play(cycle, seldom) == [6 * IDLE_STEPS + 2]
 
 
 def test_an_optimizer_after_which_a_graph_is_pending_leaves_the_end_to_the_one_before():

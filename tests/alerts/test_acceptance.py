@@ -75,6 +75,14 @@ def test_alert_that_the_run_does_not_agree_with_is_ignored(desk):
     assert it.outcomes == ["disagrees"]
 
 
+def test_level_of_1_is_at_the_threshold_and_agrees(desk):
+    it = desk(act="alerts")
+    it.level = 1.0
+    it.fires()
+    assert [decision.rule for decision in it.receives()] == ["loss_diverged"]
+    assert it.outcomes == ["accepted"]
+
+
 def test_first_to_come_has_the_episode(desk):
     it = desk(act=True)
     (decision,) = it.fires()

@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BEGINNING, REACH, SETTLED
+from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED
 
 
 def course_of(losses):
@@ -22,6 +22,27 @@ def test_course_excuses_a_rise_in_which_validation_gets_better():
     assert course.lost == pytest.approx(0.3, rel=0.1)
     course.validated(improved=True)
     assert course.lost == pytest.approx(0.0, abs=0.01)
+
+
+def test_what_was_excused_is_over_with_the_next_best():
+    course = Course()
+    for loss in [0.0, *(-0.01 * i for i in range(40)), *[-0.4] * 60]:
+        course.update(loss)
+    course.validated(improved=True)
+    for loss in [-0.1] * 300:
+        course.update(loss)
+    course.validated(improved=True)
+    assert course.excused > 0.2
+    for loss in [-1.0] * 300 + [-0.5] * 60:
+        course.update(loss)
+    assert course.lost == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("back_to", "kept"), [(BASELINE, True), (BASELINE - 1, False)])
+def test_course_that_is_turned_back_to_before_there_was_a_baseline_is_learned_anew(back_to, kept):
+    course = course_of([2.0 - 0.01 * i for i in range(100)])
+    course.turn_back(100 - back_to)
+    assert bool(course.count) == kept
 
 
 def test_course_excuses_no_rise_where_validation_was_bad_from_the_start():
