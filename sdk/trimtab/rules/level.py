@@ -86,12 +86,11 @@ class Level:
         self.firing = False
         return "resolved"
 
-    def fence(self) -> bool:
-        """Forget every point, and close the episode. Returns whether one was open."""
-        was, self.firing = self.firing, False
+    def fence(self) -> None:
+        """Forget every point, and close the episode."""
+        self.firing = False
         self._empty()
         self.worst = None
-        return was
 
     def take(self) -> float | None:
         """The worst level since this was last asked; None where there was no level."""
