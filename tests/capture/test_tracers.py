@@ -1,12 +1,16 @@
 """What looks through Python functions, and what copies them, goes on working during a run."""
 
 import copy
+import functools
 import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
+from kinds_of_loops import Loop
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 
 class Tuned(nn.Module):
@@ -105,3 +109,67 @@ def test_state_of_a_watched_model_has_no_key_of_ours(watching, inputs, labels, t
     assert list(twin.state_dict()) == keys
     assert state.keys() == torch.optim.AdamW(nn.Linear(1, 1).parameters()).state_dict().keys()
     assert state["param_groups"][0].keys() == optimizer.param_groups[0].keys()
+
+
+class Recording(TorchDispatchMode):
+    """Writes down every operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def recorded(clip):
+    """The operations of two epochs with a validation each."""
+    loop = Loop()
+    with Recording() as mode:
+        for _ in range(2):
+            for batch in loop.loader:
+                loop.loss(*batch).backward()
+                if clip:
+                    nn.utils.clip_grad_norm_(loop.model.parameters(), 1.0)
+                loop.optimizer.step()
+                loop.optimizer.zero_grad(set_to_none=False)
+            with torch.no_grad():
+                loop.loss()
+    return mode.operations
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_mode_of_the_user_sees_nothing_of_ours(watching, clip):
+    bare = recorded(clip)
+    with watching() as seen:
+        watched = recorded(clip)
+    assert watched == bare
+    assert seen.steps()[-1].gradient_norm > 0.0
+    assert seen.validations[-1].accuracy is not None
+
+
+def selectively(model, inputs, labels):
+    """Trains with a loss inside of a checkpoint that saves what every operation gives. Returns its losses."""
+
+    def forward(inputs):
+        hidden = model(inputs)
+        loss = F.cross_entropy(hidden, labels)
+        return loss + 1e-3 * hidden.square().sum() + F.mse_loss(hidden.sum(1), torch.ones(len(labels)))
+
+    policy = functools.partial(create_selective_checkpoint_contexts, lambda *_, **__: CheckpointPolicy.MUST_SAVE)
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for _ in range(12):
+        loss = checkpoint(forward, inputs, use_reentrant=False, context_fn=policy)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_selective_checkpoint_saves_nothing_of_ours(watching, model, inputs, labels):
+    bare = selectively(copy.deepcopy(model), inputs, labels)
+    with watching() as seen:
+        assert selectively(model, inputs, labels) == bare
+    assert seen.losses() == pytest.approx(bare)

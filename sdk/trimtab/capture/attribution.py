@@ -24,6 +24,7 @@ from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
 from trimtab.sample.scalars import Held
+from trimtab.sample.seclusion import secluded
 
 WARM_UP_WALKS = 16
 STRAY_WALKS = 64
@@ -385,6 +386,7 @@ def _was_cleared(leaf: Tensor, version: int | None) -> bool:
     return version is not None and gradient._version != version and not _holds_something(gradient)
 
 
+@secluded
 def _holds_something(gradient: Tensor) -> bool:
     """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
     gradient = getattr(gradient, "_local_tensor", gradient)  # of a DTensor: asking the whole would be a collective

@@ -17,6 +17,7 @@ from torch.overrides import has_torch_function, has_torch_function_unary, is_ten
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 from trimtab.sample.scalars import is_real
+from trimtab.sample.seclusion import secluded
 
 WALK_LIMIT_NODES = 100_000
 CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied it
@@ -145,6 +146,7 @@ def _runs_more(leaf: Tensor) -> bool:
     return type(leaf) is Tensor and bool(leaf._backward_hooks)
 
 
+@secluded
 def objective(
     tensors: Any, grad_tensors: Any, is_loss: Callable[[Tensor], bool] = lambda _: False
 ) -> tuple[Sequence[Tensor], Tensor | None]:

@@ -1,5 +1,6 @@
 """Turns tensors into numbers, and numbers into events. The only room that reads a tensor's value.
 
+seclusion   keeps what is computed for us from the user's modes
 scalars     single values: at once on the CPU, one transfer for many on a device
 gradients   mean, variance, norm and largest magnitude of gradients
 noise       the gradient noise scale, where gradients are accumulated

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trimtab.sample.criteria import LossCall
 from trimtab.sample.scalars import Held, Transfer, hold
+from trimtab.sample.seclusion import secluded
 
 FIRST = 8  # calls of a loss function whose labels are counted, at 25 us each; then every
 THEN_EVERY = 16  # th one,
@@ -45,6 +46,7 @@ class Tally(NamedTuple):
     smoothing: float
 
 
+@secluded
 def tally(call: LossCall) -> Tally | None:
     """Count the labels of a call, where its loss is an entropy without weights. No synchronisation on a device."""
     target = call.target
@@ -95,6 +97,7 @@ class Chance:
         self._was_asked = False
         self._value: float | None = None
 
+    @secluded
     def add(self, found: Tally) -> None:
         """Add what one call wanted."""
         so_far, labels = self._sum, found.labels

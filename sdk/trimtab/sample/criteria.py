@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from trimtab.sample.scalars import Held, Transfer, hold
+from trimtab.sample.seclusion import secluded
 
 NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 
@@ -89,6 +90,7 @@ class TrainingCriterion:
         return mean, first / self._seen
 
 
+@secluded
 @torch.no_grad()
 def criterion(call: LossCall) -> Criterion:
     """The normalised value of a call. Three small kernels at most, no synchronisation on a device."""
@@ -118,6 +120,7 @@ def mean_of(criteria: Sequence[Criterion]) -> Held | None:
     return criteria[0].value if len(criteria) == 1 else sum(products[1:], products[0]) / weight
 
 
+@secluded
 @torch.no_grad()
 def predictions(call: LossCall) -> tuple[Held, Held] | None:
     """How many targets were met, and how many were counted; None where the loss knows no classes.

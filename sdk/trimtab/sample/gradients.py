@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
+from trimtab.sample.seclusion import secluded
 
 __all__ = ["Moments", "Taken", "combine", "sum_of_squares", "take"]
 
@@ -64,6 +65,7 @@ class Taken:
         return moments if self._scale == 1.0 else [each.divided_by(self._scale) for each in moments]
 
 
+@secluded
 def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
     """Take the statistics of every gradient as it is now, divided by `scale` (one element, as GradScaler's).
 

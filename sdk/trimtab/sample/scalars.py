@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from trimtab.sample.seclusion import modes, secluded
+
 Held: TypeAlias = "float | Tensor"
 
 
@@ -23,6 +25,10 @@ read_now = Tensor.item  # of one element, on the CPU
 
 def hold(value: Tensor) -> Held:
     """The value of a one-element tensor, now. Complex values give their real part."""
+    return _hold_secluded(value) if modes() else _hold(value)
+
+
+def _hold(value: Tensor) -> Held:
     if value.is_cpu:
         number = value.item()
         return number.real if isinstance(number, complex) else number
@@ -33,6 +39,9 @@ def hold(value: Tensor) -> Held:
     return held.reshape(()).to(wide, copy=True)
 
 
+_hold_secluded = secluded(_hold)
+
+
 def is_real(value: Any) -> bool:
     """Whether a tensor has values that could be read: not on the meta device, nor among the fakes of a dry run."""
     if not isinstance(value, Tensor):
@@ -41,6 +50,7 @@ def is_real(value: Any) -> bool:
     return not value.is_meta and (fakes is None or not isinstance(value, fakes.FakeTensor))
 
 
+@secluded
 def is_telling(targets: Tensor) -> bool:
     """Whether other data would hardly have the same targets. False on a device, where looking would wait."""
     if not targets.is_cpu or targets.layout != torch.strided or not FEWEST_TELLING <= targets.numel() <= MOST_COMPARED:
@@ -48,6 +58,7 @@ def is_telling(targets: Tensor) -> bool:
     return bool((targets != targets.flatten()[0]).any())
 
 
+@secluded
 def are_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors hold the same values. False on a device."""
     return one.is_cpu and other.is_cpu and one.shape == other.shape and one.dtype == other.dtype and one.equal(other)

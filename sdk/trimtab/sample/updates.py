@@ -18,6 +18,7 @@ from torch import Tensor
 from trimtab.sample.elements import elements_of, pieces
 from trimtab.sample.gradients import sum_of_squares
 from trimtab.sample.scalars import Held, Transfer
+from trimtab.sample.seclusion import secluded
 
 MOST = 32 * 1024  # elements of a layer that are copied: ratios of norms over so many are good to a few percent
 LINE = 16  # elements that stand together: memory is read in lines of 64 bytes
@@ -58,6 +59,7 @@ class Weights:
         self._layers: list[Tensor] = []  # only while a step is under way, as a user may drop them
         self._names: list[str] = []
 
+    @secluded
     def hold(self, parameters: Sequence[Tensor], names: Sequence[str | None]) -> None:
         """Copy the parameters that have a name. No wait."""
         shown = [
@@ -72,6 +74,7 @@ class Weights:
                 self._make_room(weights)
                 torch._foreach_copy_(self._buffers, weights)
 
+    @secluded
     def compare(self) -> tuple[Sequence[str], Sequence[Held]]:
         """Names and ratios of the layers that were held, which are let go. No wait."""
         names, ratios = self._names, list[Held]()
