@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from trimtab.sample.scalars import Transfer, hold
+from trimtab.sample.scalars import Transfer, hold, sum_of
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,22 @@ def test_transfer_gives_numbers_and_tensors_in_the_order_given():
     transfer = Transfer([1.0, torch.tensor(2.0), 3.0, torch.tensor(math.inf)])
     assert not transfer.immediate
     assert transfer.read() == [1.0, 2.0, 3.0, math.inf]
+
+
+def test_values_of_several_devices_are_copied_each_from_its_own():
+    """As with a model that is spread over devices. The transfer is started where reading has to fail."""
+    here, elsewhere = torch.tensor(1.0), torch.tensor(2.0, device="meta")
+    transfer = Transfer([here, elsewhere, 3.0])
+    with pytest.raises(NotImplementedError):
+        transfer.read()
+    indexed = torch.tensor(2.0, device="cpu:0")
+    assert Transfer([indexed, here, 3.0, indexed + 2, here]).read() == [2.0, 1.0, 3.0, 4.0, 1.0]
+
+
+def test_sum_is_of_numbers_and_tensors():
+    assert sum_of([1.5]) == 1.5
+    assert sum_of([1.0, torch.tensor(2.0), 4.0]) == torch.tensor(7.0)
+    assert math.isnan(sum_of([1.0, math.nan]))
 
 
 def test_transfer_is_of_the_values_at_its_start():

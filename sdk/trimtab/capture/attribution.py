@@ -12,7 +12,6 @@ reads meanwhile reads freed memory. Which thread that is, is learned by the same
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.seclusion import secluded
 
 WARM_UP_WALKS = 16
@@ -52,7 +51,7 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_lost", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe",
+        "_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe",
         "takes_all", "thread",
     )  # fmt: skip
 
@@ -60,7 +59,6 @@ class Share:
         self.ids = {id(p) for p in parameters}
         self.thread = get_ident()  # in which its backwards run
         self.probe: Tensor | _Lost = next((p for p in parameters if p.grad is not None), parameters[0])
-        self._lost: list[weakref.ref[Tensor]] = []
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.losses: list[Held] = []  # since the gradients were last cleared
@@ -104,14 +102,13 @@ class Share:
 
     def look_at(self, parameter: Tensor) -> None:
         """Take this parameter as its probe."""
-        self.probe = _Lost(parameter) if self._lost else parameter
+        self.probe = parameter
         self.note_version()
 
-    def let_go(self, parameters: Sequence[Tensor]) -> None:
-        """Its optimizer is gone: hold none of `parameters`. Their ids are known for as long as they live."""
+    def let_go(self) -> None:
+        """Its optimizer is gone: do not hold the probe. What a backward brings it is for who takes over."""
         if type(self.probe) is not _Lost:
             self.probe = _Lost(self.probe)
-            self._lost = [weakref.ref(p, functools.partial(_discard, self.ids, id(p))) for p in parameters]
 
     def awaits_step(self, newest: Sequence[Held]) -> bool:
         """Whether a backward came here since the last step: one that is not applied yet, or one of `newest`."""
@@ -171,7 +168,7 @@ class Share:
             self._changed_by_clip = False
             self.note_version()
         if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
-            self.losses = [sum(self.losses[1:], self.losses[0])]
+            self.losses = [sum_of(self.losses)]
 
     def skipped(self) -> None:
         """After a step that was not taken."""
@@ -191,10 +188,6 @@ class Share:
     def _clear(self) -> None:
         self.losses = []
         self.is_applied = False
-
-
-def _discard(ids: set[int], key: int, _: object) -> None:
-    ids.discard(key)
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.noise import FirstBackward
 from trimtab.sample.sampler import Sampler
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.updates import Weights
 
 SEARCHES_S = 1.0  # in all that may go into searching the whole process for models; then this
@@ -197,4 +197,4 @@ class Recorder:
 
 def total(losses: Sequence[Held]) -> Held | None:
     """The sum, or None of nothing."""
-    return sum(losses[1:], losses[0]) if losses else None
+    return sum_of(losses) if losses else None

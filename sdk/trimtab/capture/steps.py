@@ -19,7 +19,7 @@ from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.roster import Roster, has_several_ranks
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
-from trimtab.sample.scalars import Held, hold, is_real
+from trimtab.sample.scalars import Held, hold, is_real, sum_of
 
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
@@ -348,4 +348,4 @@ def _norm_of_parts(norms: Sequence[Held]) -> Held:
     if len(norms) == 1:
         return norms[0]
     squares = [norm * norm for norm in norms]
-    return sum(squares[1:], squares[0]) ** 0.5
+    return sum_of(squares) ** 0.5

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from trimtab.sample.scalars import Held, Transfer, hold
+from trimtab.sample.scalars import Held, Transfer, hold, sum_of
 from trimtab.sample.seclusion import secluded
 
 NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
@@ -113,11 +113,11 @@ def weighted(criterion: Criterion) -> Held:
 def mean_of(criteria: Sequence[Criterion]) -> Held | None:
     """The mean over several batches, None where nothing counts."""
     weights = [criterion.weight for criterion in criteria]
-    weight = sum(weights[1:], weights[0])
+    weight = sum_of(weights)
     if not isinstance(weight, Tensor) and weight == 0:
         return None
     products = [weighted(criterion) for criterion in criteria]
-    return criteria[0].value if len(criteria) == 1 else sum(products[1:], products[0]) / weight
+    return criteria[0].value if len(criteria) == 1 else sum_of(products) / weight
 
 
 @secluded

@@ -64,36 +64,50 @@ def are_equal(one: Tensor, other: Tensor) -> bool:
     return one.is_cpu and other.is_cpu and one.shape == other.shape and one.dtype == other.dtype and one.equal(other)
 
 
+def sum_of(values: Sequence[Held]) -> Held:
+    """The sum of one value or more, on the device of the first that is on any. No wait."""
+    result = values[0]
+    for value in values[1:]:
+        if isinstance(result, Tensor) and isinstance(value, Tensor) and value.device != result.device:
+            value = value.to(result.device, non_blocking=True)
+        result = result + value
+    return result
+
+
 class Transfer:
-    """Held values on their way to the host. Starting it never waits; reading it waits only for this copy."""
+    """Held values on their way to the host. Starting it never waits; reading it waits only for these copies."""
 
     def __init__(self, values: Sequence[Held]) -> None:
         self._values = list(values)
-        self._tensors = [v for v in self._values if not isinstance(v, float | int)]
-        self._copy: Tensor | None = None
-        self._event: torch.cuda.Event | None = None
-        if self._tensors:
-            self._start()
-
-    def _start(self) -> None:
-        stacked = torch.stack([t.double() if t.is_cuda else t for t in self._tensors])
-        if stacked.is_cuda:
-            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
-            self._copy.copy_(stacked, non_blocking=True)
-            self._event = torch.cuda.current_stream(stacked.device).record_event()
-        else:
-            self._copy = stacked
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for value in self._values:
+            if isinstance(value, Tensor):
+                by_device.setdefault(value.device, []).append(value)
+        self._copies = {device: _Copy(tensors) for device, tensors in by_device.items()}
 
     @property
     def immediate(self) -> bool:
         """Whether reading costs no wait at all."""
-        return not self._tensors
+        return not self._copies
 
     def read(self) -> list[float]:
         """All values as floats, in the order given."""
-        if self._copy is None:
-            return [float(v) for v in self._values]
+        arrived = {device: iter(copy.read()) for device, copy in self._copies.items()}
+        return [next(arrived[v.device]) if isinstance(v, Tensor) else float(v) for v in self._values]
+
+
+class _Copy:
+    """Of the values that are on one device."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        stacked = torch.stack([t.double() if t.is_cuda else t for t in tensors])
+        self._copy, self._event = stacked, None
+        if stacked.is_cuda:
+            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
+            self._copy.copy_(stacked, non_blocking=True)
+            self._event = torch.cuda.current_stream(stacked.device).record_event()
+
+    def read(self) -> list[float]:
         if self._event is not None:
             self._event.synchronize()
-        read = iter(self._copy.tolist())
-        return [float(v) if isinstance(v, float | int) else next(read) for v in self._values]
+        return self._copy.tolist()
