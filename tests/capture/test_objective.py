@@ -163,7 +163,10 @@ def test_backward_restricted_to_the_parameters_is_a_loss_of_their_optimizer(loop
     assert seen.losses() == sums
 
 
-@pytest.mark.parametrize("restricted", [lambda m: dict(m.named_parameters()), lambda m: m.parameters()])
+TAKES_DICTIONARIES = "Mapping" in torch.autograd.backward.__code__.co_names  # PyTorch 2.13 and newer
+
+
+@pytest.mark.parametrize("restricted", [lambda m: m.parameters(), lambda m: set(m.parameters())])
 def test_parameters_that_backward_is_restricted_to_may_come_in_any_way(loop, model, restricted):
     seen, sums = loop(lambda losses: torch.autograd.backward(losses, inputs=restricted(model)))
     assert seen.losses() == sums
@@ -185,14 +188,17 @@ class Tagged(torch.Tensor):
     """A subclass, which torch asks what backward is to do."""
 
 
-@pytest.mark.parametrize("backward", [torch.autograd.backward, torch.Tensor.backward])
+WAYS = [lambda loss: torch.autograd.backward(loss), lambda loss: loss.backward()]
+
+
+@pytest.mark.parametrize("backward", WAYS)
 def test_loss_of_a_subclass_counts_once(loop, backward):
     seen, sums = loop(lambda losses: backward(losses[0].as_subclass(Tagged)))
     assert seen.losses() == sums
     assert [step.micro_steps for step in seen.steps()] == [1] * STEPS
 
 
-@pytest.mark.parametrize("backward", [torch.autograd.backward, torch.Tensor.backward])
+@pytest.mark.parametrize("backward", WAYS)
 def test_loss_under_a_mode_counts_once(loop, backward):
     with torch.device("cpu"):
         seen, sums = loop(lambda losses: backward(losses[0]))
@@ -207,13 +213,16 @@ def test_call_of_backward_that_torch_refuses_is_no_fault_of_ours(watching, model
     assert seen.end.totals["faults"] == {}
 
 
-def test_backward_restricted_to_something_else_is_no_loss(watching, model, optimizer, inputs, labels):
+@pytest.mark.parametrize("kind", [list, iter, lambda given: dict(enumerate(given))])
+def test_backward_restricted_to_something_else_is_no_loss(watching, model, optimizer, inputs, labels, kind):
+    if not TAKES_DICTIONARIES and isinstance(kind([]), dict):
+        pytest.skip("needs PyTorch 2.13, whose backward takes a dictionary of inputs")
     inputs.requires_grad_()
     with watching() as seen:
         for _ in range(STEPS):
             optimizer.zero_grad()
             (loss,) = losses_of(model, inputs, labels)
-            loss.backward(inputs=[inputs], retain_graph=True)
+            loss.backward(inputs=kind([inputs]), retain_graph=True)
             loss.backward()
             optimizer.step()
     assert seen.losses()[-1] == pytest.approx(loss.item())
@@ -240,6 +249,27 @@ def test_gradients_that_are_not_cleared_carry_their_losses_on(loop):
     seen, sums = loop(each, clear=lambda: None)
     totals = seen.losses()
     assert [b - a for a, b in zip([0, *totals], totals)] == sums  # noqa: B905
+
+
+class Decaying(torch.optim.SGD):
+    """Writes its weight decay into the gradients, as optimizers of old do."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.grad.add_(p, alpha=0.01)
+        return super().step(closure)
+
+
+def test_optimizer_that_writes_to_gradients_does_not_clear_them(watching, model, inputs, labels):
+    optimizer, losses = Decaying(model.parameters(), lr=0.01), []
+    with watching() as seen:
+        for _ in range(STEPS):
+            (loss,) = losses_of(model, inputs, labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert seen.losses() == pytest.approx([sum(losses[: index + 1]) for index in range(STEPS)])
 
 
 def test_clearing_after_the_step_is_clearing(watching, model, optimizer, inputs, labels):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,3 +108,18 @@ def test_wrapped_functions_keep_name_and_documentation(watching):
     with watching():
         assert torch._C._nn.cross_entropy_loss.__doc__ == documented
         assert torch._C._nn.cross_entropy_loss.__name__ == "cross_entropy_loss"
+
+
+def test_optimizer_that_lives_to_the_end_of_the_process_leaves_it_in_peace(tmp_path):
+    script = f"""
+import gc, torch, trimtab
+from torch import nn
+model = nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+gc.freeze()
+with trimtab.watch(backends=["jsonl"], directory={str(tmp_path)!r}) as run:
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Exception" not in done.stderr

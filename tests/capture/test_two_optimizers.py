@@ -278,6 +278,20 @@ def test_optimizer_that_takes_over_from_one_that_is_gone_has_the_losses_that_wer
     assert seen.steps()[-1].micro_steps == 2
 
 
+def test_parameter_that_has_the_id_of_a_leaf_that_is_gone_has_not_its_loss(watching):
+    with watching() as seen:
+        leaf = torch.ones(3, requires_grad=True)
+        leaf.sum().backward()
+        address = id(leaf)
+        del leaf
+        others = [torch.ones(3, requires_grad=True)]
+        while id(others[-1]) != address:
+            others.append(torch.ones(3, requires_grad=True))
+        others[-1].grad = torch.ones(3)
+        torch.optim.SGD([others[-1]], lr=0.1).step()
+    assert seen.losses() == [None]
+
+
 def test_optimizer_without_parameters_is_none(watching):
     loop, empty = Loop(), torch.optim.SGD([{"params": []}], lr=0.1)
     with watching() as seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -106,12 +107,12 @@ class Tracked:
 
 
 def _letting_go(tracked: Tracked, let_go: Callable[[Tracked], object]) -> Callable[[Any], None]:
-    known = weakref.ref(tracked)  # or it would hold itself
+    known, is_exiting = weakref.ref(tracked), sys.is_finalizing  # held, it would hold itself; exiting, names are gone
 
     def optimizer_is_gone(_: Any) -> None:
-        tracked = known()
+        tracked = None if is_exiting() else known()
         if tracked is not None:
-            tracked.share.let_go(tracked.parameters)
+            tracked.share.let_go()
             tracked.ledger.let_go()
             tracked.parameters = []
             let_go(tracked)
