@@ -476,3 +476,10 @@ def test_update_ratio_is_judged_for_no_longer():
     steps = Steps([Rule("far", signal="update_ratio", threshold=1.0, hold=2 + LASTS)])
     torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))
     assert steps.take([2.3], torn) + steps.take([2.3] * 50) == []
+
+
+@pytest.mark.parametrize(("severity", "healthy"), [("info", True), ("warning", False), ("critical", False)])
+def test_rule_that_is_only_told_makes_no_run_unhealthy(severity, healthy):
+    steps = Steps([Rule("told", signal=lambda loss: 2.0, threshold=1.0, severity=severity)])
+    steps.take([1.0] * 3)
+    assert steps.judge.healthy("0") == healthy

@@ -222,7 +222,7 @@ class Snapshots:
         return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 
     def with_best(self, parts: Parts, step: int, use: Callable[[], object]) -> None:
-        """Call `use` while the best one is in place, and put the present state back, gradients too.
+        """Call `use` while the best one is in place, and put the present state back, gradients and random numbers too.
 
         The present state is copied for that, under the cap as any other: snapshots are dropped where there is no room.
 
@@ -237,13 +237,14 @@ class Snapshots:
             )
         here = self._picture(layout, step)
         gradients = [(p, p.grad) for o in parts.optimizers.values() for g in o.param_groups for p in g["params"]]
-        self._restore(best, parts)
-        try:
-            use()
-        finally:
-            here.restore()
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
+        with generators.kept():  # the best one may bring its own
+            self._restore(best, parts)
+            try:
+                use()
+            finally:
+                here.restore()
+                for parameter, gradient in gradients:
+                    parameter.grad = gradient
 
     def close(self) -> None:
         """Drop everything, files too."""
