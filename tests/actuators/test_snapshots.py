@@ -293,7 +293,7 @@ def test_random_states_are_restored_when_asked_for(model):
 def test_random_states_of_the_best_are_in_place_for_a_moment_only(model):
     snapshots, seen = filled(model, [10], rng=True), []
     snapshots.take_best(model.at(15), 15)
-    drawn = torch.rand(3)
+    drawn, _ = torch.rand(3), torch.rand(5)
     state = torch.get_rng_state()
     snapshots.with_best(model.at(20), 20, lambda: seen.append(torch.rand(3)))
     assert seen[0].equal(drawn)

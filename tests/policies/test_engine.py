@@ -67,6 +67,14 @@ def test_episode_is_acted_on_once(course, spike, verdict):
     assert run.judge(50, verdict("loss_spike", 50, 1)) == []
 
 
+def test_decision_that_is_withdrawn_leaves_its_episode_to_be_answered(course, spike, verdict):
+    run = course(spike)
+    (decision,) = run.engine.decide([verdict("loss_spike", 10)], 10)
+    assert run.judge(11) == []
+    run.engine.withdraw(decision)
+    assert run.judge(12) == ["roll_back"]
+
+
 def test_used_up_budget_is_said_once_for_an_episode(course, spike):
     run = course(Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=0, budget=1))
     assert run.fire("loss_oscillating", 10) == ["scale_learning_rate"]
