@@ -290,9 +290,10 @@ def test_halt_that_is_heard_later_puts_the_best_weights_back_then(halted_unheard
     assert any("those of step 5 again" in text for text in halted_unheard.notices)
 
 
-def test_loop_that_asks_seldom_has_the_best_weights_when_it_is_told(watching, training):
+@pytest.mark.parametrize("restore", [True, False])
+def test_loop_that_asks_seldom_has_the_best_weights_when_it_is_told_where_it_should(watching, training, restore):
     rules = [trimtab.Rule("enough", signal="logged:enough", threshold=1.0)]
-    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough")])]
+    policies = [trimtab.Policy(on="enough", ladder=[Halt("enough", restore_best=restore)])]
     with watching(act="process", rules=rules, policies=policies, monitor=("bleu", "max")) as seen:
         assert not trimtab.should_stop()
         training.steps(5)
@@ -302,7 +303,7 @@ def test_loop_that_asks_seldom_has_the_best_weights_when_it_is_told(watching, tr
         training.steps(10)
         assert not same(training.weights, best)
         assert trimtab.should_stop()
-        assert same(training.weights, best)
+        assert same(training.weights, best) == restore
 
 
 def test_halt_that_is_heard_while_a_graph_is_pending_leaves_its_weights(halted_unheard, training):
@@ -557,6 +558,16 @@ def test_what_an_action_did_before_it_refused_is_on_record(watching, training, a
     assert (refused.outcome, refused.before, refused.after) == ("refused", {}, {})
     assert "dropout" in refused.reason
     assert seen.steps()[-1].learning_rate == pytest.approx([0.025 if act else 0.05])
+
+
+@pytest.mark.parametrize(("steps", "outcome"), [(1, "refused"), (2, "applied")])
+def test_clipping_of_the_judged_step_alone_is_refused_where_its_rung_waited(watching, training, steps, outcome):
+    rung = (ClipGradients(1.0, steps=steps), ScaleLearningRate(0.5))
+    with watching(act="process", rules=[ALWAYS], policies=[answered_by(rung, budget=1)]) as seen:
+        training.steps(3)
+    clipping, _ = seen.backend.of(Adjustment)[:2]
+    assert (clipping.action, clipping.outcome) == ("clip_gradients", outcome)
+    assert ("had been applied by then" in clipping.reason) == (outcome == "refused")
 
 
 def test_record_of_an_action_names_everything_that_it_changed(watching, training):
