@@ -248,7 +248,11 @@ def test_gradient_of_a_step_that_raised_has_no_part_in_the_next(watching, model,
         fit(moody)
         norm = norm_of(model)
         moody.step()
+        for _ in range(2):
+            fit_and_step(fit, moody)
     assert seen.steps()[2].gradient_norm == pytest.approx(norm)
+    sampled = [index for index, step in enumerate(seen.steps()) if step.gradient_norm is not None]
+    assert sampled == list(range(0, 5, every))
 
 
 def test_what_a_step_that_raised_had_in_hand_is_let_go(watching, model, moody, inputs, labels):

@@ -34,10 +34,6 @@ class Unjudged:
             self.samples.pop()
         self.samples.append((place, sample))
 
-    def drop_sample(self) -> None:
-        """The step whose loss was to follow did not end."""
-        self.samples = [(place, sample) for place, sample in self.samples if place < len(self.losses)]
-
     def take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
         """All of them, which wait no more."""
         taken = self.losses, self.samples
@@ -92,7 +88,6 @@ class Tracked:
         """Forget what was sampled for a step that did not end. The next one takes its place."""
         self.is_sampled, self.sample_at = False, self.calls
         self.ledger.drop_samples()
-        self.unjudged.drop_sample()
 
     def refresh(self, optimizer: Optimizer) -> list[Tensor]:
         """Look again at the parameters. Returns those that were there before, where they are others now.
