@@ -366,6 +366,20 @@ def test_evaluation_on_training_data_does_not_spoil_validation(watching, loop):
     assert seen.epochs[-1].validation.samples == 6
 
 
+def test_validation_is_chosen_anew_when_other_data_is_trained_on(watching, loop):
+    training, validation = DataLoader(data(seed=3), batch_size=BATCH), DataLoader(data(6, seed=4), batch_size=BATCH)
+    with watching() as seen:
+        for batch in loop.training:
+            loop.step(batch)
+        loop.validate()
+        for batch in training:
+            loop.step(batch)
+        loss = loop.validate(validation)
+        loop.validate()  # that of the training before it
+        loop.step(batch)
+    assert seen.validations[-1].loss == pytest.approx(loss)
+
+
 def test_evaluation_by_another_loader_over_the_training_data_is_known_as_such(watching, loop):
     again = DataLoader(loop.training.dataset, batch_size=5)
     with watching() as seen:
