@@ -1,11 +1,13 @@
 """What the judge is given, when, and beside what."""
 
 import pytest
+import torch
 
 from trimtab.rules.judge import Judge
 from trimtab.rules.rule import resolve
 from trimtab.sample.books import Books
 from trimtab.sample.layers import LayerChoice
+from trimtab.sample.updates import UpdateSample
 from trimtab.steering.judging import Judging
 from trimtab.types import PhaseSummary
 
@@ -66,6 +68,13 @@ def test_steps_before_a_fence_are_not_judged(judging, judge):
     judging.fence(["0"], 3, "0", None)
     assert trained(judging, [float("nan")] * 3) == []
     assert [verdict.rule for verdict in trained(judging, [float("nan")] * 4)] == ["loss_nonfinite"]
+
+
+def test_movement_that_was_undone_goes_with_no_reading_of_what_follows(judging):
+    ledger = judging._books.ledger("0")
+    ledger.newest_update = UpdateSample(0, ["weight"], torch.tensor([18.0]))
+    judging.fence(["0"], 3, None, back_to=0)
+    assert ledger.newest_update is None
 
 
 def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, said):
