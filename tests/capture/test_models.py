@@ -1,8 +1,12 @@
 """The names of layers: the user's own."""
 
+import gc
+
+import pytest
 import torch
 from torch import nn
 
+from trimtab.capture import recorder
 from trimtab.capture.models import Models
 
 
@@ -108,3 +112,26 @@ def test_half_built_module_is_passed_over(model):
     half_built = nn.Linear.__new__(nn.Linear)
     assert len(names_of(model)) == 4
     assert half_built is not None
+
+
+def test_search_among_new_objects_finds_a_new_model():
+    old = nn.Linear(2, 1)
+    gc.collect()
+    new = nn.Linear(2, 1)
+    models = Models()
+    for model in (old, new):
+        models.search(model.parameters(), everywhere=False)
+    assert list(models.by_name().values()) == [new]
+
+
+@pytest.mark.parametrize(("affordable_s", "name"), [(60.0, "weight"), (0.0, "parameter.0")])
+def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkeypatch, affordable_s, name):
+    monkeypatch.setattr(recorder, "SEARCHES_S", affordable_s)
+    monkeypatch.setattr(recorder, "SEARCH_SHARE", 0.0)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        model(torch.ones(1, 2)).sum().backward()
+        gc.collect()
+        optimizer.step()
+    assert next(iter(seen.steps()[0].layers)) == name

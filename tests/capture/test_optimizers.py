@@ -452,6 +452,7 @@ def by_hand(model, inputs, labels, rounds):
 def test_models_that_are_trained_by_hand_one_after_the_other_are_seen_each(watching, inputs, labels):
     with watching() as seen:
         losses = [loss for _ in range(3) for loss in by_hand(nn.Linear(4, 3), inputs, labels, 6)]
+        assert len(seen.run._capture._attribution.shares) == 1
     assert seen.end.totals["steps"] == {"0": 18}
     assert seen.end.totals["samples"] == 18 * 6
     assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
