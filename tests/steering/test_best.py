@@ -185,6 +185,15 @@ def test_run_that_ends_worse_than_its_best_while_no_rule_minds_writes_nothing(wa
     assert nothing_written(seen)
 
 
+def test_run_that_ends_with_its_best_state_in_place_writes_nothing_whatever_fires(watching, training):
+    rule = trimtab.Rule("enough", signal="logged:enough", threshold=1.0)
+    with watching(**NOTHING, rules=[rule]) as seen:
+        learn_and_spoil(training)
+        assert trimtab.restore_best()
+        trimtab.log(enough=1.0)
+    assert nothing_written(seen)
+
+
 def test_run_that_ends_at_its_best_writes_nothing(watching, training):
     with watching(**NOTHING, rules=[GOES_WRONG]) as seen:
         learn_and_spoil(training)

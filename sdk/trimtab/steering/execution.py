@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
-from trimtab.actions import STAGES, Action, Change, Controls, Refused, RollBack, ScaleLearningRate, Stage
+from trimtab.actions import STAGES, Action, Change, Controls, Refused, RollBack, Stage
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard
@@ -250,9 +250,9 @@ class Execution:
             if writes:
                 self.cycle.dropped()
             self._fenced(decision, step, of_all, back_to)
-            chosen = decision.policy == PERSON and any(isinstance(a, ScaleLearningRate) for a in decision.actions)
+            by_person = decision.policy == PERSON
             for label in self._labels if of_all else [decision.optimizer]:
-                self._engine.scaled(label, self._actuators.steering.target(label), by_person=chosen)
+                self._engine.scaled(label, self._actuators.steering.target(label), by_person=by_person)
 
     def _attempt(
         self,
