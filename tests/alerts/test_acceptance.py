@@ -157,6 +157,15 @@ def test_resolved_undoes_nothing_and_ends_the_waiting(desk):
     assert it.outcomes == ["accepted", "resolved"]
 
 
+def test_end_of_another_alert_about_the_rule_does_not_end_the_waiting(desk):
+    it = desk(act="alerts")
+    it.fires()
+    it.engine.paused = True
+    it.receives()
+    it.engine.paused = False
+    assert len(it.receives(fingerprint="of another", status="resolved")) == 1
+
+
 def test_silence_vetoes_alerts_and_what_is_judged_in_process(desk):
     it = desk(act=True)
     it.silences.set(frozenset({"loss_diverged"}))

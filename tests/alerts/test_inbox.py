@@ -66,6 +66,11 @@ def test_flood_is_limited_and_ebbs(offer, clock):
     assert offer(fingerprint=str(BURST)) == "taken"
 
 
+def test_clock_that_is_set_back_keeps_nothing_out(offer, clock):
+    clock.now -= 3600
+    assert offer(at=clock.now) == "taken"
+
+
 def test_inbox_that_nobody_empties_fills_up(offer, clock):
     for number in range(CAPACITY):
         clock.now += 1

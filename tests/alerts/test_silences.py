@@ -49,6 +49,10 @@ def test_matcher_that_cannot_be_read_counts_as_matching_a_label_of_ours():
     assert "flags" in unread[0]
 
 
+def test_matcher_that_cannot_be_read_does_not_match_a_label_that_nobody_has():
+    assert silenced(silence(("run", RUN), ("team", "=~", "(?i)vision"))) == set()
+
+
 def test_more_silences_than_can_be_read_in_time_silence_everything():
     """Reading them holds the interpreter, and so the training: whoever can silence must not be able to slow it."""
     hostile = [silence(("run", "=~", f"(a|b)*x{number}" * 8)) for number in range(5_000)]
