@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trimtab.sample.chance import FIRST, LABELS, TALLIES, THEN_EVERY, Chance, next_call, tally
+from trimtab.sample.chance import FIRST, LABELS, TALLIES, THEN_EVERY, Chance, Tally, next_call, tally
 from trimtab.sample.criteria import MEAN, LossCall
 
 ROWS = 1000
@@ -172,3 +172,14 @@ def test_labels_on_a_device_are_counted_there(labels):
         chance.add(tally(on_device[0]))
     assert chance.read() is None
     assert chance.read() == pytest.approx(after(call(torch.zeros(ROWS, 5), labels)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "other", [Tally(torch.ones(5), 5.0, False, 0.0), Tally(torch.tensor([0.0, 64.0]), 64.0, True, 0.0)]
+)
+def test_labels_of_another_number_of_classes_are_left_out(other):
+    chance = Chance()
+    for _ in range(FIRST):
+        chance.add(Tally(torch.tensor([8.0, 8.0]), 16.0, False, 0.0))
+        chance.add(other)
+    assert chance.read() == pytest.approx(math.log(2), rel=0.02)

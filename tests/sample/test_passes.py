@@ -29,12 +29,13 @@ def test_accuracy_of_a_validation_pass_counts_targets():
     assert sums.summary().accuracy == 0.5
 
 
-def test_passes_fold_as_if_they_were_one():
+@pytest.mark.parametrize("split", [0, 2, 6])
+def test_passes_fold_as_if_they_were_one(split):
     whole, first, second = PassSums(), PassSums(), PassSums()
     for index in range(6):
         batch = Criterion(float(index), 1.0 + index, 2), (1.0, 2.0), 2
         whole.add(*batch)
-        (first if index < 2 else second).add(*batch)
+        (first if index < split else second).add(*batch)
     first.add_pass(second)
     assert first.summary() == whole.summary()
     assert first.batches == whole.batches == 6
