@@ -454,3 +454,24 @@ def test_generator_that_joins_in_the_second_epoch_is_no_other_training(watching,
     assert newest["0"].totals.steps == 6
     assert newest["1"].step in (5, 6)
     assert all(epoch.train.loss > 0.5 for epoch in seen.backend.of(Epoch))
+
+
+def test_gradient_replaced_by_hand_after_a_backward_does_not_add_losses_up(watching, model, inputs):
+    """GradNorm: the weights of the terms get the gradient of another objective, by `torch.autograd.grad`."""
+    weights = nn.Parameter(torch.ones(2))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD([weights], lr=0.1)]
+    losses = []
+    with watching() as seen:
+        for _ in range(6):
+            outputs = model(inputs)
+            loss = (weights * torch.stack([outputs.square().mean(), outputs.abs().mean()])).sum()
+            optimizers[0].zero_grad()
+            loss.backward(retain_graph=True)
+            weights.grad = None
+            weights.grad = torch.autograd.grad(loss.square(), weights)[0]
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(loss.item())
+    assert seen.losses("0") == pytest.approx(losses)
+    assert seen.losses("1") == pytest.approx(losses)
+    assert {step.micro_steps for step in seen.steps("1")} == {1}

@@ -51,8 +51,8 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_stays", "_version", "follows", "ids", "is_applied", "losses", "probe",
-        "takes_all", "thread",
+        "_changed_by_clip", "_replaced", "_stays", "_version", "follows", "ids", "is_applied", "left", "losses",
+        "probe", "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -65,6 +65,8 @@ class Share:
         self._version: int | None = None
         self.is_applied = False  # no backward came here since the last step
         self._changed_by_clip = False
+        self.left = 0  # the id of the gradient, as the newest backward left it
+        self._replaced = False  # a step used another one, of the user's own
         self._stays = True  # the gradient is there between a step and the next backward: cleared in place, or never
         self.note_version()
 
@@ -130,6 +132,9 @@ class Share:
                 self._clear()
             self._version = None
             return
+        if self._replaced:  # what backward adds to it has nothing to do with the losses before
+            self._replaced = False
+            self._clear()
         version = gradient._version
         if self._version == UNKNOWN:
             self._stays = self.is_applied
@@ -153,7 +158,7 @@ class Share:
             return False
         version = gradient._version
         changed = version != self._version
-        self._version = version
+        self._version, self.left = version, id(gradient)
         return changed
 
     def note_version(self) -> None:
@@ -166,9 +171,17 @@ class Share:
         self.is_applied = True
         if self._stays:
             self._changed_by_clip = False
+            self._replaced = self._is_replaced()
             self.note_version()
         if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
             self.losses = [sum_of(self.losses)]
+
+    def _is_replaced(self) -> bool:
+        """Whether the gradient is another tensor than a backward left. Versions only rise, and ids come again."""
+        gradient = self.probe.grad
+        if gradient is None or not self.left or self.follows or self.takes_all:
+            return False
+        return id(gradient) != self.left or (self._version is not None and gradient._version < self._version)
 
     def skipped(self) -> None:
         """After a step that was not taken."""
@@ -198,6 +211,10 @@ class _Unclaimed:
     leaves: dict[int, tuple[weakref.ref[Tensor], int | None]] = field(default_factory=dict)
     hidden: bool = False  # it reaches somebody, but the walk could not tell whom
     thread: int = field(default_factory=get_ident)
+    left: dict[int, int] = field(init=False)  # id of a leaf to that of its gradient
+
+    def __post_init__(self) -> None:
+        self.left = {key: id(leaf.grad) for key, leaf in self.living().items()}
 
     def living(self) -> dict[int, Tensor]:
         """The leaves that are not gone, whose ids may be others' by now."""
@@ -222,6 +239,7 @@ class Attribution:
         self.unclaimed: list[_Unclaimed] = []
         self._newest_leaves: list[weakref.ref[Tensor]] = []  # that a loss without an owner reached
         self.by_hand = False  # the shares are of parameters that are updated by hand
+        self.cleared = False  # whether the newest backward found that the only optimizer had been given nothing
         self.on_reached: Callable[[Share], object] | None = None  # called with each share that a backward wrote to
         self.only: Share | None = None  # the only share there is, when every loss reaches it
         self._walks_left = WARM_UP_WALKS
@@ -235,9 +253,11 @@ class Attribution:
     def before_backward(self) -> list[Held]:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
         thread = get_ident()
+        self.cleared = False
         for share in self.shares:
             if share.thread == thread:
                 share.look()
+                self.cleared = not share.losses and len(self.shares) == 1 and not self.by_hand
         if not self.unclaimed:
             return []
         cleared = [entry.loss for entry in self.unclaimed if entry.thread == thread and entry.was_cleared()]
@@ -340,6 +360,7 @@ class Attribution:
             entry.keep(living := entry.living().keys())
             if entry.hidden or not share.ids.isdisjoint(living):
                 losses.append(entry.loss)
+                share.left = entry.left.get(id(share.probe), 0)
                 entry.hidden = False
                 entry.keep(living - share.ids)
         self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]

@@ -33,6 +33,7 @@ from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.capture.passes import UNSEEN, Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
+from trimtab.capture.said import NOTHING
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
@@ -212,10 +213,13 @@ class Capture:
         passes, only = self._passes, self._attribution.only
         if only is None or only.thread != get_ident() or only.probe.grad is not None:
             return self._before_any_backward(tensors, grad_tensors)
+        loss, said = hold(tensors), self._criteria.said
+        if said.marked is not NOTHING:
+            said.drop_marked()
         self._criteria.backward(tensors)
         if passes.has_news:
             passes.training()
-        only.begin(hold(tensors))
+        only.begin(loss)
         return None
 
     def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
@@ -224,6 +228,9 @@ class Capture:
         if tensors.is_meta if type(tensors) is Tensor else not are_real(tensors):  # nothing is learnt
             return None
         gone = self._attribution.before_backward()
+        said = self._criteria.said
+        if self._attribution.cleared and not said.marked.is_sealed:
+            said.drop_marked()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
         loss: Held | None = None

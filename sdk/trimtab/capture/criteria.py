@@ -15,7 +15,7 @@ from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import News, Said
+from trimtab.capture.said import NOTHING, Mark, News, Said
 from trimtab.sample.chance import next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held
@@ -53,6 +53,7 @@ class Criteria:
         self._undecided: dict[str, _Judged] = {}  # by loss function, of one batch
         self._origins = Origins()
         self._eval_mode_backwards = 0
+        self.awaits_step = False  # whether the newest backward is one more of them if a step follows
         self._calls = 0
         self._look_at = 0  # the call on which predictions are looked at next
         self._tally_at: float = 0  # ... and labels counted
@@ -98,18 +99,30 @@ class Criteria:
 
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
-        self._called = False
+        self._called = self.awaits_step = False
+        self.said.mark()
         if self._plain is not None and self._output is not None and self._output() is tensor:
             return
         if self._undecided:
             self._undecided.clear()
-            self._eval_mode_backwards += 1
+            self.awaits_step = self._passes.hears_steps
+            if not self.awaits_step:
+                self._eval_mode_backwards += 1
         output = self._output
         if output is not None:
             given = output() is tensor
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
             self._plain = self._newest if self._is_objective else None
+
+    def hear_steps(self) -> None:
+        """Steps are announced from now on: of the backwards before the first, one at least was for it."""
+        self._eval_mode_backwards = min(self._eval_mode_backwards, 1)
+
+    def stepping(self) -> None:
+        """A step follows a backward that ran in eval mode."""
+        self.awaits_step = False
+        self._eval_mode_backwards += 1
 
     def begin_anew(self) -> None:
         """Another model is trained: if not by the loss function of the one before, it is compared by its own."""
@@ -143,10 +156,14 @@ class Criteria:
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
         return min(self._look_at, self._tally_at) - self._calls if looks else math.inf
 
-    def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0) -> None:
-        """The ordinary loss was called. `output`: of the newest call; `samples`: of those since the last step."""
+    def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0, *, is_trained: bool = False) -> None:
+        """The ordinary loss was called.
+
+        `output`: of the newest call; `samples`: of those since the last step; `is_trained`: backward was called on it.
+        """
         self._calls += calls
         self.said.samples = samples
+        self.said.marked = Mark(samples=samples, is_sealed=True) if is_trained else NOTHING
         self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)

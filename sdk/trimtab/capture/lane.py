@@ -227,7 +227,8 @@ class Lane:
         self._tracked.share.catch_up(self.loss, applied=not is_trained)
         if is_called or is_trained:
             samples = self.samples if self._steady is None else 0
-            self._criteria.catch_up(1, awaited if isinstance(awaited, Tensor) else None, samples)
+            output = awaited if isinstance(awaited, Tensor) else None
+            self._criteria.catch_up(1, output, samples, is_trained=is_trained)
         if self._steady is not None:
             fetched = awaited is not self.first
             self._passes.catch_up(self.samples, self.wait_s if fetched else None, is_trained=is_trained)

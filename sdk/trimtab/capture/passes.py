@@ -50,6 +50,8 @@ class Passes:
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
         self.evaluates: Callable[[], bool] = lambda: False  # whether a model is in eval mode
+        self.hears_steps = False  # whether steps are announced, so that it can wait for them
+        self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
@@ -175,9 +177,16 @@ class Passes:
         else:
             gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
 
-    def training(self) -> None:
-        """A training backward is about to run, the first one since a batch came or a loss was validated."""
-        self.has_news = False
+    def training(self, *, stepping: bool = False) -> None:
+        """A backward is about to run, the first one since a batch came or a loss was validated.
+
+        In eval mode it may be an attack on what is evaluated, or a look at the gradient of its inputs: it is training
+        only where a step follows, before which this is called again, `stepping`.
+        """
+        if not stepping and self.hears_steps and self.evaluates():
+            self.awaits_step = True
+            return
+        self.has_news = self.awaits_step = False
         steady = self.steady
         if steady is not None:
             self.batch_samples = steady.samples

@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import Said
+from trimtab.capture.said import NOTHING, Said
 from trimtab.sample.books import Books
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
@@ -31,6 +31,10 @@ class Behind:
     said: Said = field(default_factory=Said)
     fetched: int = 0  # samples of loaders
     wait_s: float = 0.0
+
+    def fetched_alone(self) -> Behind:
+        """The same, but for what was said."""
+        return Behind(fetched=self.fetched, wait_s=self.wait_s)
 
     def add(self, other: Behind) -> None:
         """What is behind the backwards after them."""
@@ -69,6 +73,7 @@ class Recorder:
                 samples = 0
         passes.samples = said.samples = 0
         passes.wait_s = 0.0
+        said.marked = NOTHING
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if said.has_news:
@@ -123,7 +128,20 @@ class Recorder:
         """
         self._criteria.backward(None)
         if self._passes.has_news:
-            self._passes.training()
+            self._passes.training(stepping=True)
+
+    def hear_steps(self) -> None:
+        """An optimizer was met that tells of its steps."""
+        if not self._passes.hears_steps:
+            self._passes.hears_steps = True
+            self._criteria.hear_steps()
+
+    def stepping(self) -> None:
+        """A step is about to use the gradients of backwards, of which some may have run in eval mode."""
+        if self._criteria.awaits_step:
+            self._criteria.stepping()
+        if self._passes.awaits_step:
+            self._passes.training(stepping=True)
 
     @property
     def samples(self) -> int:

@@ -19,6 +19,19 @@ class News(NamedTuple):
     labels: list[Tally]
 
 
+class Mark(NamedTuple):
+    """How much had been said by the newest backward."""
+
+    values: int = 0
+    predictions: int = 0
+    labels: int = 0
+    samples: int = 0
+    is_sealed: bool = False  # it runs still, in the lane: under a mode torch calls another one for it, with a tuple
+
+
+NOTHING = Mark()
+
+
 @dataclass(slots=True)
 class Said:
     """What calls of loss functions have said. Emptied when a step takes it, set aside where steps overlap."""
@@ -29,11 +42,27 @@ class Said:
     values: list[Criterion] = field(default_factory=list)  # of the primary, where they had to be computed
     predictions: list[tuple[Held, Held]] = field(default_factory=list)
     labels: list[Tally] = field(default_factory=list)
+    marked: Mark = NOTHING
 
     @property
     def has_news(self) -> bool:
         """Whether there is something to take."""
         return bool(self.values or self.predictions or self.labels)
+
+    def mark(self) -> None:
+        """A backward is about to run."""
+        self.marked = Mark(len(self.values), len(self.predictions), len(self.labels), self.samples)
+
+    def drop_marked(self) -> None:
+        """What the backwards up to the newest brought was cleared unused, as by an attack: so is what was said."""
+        values, predictions, labels, samples, _ = self.marked
+        self.values, self.predictions, self.labels = (
+            self.values[values:],
+            self.predictions[predictions:],
+            self.labels[labels:],
+        )
+        self.samples -= samples
+        self.marked = NOTHING
 
     def add(self, other: Said) -> None:
         """What was said after it."""
@@ -48,11 +77,13 @@ class Said:
         """Training is compared by another loss function: what was counted of the one before is not its own."""
         self.primary = primary
         self.values, self.labels = [], []
+        self.marked = self.marked._replace(values=0, labels=0)
 
     def forget(self) -> None:
         """What was called was no training. Its samples were counted with a batch, if at all."""
         self.values, self.predictions, self.labels = [], [], []
         self.several = False
+        self.marked = NOTHING._replace(samples=self.marked.samples)
 
     def take(self, is_objective: bool, is_sum: bool) -> News:
         """What there is to read, then forget it. Backward is called on the mean that was returned, or on a sum."""

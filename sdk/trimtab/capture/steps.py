@@ -103,6 +103,7 @@ class Steps:
         tracked = self._roster.find(optimizer) or self._meet(optimizer)
         if tracked is None:
             return
+        self._recorder.stepping()
         tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
         if tracked.is_sampled:  # the step before raised
             tracked.drop_sample()
@@ -130,6 +131,7 @@ class Steps:
         """The first evaluation of the closure is the step's loss and gradient."""
         tracked = self._roster.find(optimizer)
         if tracked is not None:
+            self._recorder.stepping()
             tracked.evaluated = list(tracked.share.losses)
             tracked.evaluated_samples = self._recorder.samples
             if tracked.calls >= tracked.sample_at:
@@ -231,6 +233,7 @@ class Steps:
             arrival = self._roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
+            self._recorder.hear_steps()
             started = self._recorder.clock()
             if arrival.begins_anew:
                 self._models.keep(p for known in self._roster for p in known.parameters)

@@ -7,11 +7,12 @@ these are cleared between two backwards, a step was taken. Its learning rate can
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution, Share
@@ -23,6 +24,7 @@ from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
+ROUNDS_OF_INPUTS = 256  # ... where an optimizer is there that may step yet, and what was moved is none of its own
 
 UNSEEN = (
     "No optimizer step is seen, as with Keras, fastai, updates by hand, or an optimizer that does not call "
@@ -181,6 +183,7 @@ class UnseenOptimizer:
         self._models = models
         self._say = say
         self._rounds: list[_Round] = []
+        self._patience = ROUNDS_WITHOUT_STEP
         self._behind = Behind()  # since the last step, up to the newest backward
         self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
@@ -204,7 +207,7 @@ class UnseenOptimizer:
         if gone:
             self._rounds.append(_Round(gone, self._norm, self._behind, self._recorder.clock()))
             self._norm, self._behind = None, Behind()
-            if len(self._rounds) >= ROUNDS_WITHOUT_STEP:
+            if len(self._rounds) >= self._patience and not self._waits():
                 self._start()
 
     def after_backward(self) -> None:
@@ -241,7 +244,9 @@ class UnseenOptimizer:
         """An optimizer was seen after all, or the run ends."""
         self.settle()
         self._settled = False
-        behind = self._gathered()  # of rounds that were none: whoever steps now has used their batches, too
+        if self._share is None:  # rounds that were none: their batches were fetched for whoever steps now
+            self._rounds = [each._replace(behind=each.behind.fetched_alone()) for each in self._rounds]
+        behind = self._gathered()
         behind.add(self._recorder.set_aside())
         self._recorder.resume(behind)
         self._behind = Behind()
@@ -257,6 +262,19 @@ class UnseenOptimizer:
             behind.add(each.behind)
         behind.add(self._behind)
         return behind
+
+    def _waits(self) -> bool:
+        """Whether it is inputs that are moved, as where Langevin's steps or an attack come before the first step."""
+        if self._patience > ROUNDS_WITHOUT_STEP:
+            return False
+        optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+        hooked = [each for each in optimizers if getattr(type(each).step, "hooked", False)]
+        own = {id(p) for each in hooked for group in each.param_groups for p in group["params"]}
+        others = [leaf for leaf in self._attribution.newest_leaves if id(leaf) not in own]
+        if not own or not others or any(isinstance(leaf, nn.Parameter) for leaf in others):
+            return False
+        self._patience = ROUNDS_OF_INPUTS
+        return True
 
     def _start(self) -> None:
         self._say("unseen_optimizer", UNSEEN)
