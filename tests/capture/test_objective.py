@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from trimtab.capture import attribution
+from trimtab.capture import share
 from trimtab.capture.attribution import STRAY_WALKS, WARM_UP_WALKS
 from trimtab.capture.unannounced import ROUNDS_WITHOUT_STEP
 
@@ -255,7 +255,7 @@ def test_gradients_that_are_not_cleared_carry_their_losses_on(loop):
 
 
 def test_losses_of_gradients_that_are_never_cleared_take_no_more_room(monkeypatch, watching, model, optimizer, inputs):
-    monkeypatch.setattr(attribution, "UNCLEARED_LOSSES", 2)
+    monkeypatch.setattr(share, "UNCLEARED_LOSSES", 2)
     losses = []
     with watching() as seen:
         for _ in range(6):

@@ -9,7 +9,8 @@ steps         what a step applied, whether it was skipped, what is taken of it
 roster        the optimizers that step, by label; where one training follows another
 tracked       what is known of one optimizer
 unannounced   steps that no hook announces: inside `backward`, or by hand
-attribution   which optimizer a loss belongs to, and when its gradients were cleared
+attribution   which optimizer a loss belongs to
+share         what backward gave to the gradients of one optimizer, and when they were cleared
 autograd      the wrapped `backward`; which parameters a loss reaches
 scaling       GradScaler and gradient clipping
 losses        the loss functions of torch, one level below `torch.nn.functional`

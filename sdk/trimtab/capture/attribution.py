@@ -16,191 +16,17 @@ import weakref
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
-from trimtab.sample.scalars import Held, sum_of
-from trimtab.sample.seclusion import secluded
+from trimtab.capture.share import Share, holds_something
+from trimtab.sample.scalars import Held
 
 WARM_UP_WALKS = 16
 STRAY_WALKS = 64
 UNCLAIMED_LOSSES = 64
-UNCLEARED_LOSSES = 1024
 UNPADDED = 0.9  # of a flat parameter, at least
-UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
-
-
-class _Lost:
-    """A parameter that is not held, in the place of a probe."""
-
-    __slots__ = ("_parameter",)
-
-    def __init__(self, parameter: Any) -> None:
-        self._parameter = weakref.ref(parameter)
-
-    @property
-    def grad(self) -> Tensor | None:
-        parameter = self._parameter()
-        return None if parameter is None else parameter.grad
-
-
-class Share:
-    """What backward has given to the gradients that one optimizer will apply."""
-
-    __slots__ = (
-        "_changed_by_clip", "_replaced", "_stays", "_version", "follows", "ids", "is_applied", "left", "losses",
-        "probe", "takes_all", "thread",
-    )  # fmt: skip
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.ids = {id(p) for p in parameters}
-        self.thread = get_ident()  # in which its backwards run
-        self.probe: Tensor | _Lost = next((p for p in parameters if p.grad is not None), parameters[0])
-        self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
-        self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
-        self.losses: list[Held] = []  # since the gradients were last cleared
-        self._version: int | None = None
-        self.is_applied = False  # no backward came here since the last step
-        self._changed_by_clip = False
-        self.left = 0  # the id of the gradient, as the newest backward left it
-        self._replaced = False  # a step used another one, of the user's own
-        self._stays = True  # the gradient is there between a step and the next backward: cleared in place, or never
-        self.note_version()
-
-    def begin(self, loss: Held) -> None:
-        """Before a backward that finds no gradient: `loss` is the first since they were cleared."""
-        self.losses = [loss]
-        self._version = UNKNOWN
-        self.is_applied = self._changed_by_clip = self._stays = False
-
-    @property
-    def is_untouched(self) -> bool:
-        """Whether the gradient is as the newest of several backwards left it: neither clipped nor divided."""
-        gradient = self.probe.grad
-        return gradient is not None and gradient._version == self._version
-
-    @property
-    def ordinary(self) -> bool:
-        """Whether this step had one backward, which found no gradient."""
-        return self._version == UNKNOWN and not self._stays and len(self.losses) == 1 and type(self.losses[0]) is float
-
-    def catch_up(self, loss: Held, *, applied: bool) -> None:
-        """`begin` was called for `loss`, and `applied` after it where that is said."""
-        self.begin(loss)
-        self.is_applied = applied
-
-    def find_probe(self, parameters: Sequence[Tensor]) -> None:
-        """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
-        if self.follows:
-            return
-        found = next((p for p in parameters if p.grad is not None), None)
-        if found is None:
-            self.losses = []
-        else:
-            self.look_at(found)
-
-    def look_at(self, parameter: Tensor) -> None:
-        """Take this parameter as its probe."""
-        self.probe = parameter
-        self.note_version()
-
-    def let_go(self) -> None:
-        """Its optimizer is gone: do not hold the probe. What a backward brings it is for who takes over."""
-        if type(self.probe) is not _Lost:
-            self.probe = _Lost(self.probe)
-
-    def awaits_step(self, newest: Sequence[Held]) -> bool:
-        """Whether a backward came here since the last step: one that is not applied yet, or one of `newest`."""
-        losses = self.losses
-        return bool(losses) and (not self.is_applied or any(loss is losses[-1] for loss in newest))
-
-    def missed(self) -> list[Held]:
-        """Give away the loss that was taken for this share, and whose backward brought it no gradient."""
-        if self.is_applied or self.probe.grad is not None:
-            return []
-        losses, self.losses = self.losses, []
-        return losses
-
-    def look(self) -> None:
-        """Before a backward: notice that the gradients were cleared since the last look."""
-        gradient = self.probe.grad
-        if gradient is None:
-            if self._version is not None or self.is_applied:
-                self._clear()
-            self._version = None
-            return
-        if self._replaced:  # what backward adds to it has nothing to do with the losses before
-            self._replaced = False
-            self._clear()
-        version = gradient._version
-        if self._version == UNKNOWN:
-            self._stays = self.is_applied
-            self._version = version
-        if version != self._version:
-            noted = self._version is not None and not self._changed_by_clip
-            if noted and (self.is_applied or not _holds_something(gradient)):  # else it was clamped, or given noise
-                self._clear()
-            self._version = version
-        elif self.is_applied and not _holds_something(gradient):  # `p.grad.data.zero_()` moves no version
-            self._clear()
-        self._changed_by_clip = False
-
-    def reached(self) -> bool:
-        """After a backward: whether it changed the probe's gradient."""
-        if self.takes_all:
-            self.note_version()
-            return True
-        gradient = self.probe.grad
-        if gradient is None:
-            return False
-        version = gradient._version
-        changed = version != self._version
-        self._version, self.left = version, id(gradient)
-        return changed
-
-    def note_version(self) -> None:
-        """After somebody who does not clear (clipping, unscaling, a step) may have written to the gradients."""
-        gradient = self.probe.grad
-        self._version = None if gradient is None else gradient._version
-
-    def applied(self) -> None:
-        """After a step."""
-        self.is_applied = True
-        if self._stays:
-            self._changed_by_clip = False
-            self._replaced = self._is_replaced()
-            self.note_version()
-        if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
-            self.losses = [sum_of(self.losses)]
-
-    def _is_replaced(self) -> bool:
-        """Whether the gradient is another tensor than a backward left. Versions only rise, and ids come again."""
-        gradient = self.probe.grad
-        if gradient is None or not self.left or self.follows or self.takes_all:
-            return False
-        return id(gradient) != self.left or (self._version is not None and gradient._version < self._version)
-
-    def skipped(self) -> None:
-        """After a step that was not taken."""
-        self._changed_by_clip = False
-        self.note_version()
-
-    def clipped(self) -> None:
-        """Clipping or unscaling is about to write."""
-        self._changed_by_clip = True
-
-    def move(self, thread: int) -> None:
-        """Its backwards run in another thread from now on."""
-        self.thread = thread
-        if self.is_applied:
-            self._clear()
-
-    def _clear(self) -> None:
-        self.losses = []
-        self.is_applied = False
 
 
 @dataclass(slots=True, eq=False)
@@ -397,14 +223,4 @@ def _was_cleared(leaf: Tensor, version: int | None) -> bool:
     gradient = leaf.grad
     if gradient is None:
         return version is not None
-    return version is not None and gradient._version != version and not _holds_something(gradient)
-
-
-@secluded
-def _holds_something(gradient: Tensor) -> bool:
-    """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
-    gradient = getattr(gradient, "_local_tensor", gradient)  # of a DTensor: asking the whole would be a collective
-    if not gradient.is_cpu or gradient.is_sparse:
-        return False
-    with torch.no_grad():
-        return bool(gradient.any())
+    return version is not None and gradient._version != version and not holds_something(gradient)

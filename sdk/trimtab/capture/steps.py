@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from trimtab.capture.attribution import Attribution, Share
+from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.roster import Roster, has_several_ranks
+from trimtab.capture.share import Share
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
 from trimtab.sample.scalars import Held, hold, is_real, sum_of

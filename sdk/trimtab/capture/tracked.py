@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.capture.attribution import Share
+from trimtab.capture.share import Share
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
 from trimtab.sample.scalars import Held, hold

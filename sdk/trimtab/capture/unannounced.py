@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trimtab.capture.attribution import Attribution, Share
+from trimtab.capture.attribution import Attribution
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Behind, Recorder, total
+from trimtab.capture.share import Share
 from trimtab.capture.tracked import Unjudged, held, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
