@@ -141,3 +141,11 @@ def test_since_best_counts_anew_after_a_fence_and_keeps_the_best():
         signal.update(value)
     signal.fence()
     assert signal.update(1.5) == 1.0
+
+
+def test_validation_that_rests_where_it_began_does_not_rise():
+    """As where a model that was trained before learns the rest of its training data, and nothing else changes."""
+    resting = [(0.5 + 1e-9 * count, 0.1, 1.0) for count in range(6)]
+    assert max(gaps(*resting)[1:]) == pytest.approx(0.0, abs=1e-6)
+    rising = [(0.5 + 0.1 * count, 0.1, 1.0) for count in range(6)]
+    assert max(gaps(*rising)[1:]) > OVERFITTING

@@ -79,7 +79,7 @@ class GeneralizationGap:
         """First, best and what healed stay."""
 
     def _follow(self, loss: float, train: float) -> None:
-        further = self._last - loss - max(self._fell, 0.0)
+        further = self._last - loss - max(self._fell, 0.0) if self._count > 1 else 0.0
         self._fell, self._last = self._last - loss, loss
         if loss < self._best:
             if math.isfinite(self._best):
