@@ -19,7 +19,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Behind, Recorder, total
 from trimtab.capture.share import Share
-from trimtab.capture.tracked import Unjudged, held, rates_of
+from trimtab.capture.tracked import Unjudged, held, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
@@ -268,10 +268,12 @@ class UnseenOptimizer:
         """Whether it is inputs that are moved, as where Langevin's steps or an attack come before the first step."""
         if self._patience > ROUNDS_WITHOUT_STEP:
             return False
+        reached = {id(leaf): leaf for leaf in self._attribution.newest_leaves}
         optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
-        hooked = [each for each in optimizers if getattr(type(each).step, "hooked", False)]
-        own = {id(p) for each in hooked for group in each.param_groups for p in group["params"]}
-        others = [leaf for leaf in self._attribution.newest_leaves if id(leaf) not in own]
+        hooked = [parameters_of(each) for each in optimizers if getattr(type(each).step, "hooked", False)]
+        concerned = [ps for ps in hooked if not (reached.keys().isdisjoint(map(id, ps)) and _is_trained(ps))]
+        own = {id(p) for parameters in concerned for p in parameters}
+        others = [leaf for key, leaf in reached.items() if key not in own]
         if not own or not others or any(isinstance(leaf, nn.Parameter) for leaf in others):
             return False
         self._patience = ROUNDS_OF_INPUTS
@@ -319,3 +321,8 @@ class UnseenOptimizer:
         self._behind = Behind()
         self._recorder.record(ledger, losses, ended_at, now)
         self._recorder.resume(later)
+
+
+def _is_trained(parameters: Sequence[Tensor]) -> bool:
+    """Whether a backward may reach them now. Many hold a model fixed while they move its inputs."""
+    return any(parameter.requires_grad for parameter in parameters)
