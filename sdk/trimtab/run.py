@@ -343,14 +343,19 @@ class Run:
             return
         self._bus.publish(event)
         self._state.follow(event)
-        if isinstance(event, Step) and event.step_seconds and event.data_wait_seconds is not None:
-            self._recorded(data_wait_share=event.data_wait_seconds / event.step_seconds)
-        if isinstance(event, Step) and event.gradient_noise_scale is not None and event.samples:
-            self._recorded(gradient_noise_ratio=event.gradient_noise_scale * event.steps / event.samples)
+        if isinstance(event, Step):
+            self._judge_record(event)
         if isinstance(event, Intake) or self._watchdog.speaks:
             return  # said on a thread that does not train
         if not self._closed and self._health.due:
             self._health.publish()
+
+    def _judge_record(self, step: Step) -> None:
+        """Judge what a record of steps says of the run itself."""
+        if step.step_seconds and step.data_wait_seconds is not None:
+            self._recorded(data_wait_share=step.data_wait_seconds / step.step_seconds)
+        if step.samples and step.gradient_noise_scale is not None:
+            self._recorded(gradient_noise_ratio=step.gradient_noise_scale * step.steps / step.samples)
 
     def _emit_logged(self, event: Metric) -> None:
         self._emit(event)

@@ -143,8 +143,7 @@ class Attribution:
             if waiting or id(share.probe) not in share.ids:
                 share.losses, share.is_applied = waiting, False
         if id(share.probe) not in share.ids:
-            share.probe = next((p for p in parameters if p.grad is not None), parameters[0])
-            share.note_version()
+            share.look_at(next((p for p in parameters if p.grad is not None), parameters[0]))
         self._walks_left, self._stray_walks_left = WARM_UP_WALKS, STRAY_WALKS
 
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:

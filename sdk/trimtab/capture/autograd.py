@@ -80,7 +80,7 @@ def watch_backward(
 
 def _kept(given: Any) -> Any:
     """What can be gone through once is kept: backward is to find it whole."""
-    return given if given is None or isinstance(given, Tensor) or not isinstance(given, Iterator) else tuple(given)
+    return tuple(given) if isinstance(given, Iterator) else given
 
 
 def _is_overridden(tensors: Any, inputs: Any) -> bool:

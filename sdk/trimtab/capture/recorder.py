@@ -54,9 +54,9 @@ class Recorder:
         self.clock = time.perf_counter
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
+        self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._began_at = self.clock()
         self._searched_for = 0.0  # seconds in all
-        self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._passes = passes
         self._criteria = criteria
 
