@@ -48,6 +48,13 @@ class Robust:
         self.losses.append(loss.item())
         self.hits.append((logits.argmax(1) == labels).float().mean().item())
 
+    def epoch(self, *, in_eval_mode):
+        """One over the training data, and ready to be evaluated."""
+        self.model.train()
+        for inputs, labels in loader(TRAINED, seed=1):
+            self.step(inputs, labels, in_eval_mode=in_eval_mode)
+        self.model.eval()
+
 
 @pytest.fixture
 def robust():
@@ -70,10 +77,7 @@ def test_evaluation_under_attack_is_no_training(watching, robust, loses_grad):
     validation, losses = loader(VALIDATED, seed=2), []
     with watching() as seen:
         for _ in range(3):
-            robust.model.train()
-            for inputs, labels in loader(TRAINED, seed=1):
-                robust.step(inputs, labels, in_eval_mode=True)
-            robust.model.eval()
+            robust.epoch(in_eval_mode=True)
             total = 0.0
             for inputs, labels in validation:
                 attacked = attack(robust.model, inputs, labels)
@@ -89,10 +93,7 @@ def test_evaluation_under_attack_is_no_training(watching, robust, loses_grad):
 def test_look_at_gradients_after_an_epoch_leaves_the_validation_to_it(watching, robust):
     with watching() as seen:
         for _ in range(3):
-            robust.model.train()
-            for inputs, labels in loader(TRAINED, seed=1):
-                robust.step(inputs, labels, in_eval_mode=False)
-            robust.model.eval()
+            robust.epoch(in_eval_mode=False)
             image = torch.randn(1, 4, requires_grad=True)  # of what is wanted of it, for a picture
             robust.model(image)[0, 1].backward()
             with torch.no_grad():
