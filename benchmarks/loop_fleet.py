@@ -22,11 +22,11 @@ from typing import Any
 from results import Figure
 from servers import Alertmanager
 
-from trimtab import catalog
 from trimtab.alerts.client import Client
 from trimtab.alerts.inbox import Inbox
 from trimtab.alerts.pull import Poller
 from trimtab.alerts.silences import Silences, expected_labels
+from trimtab.catalog.rules import alert_name
 from trimtab.config import resolve
 from trimtab.guard import Guard
 
@@ -82,7 +82,7 @@ def _fill(server: Alertmanager) -> None:
     """Two alerts for each run, of the labels that Prometheus gives them, and some silences about other runs."""
     ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
     alerts = [
-        {"labels": {"alertname": catalog.alert_name(rule), **_labels(number, rule)}, "endsAt": ends}
+        {"labels": {"alertname": alert_name(rule), **_labels(number, rule)}, "endsAt": ends}
         for number in range(RUNS)
         for rule in RULES
     ]

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 from trimtab.actions import FOR_GOOD
-from trimtab.catalog import RULES, RuleSpec
+from trimtab.catalog.rules import RULES, RuleSpec
 from trimtab.policies import defaults, reading
 from trimtab.policies.policy import Rung
 from trimtab.signals import SIGNALS

@@ -16,6 +16,7 @@ from prometheus_client import Metric
 from prometheus_client.utils import floatToGoString
 
 from trimtab import catalog
+from trimtab.catalog.rules import RULES
 from trimtab.measurements import measure
 from trimtab.types import Event, RunEnd, RunInfo, Step
 
@@ -120,7 +121,7 @@ class _Family:
 
 
 def _is_of_watchdog(rule: str) -> bool:
-    return rule in catalog.RULES and catalog.RULES[rule].judged == "watchdog"
+    return rule in RULES and RULES[rule].judged == "watchdog"
 
 
 def _observe(cells: list[float], values: tuple[float, ...]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimtab import catalog
-from trimtab.catalog import RULES, RuleSpec, alert_name
+from trimtab.catalog.rules import RULES, RuleSpec, alert_name
 
 DOCS_URL = "https://trimtab.example/docs"  # where runbooks are read; no place of ours is public yet
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimtab import catalog
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab_dashboards.alert_rules import AlertRule, Operator
 from trimtab_dashboards.promql import ASKED
 

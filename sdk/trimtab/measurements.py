@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from trimtab import catalog
 from trimtab.catalog import MetricSpec
+from trimtab.catalog.rules import RULES
 from trimtab.types import (
     ACT_MODES,
     STATUSES,
@@ -72,7 +73,7 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
 
 def _hung(event: Alert, run: RunInfo) -> Iterator[Measurement]:
     """A hung run makes no record that its level could be in."""
-    rule = catalog.RULES.get(event.rule)
+    rule = RULES.get(event.rule)
     if rule is None or rule.judged != "watchdog" or event.source != "process" or event.value is None:
         return
     level = event.value / (event.threshold or 1.0) if event.state == "firing" else 0.0

@@ -5,9 +5,9 @@ import json
 import pytest
 from sending import RUN, RUN_ID, silence
 
-from trimtab import catalog
 from trimtab.alerts import payloads
 from trimtab.alerts.silences import HOLD_S, Silences, covered, expected_labels
+from trimtab.catalog.rules import RULES
 
 LABELS = expected_labels(RUN, RUN_ID, {"loss_diverged": "critical", "mine": "info", "alert:GpuHot": "warning"})
 
@@ -63,7 +63,7 @@ def test_more_silences_than_can_be_read_in_time_silence_everything():
 
 def test_a_thousand_silences_of_a_fleet_can_be_read():
     others = [silence(("run", f"other-{number}"), ("alertname", "=~", "Trimtab.*")) for number in range(1_000)]
-    rules = {name: spec.severity for name, spec in catalog.RULES.items()}
+    rules = {name: spec.severity for name, spec in RULES.items()}
     labels = expected_labels(RUN, RUN_ID, rules)
     mine = silence(("run", "=~", f"{RUN}|spare"), ("rule", "loss_diverged"))
     found, unread = covered(payloads.silences(json.dumps([*others, mine]).encode()), labels)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.catalog import METRICS, RULES
+from trimtab.catalog import METRICS
+from trimtab.catalog.rules import RULES
 from trimtab_dashboards.alert_rules import acting, lasting
 from trimtab_dashboards.server_rules import RECORDINGS, judged_by_server
 

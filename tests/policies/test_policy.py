@@ -20,7 +20,7 @@ from trimtab.actions import (
     SetDropout,
     SkipStep,
 )  # fmt: skip
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError
 from trimtab.policies import Policy, defaults, reading
 from trimtab.policies.creeping import CreepBack

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.guard import Guard
 from trimtab.rules.bench import LASTS
 from trimtab.rules.judge import FAILURES, SKIPS, Judge

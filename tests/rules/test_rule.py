@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError
 from trimtab.rules.rule import Rule, resolve
 

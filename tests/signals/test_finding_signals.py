@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab import signals
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError
 
 

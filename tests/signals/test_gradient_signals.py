@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.signals import (
     Course,
     Crawl,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.signals import Course, Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
 from trimtab.signals.loss import PATIENCE, WARM_UP
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.signals import GeneralizationGap, Validated, ValidationLost, ValidationsSinceBest
 
 OVERFITTING = RULES["overfitting"].threshold

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trimtab.alerts.expressions import READING, Effort, Exhausted, Unreadable, matches
 from trimtab.alerts.payloads import Matcher, Silence
-from trimtab.catalog import RULES, alert_name
+from trimtab.catalog.rules import RULES, alert_name
 
 HOLD_S = 300.0  # the last known silences hold for so long when the server is away
 

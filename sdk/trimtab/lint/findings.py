@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError, did_you_mean
 from trimtab.types import Severity
 

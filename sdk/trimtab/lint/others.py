@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from trimtab.catalog import RULES, RuleSpec
+from trimtab.catalog.rules import RULES, RuleSpec
 from trimtab.lint.findings import Judged, Levels, Tally, shipped
 from trimtab.lint.points import JUDGED, Point, Table
 from trimtab.rules.judge import Judge

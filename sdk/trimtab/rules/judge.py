@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from trimtab import signals
-from trimtab.catalog import EVER, RULES, RuleSpec
+from trimtab.catalog.rules import EVER, RULES, RuleSpec
 from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest

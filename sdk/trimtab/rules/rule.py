@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab import signals
-from trimtab.catalog import RULES, RuleSpec
+from trimtab.catalog.rules import RULES, RuleSpec
 from trimtab.errors import ConfigError, did_you_mean
 from trimtab.types import Severity
 
