@@ -8,5 +8,5 @@ execution    carries each decision out at its moment, and records what became of
 keeping      which states are kept to go back to; `best` is the one at the best validation
 ranks        rank 0 decides and all carry it out; `agreement` is how they talk
 control      what a person asks for, in files; `orders` takes it up
-state        what a resumed run goes on with
+standing     where scales, budgets, cooldowns and episodes stand; `state` writes that down for a run that is resumed
 """

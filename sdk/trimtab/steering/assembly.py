@@ -16,7 +16,7 @@ from trimtab.alerts.reception import Reception
 from trimtab.alerts.silences import Silences
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
-from trimtab.catalog import RULES
+from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Engine, Policy

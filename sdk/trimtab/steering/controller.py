@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from trimtab.actuators.controls import Actuators
 from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
-from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
@@ -35,6 +34,7 @@ from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
 from trimtab.steering.ranks import ASKED, Ranks
+from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
@@ -72,7 +72,6 @@ class Controller:
         self._engine = engine
         self._actuators = actuators
         self._books, self._pace = books, pace
-        self._guard = guard
         self._say = say
         self._acts = acts
         self._replay = replay
@@ -104,6 +103,7 @@ class Controller:
             else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
         )
         self._judging = Judging(judge, books, say, None if self._ranks is None else self._ranks.level)
+        self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
     def steers(self) -> bool:
@@ -310,34 +310,16 @@ class Controller:
 
     def state(self) -> dict[str, Any]:
         """Scales, budgets, cooldowns and episodes, in plain values that JSON holds."""
-        return {
-            "engine": self._engine.state(),
-            "judge": self._judge.state(),
-            "steering": self._actuators.steering.state_dict(),
-            "alerts": {} if self.reception is None else self.reception.acceptance.state(),
-        }
+        return self._standing.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
-        here = self.state()
-        problem = self._guard.attempt(lambda: self._go_on_from(state))
-        if problem is not None:
-            self._go_on_from(here)
-            raise ConfigError(
-                f"This is no state of a run ({type(problem).__name__}: {problem}). Give what state_dict() returned."
-            ) from problem
+        self._standing.restore(state)
         self._execution.steers = True
         if self._engine.paused:
             self._say(
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
-
-    def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        self._engine.restore(state["engine"], self._books.steps_written())
-        self._judge.restore(state["judge"])
-        if self.reception is not None:
-            self.reception.acceptance.restore(state.get("alerts", {}))
-        self._actuators.steering.load_state_dict(state["steering"])  # last: this is done whole, or not at all
 
     def _meet_ranks(self, ranks: Ranks, optimizer: Optimizer) -> None:
         """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""
