@@ -3,9 +3,10 @@ current."""
 
 from pathlib import Path
 
-from trimtab.actions import FOR_GOOD
-from trimtab.policies import defaults, reading
-from trimtab.policies.policy import Policy, Rung
+from ladders import described
+
+from trimtab.policies import defaults
+from trimtab.policies.policy import Policy
 
 PAGE = Path(__file__).with_name("policies.md")
 BEGIN, END = "<!-- made by docs/make_policies.py -->\n", "<!-- end -->"
@@ -25,22 +26,9 @@ def table() -> list[str]:
 
 
 def _row(policy: Policy) -> str:
-    ladder = "<br>".join(f"{at}. {_rung(rung)}" for at, rung in enumerate(policy.rungs, start=1))
+    ladder = "<br>".join(f"{at}. {described(rung)}" for at, rung in enumerate(policy.rungs, start=1))
     numbers = f"{policy.cooldown}, {policy.budget}, {policy.memory}"
     return f"| `{policy.on}` | {ladder} | {numbers} | {defaults.REASONS[policy.on]} |"
-
-
-def _rung(rung: Rung) -> str:
-    return ", ".join(_action(reading.describe(action)) for action in rung)
-
-
-def _action(described: dict[str, object]) -> str:
-    name = described.pop("action")
-    shown = {key: value for key, value in described.items() if key != "reason"}
-    arguments = ", ".join(
-        "until the run ends" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items()
-    )
-    return f"`{name}` {arguments}".rstrip()
 
 
 if __name__ == "__main__":

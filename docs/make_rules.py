@@ -6,10 +6,10 @@ import re
 import textwrap
 from pathlib import Path
 
-from trimtab.actions import FOR_GOOD
+from ladders import described
+
 from trimtab.catalog.rules import RULES, RuleSpec
-from trimtab.policies import defaults, reading
-from trimtab.policies.policy import Rung
+from trimtab.policies import defaults
 from trimtab.signals import SIGNALS
 
 FOLDER = Path(__file__).with_name("rules")
@@ -162,19 +162,6 @@ def ladder(spec: RuleSpec) -> list[str]:
     if spec.severity == "info":
         lines = ["As it ships nothing, since its severity is info. Given the severity warning:", "", *lines]
     return [*lines, "", *wrapped(defaults.REASONS[spec.name]), "", ACTIONS]
-
-
-def described(rung: Rung) -> str:
-    return ", ".join(action(reading.describe(each)) for each in rung)
-
-
-def action(found: dict[str, object]) -> str:
-    name = found.pop("action")
-    shown = {key: value for key, value in found.items() if isinstance(value, (int, float))}
-    arguments = ", ".join(
-        "until the run ends" if value == FOR_GOOD else f"{key} {value:g}" for key, value in shown.items()
-    )
-    return f"`{name}` {arguments}".rstrip()
 
 
 def wrapped(text: str) -> list[str]:

@@ -60,7 +60,8 @@ def test_table_of_metrics_is_current():
     assert made["PAGE"].read_text() == made["page"](), "run: python docs/make_metrics.py"
 
 
-def test_ladders_of_the_policies_are_current():
+def test_ladders_of_the_policies_are_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     made = runpy.run_path(str(ROOT / "docs" / "make_policies.py"))
     assert made["PAGE"].read_text() == made["page"](), "run: python docs/make_policies.py"
 
@@ -82,7 +83,8 @@ def test_links_of_a_page_lead_somewhere():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_pages_of_rules_are_current():
+def test_pages_of_rules_are_current(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     made = runpy.run_path(str(ROOT / "docs" / "make_rules.py"))
     found = {path.name: path.read_text() for path in made["FOLDER"].glob("*.md")}
     assert found == made["pages"](), "run: python docs/make_rules.py"
