@@ -61,6 +61,27 @@ def test_episode_that_ends_in_a_cooldown_is_let_go(course, spike):
     assert run.judge(30) == []
 
 
+def test_episode_of_the_run_waits_on_while_another_rule_adjusts_one_optimizer(course):
+    overfitting = Policy(on="overfitting", ladder=[ScaleLearningRate(0.9), Halt()], cooldown=20)
+    oscillating = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=5)
+    run = course(overfitting, oscillating)
+    run.fire("overfitting", 10, optimizer="", severity="warning")
+    run.resolve("overfitting", 14, optimizer="")
+    run.fire("overfitting", 20, optimizer="", severity="warning")
+    run.engine.fence("0")  # as when a person adjusts it
+    assert [run.judge(step) for step in (29, 30)] == [[], ["halt"]]
+
+
+def test_dry_run_answers_all_that_is_still_open(course, spike):
+    oscillating = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=5)
+    run = course(spike, oscillating, act=False)
+    run.fire("loss_oscillating", 9, severity="warning")
+    run.resolve("loss_oscillating", 10)
+    run.fire("loss_oscillating", 11, severity="warning")
+    assert run.fire("loss_spike", 12) == ["dry_run"]
+    assert [run.judge(step) for step in (31, 32)] == [[], ["dry_run"]]
+
+
 def test_episode_is_acted_on_once(course, spike, verdict):
     run = course(spike)
     assert run.judge(10, verdict("loss_spike", 10, 1)) == ["roll_back"]

@@ -70,11 +70,14 @@ def test_steps_before_a_fence_are_not_judged(judging, judge):
     assert [verdict.rule for verdict in trained(judging, [float("nan")] * 4)] == ["loss_nonfinite"]
 
 
-def test_movement_that_was_undone_goes_with_no_reading_of_what_follows(judging):
-    ledger = judging._books.ledger("0")
-    ledger.newest_update = UpdateSample(0, ["weight"], torch.tensor([18.0]))
-    judging.fence(["0"], 3, None, back_to=0)
+@pytest.mark.parametrize("fenced", [None, "0"])
+def test_movement_before_a_fence_goes_with_no_reading_of_what_follows(judging, fenced):
+    ledger, other = (judging._books.ledger(label) for label in "01")
+    for each in (ledger, other):
+        each.newest_update = UpdateSample(0, ["weight"], torch.tensor([18.0]))
+    judging.fence(["0"], 3, fenced, back_to=None)
     assert ledger.newest_update is None
+    assert (other.newest_update is None) == (fenced is None)
 
 
 def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, said):

@@ -114,7 +114,9 @@ class Engine:
         if "failed" in outcomes:
             self._accounts.failures[policy.name] += 1
         if "applied" in outcomes:
-            self._done(policy, decision, step)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
+            if not momentary(decision.actions):
+                self.fence(decision.optimizer or None)
             return None
         if "failed" not in outcomes and (following := self._after_refusal(policy, decision, step)) is not None:
             self._under_way.add(decision.optimizer)
@@ -140,8 +142,11 @@ class Engine:
             self._accounts.acted[key] = decision.episode - 1
 
     def fence(self, optimizer: str | None = None) -> None:
-        """What was seen before is no evidence any more, of one optimizer and the run as a whole, or (None) of all."""
-        for key in [key for key in self._newest if optimizer is None or meets(key[1], optimizer)]:
+        """What was seen before is no evidence any more, of one optimizer, or (None) of all and the run as a whole.
+
+        As in the judge, which goes on with an episode of the run: that waits for its turn, since no other would begin.
+        """
+        for key in [key for key in self._newest if optimizer is None or key[1] == optimizer]:
             del self._newest[key]
             self._open.pop(key, None)
 
@@ -257,7 +262,7 @@ class Engine:
             self._accounts.acted[key] = verdict.episode
         self._under_way.add(verdict.optimizer)
         if self._act is False:
-            self._done(policy, decision, step)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
             left = self._accounts.remaining(policy)
             return replace(decision, outcome="dry_run", budget_remaining=left)
         return decision
@@ -315,11 +320,6 @@ class Engine:
         if self._accounts.remaining(policy) == 0 and rung >= policy.first_aid:
             return "refused", f"the budget of {policy.budget} adjustments is used up"
         return None
-
-    def _done(self, policy: Policy, decision: Decision, step: int) -> None:
-        self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
-        if not momentary(decision.actions):
-            self.fence(decision.optimizer or None)
 
     def _after_refusal(self, policy: Policy, decision: Decision, step: int) -> Decision | None:
         rung = decision.rung + 1
