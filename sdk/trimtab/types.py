@@ -88,7 +88,7 @@ class Verdict:
     episode: int  # numbered per rule and optimizer, from 1
     state: AlertState
     severity: Severity
-    value: float  # of the signal
+    value: float  # of the signal, as it is judged: the least of its last `hold` points
     threshold: float
     level: float
     step: int  # global, of the judged point
@@ -243,7 +243,7 @@ class Alert(Event):
     state: AlertState
     source: AlertSource = "process"
     severity: Severity
-    value: float | None = None  # of the rule's signal
+    value: float | None = None  # of the rule's signal: the least of its last `hold` points
     threshold: float | None = None
     outcome: str | None = None  # what became of it, in a word, where it came from outside
 

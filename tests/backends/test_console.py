@@ -139,10 +139,10 @@ def test_what_a_server_says_is_told_apart_from_what_is_judged_here(console, stre
 
 
 def test_alert_says_by_how_much_while_it_fires(console, stream):
-    alert = {"rule": "loss_diverged", "episode": 1, "severity": "critical", "value": 9.7341, "threshold": 0.6}
+    alert = {"rule": "loss_diverged", "episode": 1, "severity": "critical", "value": 0.61762, "threshold": 0.6}
     console.write([Alert(**at(), **alert, state="firing"), Alert(**at(step=9), **alert, state="resolved")])
     assert said(stream) == [
-        "trimtab  step 1  CRITICAL loss_diverged  9.734, threshold 0.6",
+        "trimtab  step 1  CRITICAL loss_diverged  0.6176, threshold 0.6",
         "trimtab  step 9  resolved loss_diverged",
     ]
 

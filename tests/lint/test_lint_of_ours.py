@@ -74,7 +74,7 @@ def test_judging_again_rests_on_the_threshold_that_the_run_had(watched, finding)
 
 
 def test_threshold_of_an_alert_counts_where_the_run_does_not_say(watched, finding, alert):
-    path = watched({"mine": 1.5}, more=[alert("mine", 7, value=99.0, threshold=4.0, severity="critical")])
+    path = watched({"mine": 1.5}, more=[alert("mine", 7, value=5.0, threshold=4.0, severity="critical")])
     found = finding(path, mine=2.0)
     assert (found.value, found.severity) == (6.0, "critical")
 
@@ -105,10 +105,10 @@ def test_alert_stands_for_a_level_that_an_adjustment_ended(watched, fired, alert
     assert fired(path, loss_spike=threshold) == found
 
 
-def test_alert_of_a_rule_with_a_hold_stands_for_a_level_of_1(watched, fired, alert):
-    path = watched({"loss_diverged": 0.1}, more=[alert("loss_diverged", 3, value=9.0, threshold=0.8)])
-    assert fired(path, loss_diverged=0.81) == []
-    assert fired(path, loss_diverged=0.79) == [("loss_diverged", 3)]
+def test_alert_of_a_rule_with_a_hold_says_its_level_too(watched, fired, alert):
+    path = watched({"loss_diverged": 0.1}, more=[alert("loss_diverged", 3, value=0.9, threshold=0.8)])
+    assert fired(path, loss_diverged=0.91) == []
+    assert fired(path, loss_diverged=0.89) == [("loss_diverged", 3)]
 
 
 def test_alert_whose_value_was_infinite_fires_at_any_threshold(watched, fired, alert):

@@ -57,6 +57,14 @@ def test_verdict_says_what_fired_and_where():
     assert (verdict.value, verdict.level, verdict.step, verdict.since) == (math.inf, math.inf, 1, 1)
 
 
+def test_verdict_of_a_rule_with_a_hold_has_the_value_that_its_level_rests_on():
+    steps = Steps([Rule("high", signal=lambda loss: loss, threshold=2.0, hold=3)])
+    (began,) = steps.take([9.0, 3.0, 8.0])
+    assert (began.state, began.value, began.level) == ("firing", 3.0, 1.5)
+    (ended,) = steps.take([1.0, 0.5, 1.0])
+    assert (ended.state, ended.value, ended.level) == ("resolved", 0.5, 0.25)
+
+
 def test_episode_gives_one_verdict_when_it_begins_and_one_when_it_ends():
     steps = Steps(shipped("loss_nonfinite"))
     assert edges(steps.take([math.nan, math.nan, math.nan])) == [("loss_nonfinite", "firing")]

@@ -123,13 +123,13 @@ class Tally:
         """An alert says so: `value` is the signal's when it began.
 
         It is sure of the step, and stands for levels that no record holds: those that an adjustment ended, or the end
-        of the process. Of a rule with a hold the level was 1 at least, whatever the newest value.
+        of the process.
         """
         bar = self._bars.get(rule)
         if bar is None:
             return
         self.seen.add(rule)
-        level = max(value / bar.threshold, 1.0) if bar.hold == 1 else 1.0
+        level = max(value / bar.threshold, 1.0)
         level *= bar.threshold / self._threshold(rule)
         if level >= 1.0:
             key = rule, optimizer

@@ -225,7 +225,7 @@ class Bench:
             episode=level.episode,
             state="firing" if level.firing else "resolved",
             severity=seat.rule.severity,
-            value=level.value,
+            value=level.least,
             threshold=seat.rule.threshold,
             level=level.level if level.level is not None else 0.0,
             step=step,

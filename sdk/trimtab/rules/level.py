@@ -86,6 +86,11 @@ class Level:
         self.firing = False
         return "resolved"
 
+    @property
+    def least(self) -> float:
+        """The least of the last `hold` points, which is the level times the threshold."""
+        return self._lowest[0][0] if self._lowest else self.value
+
     def fence(self) -> None:
         """Forget every point, and close the episode."""
         self.firing = False
