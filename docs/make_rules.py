@@ -96,6 +96,7 @@ def page(spec: RuleSpec) -> str:
             "",
             *wrapped(spec.meaning),
             "",
+            *([*wrapped(f"By default: {spec.by_default}"), ""] if spec.by_default else []),
             "| severity | threshold | hold | clear | judged at |",
             "| --- | --- | --- | --- | --- |",
             f"| {spec.severity} | {spec.threshold:g} | {points(spec.hold)} | {spec.clear:g} | {POINTS[spec.judged]} |",

@@ -37,6 +37,13 @@ def test_every_rule_has_an_alert_for_people_that_waits(rule):
     assert alert.labels["purpose"] == "page"
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_what_an_alert_says_of_a_rule_holds_at_any_threshold(rule):
+    for alert in [*acting(), *lasting()]:
+        if alert.labels.get("rule") == rule:
+            assert not re.search(r"\d", alert.description.removesuffix(RULES[rule].advice))
+
+
 def test_no_two_alerts_share_a_name():
     assert len({alert.name for alert in ALERTS}) == len(ALERTS)
 

@@ -28,7 +28,8 @@ class RuleSpec:
     reach: int = 0  # steps before the first point in which the trouble may have begun
     descent: bool = False  # presumes a loss that comes down: not judged where optimizers work against each other
     min_delta: float = 0.0  # of a count since the best: what is no improvement, in the unit of the metric
-    meaning: str  # one or two sentences
+    meaning: str  # one or two sentences, true of any threshold and hold: users change them, and servers show it
+    by_default: str = ""  # what that is in numbers, by the threshold and the hold that ship
     advice: str
 
 
@@ -68,9 +69,9 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             reach=3,
             descent=True,
-            meaning="The loss jumped: in one step by 25 times its improvement so far, or for three steps in a row by "
-            "70 % of it. Typical causes are a bad batch, damaged weights or optimizer state, and a learning rate that "
-            "is far too high.",
+            meaning="The loss jumped, in one step or for three in a row. Typical causes are a bad batch, damaged "
+            "weights or optimizer state, and a learning rate that is far too high.",
+            by_default="in one step by 25 times its improvement so far, or for three steps in a row by 70 % of it.",
             advice="Go back to a checkpoint from before the spike and continue with other batches (PaLM, arXiv "
             "2204.02311, 5.1). If it happens again, lower the learning rate or Adam's beta2, or clip gradients. If "
             "your loss hardly varies from batch to batch, as with large language models, set the threshold to 1.",
@@ -84,9 +85,10 @@ RULES: dict[str, RuleSpec] = {
             severity="critical",
             relative=False,
             descent=True,
-            meaning="For 20 steps in a row the loss has been so high that 60 % of its improvement is lost. Or its "
-            "mean over 50 steps has lost 15 % of the improvement, and validation has lost as large a share of its "
-            "own.",
+            meaning="The loss has been so high, for many steps in a row, that much of its improvement is lost. Or it "
+            "rises slowly, and validation has lost as large a share of its own improvement.",
+            by_default="for 20 steps in a row 60 % of the improvement is lost; or the mean of the loss over 50 steps "
+            "has lost 15 % of it, and validation as large a share of its own.",
             advice="Go back to a good checkpoint and continue with a lower learning rate (OPT-175B, arXiv 2205.01068, "
             "2.5). If the loss rises slowly over hundreds of steps, lower the momentum. If it rises again at any "
             "learning rate, look for a change in the data: labels, order, preprocessing.",
@@ -99,8 +101,9 @@ RULES: dict[str, RuleSpec] = {
             hold=20,
             severity="warning",
             descent=True,
-            meaning="The loss goes up and down, by 40 % of its improvement so far, for 20 steps in a row: the steps "
+            meaning="The loss goes up and down, by much of its improvement so far, for many steps in a row: the steps "
             "are too long.",
+            by_default="by 40 % of its improvement, for 20 steps in a row.",
             advice="Lower the learning rate, or use a larger batch.",
         ),
         RuleSpec(
@@ -112,9 +115,10 @@ RULES: dict[str, RuleSpec] = {
             relative=False,
             reach=64,
             descent=True,
-            meaning="One step changed a typical layer by 50 % of its own size, or the last six measured steps "
-            "together by 30 %, and the loss got worse. What the weights had learned is overwritten: the learning rate "
-            "is far too high.",
+            meaning="One step, or the last six measured ones together, changed a typical layer by much of its own "
+            "size, and the loss got worse. What the weights had learned is overwritten: the learning rate is far too "
+            "high.",
+            by_default="one step by 50 % of its size, or six together by 30 %.",
             advice="Start again with a learning rate ten times lower, or with a warm-up. A change of 0.1 % per step "
             "is usual.",
         ),
@@ -127,8 +131,9 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             steady=True,
             descent=True,
-            meaning="The loss has not come down since the run began, and each step changes the weights by less than "
-            "0.01 %: training is too slow to see any progress.",
+            meaning="The loss has not come down since the run began, and each step changes the weights by very "
+            "little: training is too slow to see any progress.",
+            by_default="by less than 0.01 %.",
             advice="Raise the learning rate, tenfold at first. Check that the scheduler does not start at zero, and "
             "that the optimizer holds the parameters that you want to train.",
         ),
@@ -143,8 +148,9 @@ RULES: dict[str, RuleSpec] = {
             steady=True,
             descent=True,
             meaning="The loss is still where it began, or not better than a guess by label frequency. It exploded in "
-            "the first steps and came back, or it has not moved for 750 steps, or steps that were far too long have "
-            "left it at chance.",
+            "the first steps and came back, or it has not moved for long, or steps that were far too long have left "
+            "it at chance.",
+            by_default="it has not moved for 750 steps.",
             advice="After an explosion or long steps, start again with a learning rate 3 to 10 times lower, or with a "
             "warm-up. Otherwise check that labels belong to their inputs, that gradients reach the weights, and that "
             "the learning rate is not too low.",
@@ -155,8 +161,10 @@ RULES: dict[str, RuleSpec] = {
             judged="gradients",
             threshold=2.3,
             severity="warning",
-            meaning="The gradient norm is 10 times the largest one so far, or it has grown more than threefold at "
-            "each of three readings in a row.",
+            meaning="The gradient norm is many times the largest one so far, or it has grown fast at each of three "
+            "readings in a row.",
+            by_default="10 times the largest one so far, or grown more than threefold at each of three "
+            "readings.",
             advice="Skip this step or clip its gradient. If it happens again, clip at a few times the usual norm, and "
             "lower the learning rate. Recurrent networks nearly always need clipping.",
         ),
@@ -168,8 +176,9 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="warning",
             steady=True,
-            meaning="In 30 % of the layers the gradient is less than a thousandth of that of the largest layer: they "
-            "do not learn.",
+            meaning="In many layers the gradient is less than a thousandth of that of the largest layer: they do not "
+            "learn.",
+            by_default="in 30 % of the layers, at each of 10 readings in a row.",
             advice="Use ReLU or GELU in place of sigmoid and tanh, residual connections, normalisation layers, and an "
             "initialisation that keeps variances. A higher learning rate helps a little.",
         ),
@@ -181,8 +190,9 @@ RULES: dict[str, RuleSpec] = {
             hold=3,
             severity="warning",
             relative=False,
-            meaning="For three validation passes in a row the validation loss has been worse than its best, by more "
-            "than it ever recovered from, and worse than the training loss by 15 % of what it had gained.",
+            meaning="For several validation passes in a row the validation loss has been worse than its best, by more "
+            "than it ever recovered from, and worse than the training loss by a part of what it had gained.",
+            by_default="for three passes in a row, by 15 % of what it had gained.",
             advice="Get more data or augmentation first. Then try more weight decay, dropout or a smaller model. Or "
             "stop, and keep the best weights.",
         ),
@@ -193,8 +203,9 @@ RULES: dict[str, RuleSpec] = {
             threshold=10.0,
             severity="info",
             relative=False,
-            meaning="The monitored metric has not improved for ten validation passes. Most healthy runs end like "
+            meaning="The monitored metric has not improved for many validation passes. Most healthy runs end like "
             "this, so the rule only reports, unless you give it the severity warning or name its policy.",
+            by_default="for ten passes.",
             advice="Stop and keep the best weights, or lower the learning rate.",
         ),
         RuleSpec(
@@ -205,8 +216,9 @@ RULES: dict[str, RuleSpec] = {
             hold=50,
             severity="info",
             relative=False,
-            meaning="At least 5 % of the layers have had a gradient of exactly zero for 50 readings in a row, while "
-            "others had one. Such a layer has dead units, or its branch is detached, or the loss does not use it.",
+            meaning="Some layers have had a gradient of exactly zero for many readings in a row, while others had "
+            "one. Such a layer has dead units, or its branch is detached, or the loss does not use it.",
+            by_default="at least 5 % of the layers, for 50 readings in a row.",
             advice="Look for `detach()` and `no_grad()` in the forward pass, and for ReLUs whose input is always "
             "negative. If the layer is not meant to learn, freeze it with `requires_grad_(False)`.",
         ),
@@ -217,8 +229,9 @@ RULES: dict[str, RuleSpec] = {
             threshold=1.0,
             severity="critical",
             relative=False,
-            meaning="No step has ended for ten minutes and for twenty times the usual step time. This is only "
-            "reported: a hung run has no step at which it could be adjusted.",
+            meaning="No step has ended for long, and for many times the usual step time. This is only reported: a "
+            "hung run has no step at which it could be adjusted.",
+            by_default="for ten minutes, and for twenty times the usual step time.",
             advice="The log says where the training thread stands. Look there, at the DataLoader workers and at the "
             "other ranks.",
         ),
@@ -230,7 +243,8 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="info",
             relative=False,
-            meaning="Training spends more than half of its time waiting for data.",
+            meaning="Training spends too much of its time waiting for data.",
+            by_default="more than half of it, in 10 records in a row.",
             advice="Try more `num_workers`, `persistent_workers=True`, `pin_memory=True`, cheaper transforms, or "
             "faster storage.",
         ),
@@ -242,7 +256,8 @@ RULES: dict[str, RuleSpec] = {
             hold=10,
             severity="info",
             relative=False,
-            meaning="Trimtab takes more than twice the share of time that `overhead=` allows.",
+            meaning="Trimtab takes more time than `overhead=` allows.",
+            by_default="more than twice the share, in 10 records in a row.",
             advice="Allow more time (`overhead=`), name fewer layers (`layers=`), or read gradients less often (a "
             "larger `gradients_every=`).",
         ),
