@@ -163,8 +163,7 @@ RULES: dict[str, RuleSpec] = {
             severity="warning",
             meaning="The gradient norm is many times the largest one so far, or it has grown fast at each of three "
             "readings in a row.",
-            by_default="10 times the largest one so far, or grown more than threefold at each of three "
-            "readings.",
+            by_default="10 times the largest one so far, or grown more than threefold at each of three readings.",
             advice="Skip this step or clip its gradient. If it happens again, clip at a few times the usual norm, and "
             "lower the learning rate. Recurrent networks nearly always need clipping.",
         ),
