@@ -430,3 +430,17 @@ def test_optimizer_without_hooks_is_refused(helm, optimizer):
         with pytest.raises(Refused, match="no hooks"):
             act()
     assert helm.steering.scale("0") == 1.0
+
+
+def test_step_is_under_its_closure_no_more_once_ctrl_c_broke_it(helm, model):
+    optimizer, found = torch.optim.SGD(model.parameters(), lr=0.1), []
+
+    def interrupt(optimizer):
+        found.append(helm.hooks.under_closure(optimizer))
+        raise KeyboardInterrupt
+
+    helm.judge.before.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(lambda: None)
+    assert found == [True]
+    assert not helm.hooks.under_closure(optimizer)

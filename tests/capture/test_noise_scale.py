@@ -1,11 +1,14 @@
 """The gradient noise scale, in loops that accumulate gradients, against norms that the loop takes itself."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
+from trimtab.actions import SkipStep
 from trimtab.sample.noise import NoiseScale
 from trimtab.testing import RecordingBackend
 from trimtab.types import Alert, Step
@@ -72,6 +75,22 @@ def test_it_is_that_of_the_first_batch_and_of_the_whole_step(watching, kind):
     assert said[0] is None
     assert said[-1] == pytest.approx(reference.value, rel=1e-4)
     assert said[-1] > 1.0
+
+
+def test_step_that_a_policy_skipped_has_no_part_in_it(watching):
+    steps, loop, reference = itertools.count(), Loop(), NoiseScale()
+    bad = trimtab.Rule("bad", signal=lambda loss: float(next(steps) == STEPS // 2), threshold=0.5)
+    skip = trimtab.Policy(on="bad", ladder=[SkipStep()])
+    with watching(act="process", rules=[bad], policies=[skip]) as seen:
+        loop.train()
+    (skipped,) = seen.run.adjustments
+    assert skipped.outcome == "applied"
+    del loop.pairs[
+        STEPS // 2 : STEPS // 2 + 2
+    ]  # the next record has the samples of both, and no norm of its first batch
+    for pair in loop.pairs[1:]:
+        reference.update(*pair)
+    assert seen.steps()[-1].gradient_noise_scale == pytest.approx(reference.value, rel=1e-4)
 
 
 class ClippedByValue(Loop):
