@@ -106,8 +106,6 @@ class Judging:
         self._judge.fence(step, optimizer, back_to)
         for label in labels:
             self._fenced_at[label] = step  # steps that were made before may be judged after
-        if optimizer is None:
-            self._on_device.clear()
         for ledger in self._books.ledgers:
             if optimizer in (None, ledger.label):
                 ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
