@@ -104,6 +104,37 @@ def test_gradients_cleared_between_two_backwards_take_their_loss_with_them(watch
     assert all(step.micro_steps == 1 for step in seen.steps("1"))
 
 
+def test_master_weights_are_given_no_loss_of_an_optimizer_that_came_later(watching, gan):
+    """Gradients are moved to them from the model's own parameters, so that none is left to tell who was reached."""
+    weights = list(gan.generator.parameters())
+    masters = [p.detach().clone().requires_grad_() for p in weights]
+    of_masters, losses = torch.optim.SGD(masters, lr=0.01), []
+
+    def train(beside):
+        of_masters.zero_grad()
+        loss = gan.generator(gan.noise).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        if beside:
+            gan.of_discriminator.zero_grad()
+            gan.discriminator_loss().backward()
+        for master, weight in zip(masters, weights, strict=True):
+            master.grad, weight.grad = weight.grad, None
+        of_masters.step()
+        if beside:
+            gan.of_discriminator.step()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, masters)
+
+    with watching() as seen:
+        for at in range(2 * STEPS):
+            train(beside=at >= STEPS)
+    said = seen.losses("0")
+    del losses[STEPS], said[STEPS]  # by then the other had never stepped
+    assert said[:STEPS] == pytest.approx(losses[:STEPS])
+    assert all(found in (None, pytest.approx(own)) for found, own in zip(said, losses, strict=True))  # or not known
+
+
 def test_joint_loss_belongs_to_both(watching, gan):
     expected = []
     with watching() as seen:
