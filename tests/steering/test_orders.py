@@ -1,5 +1,6 @@
 """What a person orders in the middle of a run is done at the end of a step, answered and recorded."""
 
+import itertools
 import json
 import time
 
@@ -8,7 +9,7 @@ import torch
 from controller_training import Training, same
 
 import trimtab
-from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 from trimtab.types import Adjustment, Notice
@@ -262,3 +263,22 @@ def test_slow_loop_that_is_judged_seldom_takes_an_order_up_within_two_steps(watc
         training.steps(2)
         (adjustment,) = seen.run.adjustments
     assert adjustment.step <= 202
+
+
+def test_going_back_by_order_is_to_the_newest_state_though_it_is_that_of_this_very_step(watching, training):
+    """The state is kept, at validation, after step 10; the next step is skipped, so that the order comes after 10 too."""
+    calls = itertools.count(1)
+    bad = trimtab.Rule("bad", signal=lambda loss: float(next(calls) == 11), threshold=0.5)
+    skip = trimtab.Policy(on="bad", ladder=[SkipStep()])
+    with watching(act="process", rules=[bad], policies=[skip]) as seen:
+        training.steps(10)
+        training.model.eval()
+        with torch.no_grad():
+            torch.nn.functional.cross_entropy(training.model(training.inputs), training.labels)
+        training.model.train()
+        id = order(seen, "adjust", RollBack())
+        training.step()
+    (skipped, back) = seen.run.adjustments
+    assert (skipped.action, back.action, back.outcome) == ("skip_step", "roll_back", "applied")
+    assert (back.step, back.after["weights_of_step"]) == (10, 10)
+    assert answered(seen, id).outcome == "applied"
