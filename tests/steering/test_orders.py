@@ -266,7 +266,7 @@ def test_slow_loop_that_is_judged_seldom_takes_an_order_up_within_two_steps(watc
 
 
 def test_going_back_by_order_is_to_the_newest_state_though_it_is_that_of_this_very_step(watching, training):
-    """The state is kept, at validation, after step 10; the next step is skipped, so that the order comes after 10 too."""
+    """Validation has it kept after step 10. The next step is skipped, so the order comes after 10 too."""
     calls = itertools.count(1)
     bad = trimtab.Rule("bad", signal=lambda loss: float(next(calls) == 11), threshold=0.5)
     skip = trimtab.Policy(on="bad", ladder=[SkipStep()])
