@@ -45,6 +45,11 @@ from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, hold
 from trimtab.types import PhaseSummary
 
+NO_LOSS = (
+    "Steps are taken, but no loss is seen: their gradients come from no backward of a loss, but from torch.func, "
+    "torch.autograd.grad or code of your own. Gradients and learning rates are shown. Log it: trimtab.log(loss=...)."
+)
+
 
 class Controller(StepController, Protocol):
     """What judges the run, and may change it."""
@@ -79,6 +84,7 @@ class Capture:
         self._passes = Passes(self._validated, books.end_epoch, unclear)
         books.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
+        books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.said.samples

@@ -21,6 +21,7 @@ from trimtab.sample.records import Context, Judged, step_events
 from trimtab.sample.scalars import Held
 from trimtab.types import Epoch, Event, Step, Totals
 
+LOSSES_SHOW_WITHIN = 20  # steps: where none has shown by then, none is going to
 RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
 
 
@@ -69,7 +70,9 @@ class Books:
         self.steps_before = 0  # of the run that this one resumes
         self._steps_of_others = 0  # the global step at which the training began that is going on
         self.place: Callable[[], Place] = Place  # asked when a record is made
+        self.on_no_loss: Callable[[], object] = lambda: None  # called once, where steps show no loss
         self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
+        self._lossless_steps: int | None = 0  # so far; None once a loss was seen, or its lack was told
         self._emit = emit
         self._layers = layers
         self._clock = clock
@@ -235,6 +238,8 @@ class Books:
         self.samples += sum(rows.samples)
         self.wait_s += sum(rows.wait_seconds)
         self._count_losses(rows.loss)
+        if self._lossless_steps is not None:
+            self._look_for_losses(rows.loss)
         bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
         if bad:
             self.nonfinite["gradient"] += bad
@@ -244,6 +249,14 @@ class Books:
         losses = known(values)
         if not math.isfinite(sum(losses)):
             self.nonfinite["loss"] += sum(not math.isfinite(loss) for loss in losses)
+
+    def _look_for_losses(self, values: Sequence[float | None]) -> None:
+        """The first losses of a run, or none for so long that the user should know."""
+        steps = None if known(values) else (self._lossless_steps or 0) + len(values)
+        self._lossless_steps = steps
+        if steps is not None and steps >= LOSSES_SHOW_WITHIN:
+            self._lossless_steps = None
+            self.on_no_loss()
 
     def _totals(self, ledger: Ledger) -> Totals:
         return Totals(
