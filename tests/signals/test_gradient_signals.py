@@ -176,6 +176,14 @@ def test_update_excess_of_steps_along_single_gradients_waits_until_half_of_the_g
     assert signal.update(moved(0.9)) == pytest.approx(1.7 * 1.8)
 
 
+def test_update_excess_of_steps_along_single_gradients_waits_until_swings_are_known():
+    course = course_of([4.6, 5.3])
+    course.averages = False
+    assert UpdateExcess(course).update(moved(0.6)) == 0.0
+    course.averages = True
+    assert UpdateExcess(course).update(moved(0.6)) == 0.6
+
+
 def test_update_excess_of_usual_steps_stays_far_under_the_threshold():
     signal = UpdateExcess(course_of(LOSING))
     assert max(signal.update(moved(3e-3)) for _ in range(20)) < RULES["update_too_large"].threshold / 10

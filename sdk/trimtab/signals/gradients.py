@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.signals.course import Course
+from trimtab.signals.course import BEGINNING, Course
 from trimtab.signals.loss import Progress
 
 WARM_UP = 8  # readings before anything is compared
@@ -142,7 +142,7 @@ class UpdateExcess:
     - with momentum or Adam: by 0.15 of its improvement, for the smaller of its fast and its middle average;
     - without an average over gradients (plain SGD, RMSprop): by 0.5 of max(first - best, 4 calm swings). There one
       batch makes a long step and the next ones mend it: losses of healthy runs at the highest rates that work swing by
-      0.36.
+      0.36. Nor is it known within the first 8 losses how much they swing, and Adagrad's first step is its longest.
 
     While the loss comes down, long steps are no fault. Those of healthy runs, the first one of Adam above all, are as
     long as harmful ones. Where no loss is seen, the steps alone count.
@@ -193,7 +193,7 @@ class UpdateExcess:
         above = (course.fast if course.fast < course.middle else course.middle) - course.best - course.excused
         if course.averages:
             return above > self.OFF * (course.first - course.best)
-        return above > self.OFF_ALONE * course.scale
+        return course.count >= BEGINNING and above > self.OFF_ALONE * course.scale
 
     def read(self, ratios: Mapping[str, float]) -> None:
         """Take a reading in, without judging it."""
