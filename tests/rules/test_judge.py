@@ -277,6 +277,26 @@ def test_loss_at_chance_after_long_steps_is_high_from_the_beginning():
     assert [(v.rule, v.state, v.since) for v in verdicts] == [("loss_high", "firing", 0)]
 
 
+def test_vanishing_gradients_are_a_reason_for_a_higher_rate_only_where_the_loss_is_at_chance():
+    steps = Steps(shipped("gradient_vanishing"))
+    steps.take([2.31, 2.29] * 20)
+    assert not steps.judge.is_slow("gradient_vanishing", "0")
+    steps.judge.chance("0", 2.3)
+    assert steps.judge.is_slow("gradient_vanishing", "0")
+    steps.take([1.0] * 40)
+    assert not steps.judge.is_slow("gradient_vanishing", "0")
+    assert steps.judge.is_slow("loss_stalled", "0")
+
+
+def test_validation_that_goes_on_losing_is_told_of_each_optimizer():
+    steps = Steps(shipped("loss_diverged"))
+    steps.take([3.0 - 0.05 * i for i in range(40)])
+    for loss in (1.0, 2.5, 2.6):
+        steps.judge.validation(steps.at, loss, None, 1.0)
+    assert steps.judge.validation_worsens("0") == pytest.approx(0.75, abs=0.1)
+    assert steps.judge.validation_worsens("another") == 0.0
+
+
 def test_rule_by_function_is_given_the_loss_and_fires():
     seen = []
     rule = Rule("mine", lambda loss: seen.append(loss) or loss, threshold=5.0, hold=2, severity="critical")

@@ -151,3 +151,25 @@ def test_turning_back_by_little_in_a_long_run_keeps_the_best():
     best = course.best
     course.turn_back(4)
     assert course.best == pytest.approx(best, rel=1e-6)
+
+
+def test_validation_gets_worse_where_two_passes_since_a_fence_have_lost_and_the_second_is_no_better():
+    course = course_of([1.0] * BASELINE)
+    found = []
+    for lost in (0.9, 0.8, 0.7, 0.75):
+        course.take_validation(2.0, lost)
+        found.append(course.validation_worsens)
+    assert found == [0.0, 0.0, 0.0, 0.7]
+    course.fence()
+    course.take_validation(2.0, 0.9)
+    assert (course.validation_worsens, course.validation_lost) == (0.0, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "chance", "count", "found"),
+    [(2.3, 2.3, 40, True), (2.0, 2.3, 40, False), (2.3, None, 40, False), (2.3, 2.3, BASELINE - 1, False)],
+)
+def test_loss_is_at_chance_where_that_is_known_and_there_is_a_baseline(loss, chance, count, found):
+    course = course_of([loss] * count)
+    course.chance = chance
+    assert course.at_chance == found

@@ -136,8 +136,9 @@ REASONS: dict[str, str] = {
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips does not count, unless it is the third in a "
     "row.",
     "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
-    "arXiv 2205.01068). If the labels are wrong from some step on, no rate helps: then the run is halted with its "
-    "best state.",
+    "arXiv 2205.01068). A loss that is as high as soon as the run has gone back is not the rate's fault: what is asked "
+    "of the model has changed. Then the rate is given back, and the run halted with its best state only if validation "
+    "gets worse, as with wrong labels.",
     "gradient_exploding": "A single spike is skipped before it does harm. If spikes go on, the weights are damaged: "
     "go back, and clip for the rest of the run. The limit is the usual norm (ZClip, arXiv 2504.02507); for SGD, "
     "while no usual norm is known, the norm that moves the weights by 5 % (as AGC, arXiv 2102.06171). If clipping "
@@ -161,7 +162,8 @@ REASONS: dict[str, str] = {
     "policy (`policies=['shipped', 'no_improvement']`), or give the rule the severity warning.",
     "loss_stalled": "A bounded raise: threefold each time, tenfold in all. A run that needs more has another problem.",
     "gradient_vanishing": "At a higher rate early layers learn sooner. The raise is bounded, since it does not remove "
-    "the cause.",
+    "the cause. It waits until the loss is known to be no better than chance: a run that learns, or whose loss has no "
+    "known chance (regression, reinforcement learning), is only warned.",
 }
 
 # Shipped rules without a policy: there is nothing in the run that an action could put right.

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
+from trimtab.policies.causes import CHANGED, LOST, Causes
 from trimtab.policies.decisions import Decision
 from trimtab.policies.policy import Policy, halts, measured, momentary, rate_raise
 from trimtab.policies.rates import Rates
@@ -31,6 +32,9 @@ class Engine:
         silenced: whether somebody silenced a rule, by its name.
         level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
         strides: how far steps of an optimizer move its layers, as it matters to a rule.
+        is_slow: whether what a rule says of an optimizer is a reason to raise its learning rate.
+        validation_worsens: the share of its gain that validation has lost since the last adjustment and goes on losing;
+            0 where it does not, or there was no pass.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class Engine:
         silenced: Callable[[str], bool] = lambda rule: False,
         level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
         strides: Callable[[str, str], Strides] = lambda optimizer, rule: Strides(),
+        is_slow: Callable[[str, str], bool] = lambda rule, optimizer: True,
+        validation_worsens: Callable[[str], float] = lambda optimizer: 0.0,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
@@ -49,6 +55,9 @@ class Engine:
         self._silenced = silenced
         self._level = level
         self._strides = strides
+        self._is_slow = is_slow
+        self._validation_worsens = validation_worsens
+        self._causes = Causes()
         self._accounts = Accounts()
         self._rates = Rates()
         self._open: dict[Key, Verdict] = {}
@@ -108,6 +117,7 @@ class Engine:
         that halts: a run is not ended because a snapshot was missing.
         """
         self._under_way.discard(decision.optimizer)
+        self._causes.settled(decision, outcomes, step)
         policy = self._policy(decision.rule)
         if policy is None:
             return None
@@ -168,6 +178,7 @@ class Engine:
             "paused": self.paused,
             "accounts": self._accounts.state(),
             "rates": self._rates.state(),
+            "causes": self._causes.state(),
             "step": self._step,
             "gap": self._gap,
         }
@@ -181,6 +192,7 @@ class Engine:
         self.paused = bool(state["paused"])
         self._accounts = Accounts.restore(state["accounts"], ahead)
         self._rates = Rates.restore(state["rates"], ahead)
+        self._causes = Causes.restore(state.get("causes", ()))
         self._step, self._gap = int(state["step"]) - ahead, max(int(state["gap"]), 1)
         self._under_way.clear()
         self.fence()
@@ -247,7 +259,12 @@ class Engine:
         key = (verdict.rule, verdict.optimizer)
         if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
             return None
+        at_once = policy.goes_back and self._causes.at_once(verdict)
+        if self._is_unfounded(policy, verdict):
+            return self._give_back(policy, verdict, source, step)
         rung = self._rung(policy, verdict, step, late=source != "process")
+        if rung is not None and at_once and halts(policy.rungs[-1]):
+            rung = len(policy.rungs) - 1  # going back and lower rates are of no use
         if rung is None:
             return None
         decision = self._decision(policy, verdict, source, step, rung)
@@ -265,6 +282,25 @@ class Engine:
             self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
             left = self._accounts.remaining(policy)
             return replace(decision, outcome="dry_run", budget_remaining=left)
+        return decision
+
+    def _is_unfounded(self, policy: Policy, verdict: Verdict) -> bool:
+        """Whether a policy that steadies a run is asked because of a loss that no longer tells how well it goes."""
+        if not (policy.goes_back or policy.lowers) or not self._causes.doubted(verdict):
+            return False
+        return self._validation_worsens(verdict.optimizer) < LOST
+
+    def _give_back(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
+        """Undo what the rate was lowered by, or else say once in each episode why nothing is done."""
+        key = (verdict.rule, verdict.optimizer)
+        decision = None if self.paused else self._rates.give_back(verdict, step)
+        told = self._told.get(key) == verdict.episode
+        self._told[key] = verdict.episode
+        if decision is not None:
+            self._under_way.add(verdict.optimizer)
+        elif not told:
+            decision = self._decision(policy, verdict, source, step, policy.first_aid)
+            return replace(decision, outcome="refused", reason=CHANGED)
         return decision
 
     def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
@@ -310,7 +346,9 @@ class Engine:
         if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):
             return True
         factor = rate_raise(policy.rungs[rung])
-        return factor > 1 and not self._rates.may_raise(optimizer, factor, step)
+        if factor <= 1:
+            return False
+        return not (self._is_slow(policy.on, optimizer) and self._rates.may_raise(optimizer, factor, step))
 
     def _veto(self, policy: Policy, rung: int, rule: str) -> tuple[Outcome, str] | None:
         if self.paused:

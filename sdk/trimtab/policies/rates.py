@@ -9,6 +9,7 @@ from trimtab.policies.accounts import meets
 from trimtab.policies.creeping import CreepBack, Creeping
 from trimtab.policies.decisions import Decision
 from trimtab.policies.policy import CREEP_BACK
+from trimtab.types import Verdict
 
 RAISE_BARRED_STEPS = 200  # after a rule fired whose policy lowers the learning rate
 
@@ -70,6 +71,20 @@ class Rates:
                     actions=(CreepBack(scale / creeping.scale, ceiling=creeping.home),),
                     reason=f"{creeping.healthy} healthy steps",
                 )
+
+    def give_back(self, verdict: Verdict, step: int) -> Decision | None:
+        """What fires is not the rate's fault: undo what it was lowered by, or None where it was not."""
+        creeping = self._creeping.get(verdict.optimizer)
+        if creeping is None or creeping.scale >= creeping.home:
+            return None
+        return Decision(
+            policy=CREEP_BACK,
+            optimizer=verdict.optimizer,
+            step=step,
+            since=step,
+            actions=(CreepBack(creeping.home / creeping.scale, ceiling=creeping.home),),
+            reason=f"{verdict.rule} as soon as the run had gone back: neither its weights nor its rate are the cause",
+        )
 
     def __bool__(self) -> bool:
         return bool(self._creeping)

@@ -97,7 +97,7 @@ class Judge:
         if loss is not None and math.isfinite(loss):
             lost = self._lost.update(loss, beginning)
             for each in self._benches.values():
-                each.course.validation_lost, each.course.validation = lost, loss
+                each.course.take_validation(loss, lost)
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
@@ -187,6 +187,21 @@ class Judge:
         bench = self._benches.get(optimizer)
         seats = () if bench is None else (seat for seat in bench.seats if seat.rule.name == rule)
         return next((seat.level.value / seat.level.threshold for seat in seats), 0.0)
+
+    def is_slow(self, rule: str, optimizer: str) -> bool:
+        """Whether `rule`, which fires, is a reason to raise the rate: see `RuleSpec.at_chance`."""
+        if rule not in RULES or not RULES[rule].at_chance:
+            return True
+        bench = self._benches.get(optimizer)
+        return bench is not None and bench.course.at_chance
+
+    def validation_worsens(self, optimizer: str) -> float:
+        """The share of its gain that validation has lost since the fence, and goes on losing; 0 where it does not.
+
+        Two passes in a row have lost as much, and the second is not better than the first.
+        """
+        bench = self._benches.get(optimizer)
+        return bench.course.validation_worsens if bench is not None else 0.0
 
     def firing(self) -> list[str]:
         """The rules about losses, validation and what the user logs that fire now, but for those of severity info."""

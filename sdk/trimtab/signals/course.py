@@ -16,6 +16,7 @@ REACH = 4.0  # how many times the usual swing, or the largest one, a value count
 FORGET = 0.998  # of the largest swing, a value: half of it in 350
 LEARN = 0.3  # of a swing larger than the largest, a value
 NEAR = 0.3  # of what the loss has come down
+NO_BETTER = 0.93  # of the loss at chance: a model whose loss is below has learned something
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 
 
@@ -40,7 +41,8 @@ class Course:
     `excused` how far a loss may be above it that rises while validation gets better: see `validated`.
 
     For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
-    momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass;
+    momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass, and
+    `validation_worsens`, the lesser of that of two passes since a fence, 0 where the second is the better one;
     `chance`, the loss of the best answer that is the same for every input; `validation`, the newest validation loss
     and `stride`, the largest typical update ratio, both since a fence.
 
@@ -55,12 +57,12 @@ class Course:
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
         "excused", "fast", "first", "idle", "lowest", "middle", "peak", "slow", "stride", "swing", "validation",
-        "validation_lost",
+        "validation_lost", "validation_worsens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.averages = True
-        self.validation_lost = 0.0
+        self.validation_lost = self.validation_worsens = 0.0
         self.chance: float | None = None
         self.validation: float | None = None
         self.stride = 0.0
@@ -144,6 +146,17 @@ class Course:
         """How far the slow average is above its lowest; 0 while it is of fewer than 50 values."""
         return self.slow - self.lowest - self.excused if self._of >= SETTLED else 0.0
 
+    @property
+    def at_chance(self) -> bool:
+        """Whether the loss is known to be no better than a guess, once there is a baseline."""
+        return self.chance is not None and self.count >= BASELINE and self.middle >= NO_BETTER * self.chance
+
+    def take_validation(self, loss: float, lost: float) -> None:
+        """The loss of a validation pass, and what share of its gain validation has lost."""
+        before = self.validation_lost if self.validation is not None else math.inf
+        self.validation_worsens = before if before <= lost else 0.0
+        self.validation_lost, self.validation = lost, loss
+
     def validated(self, improved: bool) -> None:
         """A validation pass is over; whether it is better than every one before.
 
@@ -157,7 +170,7 @@ class Course:
 
     def fence(self) -> None:
         """Start the averages anew."""
-        self.validation_lost = self.stride = 0.0
+        self.validation_lost = self.validation_worsens = self.stride = 0.0
         self.validation = None
         self._fenced = self.count > BEGINNING
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from trimtab.signals.course import NOISE, Course
+from trimtab.signals.course import NO_BETTER, NOISE, Course
 
 WARM_UP = 24  # values before anything is compared
 
@@ -24,7 +24,7 @@ QUIET = 8.0  # reversals so many times those at the best are still usual
 ERROR = 4.0  # standard errors that make a fall of the loss certain
 LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
-FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, 0.93  # of the loss at chance; the latter without a validation
+FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, NO_BETTER  # of the loss at chance; the latter without a validation
 AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
