@@ -17,10 +17,10 @@ LOWER = "roll_back scale_learning_rate"
 
 @pytest.fixture
 def gone_back(course):
-    """A run that went back at step 100, to a fifth of its rate; `lost` is what validation goes on losing."""
+    """A run that went back at step 100, to a fifth of its rate; `harmful` says whether training makes it worse."""
 
-    def make(lost=0.0, **options):
-        run = course(DIVERGED, SWINGS, validation_worsens=lambda optimizer: lost, **options)
+    def make(harmful=False, **options):
+        run = course(DIVERGED, SWINGS, is_harmful=lambda optimizer: harmful, **options)
         assert run.fire("loss_diverged", 100, since=81) == [LOWER]
         run.engine.fence()
         run.engine.scaled("0", 0.2)
@@ -29,55 +29,94 @@ def gone_back(course):
     return make
 
 
-def test_rate_is_given_back_where_the_loss_is_as_high_at_once(gone_back):
+@pytest.fixture
+def in_vain(gone_back):
+    """A run that went back twice, at steps 100 and 120, and whose loss was as high at once."""
+
+    def make(harmful=False, **options):
+        run = gone_back(harmful, **options)
+        assert run.fire("loss_diverged", 120, since=101) == ["roll_back"]
+        run.engine.fence()
+        return run
+
+    return make
+
+
+def test_older_snapshot_is_tried_first(gone_back):
     run = gone_back()
-    assert run.fire("loss_diverged", 120, since=101) == ["creep_back"]
+    run.fire("loss_diverged", 120, since=101)
+    assert [action.back for decision in run.decisions for action in decision.actions[:1]] == [0, 1]
+
+
+def test_rate_is_given_back_where_the_loss_is_as_high_at_once_again(in_vain):
+    run = in_vain()
+    assert run.fire("loss_diverged", 140, since=121) == ["creep_back"]
     (action,) = run.decisions[-1].actions
     assert action.factor == pytest.approx(5.0)
 
 
-def test_run_whose_rate_was_not_lowered_is_told_once_why_nothing_is_done(gone_back):
-    run = gone_back()
+def test_run_whose_rate_was_not_lowered_is_told_once_why_nothing_is_done(in_vain):
+    run = in_vain()
     run.engine.unscaled("0")
-    assert run.fire("loss_diverged", 120, since=101) == ["refused"]
+    assert run.fire("loss_diverged", 140, since=121) == ["refused"]
     assert "what is asked of the model has changed" in run.decisions[-1].reason
-    assert run.judge(140) == []
+    assert run.judge(160) == []
+
+
+def test_episode_that_goes_on_counts_once(gone_back):
+    run = gone_back()
+    run.engine.paused = True
+    assert run.fire("loss_diverged", 120, since=101) == ["silenced"]
+    run.judge(130)
+    run.engine.paused = False
+    assert run.judge(140) == ["roll_back"]
 
 
 def test_loss_that_rises_again_later_climbs_the_ladder(gone_back):
     assert gone_back().fire("loss_diverged", 123, since=100 + AT_ONCE + 1) == ["roll_back"]
 
 
+def test_one_that_was_low_in_between_is_believed(in_vain):
+    run = in_vain()
+    assert run.fire("loss_diverged", 143, since=120 + AT_ONCE + 1) == ["roll_back"]
+    assert run.decisions[-1].actions[0].back == 0
+    run.engine.fence()
+    assert run.fire("loss_diverged", 163, since=144) == ["halt"]
+
+
 def test_a_few_bad_steps_after_going_back_climb_the_ladder(gone_back):
-    assert gone_back().fire("loss_diverged", 100 + LASTING, since=101) == ["roll_back"]
+    run = gone_back()
+    assert run.fire("loss_diverged", 100 + LASTING, since=101) == ["roll_back"]
+    assert run.decisions[-1].actions[0].back == 0
 
 
-def test_halt_follows_at_once_where_validation_gets_worse_too(gone_back):
-    assert gone_back(lost=0.7).fire("loss_diverged", 120, since=101) == ["halt"]
+def test_halt_follows_at_once_where_training_does_harm(in_vain):
+    assert in_vain(harmful=True).fire("loss_diverged", 140, since=121) == ["halt"]
 
 
-def test_episode_waits_for_validation(course):
-    lost = []
-    run = course(DIVERGED, validation_worsens=lambda optimizer: sum(lost))
+def test_episode_waits_until_training_does_harm(course):
+    harm = []
+    run = course(DIVERGED, is_harmful=lambda optimizer: bool(harm))
     run.fire("loss_diverged", 100, since=81)
-    assert run.fire("loss_diverged", 120, since=101) == ["refused"]
-    lost.append(0.7)
-    assert run.judge(150) == ["halt"]
+    run.fire("loss_diverged", 120, since=101)
+    assert run.fire("loss_diverged", 140, since=121) == ["refused"]
+    harm.append(True)
+    assert run.judge(170) == ["halt"]
 
 
 @pytest.mark.parametrize("rule", ["loss_diverged", "loss_oscillating"])
-def test_loss_that_told_nothing_is_not_believed_later(gone_back, rule):
-    run = gone_back()
-    run.fire("loss_diverged", 120, since=101)
-    run.resolve("loss_diverged", 130)
+def test_loss_that_told_nothing_is_not_believed_later(in_vain, rule):
+    run = in_vain()
+    run.fire("loss_diverged", 140, since=121)
+    run.resolve("loss_diverged", 150)
     run.engine.scaled("0", 1.0)
     assert run.fire(rule, 900, since=881) == ["refused"]
     assert run.fire(rule, 950, since=931, optimizer="1") != ["refused"]
 
 
-def test_what_was_found_out_survives_a_resume(gone_back):
-    run = gone_back()
-    run.fire("loss_diverged", 120, since=101)
+def test_what_was_found_out_survives_a_resume(in_vain):
+    run = in_vain()
+    run.fire("loss_diverged", 140, since=121)
     run.engine.scaled("0", 1.0)
     other = run.resumed(json.loads(json.dumps(run.engine.state())))
     assert other.fire("loss_diverged", 500, since=481) == ["refused"]

@@ -288,13 +288,15 @@ def test_vanishing_gradients_are_a_reason_for_a_higher_rate_only_where_the_loss_
     assert steps.judge.is_slow("loss_stalled", "0")
 
 
-def test_validation_that_goes_on_losing_is_told_of_each_optimizer():
+def test_validation_that_has_lost_what_it_had_gained_says_of_each_optimizer_that_it_does_harm():
     steps = Steps(shipped("loss_diverged"))
     steps.take([3.0 - 0.05 * i for i in range(40)])
-    for loss in (1.0, 2.5, 2.6):
+    for loss in (1.0, 2.5):
         steps.judge.validation(steps.at, loss, None, 1.0)
-    assert steps.judge.validation_worsens("0") == pytest.approx(0.75, abs=0.1)
-    assert steps.judge.validation_worsens("another") == 0.0
+    assert not steps.judge.is_harmful("0")
+    steps.judge.validation(steps.at, 2.6, None, 1.0)
+    assert steps.judge.is_harmful("0")
+    assert not steps.judge.is_harmful("another")
 
 
 def test_rule_by_function_is_given_the_loss_and_fires():

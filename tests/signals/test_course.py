@@ -156,13 +156,28 @@ def test_turning_back_by_little_in_a_long_run_keeps_the_best():
 def test_validation_gets_worse_where_two_passes_since_a_fence_have_lost_and_the_second_is_no_better():
     course = course_of([1.0] * BASELINE)
     found = []
-    for lost in (0.9, 0.8, 0.7, 0.75):
+    for lost in (0.9, 0.75, 0.7, 0.72):
         course.take_validation(2.0, lost)
         found.append(course.validation_worsens)
-    assert found == [0.0, 0.0, 0.0, 0.7]
+    assert found == [0.0, 0.0, 0.7, 0.7]
+    assert course.harmful
     course.fence()
     course.take_validation(2.0, 0.9)
     assert (course.validation_worsens, course.validation_lost) == (0.0, 0.9)
+    assert not course.harmful
+
+
+@pytest.mark.parametrize(
+    ("losses", "harmful"),
+    [([2.4] * 60, True), ([2.4] * 40, False), ([8.0 - 0.09 * i for i in range(60)], False), ([1.5] * 60, False)],
+)
+def test_loss_that_rests_at_chance_after_a_fence_does_harm(losses, harmful):
+    course = course_of([1.0] * BASELINE)
+    course.chance = 2.3
+    course.fence()
+    for loss in losses:
+        course.update(loss)
+    assert course.harmful == harmful
 
 
 @pytest.mark.parametrize(

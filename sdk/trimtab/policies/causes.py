@@ -9,12 +9,12 @@ from trimtab.policies.decisions import Decision
 from trimtab.types import Outcome, Verdict
 
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
+OLDER = 1  # times that an older snapshot is tried
 LASTING = 10  # steps that evidence rests on, so that one bad batch is none
-LOST = 0.6  # of what validation had gained: where two passes have lost that too, training does harm
 
 CHANGED = (
     "the loss was as high as soon as the run had gone back, so what is asked of the model has changed: "
-    "only a validation that gets worse counts from here on"
+    "only what shows that training does harm counts from here on: a bad validation, a loss that rests at chance"
 )
 
 
@@ -22,14 +22,17 @@ class Causes:
     """For each optimizer whether its loss rises because what is asked of the model has changed.
 
     A model that is put back to where it was good has a good loss, whatever the rate. If its loss is as high as before
-    from the first step on, the objective or the data are others: a term that is switched on, the next task, the targets
-    of reinforcement learning, wrong labels. From then on only validation tells whether that does harm.
+    from the first step on, it may have been bad by then: the next snapshot is an older one. If that does not help
+    either, the objective or the data are others: a term that is switched on, the next task, the targets of
+    reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation
+    get worse, before anything is done about it: see `Course.harmful`.
     """
 
-    __slots__ = ("_back", "_elsewhere")
+    __slots__ = ("_back", "_elsewhere", "_vain")
 
     def __init__(self) -> None:
         self._back: int | None = None  # the step at which the run was last put back, all of it as always
+        self._vain: dict[str, set[int]] = {}  # by optimizer, the steps at which that did not help
         self._elsewhere: set[str] = set()  # optimizers
 
     def settled(self, decision: Decision, outcomes: Sequence[Outcome], step: int) -> None:
@@ -37,13 +40,21 @@ class Causes:
         if "applied" in outcomes and any(isinstance(a, RollBack) for a in decision.actions):
             self._back = step
 
-    def at_once(self, verdict: Verdict) -> bool:
-        """Whether what fires has been so since the first steps after going back."""
-        since = 0 if self._back is None else verdict.since - self._back
-        found = 0 < since <= AT_ONCE and _is_lasting(verdict)
-        if found:
+    def hear(self, verdict: Verdict) -> None:
+        """A rule fires whose policy goes back. Hearing of it again changes nothing."""
+        if self._back is None or not _is_lasting(verdict):
+            return
+        if not 0 < verdict.since - self._back <= AT_ONCE:
+            self._vain.pop(verdict.optimizer, None)
+            return
+        vain = self._vain.setdefault(verdict.optimizer, set())
+        vain.add(self._back)
+        if len(vain) > OLDER:
             self._elsewhere.add(verdict.optimizer)
-        return found
+
+    def older(self, optimizer: str) -> int:
+        """How many snapshots further back to go than a policy says."""
+        return len(self._vain.get(optimizer, ()))
 
     def doubted(self, verdict: Verdict) -> bool:
         """Whether a rise of this loss, seen over several steps, no longer tells how well training goes."""

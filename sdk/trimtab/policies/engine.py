@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
-from trimtab.policies.causes import CHANGED, LOST, Causes
+from trimtab.policies.causes import CHANGED, Causes
 from trimtab.policies.decisions import Decision
-from trimtab.policies.policy import Policy, halts, measured, momentary, rate_raise
+from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, rate_raise
 from trimtab.policies.rates import Rates
 from trimtab.types import Act, AlertSource, Outcome, Severity, Strides, Verdict
 
@@ -33,8 +33,7 @@ class Engine:
         level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
         strides: how far steps of an optimizer move its layers, as it matters to a rule.
         is_slow: whether what a rule says of an optimizer is a reason to raise its learning rate.
-        validation_worsens: the share of its gain that validation has lost since the last adjustment and goes on losing;
-            0 where it does not, or there was no pass.
+        is_harmful: whether training makes the model of an optimizer worse, by what was seen since the last adjustment.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Engine:
         level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
         strides: Callable[[str, str], Strides] = lambda optimizer, rule: Strides(),
         is_slow: Callable[[str, str], bool] = lambda rule, optimizer: True,
-        validation_worsens: Callable[[str], float] = lambda optimizer: 0.0,
+        is_harmful: Callable[[str], bool] = lambda optimizer: False,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
@@ -56,7 +55,7 @@ class Engine:
         self._level = level
         self._strides = strides
         self._is_slow = is_slow
-        self._validation_worsens = validation_worsens
+        self._is_harmful = is_harmful
         self._causes = Causes()
         self._accounts = Accounts()
         self._rates = Rates()
@@ -259,11 +258,12 @@ class Engine:
         key = (verdict.rule, verdict.optimizer)
         if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
             return None
-        at_once = policy.goes_back and self._causes.at_once(verdict)
+        if policy.goes_back:
+            self._causes.hear(verdict)
         if self._is_unfounded(policy, verdict):
             return self._give_back(policy, verdict, source, step)
         rung = self._rung(policy, verdict, step, late=source != "process")
-        if rung is not None and at_once and halts(policy.rungs[-1]):
+        if rung is not None and policy.goes_back and self._causes.doubted(verdict) and halts(policy.rungs[-1]):
             rung = len(policy.rungs) - 1  # going back and lower rates are of no use
         if rung is None:
             return None
@@ -288,7 +288,7 @@ class Engine:
         """Whether a policy that steadies a run is asked because of a loss that no longer tells how well it goes."""
         if not (policy.goes_back or policy.lowers) or not self._causes.doubted(verdict):
             return False
-        return self._validation_worsens(verdict.optimizer) < LOST
+        return not self._is_harmful(verdict.optimizer)
 
     def _give_back(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         """Undo what the rate was lowered by, or else say once in each episode why nothing is done."""
@@ -313,10 +313,13 @@ class Engine:
             step=step,
             since=verdict.since,
             rung=rung,
-            actions=measured(policy.rungs[rung], self._strides(verdict.optimizer, policy.on)),
+            actions=self._actions(policy, rung, verdict.optimizer),
             reason=f"{verdict.rule} at {verdict.level:.3g} times its threshold, since step {verdict.since}",
             budget_remaining=self._left(policy, rung),
         )
+
+    def _actions(self, policy: Policy, rung: int, optimizer: str) -> Rung:
+        return measured(policy.rungs[rung], self._strides(optimizer, policy.on), self._causes.older(optimizer))
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
@@ -369,7 +372,7 @@ class Engine:
         return replace(
             decision,
             rung=rung,
-            actions=measured(policy.rungs[rung], self._strides(decision.optimizer, policy.on)),
+            actions=self._actions(policy, rung, decision.optimizer),
             reason=f"{decision.reason}; the rung before was refused",
             budget_remaining=self._left(policy, rung),
         )

@@ -104,9 +104,17 @@ def rate_raise(rung: Rung) -> float:
     return max(factor, 1.0)
 
 
-def measured(rung: Rung, strides: Strides) -> Rung:
-    """The rung with what was measured filled into its actions."""
-    return tuple(replace(a, **strides._asdict()) if isinstance(a, LimitUpdates) else a for a in rung)
+def measured(rung: Rung, strides: Strides, older: int = 0) -> Rung:
+    """The rung with what was measured filled into its actions. They go back to a snapshot so much `older`."""
+
+    def filled(action: Action) -> Action:
+        if isinstance(action, LimitUpdates):
+            return replace(action, **strides._asdict())
+        if isinstance(action, RollBack) and older:
+            return replace(action, back=action.back + older)
+        return action
+
+    return tuple(map(filled, rung))
 
 
 def halts(rung: Rung) -> bool:

@@ -195,13 +195,10 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench is not None and bench.course.at_chance
 
-    def validation_worsens(self, optimizer: str) -> float:
-        """The share of its gain that validation has lost since the fence, and goes on losing; 0 where it does not.
-
-        Two passes in a row have lost as much, and the second is not better than the first.
-        """
+    def is_harmful(self, optimizer: str) -> bool:
+        """Whether training makes the model worse: see `Course.harmful`."""
         bench = self._benches.get(optimizer)
-        return bench.course.validation_worsens if bench is not None else 0.0
+        return bench is not None and bench.course.harmful
 
     def firing(self) -> list[str]:
         """The rules about losses, validation and what the user logs that fire now, but for those of severity info."""

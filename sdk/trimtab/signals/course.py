@@ -17,6 +17,9 @@ FORGET = 0.998  # of the largest swing, a value: half of it in 350
 LEARN = 0.3  # of a swing larger than the largest, a value
 NEAR = 0.3  # of what the loss has come down
 NO_BETTER = 0.93  # of the loss at chance: a model whose loss is below has learned something
+LOST = 0.6  # of what validation had gained
+BETTER = 0.1  # of that: by less, a pass is no better than the one before
+FLAT = 0.97  # of the slow average: a middle one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 
 
@@ -42,7 +45,7 @@ class Course:
 
     For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
     momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass, and
-    `validation_worsens`, the lesser of that of two passes since a fence, 0 where the second is the better one;
+    `validation_worsens`, the lesser of that of two passes since a fence, 0 where the second is clearly better;
     `chance`, the loss of the best answer that is the same for every input; `validation`, the newest validation loss
     and `stride`, the largest typical update ratio, both since a fence.
 
@@ -151,10 +154,21 @@ class Course:
         """Whether the loss is known to be no better than a guess, once there is a baseline."""
         return self.chance is not None and self.count >= BASELINE and self.middle >= NO_BETTER * self.chance
 
+    @property
+    def harmful(self) -> bool:
+        """Whether training makes the model worse, whatever the loss was before the fence.
+
+        Either two validation passes in a row have lost 0.6 of the gain, and the second is no better; or the loss has
+        been at chance for 50 values or more, and does not come down.
+        """
+        if self.validation_worsens >= LOST:
+            return True
+        return self.at_chance and self._of >= SETTLED and self.middle >= FLAT * self.slow
+
     def take_validation(self, loss: float, lost: float) -> None:
         """The loss of a validation pass, and what share of its gain validation has lost."""
-        before = self.validation_lost if self.validation is not None else math.inf
-        self.validation_worsens = before if before <= lost else 0.0
+        before = self.validation_lost if self.validation is not None else 0.0
+        self.validation_worsens = min(before, lost) if lost > before - BETTER else 0.0
         self.validation_lost, self.validation = lost, loss
 
     def validated(self, improved: bool) -> None:

@@ -179,7 +179,7 @@ def build(
         level=judge.level,
         strides=strides,
         is_slow=judge.is_slow,
-        validation_worsens=judge.validation_worsens,
+        is_harmful=judge.is_harmful,
     )
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):
