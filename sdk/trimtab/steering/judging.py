@@ -99,6 +99,7 @@ class Judging:
     def begin_anew(self, label: str) -> None:
         """Another model is trained under this label: no loss of the one before it stands behind its validation."""
         self._judge.begin_anew(label)
+        self._on_device.pop(label, None)
         self._train = (0.0, 0)
 
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:
