@@ -70,8 +70,8 @@ class Books:
         self.steps_before = 0  # of the run that this one resumes
         self._steps_of_others = 0  # the global step at which the training began that is going on
         self.place: Callable[[], Place] = Place  # asked when a record is made
-        self.on_no_loss: Callable[[], object] = lambda: None  # called once, where steps show no loss
         self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
+        self.on_no_loss: Callable[[], object] = lambda: None  # called once, where steps show no loss
         self._lossless_steps: int | None = 0  # so far; None once a loss was seen, or its lack was told
         self._emit = emit
         self._layers = layers
