@@ -137,8 +137,8 @@ REASONS: dict[str, str] = {
     "row.",
     "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
     "arXiv 2205.01068). If going back twice, to two snapshots, leaves the loss as high at once, it is not the rate's "
-    "fault: what is asked of the model has changed. Then the rate is given back, and the run halted with its best state "
-    "only if training does harm, as with wrong labels.",
+    "fault: what is asked of the model has changed. Then the rate is given back, and the run halted with its best "
+    "state only if training does harm, as with wrong labels.",
     "gradient_exploding": "A single spike is skipped before it does harm. If spikes go on, the weights are damaged: "
     "go back, and clip for the rest of the run. The limit is the usual norm (ZClip, arXiv 2504.02507); for SGD, "
     "while no usual norm is known, the norm that moves the weights by 5 % (as AGC, arXiv 2102.06171). If clipping "
