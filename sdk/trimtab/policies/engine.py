@@ -260,10 +260,11 @@ class Engine:
             return None
         if policy.goes_back:
             self._causes.hear(verdict)
-        if self._is_unfounded(policy, verdict):
+        doubted = (policy.goes_back or policy.lowers) and self._causes.doubted(verdict)
+        if doubted and not self._is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)
         rung = self._rung(policy, verdict, step, late=source != "process")
-        if rung is not None and policy.goes_back and self._causes.doubted(verdict) and halts(policy.rungs[-1]):
+        if rung is not None and doubted and policy.goes_back and halts(policy.rungs[-1]):
             rung = len(policy.rungs) - 1  # going back and lower rates are of no use
         if rung is None:
             return None
@@ -271,10 +272,7 @@ class Engine:
         veto = self._veto(policy, rung, verdict.rule)
         if veto is not None:
             outcome, reason = veto
-            if self._told.get(key) == verdict.episode:
-                return None
-            self._told[key] = verdict.episode
-            return replace(decision, outcome=outcome, reason=reason)
+            return None if self._is_told(verdict) else replace(decision, outcome=outcome, reason=reason)
         if not momentary(decision.actions):
             self._accounts.acted[key] = verdict.episode
         self._under_way.add(verdict.optimizer)
@@ -284,24 +282,22 @@ class Engine:
             return replace(decision, outcome="dry_run", budget_remaining=left)
         return decision
 
-    def _is_unfounded(self, policy: Policy, verdict: Verdict) -> bool:
-        """Whether a policy that steadies a run is asked because of a loss that no longer tells how well it goes."""
-        if not (policy.goes_back or policy.lowers) or not self._causes.doubted(verdict):
-            return False
-        return not self._is_harmful(verdict.optimizer)
-
     def _give_back(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         """Undo what the rate was lowered by, or else say once in each episode why nothing is done."""
-        key = (verdict.rule, verdict.optimizer)
         decision = None if self.paused else self._rates.give_back(verdict, step)
-        told = self._told.get(key) == verdict.episode
-        self._told[key] = verdict.episode
+        is_told = self._is_told(verdict)
         if decision is not None:
             self._under_way.add(verdict.optimizer)
-        elif not told:
+        elif not is_told:
             decision = self._decision(policy, verdict, source, step, policy.first_aid)
             return replace(decision, outcome="refused", reason=CHANGED)
         return decision
+
+    def _is_told(self, verdict: Verdict) -> bool:
+        """Whether it was said in this episode before why nothing is done. It is from now on."""
+        key = (verdict.rule, verdict.optimizer)
+        before, self._told[key] = self._told.get(key), verdict.episode
+        return before == verdict.episode
 
     def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
         return Decision(
