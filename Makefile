@@ -1,7 +1,7 @@
 # `make demo` and `make test` build the same .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-PROGRAMS := tests/cli tests/docs tests/loops# which start one process after the other, and wait for it
+PROGRAMS := tests/cli tests/docs tests/loops tests/ranks# which start one process after the other, and wait for it
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: demo stack test lint types bench rescue clean
