@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trimtab.actions import Halt, RollBack, ScaleLearningRate
-from trimtab.policies import Policy
+from trimtab.policies import Evidence, Policy
 from trimtab.policies.causes import AT_ONCE, LASTING
 
 DIVERGED = Policy(
@@ -15,12 +15,25 @@ SWINGS = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.3)], cooldown
 LOWER = "roll_back scale_learning_rate"
 
 
+class Known(Evidence):
+    """True where what it is given is, at that moment."""
+
+    def __init__(self, *, harmful=False, slow=True):
+        self.harmful, self.slow = harmful, slow
+
+    def is_harmful(self, optimizer):
+        return bool(self.harmful)
+
+    def is_slow(self, rule, optimizer):
+        return bool(self.slow)
+
+
 @pytest.fixture
 def gone_back(course):
     """A run that went back at step 100, to a fifth of its rate; `harmful` says whether training makes it worse."""
 
     def make(harmful=False, **options):
-        run = course(DIVERGED, SWINGS, is_harmful=lambda optimizer: harmful, **options)
+        run = course(DIVERGED, SWINGS, evidence=Known(harmful=harmful), **options)
         assert run.fire("loss_diverged", 100, since=81) == [LOWER]
         run.engine.fence()
         run.engine.scaled("0", 0.2)
@@ -96,7 +109,7 @@ def test_halt_follows_at_once_where_training_does_harm(in_vain):
 
 def test_episode_waits_until_training_does_harm(course):
     harm = []
-    run = course(DIVERGED, is_harmful=lambda optimizer: bool(harm))
+    run = course(DIVERGED, evidence=Known(harmful=harm))
     run.fire("loss_diverged", 100, since=81)
     run.fire("loss_diverged", 120, since=101)
     assert run.fire("loss_diverged", 140, since=121) == ["refused"]
@@ -131,7 +144,7 @@ def test_refused_rollback_tells_nothing(course):
 
 def test_raise_waits_until_the_run_is_known_to_be_slow(course):
     slow = []
-    run = course(Policy(on="gradient_vanishing", ladder=[ScaleLearningRate(3.0)]), is_slow=lambda rule, o: bool(slow))
+    run = course(Policy(on="gradient_vanishing", ladder=[ScaleLearningRate(3.0)]), evidence=Known(slow=slow))
     assert run.fire("gradient_vanishing", 10, severity="warning") == []
     slow.append(True)
     assert run.judge(40) == ["scale_learning_rate"]

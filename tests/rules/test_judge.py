@@ -240,34 +240,34 @@ def test_update_ratio_is_not_judged_for_ever():
 
 def test_first_stride_is_that_at_the_rate_of_now():
     steps = Steps(shipped("update_too_large"))
-    assert steps.judge.strides("0", "update_too_large") == Strides()
+    assert steps.judge.strides("update_too_large", "0") == Strides()
     steps.take([2.3], rate=0.001)
     steps.take([2.3], moved(0.02), rate=0.01)  # the ratio is of the step before
-    assert steps.judge.strides("0", "update_too_large").first == pytest.approx(0.2)
+    assert steps.judge.strides("update_too_large", "0").first == pytest.approx(0.2)
 
 
 def test_strides_are_the_newest_but_for_a_rule_to_which_nothing_was_ever_good():
     steps = Steps(shipped("update_too_large", "loss_high"))
     for ratio in (0.4, *[0.01] * UpdateExcess.READINGS):
         steps.take([2.3], moved(ratio))
-    assert steps.judge.strides("0", "update_too_large").measured == 0.01
-    assert steps.judge.strides("0", "loss_high").measured == 0.4
+    assert steps.judge.strides("update_too_large", "0").measured == 0.01
+    assert steps.judge.strides("loss_high", "0").measured == 0.4
 
 
 def test_strides_are_known_without_a_rule_about_them():
     steps = Steps(shipped("loss_spike"))
     steps.take([2.3], moved(0.4))
-    assert steps.judge.strides("0", "loss_spike").measured == 0.4
+    assert steps.judge.strides("loss_spike", "0").measured == 0.4
 
 
 def test_furthest_stride_is_that_of_any_layer():
     steps = Steps(shipped("update_too_large"))
     ratios = {"a.weight": 0.02, "b.weight": 7.0, "c.weight": 0.03}
     steps.take([2.3], GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=ratios))
-    strides = steps.judge.strides("0", "update_too_large")
+    strides = steps.judge.strides("update_too_large", "0")
     assert (strides.measured, strides.furthest) == (0.03, 7.0)
     steps.judge.fence(1)
-    assert steps.judge.strides("0", "update_too_large").furthest == 0.0
+    assert steps.judge.strides("update_too_large", "0").furthest == 0.0
 
 
 def test_loss_at_chance_after_long_steps_is_high_from_the_beginning():

@@ -1,5 +1,10 @@
-"""A real run whose task changes on purpose is left to learn the new one."""
+"""A real run whose task changes on purpose is left to learn the new one, one of reinforcement learning altogether."""
 
+import math
+import sys
+import types
+
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -8,13 +13,13 @@ import trimtab
 STEPS, SWITCH = 300, 150
 
 
-def train(inputs, places):
+def train(inputs, places, nan_at=None):
     """Which place holds the largest number, and from the switch on another order of the answers."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(STEPS):
-        x = torch.randn(64, 8)
+        x = torch.randn(64, 8) * (math.nan if step == nan_at else 1.0)
         wanted = x.argmax(1)
         loss = F.cross_entropy(model(x), wanted if step < SWITCH else places[wanted])
         optimizer.zero_grad()
@@ -26,12 +31,52 @@ def train(inputs, places):
         return (model(inputs).argmax(1) == places[inputs.argmax(1)]).float().mean().item()
 
 
-def test_run_whose_task_changes_is_neither_halted_nor_slowed(tmp_path):
-    places = (torch.arange(8) + 3) % 8
-    inputs = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
+@pytest.fixture
+def places():
+    return (torch.arange(8) + 3) % 8
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def watched(tmp_path, inputs, places):
+    """`watched(nan_at=..., **settings)` trains where gymnasium is loaded; returns accuracy and adjustments."""
+
+    def make(nan_at=None, **settings):
+        given = {"run": "rl", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": 1} | settings
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "gymnasium", types.ModuleType("gymnasium"))
+            with trimtab.watch(act="process", **given) as run:
+                return train(inputs, places, nan_at), run.adjustments
+
+    return make
+
+
+def test_run_whose_task_changes_is_neither_halted_nor_slowed(tmp_path, inputs, places):
     bare = train(inputs, places)
     with trimtab.watch(run="tasks", directory=tmp_path, backends=["jsonl"], act="process", gradients_every=1) as run:
         watched = train(inputs, places)
     assert any(each.action == "roll_back" for each in run.adjustments)
     assert "halt" not in {each.action for each in run.adjustments}
     assert watched > bare - 0.05
+
+
+def test_loss_is_not_acted_upon_in_reinforcement_learning(watched, inputs, places):
+    accuracy, adjustments = watched()
+    assert accuracy == train(inputs, places)
+    assert {each.outcome for each in adjustments} == {"refused"}
+    assert all(each.reason.startswith("gymnasium is loaded") for each in adjustments)
+    assert len({(each.policy, each.action) for each in adjustments}) == len(adjustments)  # said once in an episode
+
+
+def test_nan_is_answered_in_reinforcement_learning_too(watched):
+    _, adjustments = watched(nan_at=50)
+    assert [each.action for each in adjustments if each.outcome == "applied"] == ["skip_step"]
+
+
+def test_named_policies_act_in_reinforcement_learning(watched):
+    _, adjustments = watched(policies=["shipped"])
+    assert any(each.action == "roll_back" and each.outcome == "applied" for each in adjustments)

@@ -2,6 +2,7 @@
 
 from trimtab.policies.decisions import Decision
 from trimtab.policies.engine import Engine
+from trimtab.policies.evidence import Evidence
 from trimtab.policies.policy import Policy
 
-__all__ = ["Decision", "Engine", "Policy"]
+__all__ = ["Decision", "Engine", "Evidence", "Policy"]

@@ -128,6 +128,9 @@ POLICIES: tuple[Policy, ...] = (
     ),
 )
 
+# Rules that rest on no course of the loss: what they say is true of any training.
+UNMISTAKABLE = ("loss_nonfinite", "gradient_nonfinite", "gradient_exploding")
+
 REASONS: dict[str, str] = {
     "loss_nonfinite": "One bad batch does no harm if its step is skipped; running statistics that it made NaN are put "
     "back. Two in a row mean that the weights are bad: go back. If it happens again, clip gradients for the rest of "

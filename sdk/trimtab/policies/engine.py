@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +10,12 @@ from typing import Any
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.causes import CHANGED, Causes
 from trimtab.policies.decisions import Decision
+from trimtab.policies.evidence import Evidence
 from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, rate_raise
 from trimtab.policies.rates import Rates
-from trimtab.types import Act, AlertSource, Outcome, Severity, Strides, Verdict
+from trimtab.types import Act, AlertSource, Outcome, Severity, Verdict
+
+NOTHING_MORE = Evidence()
 
 _RANK: Mapping[Severity, int] = {"critical": 0, "warning": 1, "info": 2}
 
@@ -30,10 +32,7 @@ class Engine:
         act: False for a dry run, in which budgets, cooldowns and ladders move as if everything had been done;
             "process", "alerts", or True for both.
         silenced: whether somebody silenced a rule, by its name.
-        level: where the newest point of a rule stands for an optimizer; 1 is at its threshold.
-        strides: how far steps of an optimizer move its layers, as it matters to a rule.
-        is_slow: whether what a rule says of an optimizer is a reason to raise its learning rate.
-        is_harmful: whether training makes the model of an optimizer worse, by what was seen since the last adjustment.
+        evidence: what is known of the run besides which rules fire.
     """
 
     def __init__(
@@ -42,20 +41,14 @@ class Engine:
         *,
         act: Act = False,
         silenced: Callable[[str], bool] = lambda rule: False,
-        level: Callable[[str, str], float] = lambda rule, optimizer: math.inf,
-        strides: Callable[[str, str], Strides] = lambda optimizer, rule: Strides(),
-        is_slow: Callable[[str, str], bool] = lambda rule, optimizer: True,
-        is_harmful: Callable[[str], bool] = lambda optimizer: False,
+        evidence: Evidence = NOTHING_MORE,
     ) -> None:
         self.policies = tuple(policies)
         self.paused = False  # by a person: nothing is adjusted until they resume
         self._order = {policy.on: at for at, policy in enumerate(self.policies)}
         self._act = act
         self._silenced = silenced
-        self._level = level
-        self._strides = strides
-        self._is_slow = is_slow
-        self._is_harmful = is_harmful
+        self._evidence = evidence
         self._causes = Causes()
         self._accounts = Accounts()
         self._rates = Rates()
@@ -261,7 +254,7 @@ class Engine:
         if policy.goes_back:
             self._causes.hear(verdict)
         doubted = (policy.goes_back or policy.lowers) and self._causes.doubted(verdict)
-        if doubted and not self._is_harmful(verdict.optimizer):
+        if doubted and not self._evidence.is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)
         rung = self._rung(policy, verdict, step, late=source != "process")
         if rung is not None and doubted and policy.goes_back and halts(policy.rungs[-1]):
@@ -315,7 +308,7 @@ class Engine:
         )
 
     def _actions(self, policy: Policy, rung: int, optimizer: str) -> Rung:
-        return measured(policy.rungs[rung], self._strides(optimizer, policy.on), self._causes.older(optimizer))
+        return measured(policy.rungs[rung], self._evidence.strides(policy.on, optimizer), self._causes.older(optimizer))
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
@@ -339,7 +332,7 @@ class Engine:
     def _needs_aid(self, verdict: Verdict) -> bool:
         """Whether this step is a bad one: an episode goes on for a while after the last of those."""
         rule, optimizer = verdict.rule, verdict.optimizer
-        return (rule, optimizer) in self._fresh or self._level(rule, optimizer) >= 1.0
+        return (rule, optimizer) in self._fresh or self._evidence.level(rule, optimizer) >= 1.0
 
     def _hindered(self, policy: Policy, rung: int, severity: Severity, optimizer: str, step: int) -> bool:
         if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):
@@ -347,13 +340,15 @@ class Engine:
         factor = rate_raise(policy.rungs[rung])
         if factor <= 1:
             return False
-        return not (self._is_slow(policy.on, optimizer) and self._rates.may_raise(optimizer, factor, step))
+        return not (self._evidence.is_slow(policy.on, optimizer) and self._rates.may_raise(optimizer, factor, step))
 
     def _veto(self, policy: Policy, rung: int, rule: str) -> tuple[Outcome, str] | None:
         if self.paused:
             return "silenced", "paused by a person"
         if self._silenced(rule):
             return "silenced", f"{rule} is silenced at the alert server"
+        if why := self._evidence.misleads(rule):
+            return "refused", why
         if self._accounts.remaining(policy) == 0 and rung >= policy.first_aid:
             return "refused", f"the budget of {policy.budget} adjustments is used up"
         return None

@@ -170,7 +170,7 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.course.chance if bench is not None else None
 
-    def strides(self, optimizer: str, rule: str) -> Strides:
+    def strides(self, rule: str, optimizer: str) -> Strides:
         """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
 
         See `Bench.first_ratio`: the rate of now is the schedule's own.

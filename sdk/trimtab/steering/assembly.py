@@ -30,7 +30,8 @@ from trimtab.sample.books import Books
 from trimtab.sample.pace import Pace
 from trimtab.steering.control import Control
 from trimtab.steering.controller import Controller
-from trimtab.types import Act, Config, Event, RunInfo, Strides
+from trimtab.steering.evidence import Findings
+from trimtab.types import Act, Config, Event, RunInfo
 
 _HUNG = RULES["run_hung"]
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
@@ -168,18 +169,11 @@ def build(
     )
     silences = Silences()
 
-    def strides(label: str, rule: str) -> Strides:
-        found = judge.strides(label, rule)
-        return found._replace(first=found.first * actuators.steering.scale(label))
-
     engine = Engine(
         chosen,
         act=act,
         silenced=silences.cover,
-        level=judge.level,
-        strides=strides,
-        is_slow=judge.is_slow,
-        is_harmful=judge.is_harmful,
+        evidence=Findings(judge, actuators.steering, chosen=config.policies is not None),
     )
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):

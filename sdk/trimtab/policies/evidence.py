@@ -1,0 +1,31 @@
+"""What the engine asks of whoever judges a run, before it answers a rule."""
+
+from __future__ import annotations
+
+import math
+
+from trimtab.types import Strides
+
+
+class Evidence:
+    """Of a run of which nothing is known but which rules fire. Whoever knows more overrides it."""
+
+    def level(self, rule: str, optimizer: str) -> float:
+        """Where the newest point of a rule stands for an optimizer; 1 is at its threshold."""
+        return math.inf
+
+    def strides(self, rule: str, optimizer: str) -> Strides:
+        """How far steps of an optimizer move its layers, as it matters to a rule."""
+        return Strides()
+
+    def is_slow(self, rule: str, optimizer: str) -> bool:
+        """Whether what a rule says of an optimizer is a reason to raise its learning rate."""
+        return True
+
+    def is_harmful(self, optimizer: str) -> bool:
+        """Whether training makes the model of an optimizer worse, by what was seen since the last adjustment."""
+        return False
+
+    def misleads(self, rule: str) -> str:
+        """Why what a rule says is no reason to adjust this run, whatever it says; empty where it is one."""
+        return ""

@@ -1,0 +1,49 @@
+"""What is known of a run besides which rules fire: by its judge, its adjustments and the libraries that it uses."""
+
+from __future__ import annotations
+
+import sys
+
+from trimtab.actuators.steering import Steering
+from trimtab.policies import Evidence
+from trimtab.policies.defaults import UNMISTAKABLE
+from trimtab.rules.judge import Judge
+from trimtab.types import Strides
+
+ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
+
+
+class Findings(Evidence):
+    """The evidence of a real run. `chosen`: whether the user chose its policies, and so knows what they rest on."""
+
+    def __init__(self, judge: Judge, steering: Steering, *, chosen: bool) -> None:
+        self._judge, self._steering, self._chosen = judge, steering, chosen
+
+    def level(self, rule: str, optimizer: str) -> float:
+        """See `Judge.level`."""
+        return self._judge.level(rule, optimizer)
+
+    def is_slow(self, rule: str, optimizer: str) -> bool:
+        """See `Judge.is_slow`."""
+        return self._judge.is_slow(rule, optimizer)
+
+    def is_harmful(self, optimizer: str) -> bool:
+        """See `Judge.is_harmful`."""
+        return self._judge.is_harmful(optimizer)
+
+    def strides(self, rule: str, optimizer: str) -> Strides:
+        """As the judge has them, which knows the schedule's rate alone; the first step also had a scale of ours."""
+        found = self._judge.strides(rule, optimizer)
+        return found._replace(first=found.first * self._steering.scale(optimizer))
+
+    def misleads(self, rule: str) -> str:
+        """The loss of reinforcement learning, which rises as the rewards do."""
+        if self._chosen or rule in UNMISTAKABLE:
+            return ""
+        library = next((name for name in ENVIRONMENTS if name in sys.modules), None)
+        if library is None:
+            return ""
+        return (
+            f"{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better: "
+            f"only {', '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
+        )
