@@ -128,8 +128,8 @@ POLICIES: tuple[Policy, ...] = (
     ),
 )
 
-# Rules that rest on no course of the loss: what they say is true of any training.
-UNMISTAKABLE = ("loss_nonfinite", "gradient_nonfinite", "gradient_exploding")
+# What these say is true of any training, whatever its loss and its gradients are otherwise.
+UNMISTAKABLE = ("loss_nonfinite", "gradient_nonfinite")
 
 REASONS: dict[str, str] = {
     "loss_nonfinite": "One bad batch does no harm if its step is skipped; running statistics that it made NaN are put "

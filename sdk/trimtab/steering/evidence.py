@@ -45,5 +45,5 @@ class Findings(Evidence):
             return ""
         return (
             f"{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better: "
-            f"only {', '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
+            f"only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
         )
