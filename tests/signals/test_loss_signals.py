@@ -273,7 +273,7 @@ def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
 def at_chance():
     """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
 
-    def at_chance(losses, stride=0.2, chance=2.3, validation=2.3):
+    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3):
         course = Course()
         course.chance, course.validation = chance, validation
         signal = StillHigh(course)
@@ -298,6 +298,13 @@ def test_still_high_fires_on_a_loss_that_came_down_to_chance_and_stays_there(at_
 def test_still_high_at_chance_takes_time_and_long_steps(at_chance):
     assert at_chance(FALLEN + flat(40)) < HIGH / 2
     assert at_chance(FALLEN + flat(400), stride=0.02) < HIGH / 2
+
+
+def test_still_high_at_chance_is_certain_four_times_as_soon_with_unusual_steps(at_chance):
+    assert at_chance(FALLEN + flat(30), stride=0.14) < HIGH / 2
+    assert at_chance(FALLEN + flat(30), stride=0.2) == pytest.approx(4 * at_chance(FALLEN + flat(30), stride=0.14))
+    assert at_chance(FALLEN + flat(30), stride=2.0) == at_chance(FALLEN + flat(30), stride=0.2)
+    assert at_chance(FALLEN + flat(30), stride=0.17) == pytest.approx(2.5 * at_chance(FALLEN + flat(30), stride=0.14))
 
 
 def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):
