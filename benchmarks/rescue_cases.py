@@ -58,7 +58,8 @@ class Kind:
     """One kind of fault, in two models or more.
 
     `crawling` kinds are scored on being named and on a bounded raise; a kind that is `held_out` was not tuned on; what
-    shows `at_validations` has five of them after the best to be named in.
+    shows `at_validations` has five of them after the best to be named in. `planned` kinds were set before there was
+    any rule; the others were added to see how far rules go.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Kind:
     held_out: bool = False
     crawling: bool = False
     at_validations: bool = False
+    planned: bool = True
 
 
 @dataclass(frozen=True)
@@ -152,31 +154,35 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("rate 1000x too low", ("loss_stalled", "loss_high"), _in((MLP, TRANSFORMER), _rate(1e-3)), crawling=True),
     Kind("overfitting", ("overfitting",), (_few_samples(CNN), _few_samples(GRU)), at_validations=True),
-    Kind("momentum too high", TOO_HIGH, _but((MLP, GRU_SGD), optimizer=recipes.sgd(0.995))),
+    Kind("momentum too high", TOO_HIGH, _but((MLP, GRU_SGD), optimizer=recipes.sgd(0.995)), planned=False),
     # Defined before anything was changed that they may depend on, and run once.
     Kind(
         "gradients not unscaled",
         (*RAISED, "gradient_exploding"),
         _in(_gently(NORMED, GRU_SGD), lambda onset: ScaledGradients(onset, 100.0), 0.45),
         held_out=True,
+        planned=False,
     ),
     Kind(
         "gradients of the wrong sign",
         (*BLOWN_UP, "gradient_exploding"),
         _in(_gently(NORMED, LSTM), lambda onset: ScaledGradients(onset, -1.0), 0.7),
         held_out=True,
+        planned=False,
     ),
     Kind(
         "a layer drawn anew",
         (*BLOWN_UP, "gradient_exploding"),
         _in((NORMED, LSTM), LayerAnew, 0.7),
         held_out=True,
+        planned=False,
     ),
     Kind(
         "one batch over and over",
         ("overfitting",),
         _in(_gently(GRU, LSTM), OneBatch, 0.5),
         held_out=True,
+        planned=False,
         at_validations=True,
     ),
 )
