@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as shown
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from trimtab.errors import ConfigError
@@ -162,7 +163,7 @@ class LimitUpdates:
         for name in ("ratio", "lowest", "highest", "floor", "most", "measured", "furthest", "first"):
             value = getattr(self, name)
             if not (_is_number(value) and value >= 0):
-                raise ConfigError(f"{self.name}({name}={value!r}): expected a number, 0 or more.")
+                raise ConfigError(f"{self.name}({name}={shown(value)}): expected a number, 0 or more.")
         if not 0 < self.ratio < math.inf:
             raise ConfigError(f"{self.name}(ratio={self.ratio}): expected a ratio over 0, such as 0.03.")
         if not 0 < self.lowest <= self.highest <= 1:
@@ -212,7 +213,7 @@ class SetDropout:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.ratio) and 0 <= self.ratio < 1):
-            raise ConfigError(f"{self.name}(ratio={self.ratio!r}): expected a ratio from 0 to below 1, such as 0.1.")
+            raise ConfigError(f"{self.name}(ratio={shown(self.ratio)}): expected a ratio from 0 to below 1, as 0.1.")
 
     def apply(self, controls: Controls) -> Change:
         return controls.set_dropout(self.ratio, lower=self.lower)
@@ -236,7 +237,8 @@ class ClipGradients:
 
     def __post_init__(self) -> None:
         if self.max_norm is not None and not (_is_number(self.max_norm) and 0 < self.max_norm < math.inf):
-            raise ConfigError(f"{self.name}(max_norm={self.max_norm!r}): expected a norm over 0, or None to adapt.")
+            given = f"{self.name}(max_norm={shown(self.max_norm)})"
+            raise ConfigError(f"{given}: expected a norm over 0, or None to adapt.")
         _check_whole(self, "steps", 1, "a number of steps, 1 or more, of which this is the first")
 
     def apply(self, controls: Controls) -> Change:
@@ -279,31 +281,44 @@ class Halt:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.reason, str):
-            raise ConfigError(f"{self.name}(reason={self.reason!r}): expected a text, such as 'enough'.")
+        if not (isinstance(self.reason, str) and _is_text(self.reason)):
+            raise ConfigError(f"{self.name}(reason={shown(self.reason)}): expected a text, such as 'enough'.")
 
     def apply(self, controls: Controls) -> Change:
         return controls.halt(self.reason, restore_best=self.restore_best)
 
 
+LARGEST = 2**63 - 1  # a whole number over it is no float, no index and no step of anything
+
+
 def _check_factor(action: ScaleLearningRate | ScaleWeightDecay) -> None:
     if not (_is_number(action.factor) and 0 < action.factor < math.inf):
         raise ConfigError(
-            f"{action.name}(factor={action.factor!r}): expected a factor over 0, such as 0.5 to halve or 2 to double."
+            f"{action.name}(factor={shown(action.factor)}): expected a factor over 0, such as 0.5 to halve or 2 to "
+            "double."
         )
     bounds = action.floor, action.ceiling
     if not (all(map(_is_number, bounds)) and 0 <= action.floor <= action.ceiling):
         raise ConfigError(
-            f"{action.name}(floor={action.floor!r}, ceiling={action.ceiling!r}): expected 0 <= floor <= ceiling. Lower "
-            "the floor, raise the ceiling, or leave both out."
+            f"{action.name}(floor={shown(action.floor)}, ceiling={shown(action.ceiling)}): expected 0 <= floor <= "
+            "ceiling. Lower the floor, raise the ceiling, or leave both out."
         )
 
 
 def _check_whole(action: Action, argument: str, least: int, expected: str) -> None:
     value = getattr(action, argument)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{action.name}({argument}={value!r}): expected {expected}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+        raise ConfigError(f"{action.name}({argument}={shown(value)}): expected {expected}.")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written down: JSON may name halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

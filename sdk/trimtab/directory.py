@@ -22,6 +22,7 @@ from trimtab.types import RunInfo, Status
 FILE = "run.json"
 STATE = "steering.json"
 LARGEST = 16 * 1024 * 1024  # bytes that are read of either
+LARGEST_NUMBER = 2**63 - 1  # that is whole, and read of a state
 
 
 class Facts(msgspec.Struct):
@@ -115,7 +116,7 @@ def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
     """What `write_state` wrote, None where there is none; and what is wrong where something else is there."""
     path = run.directory / STATE
     try:
-        state = json.loads(_content(path))  # which knows infinity, as what wrote it
+        state = json.loads(_content(path), parse_int=_whole)  # which knows infinity, as what wrote it
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, RecursionError):
@@ -123,6 +124,14 @@ def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
     if isinstance(state, dict):
         return state, None
     return None, f"{path} is no state of a run"
+
+
+def _whole(digits: str) -> int:
+    """Raises ValueError for a number that can be no float: it would fail at each step from then on."""
+    number = int(digits)
+    if abs(number) > LARGEST_NUMBER:
+        raise ValueError("out of range")
+    return number
 
 
 def last_step(run: RunInfo) -> tuple[int, str | None]:

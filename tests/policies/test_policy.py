@@ -104,6 +104,12 @@ def test_policy_that_cannot_be_gets_a_sentence(given, sentence):
         (LimitUpdates, {"floor": -1}, r"floor=-1\): expected a number, 0 or more"),
         (Halt, {"reason": 5}, r"reason=5\): expected a text"),
         (RollBack, {"back": 0.5}, r"back=0.5\): expected a number of snapshots"),
+        (ScaleLearningRate, {"factor": 10**400}, r"factor=10+\.\.\.0+\): expected a factor over 0"),
+        (ScaleLearningRate, {"factor": 0.5, "ramp": 10**400}, r"ramp=10+\.\.\.0+\): expected a number of steps"),
+        (ScaleWeightDecay, {"factor": 2, "ceiling": 10**400}, "expected 0 <= floor <= ceiling"),
+        (ClipGradients, {"max_norm": 10**400}, r"max_norm=10+\.\.\.0+\): expected a norm over 0"),
+        (LimitUpdates, {"measured": 10**400}, "expected a number, 0 or more"),
+        (Halt, {"reason": "half a \ud83d"}, r"reason='half a \\ud83d'\): expected a text"),
     ],
 )
 def test_action_that_cannot_be_gets_a_sentence(kind, arguments, sentence):

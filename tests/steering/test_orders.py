@@ -186,6 +186,18 @@ def test_file_of_a_stranger_is_refused_and_said_once(watching, training):
     assert len([text for text in seen.notices if "can be written by others" in text]) == 1
 
 
+def test_number_that_no_step_can_use_is_refused_and_the_run_goes_on(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        action = {"action": "scale_learning_rate", "factor": 0.5, "ramp": 10**400}
+        place = seen.run.directory / "control" / "00000000000000000001-1.json"
+        place.write_text(json.dumps({"command": "adjust", "run_id": seen.run.id, "actions": [action]}))
+        place.chmod(0o600)
+        training.steps(4)
+        refused = answered(seen, "00000000000000000001-1")
+    assert (refused.outcome, len(refused.text) < 200, len(seen.steps())) == ("refused", True, 6)
+
+
 def test_every_order_of_an_unknown_kind_reaches_the_user(watching, training):
     with watching(act=False) as seen:
         for at in (1, 2):

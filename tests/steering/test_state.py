@@ -70,6 +70,8 @@ SPOILT = {
     "a negative scale": ("steering", "0", "learning_rate", "target", -1.0),
     "a scale that is no number": ("steering", "0", "learning_rate", "start", math.nan),
     "an infinite scale": ("steering", "0", "learning_rate", "target", math.inf),
+    "a ramp without end": ("steering", "0", "learning_rate", "ramp", 10**400),
+    "a ceiling beyond all numbers": ("engine", "rates", "creeping", "0", "ceiling", 10**400),
     "a ramp that began before it was asked for": ("steering", "0", "learning_rate", "done", -(10**18)),
     "a negative decay": ("steering", "0", "weight_decay", "scale", -1.0),
     "a decay in words": ("steering", "0", "weight_decay", "much"),

@@ -85,7 +85,8 @@ def action(given: Any, *, where: str = "action", known: Iterable[Action] = ()) -
     arguments = dict(given) if isinstance(given, Mapping) else {"action": given}
     name = arguments.pop("action", None)
     if not isinstance(name, str):
-        raise ConfigError(f"{where}: {given!r}: expected the name of an action, or a table with action = 'NAME'.")
+        said = f"{where}: {reprlib.repr(given)}"
+        raise ConfigError(f"{said}: expected the name of an action, or a table with action = 'NAME'.")
     kind = CreepBack if name == CreepBack.name else ACTIONS.get(name)
     if kind is None and ":" in name:
         kind = _imported(name, where)
@@ -136,7 +137,7 @@ def _made(kind: type[Action], name: str, arguments: Mapping[str, Any], where: st
                 raise ConfigError(f"{where}: {key} is not an argument of {name}. {hint}")
             default = allowed[key].default
             if kind in _OURS and any(isinstance(value, t) != isinstance(default, t) for t in (bool, str)):
-                raise ConfigError(f"{where}: {name}({key}={value!r}): expected {_expected(default)}.")
+                raise ConfigError(f"{where}: {name}({key}={reprlib.repr(value)}): expected {_expected(default)}.")
         for key, spec in allowed.items():
             if key not in arguments and spec.default is spec.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{where}: {name} needs {key}. Give {{action = {name!r}, {key} = ...}}.")
