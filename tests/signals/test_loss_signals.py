@@ -273,8 +273,9 @@ def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
 def at_chance():
     """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
 
-    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3):
+    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True):
         course = Course()
+        course.averages = averages
         course.chance, course.validation = chance, validation
         signal = StillHigh(course)
         found = None
@@ -300,11 +301,13 @@ def test_still_high_at_chance_takes_time_and_long_steps(at_chance):
     assert at_chance(FALLEN + flat(400), stride=0.02) < HIGH / 2
 
 
-def test_still_high_at_chance_is_certain_four_times_as_soon_with_unusual_steps(at_chance):
-    assert at_chance(FALLEN + flat(30), stride=0.14) < HIGH / 2
-    assert at_chance(FALLEN + flat(30), stride=0.2) == pytest.approx(4 * at_chance(FALLEN + flat(30), stride=0.14))
-    assert at_chance(FALLEN + flat(30), stride=2.0) == at_chance(FALLEN + flat(30), stride=0.2)
-    assert at_chance(FALLEN + flat(30), stride=0.17) == pytest.approx(2.5 * at_chance(FALLEN + flat(30), stride=0.14))
+def test_still_high_at_chance_is_certain_five_times_as_soon_with_unusual_steps(at_chance):
+    usual = at_chance(FALLEN + flat(26), stride=0.14)
+    assert usual < HIGH / 5
+    assert at_chance(FALLEN + flat(26), stride=0.17) == pytest.approx(3 * usual)
+    assert at_chance(FALLEN + flat(26), stride=0.2) == pytest.approx(5 * usual)
+    assert at_chance(FALLEN + flat(26), stride=2.0) == pytest.approx(5 * usual)
+    assert at_chance(FALLEN + flat(26), stride=2.0, averages=False) == usual
 
 
 def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):

@@ -28,7 +28,7 @@ FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, NO_BETTER  # of the loss at chanc
 AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 LONGEST_USUAL, UNUSUAL = 0.14, 0.2  # strides of networks that are slow to leave chance; and none of theirs any more
-SOONER = 4.0  # times as soon it is certain at the latter
+SOONER = 5.0  # times as soon it is certain at the latter
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
 
@@ -239,8 +239,8 @@ class StillHigh:
     - nearness: 1 where the loss is at chance (`Course.chance`) or above, 0 at 0.82 of it. The loss is the middle
       average, or the newest validation loss where that is lower. Without a validation it is 0 at 0.93 already, since
       the labels may just be hard to tell;
-    - time: values since the warm-up over 80, up to 1.5. It passes faster with update ratios over 0.14: four times as
-      fast from 0.2 on.
+    - time: values since the warm-up over 80, up to 1.5. With momentum or Adam it passes faster where that ratio is over
+      0.14: five times as fast from 0.2 on. Without, each long step is that of one batch, and the next ones mend it.
 
     Once the loss was under 0.82 of chance, this score is 0 for good. Healthy runs may be slow to leave chance, or take
     long steps, but hardly ever both: 280 traced ones came to 0.34 at most, before validation was looked at; two with a
@@ -290,7 +290,7 @@ class StillHigh:
         near = (share - far_below) / (1.0 - far_below)
         if near <= 0.0:
             return 0.0
-        unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL)
+        unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL) if course.averages else 0.0
         pace = 1.0 + (SOONER - 1.0) * min(1.0, max(0.0, unusual))
         lasting = min(pace * self._seen / AT_CHANCE, LONG_AT_CHANCE)
         return min(1.0, lasting * min(1.0, near) * min(1.0, course.stride / LONG_STRIDE))
