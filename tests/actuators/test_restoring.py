@@ -329,6 +329,35 @@ def test_tied_weights_are_held_once():
     assert model[1].weight is model[0].weight
 
 
+def test_what_modules_or_state_share_is_held_once_and_stays_shared():
+    model, shared = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), torch.zeros(3)
+    optimizer, count = torch.optim.SGD(model.parameters(), lr=0.1), torch.zeros(())
+    for module in model:
+        module.register_buffer("table", shared)
+        optimizer.state[module.weight].update(count=count, of=module.weight)
+    snapshots, parts = Snapshots(), parts_of(model, optimizer)
+    snapshots.take(parts, 1)
+    shared.add_(1)
+    count.add_(1)
+    snapshots.roll_back(parts, 2)
+    assert snapshots.bytes == 4 * (2 * 6 + 3 + 1)
+    assert model[0].table is model[1].table is shared
+    held = [value for module in model for value in optimizer.state[module.weight].values()]
+    assert all(a is b for a, b in zip(held, (count, model[0].weight, count, model[1].weight), strict=True))
+    assert (shared.tolist(), count.item()) == ([0.0] * 3, 0.0)
+
+
+def test_what_is_shared_only_since_the_snapshot_is_apart_again():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[1].running_mean.fill_(1)
+    snapshots, parts = Snapshots(), parts_of(model, optimizer)
+    snapshots.take(parts, 1)
+    model[1].running_mean = model[0].running_mean
+    snapshots.roll_back(parts, 2)
+    assert [module.running_mean.tolist() for module in model] == [[0.0, 0.0], [1.0, 1.0]]
+
+
 def test_a_compiled_model_sees_the_restored_weights():
     model = nn.Linear(4, 2)
     compiled = torch.compile(model, backend="aot_eager")

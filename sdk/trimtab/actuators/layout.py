@@ -72,6 +72,7 @@ class Layout:
     places: set[Any] = field(default_factory=set)  # what is covered, by id
     tensors: list[Tensor] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    indices: dict[int, int] = field(default_factory=dict)  # of the living ones, by id: one that is shared is held once
 
     def __bool__(self) -> bool:
         return bool(self.places)
@@ -112,9 +113,11 @@ def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
     if tensor.layout not in COPIED or tensor.is_nested:
         kind = "nested tensor" if tensor.is_nested else f"tensor of layout {tensor.layout}"
         raise Refused(f"{name} is a {kind}: snapshots of these are not made.")
-    layout.tensors.append(tensor)
-    layout.names.append(name)
-    return Placed(len(layout.tensors) - 1)
+    if id(tensor) not in layout.indices:
+        layout.indices[id(tensor)] = len(layout.tensors)
+        layout.tensors.append(tensor)
+        layout.names.append(name)
+    return Placed(layout.indices[id(tensor)])
 
 
 def _state(layout: Layout, known: Collection[Any], label: str, optimizer: Optimizer) -> State:

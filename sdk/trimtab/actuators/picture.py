@@ -60,6 +60,7 @@ class Picture:
         """
         living, layout.tensors = layout.tensors, []
         names, layout.names = layout.names, []
+        layout.indices.clear()
         self.layout = layout
         self.bytes = sum(map(bytes_of, living))
         self._devices = [tensor.device for tensor in living]

@@ -23,7 +23,7 @@ class Restoring:
     def __init__(self, copies: Sequence[Tensor], devices: Sequence[torch.device]) -> None:
         self._copies = copies
         self._devices = devices
-        self._written: set[int] = set()
+        self._written: dict[int, int] = {}  # the index of what was written into a tensor, by its id
         self._fresh: dict[int, Tensor] = {}
         self._living: list[Tensor] = []
         self._saved: list[Tensor] = []
@@ -31,7 +31,7 @@ class Restoring:
     def write(self, living: Tensor, index: int) -> None:
         """Into `living`, once."""
         if id(living) not in self._written:
-            self._written.add(id(living))
+            self._written[id(living)] = index
             if living.layout is torch.strided:
                 self._living.append(living)
                 self._saved.append(self._copies[index])
@@ -39,8 +39,11 @@ class Restoring:
                 living.copy_(self._copies[index])
 
     def tensor(self, living: Any, index: int) -> Tensor:
-        """`living`, to be written to, or a new tensor where it is not of the saved kind, or is part of a graph."""
-        if _is_writable(living, self._copies[index]) and id(living) not in self._written:
+        """`living`, to be written to, or a new tensor where it is not of the saved kind, or is part of a graph.
+
+        Also a new one where `living` holds another saved tensor by now. One that was shared is shared again.
+        """
+        if _is_writable(living, self._copies[index]) and self._written.get(id(living), index) == index:
             self.write(living, index)
             return living  # type: ignore[no-any-return]
         if index not in self._fresh:
