@@ -1,6 +1,9 @@
 """Which snapshots there are, what they may cost, and which one a rollback goes to."""
 
 import itertools
+import shutil
+import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,6 +262,54 @@ def test_snapshots_in_a_directory_are_files_that_load_alone(model, tmp_path):
     del saved
     snapshots.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def flip(path):
+    """One bit of a weight: such a file loads."""
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<f", 20.0) * 100) + 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "gone": Path.unlink,
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "of one other bit": flip,
+    "another": lambda path: torch.save({"step": 20, "tensors": {"optimizer.0.0": torch.ones(100)}}, path),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+class TestFileThatIsDamaged:
+    def newest(self, tmp_path):
+        (found,) = tmp_path.glob("snapshot-20-*.pt")
+        return found
+
+    def test_is_not_gone_back_to_but_the_one_before(self, model, tmp_path, damage):
+        snapshots = filled(model, [10, 20], directory=tmp_path)
+        damage(self.newest(tmp_path))
+        assert snapshots.aim(None) == 10
+        change = snapshots.roll_back(model.at(25), 25)
+        assert (model.step, change.after, snapshots.steps) == (10, {"weights_of_step": 10}, [0, 10])
+        assert "snapshot of step 20 is damaged or gone" in change.note
+
+    def test_is_not_the_best(self, model, tmp_path, damage):
+        snapshots = filled(model, [10], directory=tmp_path)
+        snapshots.take_best(model.at(20), 20)
+        damage(self.newest(tmp_path))
+        with pytest.raises(Refused, match="snapshot of step 20 is damaged or gone"):
+            snapshots.with_best(model.at(25), 25, lambda: None)
+        assert (model.step, snapshots.best) == (25, None)
+
+
+def test_rollback_is_refused_where_every_file_is_gone(model, tmp_path):
+    snapshots = filled(model, [10], directory=tmp_path / "snapshots")
+    shutil.rmtree(tmp_path / "snapshots")
+    with pytest.raises(Refused, match="damaged or gone"):
+        snapshots.roll_back(model.at(15), 15)
+    assert model.step == 15
 
 
 def test_a_disk_that_is_full_is_tried_again_when_the_next_one_is_due(model, tmp_path, full_disk):

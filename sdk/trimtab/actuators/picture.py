@@ -5,6 +5,7 @@ In place, because others hold those tensors too: the user's variables, compiled 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -18,7 +19,7 @@ from trimtab.actions import Refused
 from trimtab.actuators.layout import Layout
 from trimtab.actuators.parts import owned_by
 from trimtab.actuators.restoring import Restoring, alike, has_own_memory, put_buffer, put_state
-from trimtab.actuators.saving import write
+from trimtab.actuators.saving import contents, is_whole, write
 
 
 class Pool:
@@ -73,12 +74,17 @@ class Picture:
                 self._names = _distinct(names)
                 detached = (tensor.detach() for tensor in living)
                 write({"step": step, "tensors": dict(zip(self._names, detached, strict=True))}, path)
-                weakref.finalize(self, path.unlink, missing_ok=True).atexit = False
+                weakref.finalize(self, _remove, path).atexit = False
+                self._contents = contents(path)
 
     def release(self) -> list[Tensor]:
         """Give away the memory of the copies. The picture is of no use then."""
         copies, self._copies = self._copies, []
         return copies
+
+    def is_whole(self) -> bool:
+        """Whether all of it is still there: a file may be damaged, replaced or gone. Reads one that is a file."""
+        return self._path is None or is_whole(self._path, self._contents)
 
     def check(self) -> None:
         """Raise `Refused` where a parameter is not what it was, and cannot be: nothing has been written then."""
@@ -134,7 +140,9 @@ class Picture:
         """
         pairs = [(buffer.living(), buffer.index) for buffer in self.layout.buffers]
         spoiled = [(living, index) for living, index in pairs if living is not None and not _is_finite(living)]
-        copies = self._load() if spoiled else []
+        if not (spoiled and self.is_whole()):
+            return False
+        copies = self._load()
         good = [(t, copies[i]) for t, i in spoiled if i is not None and alike(t, copies[i]) and _is_finite(copies[i])]
         for living, saved in good:
             living.data.copy_(saved)
@@ -145,6 +153,11 @@ class Picture:
             return self._copies
         saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
         return [saved["tensors"][name] for name in self._names]
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody else put something there
+        path.unlink()
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -22,6 +22,10 @@ class Snapshot:
         """The places that it can restore."""
         return self.own.layout.places.union(*(picture.layout.places for picture in self.shared))
 
+    def is_whole(self) -> bool:
+        """Whether it can be restored: its files may be damaged or gone."""
+        return all(picture.is_whole() for picture in (*self.shared, self.own))
+
 
 def most_dispensable(kept: Sequence[Snapshot], first: Snapshot | None, best: Snapshot | None) -> Snapshot | None:
     """The one of `kept`, oldest first, that would leave the smallest gap for the age of that gap.

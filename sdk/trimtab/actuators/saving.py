@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import numbers
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,6 +54,33 @@ def write(content: Mapping[str, Any], path: Path) -> Path:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise Refused(f"{path} cannot be written ({error}). Is there room on its disk?") from error
+
+
+Contents: TypeAlias = tuple[tuple[str, int, int], ...]
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile)
+
+
+def contents(path: Path) -> Contents:
+    """What is in the file at `path` by name, size and checksum, read from its end; nothing where it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return tuple((each.filename, each.file_size, each.CRC) for each in file.infolist())
+    except _DAMAGED:
+        return ()
+
+
+def is_whole(path: Path, expected: Contents) -> bool:
+    """Whether the file at `path` holds every byte that `write` wrote, being what `contents` told then.
+
+    Loading it would not tell. Reads it once. Where the user turned torch's checksums off, bytes are not looked at.
+    """
+    if not expected or contents(path) != expected:
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            return not torch.serialization.get_crc32_options() or file.testzip() is None
+    except _DAMAGED:
+        return False
 
 
 def _plain(value: Any, name: str, left_out: list[str]) -> Any:

@@ -35,6 +35,8 @@ REPLACED = (
     "Snapshots taken from now on can be used."
 )
 
+DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
+
 
 class Snapshots:
     """Takes, keeps and restores. To be used by one thread, and only at the boundary that `Cycle` tells.
@@ -76,6 +78,7 @@ class Snapshots:
         self._averages = Averages()
         self._due_at = 0
         self._files = 0
+        self._damaged = ""  # what the next rollback has to say of a file
         self._made = False  # the directory
 
     @property
@@ -168,7 +171,8 @@ class Snapshots:
     def roll_back(self, parts: Parts, step: int, *, since: int | None = None, back: int = 0) -> Change:
         """Restore the newest snapshot from before `since`, the first step that looked bad, or the `back`th before it.
 
-        Where there are not as many, the oldest is restored.
+        Where there are not as many, the oldest is restored. One whose file is damaged or gone is dropped, and the next
+        older one restored in its place.
 
         The loss of a step is that of the weights before it, so a snapshot counts as good when the loss after it did.
         Snapshots newer than the restored one are dropped. Parameters lose their gradients; learning rates and
@@ -179,15 +183,15 @@ class Snapshots:
                 Nothing was changed.
         """
         self._check_alone()
-        good = self._good(since)
-        if not good:
-            raise Refused(self._why_none(since))
-        chosen = good[max(len(good) - 1 - back, 0)]
+        chosen = self._chosen(since, back)
+        damaged, self._damaged = self._damaged, ""
+        if chosen is None:
+            raise Refused(damaged or self._why_none(since))
         self._restore(chosen, parts)
         for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
             self._drop(snapshot)
         self._due_at = step + self.interval
-        return Change({"weights_of_step": step}, {"weights_of_step": chosen.step})
+        return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, damaged)
 
     def mend(self) -> int | None:
         """Put buffers that are NaN or infinite back from the newest snapshot in which they were not; the step of that.
@@ -204,8 +208,8 @@ class Snapshots:
 
     def aim(self, since: int | None, back: int = 0) -> int | None:
         """The step whose weights `roll_back` would restore; None where there is no such snapshot."""
-        good = self._good(since)
-        return good[max(len(good) - 1 - back, 0)].step if good else None
+        chosen = self._chosen(since, back)
+        return None if chosen is None else chosen.step
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
@@ -236,6 +240,8 @@ class Snapshots:
                 f"{_gigabytes(self.cap_bytes)} are allowed for both."
             )
         here = self._picture(layout, step)
+        if not here.is_whole():
+            raise Refused("The copy of the present state is damaged or gone.")
         gradients = [(p, p.grad) for o in parts.optimizers.values() for g in o.param_groups for p in g["params"]]
         with generators.kept():  # the best one may bring its own
             self._restore(best, parts)
@@ -273,6 +279,15 @@ class Snapshots:
     def _good(self, since: int | None) -> list[Snapshot]:
         return [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
 
+    def _chosen(self, since: int | None, back: int) -> Snapshot | None:
+        while good := self._good(since):
+            chosen = good[max(len(good) - 1 - back, 0)]
+            if chosen.is_whole():
+                return chosen
+            self._drop(chosen)
+            self._damaged = DAMAGED.format(step=chosen.step)
+        return None
+
     def _check_alone(self) -> None:
         if not self._alone():
             raise Refused(IN_THREADS)
@@ -282,6 +297,10 @@ class Snapshots:
         if self._best is None:
             why = self.refusal or "No state was kept as the best one: no validation result has been seen yet."
             raise Refused(why)
+        if not self._best.is_whole():
+            step = self._best.step
+            self._drop(self._best)
+            raise Refused(DAMAGED.format(step=step))
         return self._best
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
