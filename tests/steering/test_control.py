@@ -173,6 +173,35 @@ def test_symlink_is_not_followed(desk, tmp_path):
     assert "is ignored" in desk.told[0]
 
 
+def test_directory_that_is_a_symlink_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    names = ["00000000000000000001-1.done", "00000000000000000002-1.taken", "00000000000000000003-1.json"]
+    for name in names:
+        (elsewhere / name).write_text(VALID)
+    (tmp_path / "control").symlink_to(elsewhere)
+    desk = Desk(tmp_path)
+    assert (desk.poll(), sorted(os.listdir(elsewhere))) == ([], names)
+    assert "control is no directory" in desk.told[0]
+
+
+def test_what_is_no_answer_is_left_where_it_is(desk):
+    file = desk.plant("mine", name="results.done")
+    desk.open()
+    assert file.read_text() == "mine"
+
+
+def test_answer_that_does_not_fit_the_disk_keeps_no_later_run_of_the_same_pid_from_orders(desk, full_disk):
+    id = desk.send("adjust", LOWER)
+    (command,) = desk.poll()
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        desk.side.acknowledge(command, "applied", "x" * 2000, step=1)
+    assert sorted(os.listdir(desk.place)) == [f"{id}.taken"]
+    desk.plant("", name=f".{id}.done.{os.getpid()}")  # as one that was killed leaves
+    desk.open()
+    assert control.answer(desk.directory, id).outcome == "failed"
+
+
 def test_pipe_does_not_hold_the_run_up(desk):
     os.mkfifo(desk.place / "00000000000000000001-1.json", 0o600)
     assert desk.poll() == []

@@ -34,6 +34,8 @@ Kind: TypeAlias = Literal["pause", "resume", "stop", "adjust"]
 KINDS: tuple[Kind, ...] = ("pause", "resume", "stop", "adjust")
 
 _COMMAND = re.compile(r"(\d{20}-\d{1,10})\.json")
+_ANSWER = re.compile(r"\d{20}-\d{1,10}\.done|\.\d{20}-\d{1,10}\.done\.\d+")  # or what a full disk left of one
+_TAKEN = re.compile(r"(\d{20}-\d{1,10})\.taken")
 _TOLD = 20  # files that are not taken up, each in a sentence; whoever makes ever more of them cannot fill the record
 _LOOKS = 5  # at a directory after it changed: a file may come within the same tick of the clock that stamps it
 
@@ -81,10 +83,13 @@ class Control:
     def open(self) -> None:
         """Make the directory, and answer what an earlier run left unfinished. Raises OSError when that cannot be."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        for done in self._directory.glob("*.done"):
-            done.unlink(missing_ok=True)
-        for taken in self._directory.glob("*.taken"):
-            self._answer(taken.stem, "failed", 0, "the run ended while it was carried out; see its log")
+        if _problem(os.lstat(self._directory), stat.S_ISDIR):  # what is in it is not ours; `poll` says so
+            return
+        names = os.listdir(self._directory)
+        for name in filter(_ANSWER.fullmatch, names):
+            (self._directory / name).unlink(missing_ok=True)
+        for taken in filter(None, map(_TAKEN.fullmatch, names)):
+            self._answer(taken[1], "failed", 0, "the run ended while it was carried out; see its log")
 
     def poll(self, now: float) -> Sequence[Command]:
         """New commands. `now` is any clock in seconds. Costs 0.1 us, twice a second 3 us; raises nothing."""
@@ -244,9 +249,14 @@ def _read(path: Path) -> bytes:
 
 def _write(directory: Path, name: str, content: Any) -> None:
     temporary = directory / f".{name}.{os.getpid()}"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(content, file)
-    temporary.rename(directory / name)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(content, file)
+        temporary.rename(directory / name)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _problem(status: os.stat_result, expected: Callable[[int], bool]) -> str | None:
