@@ -88,7 +88,7 @@ KNOWN_BY = {
     "steering.best": {"steering.controller", "steering.keeping"},
     "steering.keeping": {"steering.controller", "steering.telling"},
     "steering.telling": {"steering.controller"},
-    "steering.evidence": {"types", "actuators", "policies", "rules"},
+    "steering.evidence": {"steering.assembly"},
     "steering.judging": {"steering.controller"},
     "steering.execution": {"steering.controller", "steering.orders", "steering.ranks"},
     "steering.noting": {"steering.execution"},
