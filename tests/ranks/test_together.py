@@ -169,6 +169,26 @@ said(taken=taken)
     assert [(rank["taken"], [outcome for *_, outcome, _ in rank["done"]]) for rank in ranks] == [(20, ["refused"])] * 2
 
 
+def test_snapshot_that_is_damaged_on_one_rank_is_gone_back_to_by_none(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from pathlib import Path
+from trimtab.actions import RollBack
+rules = [trimtab.Rule("late", signal=lambda loss: float(taken > 70), threshold=0.5)]
+options = {"rules": rules, "policies": [trimtab.Policy(on="late", ladder=[RollBack()], budget=1)], "gradients_every": 1}
+with trimtab.watch(run="a", backends=[backend], act="process", snapshot_directory="snapshots", **options):
+    for taken in range(140):
+        if taken == 70 and rank == 1:
+            for file in Path("snapshots").glob("*-rank-1/*.pt"):
+                file.write_bytes(file.read_bytes()[:-50])
+        step()
+said()
+"""
+    )
+    assert [(action, outcome) for _, _, action, outcome, _ in alike(ranks)] == [("roll_back", "refused")]
+
+
 def test_resumed_run_goes_on_from_where_the_first_rank_was(in_ranks):
     """The other rank's disk holds neither a log nor a state, as a disk of its own does after a move to another node."""
     ranks = in_ranks(
