@@ -95,6 +95,14 @@ def test_unknown_action_is_said_at_once():
         Replay([Adjustment(ts=0.0, step=1, policy="p", action="halve", outcome="applied")])
 
 
+def test_record_has_nothing_imported_or_called(tmp_path):
+    made = tmp_path / "made"
+    given = {"action": "builtins:open", "arguments": {"file": str(made), "mode": "w"}}
+    with pytest.raises(ConfigError, match="there is no action 'builtins:open'"):
+        Replay([Adjustment(ts=0.0, step=1, policy="p", outcome="applied", **given)])
+    assert not made.exists()
+
+
 def test_action_without_its_arguments_is_said_at_once():
     with pytest.raises(ConfigError, match="the adjustment at step 1: scale_learning_rate"):
         Replay([Adjustment(ts=0.0, step=1, policy="p", action="scale_learning_rate", outcome="applied")])

@@ -80,18 +80,22 @@ def policies(given: Iterable[Policy | str | Mapping[str, Any]], shipped: Sequenc
     return (*own, *named.values())
 
 
-def action(given: Any, *, where: str = "action", known: Iterable[Action] = ()) -> Action:
-    """An action from its name or a mapping; see `policy`. `known`: instances to find by name where no class is."""
+def action(given: Any, *, where: str = "action", known: Iterable[Action] | None = None) -> Action:
+    """An action from its name or a mapping; see `policy`.
+
+    `known` is for what a record, an order or another rank names: instances to find by name where no class of ours is.
+    With it nothing is imported, or whoever wrote the record could have anything called.
+    """
     arguments = dict(given) if isinstance(given, Mapping) else {"action": given}
     name = arguments.pop("action", None)
     if not isinstance(name, str):
         said = f"{where}: {reprlib.repr(given)}"
         raise ConfigError(f"{said}: expected the name of an action, or a table with action = 'NAME'.")
     kind = CreepBack if name == CreepBack.name else ACTIONS.get(name)
-    if kind is None and ":" in name:
+    if kind is None and known is None and ":" in name:
         kind = _imported(name, where)
     if kind is None:
-        for instance in known:
+        for instance in known or ():
             if instance.name == name:
                 return instance
         raise ConfigError(f"{where}: there is no action {name!r}. {did_you_mean(name, ACTIONS)}")

@@ -231,7 +231,7 @@ def _decode(id: str, content: bytes) -> Command:
     for action in actions:
         if not isinstance(action, dict) or str(action.get("action")) not in reading.ACTIONS:
             raise ConfigError(f"it names an action that Trimtab does not have: {str(action)[:40]}.")
-    return Command(id, kind, run_id, tuple(reading.action(action, where=kind) for action in actions))
+    return Command(id, kind, run_id, tuple(reading.action(action, where=kind, known=()) for action in actions))
 
 
 def _read(path: Path) -> bytes:
