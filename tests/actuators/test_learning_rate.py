@@ -146,6 +146,14 @@ def test_factors_multiply_within_their_bounds(helm):
     assert helm.steering.scale("0") == 0.2
 
 
+def test_factor_from_which_none_would_lead_back_is_refused(helm):
+    controls = helm.controls(Recording(parameters()))
+    controls.scale_learning_rate(1e-300)
+    with pytest.raises(Refused, match="would be 0 for good"):
+        controls.scale_learning_rate(1e-300)
+    assert helm.steering.scale("0") == 1e-300
+
+
 def test_ramp_reaches_the_scale_in_equal_steps(helm):
     optimizer = Recording(parameters(), lr=1.0)
     helm.controls(optimizer).scale_learning_rate(0.2, ramp=4)

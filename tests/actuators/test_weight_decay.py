@@ -113,3 +113,12 @@ def test_resumed_run_keeps_its_decay(helm, decay, ceiling):
     helm.controls(second, label="1")
     second.step()
     assert second.decays == first.decays != [[decay]]
+
+
+def test_resumed_run_keeps_a_decay_that_was_switched_off(helm):
+    first, second = with_decays(0.1), with_decays(0.1)
+    helm.controls(first).scale_weight_decay(0.5, floor=0.0, ceiling=0.0)
+    helm.steering.load_state_dict({"1": helm.steering.state_dict()["0"]})
+    helm.controls(second, label="1")
+    second.step()
+    assert second.decays == [[0.0]]

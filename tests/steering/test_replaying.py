@@ -1,5 +1,6 @@
 """A run with fixed spacing is the same every time, and its record says enough to make it again."""
 
+import json
 import math
 
 import pytest
@@ -147,6 +148,14 @@ def test_replay_of_a_run_that_adjusted_nothing_says_so(watching, training, tmp_p
     with watching(replay="first") as seen:
         training.steps(3)
     assert any("first applied no adjustment: there is none to repeat" in text for text in seen.notices)
+
+
+def test_replay_of_a_record_that_says_nonsense_of_its_settings_begins(watching, training, tmp_path):
+    start = {"ts": "2026-01-01T00:00:00Z", "event": "run_start", "run": "a", "run_id": "b", "step": 0}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**start, "facts": {"config": [1]}}) + "\n")
+    with watching(replay=str(tmp_path / "a.jsonl")) as seen:
+        training.steps(2)
+    assert len(seen.steps()) == 2
 
 
 def test_replay_cannot_begin_where_another_run_ended(watching, training, tmp_path):

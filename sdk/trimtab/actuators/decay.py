@@ -58,7 +58,7 @@ class Decay:
         """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say."""
         ceiling = math.inf if (bound := state["ceiling"]) is None else bound
         scale, from_zero, floor = (float(state[name] or 0.0) for name in ("scale", "from_zero", "floor"))
-        if not (0 < scale < math.inf and 0 <= from_zero < math.inf and 0 <= floor < math.inf and ceiling >= 0):
+        if not (0 <= scale < math.inf and 0 <= from_zero < math.inf and 0 <= floor < math.inf and ceiling >= 0):
             raise ValueError(f"{state}: this is no scale of a weight decay")
         self.scale, self.from_zero, self._floor, self._ceiling = scale, from_zero, floor, ceiling
 

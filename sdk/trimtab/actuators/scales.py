@@ -29,6 +29,8 @@ class Scale:
         target = bounded(self.target, factor, floor, ceiling)
         if abs(target - 1.0) < _ROUNDING:
             target = 1.0
+        if target == 0 < self.target:  # from which no factor leads back
+            raise Refused(f"The learning rate's scale is {self.target:g}: times {factor:g} it would be 0 for good.")
         if target == self.target:
             raise Refused(f"The learning rate's scale is {target:g} already{at_bound(factor, floor, ceiling)}.")
         self._start = self._after(self._done)

@@ -85,7 +85,8 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
         log = logs.read(logs.locate(str(config.replay), config.directory))
     except ConfigError as error:
         raise ConfigError(f"{said}: {error}") from error
-    every = log.start.facts.get("config", {}).get("gradients_every") if log.start is not None else None
+    ran_with = {} if log.start is None else log.start.facts.get("config")
+    every = ran_with.get("gradients_every") if isinstance(ran_with, dict) else None
     if every != config.gradients_every:
         say("replay spacing", f"{log.run} ran with gradients_every={every}; only with the same is this run the same.")
     replay = Replay(log.adjustments, [a for policy in chosen for rung in policy.rungs for a in rung])
