@@ -147,7 +147,8 @@ def test_factors_multiply_within_their_bounds(helm):
 
 
 def test_factor_from_which_none_would_lead_back_is_refused(helm):
-    controls = helm.controls(Recording(parameters()))
+    optimizer = Recording(parameters())
+    controls = helm.controls(optimizer)
     controls.scale_learning_rate(1e-300)
     with pytest.raises(Refused, match="would be 0 for good"):
         controls.scale_learning_rate(1e-300)
