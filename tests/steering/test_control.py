@@ -63,6 +63,14 @@ def test_commands_arrive_in_their_order_and_once(desk):
     assert [desk.poll() for _ in range(10)] == [[]] * 10
 
 
+def test_flood_of_commands_is_taken_a_part_at_each_look(desk):
+    for number in range(250):
+        desk.plant(VALID if number % 2 else "", name=f"{number:020d}-1.json")
+    looks = [[int(command.id[:20]) for command in desk.poll()] for _ in range(4)]
+    assert [len(found) for found in looks] == [50, 50, 25, 0]
+    assert [number for found in looks for number in found] == list(range(1, 250, 2))
+
+
 def test_command_that_comes_within_the_same_tick_is_not_missed(desk):
     desk.send()
     desk.poll()

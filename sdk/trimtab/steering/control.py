@@ -29,11 +29,12 @@ from trimtab.types import Outcome
 DIRECTORY = "control"
 LARGEST = 16_384  # bytes
 INTERVAL_S = 0.5
+MOST = 100  # commands that are taken at a look, at 0.5 ms each: training waits for them
 
 Kind: TypeAlias = Literal["pause", "resume", "stop", "adjust"]
 KINDS: tuple[Kind, ...] = ("pause", "resume", "stop", "adjust")
 
-_COMMAND = re.compile(r"(\d{20}-\d{1,10})\.json")
+_COMMAND = re.compile(r"\d{20}-\d{1,10}\.json")
 _ANSWER = re.compile(r"\d{20}-\d{1,10}\.done|\.\d{20}-\d{1,10}\.done\.\d+")  # or what a full disk left of one
 _TAKEN = re.compile(r"(\d{20}-\d{1,10})\.taken")
 _TOLD = 20  # files that are not taken up, each in a sentence; whoever makes ever more of them cannot fill the record
@@ -120,10 +121,9 @@ class Control:
         if problem:
             self._say("control open", f"{self._directory} {problem}. Commands are not taken up.")
             return
-        for name in sorted(os.listdir(self._directory)):
-            match = _COMMAND.fullmatch(name)
-            if match is None or name in self._ignored:
-                continue
+        names = [name for name in os.listdir(self._directory) if _COMMAND.fullmatch(name) and name not in self._ignored]
+        for name in sorted(names)[:MOST]:
+            id = name.removesuffix(".json")
             try:
                 content = _read(self._directory / name)
             except FileNotFoundError:  # withdrawn
@@ -133,11 +133,11 @@ class Control:
                 self._tell(f"{self._directory / name} is ignored: {error}")
                 continue
             try:
-                yield _decode(match[1], content)
+                yield _decode(id, content)
             except ConfigError as error:
-                if self._take(match[1]):
+                if self._take(id):
                     self._tell(f"{self._directory / name} is refused: {error}")
-                    self._answer(match[1], "refused", 0, str(error))
+                    self._answer(id, "refused", 0, str(error))
 
     def _tell(self, text: str) -> None:
         """Each file is told of, up to a number of them."""
