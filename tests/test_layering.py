@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "logged": {"types", "sample"},
     "steering.state": {"types", "directory", "guard", "sample"},
     "facts": set(),
+    "apart": set(),
     "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),
     "actions": {"errors"},

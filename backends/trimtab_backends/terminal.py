@@ -68,7 +68,9 @@ class Terminal:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
+        from rich.text import Text
 
+        self._assemble = Text.assemble  # the run's own copy of rich: later it could be another one
         self._stream = stream
         self._console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
         self._reserved: tuple[int, int] | None = None  # columns and rows for which the bottom row is ours
@@ -108,9 +110,7 @@ class Terminal:
         return f"{again}{NEW_ROW_BELOW}{SAVE}\x1b[1;{rows - 1}r{RESTORE}"
 
     def _styled(self, line: Line, columns: int | None = None) -> str:
-        from rich.text import Text
-
-        text = Text.assemble(*line, no_wrap=True)
+        text = self._assemble(*line, no_wrap=True)
         if columns is not None:
             text.truncate(columns, overflow="crop")
         with self._console.capture() as capture:

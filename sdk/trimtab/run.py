@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import bookends, directory, facts, lifecycle, plugins
+from trimtab import apart, bookends, directory, facts, lifecycle, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.bus import Bus
@@ -140,7 +140,7 @@ class Run:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
         is_new = not self.info.directory.exists()
         try:
-            with generators.kept():  # rich draws a number from `random` when it is imported
+            with generators.kept(), apart.kept():  # rich draws a number from `random` when it is imported
                 self._start()
         except BaseException:
             if is_new:

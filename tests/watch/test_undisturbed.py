@@ -1,6 +1,8 @@
 """Weights, outputs, optimizer state and random numbers are bit for bit those of the bare run."""
 
 import random
+import subprocess
+import sys
 
 import numpy
 import pytest
@@ -203,6 +205,31 @@ def test_random_numbers_that_a_backend_draws_when_it_starts_were_never_drawn(tmp
     with trimtab.watch(run="test", directory=tmp_path, backends=[backend := Drawing()]):
         assert backend.drawn
         assert same(before, (torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()))
+
+
+@pytest.mark.parametrize("library", ["rich.console", "structlog"])
+def test_a_library_that_the_program_imports_in_a_run_draws_what_it_draws_without_one(tmp_path, library):
+    program = f"""
+import random, sys, torch, trimtab
+
+torch.nn.Linear(1, 1)
+random.seed(0)
+if "watched" in sys.argv:
+    for _ in range(2):
+        run = trimtab.watch(directory={str(tmp_path)!r}, backends=["jsonl"])
+        with run:
+            pass
+    run = trimtab.watch(directory={str(tmp_path)!r}, backends=["jsonl"]).__enter__()
+import {library}
+print(random.random(), {library}.__name__)
+"""
+
+    def ended(*arguments):
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert ended("watched") == ended()
+    assert ended() != f"{random.Random(0).random()} {library}\n"  # it draws
 
 
 def test_comparison_tells_one_bit():
