@@ -95,10 +95,8 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
         "facts": {**run.facts, "world_size": run.world_size, "process_start": processes.started(os.getpid())},
     }
     path = run.directory / FILE
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        temporary.replace(path)
+        _put(path, json.dumps(content, indent=2, default=str) + "\n")
     except OSError as error:
         raise _unwritable(run, path, error) from error
 
@@ -106,10 +104,7 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
 def write_state(run: RunInfo, state: dict[str, Any]) -> None:
     """Write what a resumed run goes on with: scales, budgets, episodes. Renamed into place; rank 0 writes for all."""
     if run.rank == 0:
-        path = run.directory / STATE
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(state) + "\n")
-        temporary.replace(path)
+        _put(run.directory / STATE, json.dumps(state) + "\n")
 
 
 def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
@@ -143,6 +138,20 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     except ConfigError:
         return 0, f"resume=True: {run.log} has no run yet. Steps count from 0."
     return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
+
+
+def _put(path: Path, text: str) -> None:
+    """By rename: nothing is left of what fails, and nothing written to what somebody else put in the way."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _unwritable(run: RunInfo, path: Path, error: OSError) -> ConfigError:

@@ -63,3 +63,12 @@ def test_a_file_that_does_not_fit_its_disk_leaves_the_one_before_and_nothing_els
         save(Parts(optimizers={"0": optimizer}), tmp_path / "last.pt", 2)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_link_in_the_way_of_a_file_is_not_written_through(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    (tmp_path / "last.pt.partial").symlink_to(elsewhere)
+    save(Parts(optimizers={}), tmp_path / "last.pt", 1)
+    assert elsewhere.read_text() == "precious"
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1

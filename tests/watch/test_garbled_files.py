@@ -7,7 +7,7 @@ import platform
 import pytest
 
 import trimtab
-from trimtab import logs, processes
+from trimtab import directory, logs, processes
 from trimtab.errors import ConfigError
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
@@ -99,3 +99,24 @@ def test_garbled_answer_is_told_in_a_sentence(place, content):
     done.chmod(0o600)
     with pytest.raises(ConfigError, match="no answer of a run"):
         control.answer(place, "1")
+
+
+def test_link_in_the_way_is_not_written_through(place, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    for name in ("run", "steering"):
+        (place / f"{name}.{os.getpid()}.tmp").symlink_to(elsewhere)
+    with trimtab.watch(run="test", directory=place.parent, backends=[RecordingBackend()]) as run:
+        directory.write_state(run.info, {})
+        assert (place / "steering.json").read_text() == "{}\n"
+    assert elsewhere.read_text() == "precious"
+    assert json.loads((place / "run.json").read_text())["status"] == "completed"
+
+
+def test_state_that_does_not_fit_the_disk_leaves_the_one_before_and_nothing_else(place, full_disk):
+    with trimtab.watch(run="test", directory=place.parent, backends=[RecordingBackend()]) as run:
+        directory.write_state(run.info, {"of": "before"})
+        with full_disk(), pytest.raises(OSError, match="too large"):
+            directory.write_state(run.info, {"of": "x" * 2000})
+        assert sorted(os.listdir(place)) == ["control", "run.json", "steering.json"]
+        assert json.loads((place / "steering.json").read_text()) == {"of": "before"}

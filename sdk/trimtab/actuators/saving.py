@@ -48,6 +48,7 @@ def write(content: Mapping[str, Any], path: Path) -> Path:
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link that somebody else put there would be followed
         torch.save(content, partial)
         return partial.replace(path)
     except (OSError, RuntimeError) as error:  # the latter is what torch makes of a short write
