@@ -132,6 +132,14 @@ def test_run_that_is_given_nonsense_to_go_on_from_goes_on_from_where_it_is(watch
         assert seen.run.state_dict() == before
 
 
+@pytest.mark.parametrize("case", ["a ramp without end", "a ceiling beyond all numbers"])
+def test_run_that_is_given_a_number_too_large_to_reckon_with_goes_on_from_where_it_is(steered, watching, case):
+    state = json.loads(steered[2])
+    spoil(state, *SPOILT[case])
+    with watching(act="process") as seen, pytest.raises(ConfigError, match="OverflowError"):
+        seen.run.load_state_dict(state)
+
+
 def test_state_is_written_once_for_what_was_adjusted_since(state, controller, monkeypatch):
     monkeypatch.setattr(steering_state, "SHARE", math.inf)  # as if there were time between the records
     for event in (RECORD, ADJUSTED, ADJUSTED, RECORD, RECORD, RECORD):

@@ -51,9 +51,12 @@ class Scale:
         return {"target": self.target, "start": self._start, "ramp": self._ramp, "done": self._done}
 
     def load(self, state: Mapping[str, float]) -> None:
-        """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say."""
+        """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say.
+
+        And OverflowError for a whole number that is too large to reckon with.
+        """
         target, start, ramp, done = (state[name] for name in ("target", "start", "ramp", "done"))
-        if not (0 <= target < math.inf and 0 <= start < math.inf and 0 <= done <= ramp < math.inf):
+        if not (0 <= target < math.inf and 0 <= start < math.inf and 0 <= done <= ramp and float(ramp) < math.inf):
             raise ValueError(f"{state}: this is no scale of a learning rate")
         self.target, self._start, self._ramp, self._done = float(target), float(start), int(ramp), int(done)
 

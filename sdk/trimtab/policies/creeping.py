@@ -95,8 +95,8 @@ class Creeping:
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Creeping:
-        """Raises ValueError or TypeError for what `state` does not say."""
+        """Raises ValueError, TypeError or OverflowError for what `state` does not say."""
         values: dict[str, Any] = {name: math.inf if value is None else value for name, value in state.items()}
-        if not all(value >= 0 for value in values.values()):
+        if not all(value >= 0 and float(value) >= 0 for value in values.values()):
             raise ValueError(f"{values}: expected numbers, 0 or more")
         return cls(**values)
