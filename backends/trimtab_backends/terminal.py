@@ -67,13 +67,15 @@ class Terminal:
     """Lines in colour, and the live line in the bottom row while this process is in the foreground."""
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
+        from rich.console import COLOR_SYSTEMS, Console
         from rich.text import Text
 
-        self._assemble = Text.assemble  # the run's own copy of rich: later it could be another one
         self._stream = stream
-        self._console = Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
+        self._console = Console(file=stream, force_terminal=True)
+        self._colors = COLOR_SYSTEMS.get(self._console.color_system or "")
+        self._assemble = Text.assemble  # the run's own copy of rich, which is to import nothing later: see `apart`
         self._reserved: tuple[int, int] | None = None  # columns and rows for which the bottom row is ours
+        self._styled([("\u2581", "bold")], 1)  # so that rich has looked up how wide such characters are
 
     @property
     def columns(self) -> int:
@@ -110,12 +112,17 @@ class Terminal:
         return f"{again}{NEW_ROW_BELOW}{SAVE}\x1b[1;{rows - 1}r{RESTORE}"
 
     def _styled(self, line: Line, columns: int | None = None) -> str:
+        """What `Console.print` would write; that imports parts of rich each time."""
         text = self._assemble(*line, no_wrap=True)
         if columns is not None:
             text.truncate(columns, overflow="crop")
-        with self._console.capture() as capture:
-            self._console.print(text, end="", soft_wrap=True)
-        return capture.get()
+        pieces = []
+        for piece, style, _ in text.render(self._console):
+            if style is not None:
+                style = style.without_color if self._console.no_color else style
+                piece = style.render(piece, color_system=self._colors)
+            pieces.append(piece)
+        return "".join(pieces)
 
     def _size(self) -> tuple[int, int]:
         try:

@@ -2,7 +2,8 @@
 
 rich draws a number from `random` when it is first imported. What we import has to be undone twice: the number was
 never drawn, and the program's own first import, which may come after it has seeded, draws it as ever. So the copy that
-we imported is taken out of `sys.modules`, and the program imports its own.
+we imported is taken out of `sys.modules`, and the program imports its own. Whoever holds our copy must not have it
+import anything later: that would be the program's first import, on a thread of ours.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
 """Weights, outputs, optimizer state and random numbers are bit for bit those of the bare run."""
 
+import contextlib
+import fcntl
+import os
+import pty
 import random
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy
 import pytest
@@ -230,6 +236,36 @@ print(random.random(), {library}.__name__)
 
     assert ended("watched") == ended()
     assert ended() != f"{random.Random(0).random()} {library}\n"  # it draws
+
+
+def test_the_live_line_imports_nothing_for_the_program_and_draws_no_random_number(tmp_path):
+    program = f"""
+import random, sys, time, torch, trimtab
+
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+random.seed(0)
+with trimtab.watch(directory={str(tmp_path)!r}, backends=["console"]):
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(torch.ones(2, 1)).square().mean().backward()
+        optimizer.step()
+        time.sleep(0.02)
+print(random.random(), "rich" in sys.modules, "structlog" in sys.modules)
+"""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-c", program]
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    environ = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, text=True, env=environ)
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+        while piece := os.read(terminal, 65_536):
+            shown += piece
+    os.close(terminal)
+    assert process.communicate()[0] == f"{random.Random(0).random()} False False\n"
+    assert "\u2581".encode() in shown or "\u2588".encode() in shown  # the sparkline
 
 
 def test_comparison_tells_one_bit():
