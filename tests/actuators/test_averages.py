@@ -1,5 +1,7 @@
 """Averaged copies of the models go back with them: one that took a NaN would keep it for ever."""
 
+import copy
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -50,6 +52,36 @@ def test_an_average_of_another_model_is_left_alone():
     other.module.weight.data.fill_(1.0)
     snapshots.roll_back(parts, 2)
     assert other.module.weight.eq(1.0).all()
+
+
+class Ema(nn.Module):
+    """As those of timm and of many scripts."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = copy.deepcopy(model).requires_grad_(False)
+
+
+def test_copy_that_may_be_an_average_is_told_of_once():
+    model = nn.Linear(11, 7)
+    parts = Parts(models={"model": model}, optimizers={"0": torch.optim.SGD(model.parameters(), lr=0.1)})
+    ema, snapshots = Ema(model), Snapshots()
+    snapshots.meet(parts)
+    assert "Not turned back: 1 of the same shapes as a model (Ema)" in snapshots.roll_back(parts, 3).note
+    assert snapshots.roll_back(parts, 4).note == ""
+    assert ema.module.weight is not model.weight
+
+
+def test_nothing_is_told_of_copies_that_are_turned_back_or_of_other_shapes():
+    model = nn.Linear(13, 7)
+    named, other, around = Ema(model), nn.Linear(13, 8), nn.Sequential(model)
+    parts = Parts(
+        models={"model": model}, optimizers={"0": torch.optim.SGD(model.parameters(), lr=0.1)}, averages=[named]
+    )
+    snapshots = Snapshots()
+    snapshots.meet(parts)
+    assert snapshots.roll_back(parts, 3).note == ""
+    assert (other.out_features, around[0]) == (8, model)
 
 
 def test_an_average_younger_than_the_snapshot_begins_again():

@@ -3,23 +3,27 @@
 Averaged copies of the models (`torch.optim.swa_utils.AveragedModel`) keep a NaN for ever once they took one. Optimizers
 around another one that call no `super().__init__()`, as many a Lookahead, keep weights of their own. Neither is part of
 a model, so they are searched among the objects of the process: when an optimizer is met, since most loops make theirs
-before they train, and again before a snapshot is restored. Copies of other kinds come from the user.
+before they train, and again before a snapshot is restored. Copies of other kinds come from the user: nothing tells an
+average from a frozen teacher, or from the best copy so far, which must not be turned back.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from trimtab.actuators.groups import held_by
-from trimtab.actuators.parts import Parts
+from trimtab.actuators.parts import Parts, modules_in, owned_by
+
+FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
 
 
 class Averages:
@@ -28,6 +32,7 @@ class Averages:
     def __init__(self) -> None:
         self._found: list[weakref.ref[AveragedModel]] = []
         self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
+        self._told = False  # of copies that are left behind
 
     def search(self, parts: Parts, objects: Sequence[object]) -> None:
         """Find, among `objects`, averaged copies of the models of `parts`, or of a part of one, and holders."""
@@ -45,6 +50,35 @@ class Averages:
             parts = dataclasses.replace(parts, optimizers={**parts.optimizers, **holders})
         found = [average for average in self._alive() if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
+
+    def left_behind(self, parts: Parts, objects: Sequence[object]) -> str:
+        """What to tell the user, once, of modules among `objects` that look like a copy of a model and are no part.
+
+        Looks at every module of the process, which takes some 10 us for each.
+        """
+        if self._told:
+            return ""
+        models = [list(_parameters(model)) for model in parts.models.values()]
+        shapes = {tuple(p.shape for p in each) for each in models if len(each) >= FEWEST}
+        holders = [*parts.models.values(), *self.added_to(parts).averages]
+        ours = {id(p) for holder in holders for p in _parameters(holder)}
+        ours |= {id(p) for optimizer in parts.optimizers.values() for p in owned_by(optimizer)}
+        kinds = {type(model).__name__ for model in parts.models.values()}
+        copies: dict[int, str] = {}  # the class, by the first parameter: that of the copy, or of what holds it
+        for each in objects if shapes else ():
+            if issubclass(type(each), nn.Module):
+                found = list(_parameters(cast(nn.Module, each)))
+                if len(found) >= FEWEST and id(found[0]) not in ours and tuple(p.shape for p in found) in shapes:
+                    known = copies.get(id(found[0]), "")
+                    copies[id(found[0])] = known if known and known not in kinds else type(each).__name__
+        if not copies:
+            return ""
+        self._told = True
+        names = ", ".join(sorted(set(copies.values())))
+        return (
+            f"Not turned back: {len(copies)} of the same shapes as a model ({names}). If one averages its "
+            "weights, name it when the run begins: run.attach(average=...)."
+        )
 
     def begin_anew(self, covered: Set[object]) -> None:
         """Let those that a snapshot does not cover, being younger, begin again: their next update copies the model."""
@@ -64,6 +98,14 @@ def _held_labels(optimizer: Optimizer, parts: Parts) -> list[str]:
         return []
     held = list(held_by(optimizer))
     return [label for label, known in parts.optimizers.items() if any(each is known for each in held)]
+
+
+def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    """Of `module` and all below it; foreign ones may be half built."""
+    for _, each in modules_in(module, ""):
+        for parameter in each.__dict__.get("_parameters", {}).values():
+            if parameter is not None and not is_lazy(parameter):
+                yield parameter
 
 
 def _shapes(module: nn.Module) -> tuple[torch.Size, ...]:

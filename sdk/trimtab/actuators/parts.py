@@ -52,7 +52,7 @@ def parameters_of(parts: Parts) -> Iterator[tuple[str, Tensor]]:
     """
     seen: set[int] = set()
     for where, module in _holders(parts):
-        for prefix, each in _modules(module, where):
+        for prefix, each in modules_in(module, where):
             for name, parameter in each.__dict__.get("_parameters", {}).items():
                 if parameter is not None and id(parameter) not in seen and not is_lazy(parameter):
                     seen.add(id(parameter))
@@ -68,13 +68,27 @@ def buffers_of(parts: Parts) -> Iterator[tuple[str, nn.Module, str, Tensor | Non
     """Name, module, its own name there, and value of every buffer, also of those that `state_dict` leaves out."""
     seen: set[int] = set()
     for where, module in _holders(parts):
-        for prefix, each in _modules(module, where):
+        for prefix, each in modules_in(module, where):
             if id(each) in seen:
                 continue
             seen.add(id(each))
             for name, buffer in each.__dict__.get("_buffers", {}).items():
                 if buffer is None or not (buffer.is_meta or is_lazy(buffer)):
                     yield f"{prefix}.{name}", each, name, buffer
+
+
+def modules_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """`module` and all below it, by its own dictionaries: foreign modules may be half built, or override `modules`."""
+    seen: set[int] = set()
+    stack = [(prefix, module)]
+    while stack:
+        name, current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield name, current
+        children = current.__dict__.get("_modules", {})
+        stack += [(f"{name}.{key}", child) for key, child in reversed(children.items()) if child is not None]
 
 
 def all_optimizers(parts: Parts) -> Iterator[tuple[str, Optimizer]]:
@@ -144,20 +158,6 @@ def _holders(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
     yield from parts.models.items()
     for index, average in enumerate(parts.averages):
         yield f"average.{index}", average
-
-
-def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """`module` and all below it, by its own dictionaries: foreign modules may be half built, or override `modules`."""
-    seen: set[int] = set()
-    stack = [(prefix, module)]
-    while stack:
-        name, current = stack.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield name, current
-        children = current.__dict__.get("_modules", {})
-        stack += [(f"{name}.{key}", child) for key, child in reversed(children.items()) if child is not None]
 
 
 def _copyable(tensor: Tensor, name: str) -> Tensor:
