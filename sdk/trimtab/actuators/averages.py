@@ -10,18 +10,18 @@ average from a frozen teacher, or from the best copy so far, which must not be t
 from __future__ import annotations
 
 import dataclasses
+import gc
 import weakref
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from trimtab.actuators.groups import held_by
-from trimtab.actuators.parts import Parts, modules_in, owned_by
+from trimtab.actuators.parts import Parts, owned_by, parameters_in
 
 FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
 
@@ -51,23 +51,23 @@ class Averages:
         found = [average for average in self._alive() if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
 
-    def left_behind(self, parts: Parts, objects: Sequence[object]) -> str:
-        """What to tell the user, once, of modules among `objects` that look like a copy of a model and are no part.
+    def left_behind(self, parts: Parts) -> str:
+        """What to tell the user, once, of modules that look like a copy of a model and are no part.
 
         Looks at every module of the process, which takes some 10 us for each.
         """
         if self._told:
             return ""
-        models = [list(_parameters(model)) for model in parts.models.values()]
+        models = [_parameters(model) for model in parts.models.values()]
         shapes = {tuple(p.shape for p in each) for each in models if len(each) >= FEWEST}
         holders = [*parts.models.values(), *self.added_to(parts).averages]
         ours = {id(p) for holder in holders for p in _parameters(holder)}
         ours |= {id(p) for optimizer in parts.optimizers.values() for p in owned_by(optimizer)}
         kinds = {type(model).__name__ for model in parts.models.values()}
         copies: dict[int, str] = {}  # the class, by the first parameter: that of the copy, or of what holds it
-        for each in objects if shapes else ():
+        for each in gc.get_objects() if shapes else ():
             if issubclass(type(each), nn.Module):
-                found = list(_parameters(cast(nn.Module, each)))
+                found = _parameters(cast(nn.Module, each))
                 if len(found) >= FEWEST and id(found[0]) not in ours and tuple(p.shape for p in found) in shapes:
                     known = copies.get(id(found[0]), "")
                     copies[id(found[0])] = known if known and known not in kinds else type(each).__name__
@@ -100,12 +100,8 @@ def _held_labels(optimizer: Optimizer, parts: Parts) -> list[str]:
     return [label for label, known in parts.optimizers.items() if any(each is known for each in held)]
 
 
-def _parameters(module: nn.Module) -> Iterator[Tensor]:
-    """Of `module` and all below it; foreign ones may be half built."""
-    for _, each in modules_in(module, ""):
-        for parameter in each.__dict__.get("_parameters", {}).values():
-            if parameter is not None and not is_lazy(parameter):
-                yield parameter
+def _parameters(module: nn.Module) -> list[Tensor]:
+    return [parameter for _, parameter in parameters_in(module, "")]
 
 
 def _shapes(module: nn.Module) -> tuple[torch.Size, ...]:

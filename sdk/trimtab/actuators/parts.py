@@ -52,11 +52,10 @@ def parameters_of(parts: Parts) -> Iterator[tuple[str, Tensor]]:
     """
     seen: set[int] = set()
     for where, module in _holders(parts):
-        for prefix, each in modules_in(module, where):
-            for name, parameter in each.__dict__.get("_parameters", {}).items():
-                if parameter is not None and id(parameter) not in seen and not is_lazy(parameter):
-                    seen.add(id(parameter))
-                    yield f"{prefix}.{name}", _copyable(parameter, f"{prefix}.{name}")
+        for name, parameter in parameters_in(module, where):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, _copyable(parameter, name)
     for label, optimizer in all_optimizers(parts):
         for index, parameter in enumerate(owned_by(optimizer)):
             if id(parameter) not in seen:
@@ -64,11 +63,19 @@ def parameters_of(parts: Parts) -> Iterator[tuple[str, Tensor]]:
                 yield f"optimizer.{label}.{index}", _copyable(parameter, f"parameter {index} of optimizer {label}")
 
 
+def parameters_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and parameter of `module` and all below it, shared ones as often as they are; without lazy ones."""
+    for where, each in _modules(module, prefix):
+        for name, parameter in each.__dict__.get("_parameters", {}).items():
+            if parameter is not None and not is_lazy(parameter):
+                yield f"{where}.{name}", parameter
+
+
 def buffers_of(parts: Parts) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
     """Name, module, its own name there, and value of every buffer, also of those that `state_dict` leaves out."""
     seen: set[int] = set()
     for where, module in _holders(parts):
-        for prefix, each in modules_in(module, where):
+        for prefix, each in _modules(module, where):
             if id(each) in seen:
                 continue
             seen.add(id(each))
@@ -77,7 +84,7 @@ def buffers_of(parts: Parts) -> Iterator[tuple[str, nn.Module, str, Tensor | Non
                     yield f"{prefix}.{name}", each, name, buffer
 
 
-def modules_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     """`module` and all below it, by its own dictionaries: foreign modules may be half built, or override `modules`."""
     seen: set[int] = set()
     stack = [(prefix, module)]

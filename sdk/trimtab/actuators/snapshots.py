@@ -191,8 +191,7 @@ class Snapshots:
         for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
             self._drop(snapshot)
         self._due_at = step + self.interval
-        left_behind = self._averages.left_behind(parts, gc.get_objects())
-        note = " ".join(filter(None, (damaged, left_behind)))
+        note = " ".join(filter(None, (damaged, self._averages.left_behind(parts))))
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, note)
 
     def mend(self) -> int | None:
