@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trimtab import processes
+from trimtab import processes, renaming
 from trimtab.errors import ConfigError
 from trimtab.types import RunInfo, Status
 
@@ -96,7 +96,7 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
     }
     path = run.directory / FILE
     try:
-        _put(path, json.dumps(content, indent=2, default=str) + "\n")
+        _put(path, json.dumps(content, indent=2, default=str))
     except OSError as error:
         raise _unwritable(run, path, error) from error
 
@@ -104,7 +104,7 @@ def write_status(run: RunInfo, status: Status, step: int) -> None:
 def write_state(run: RunInfo, state: dict[str, Any]) -> None:
     """Write what a resumed run goes on with: scales, budgets, episodes. Renamed into place; rank 0 writes for all."""
     if run.rank == 0:
-        _put(run.directory / STATE, json.dumps(state) + "\n")
+        _put(run.directory / STATE, json.dumps(state))
 
 
 def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:
@@ -140,18 +140,8 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
 
 
-def _put(path: Path, text: str) -> None:
-    """By rename: nothing is left of what fails, and nothing written to what somebody else put in the way."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+def _put(path: Path, content: str) -> None:
+    renaming.put(path, content + "\n", by=f"{path.stem}.{os.getpid()}.tmp")
 
 
 def _unwritable(run: RunInfo, path: Path, error: OSError) -> ConfigError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from trimtab import processes
+from trimtab import processes, renaming
 from trimtab.types import RunInfo
 
 State: TypeAlias = Literal["alive", "dead", "elsewhere", "silent"]
@@ -95,9 +95,8 @@ class TargetFile:
         self.path = directory / f"{target.run_id}-{target.rank}.json"
         self._pid = os.getpid()
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{self.path.name}.tmp"  # a name that no `*.json` finds
-        temporary.write_text(json.dumps(_written(target), indent=2) + "\n")
-        temporary.replace(self.path)
+        text = json.dumps(_written(target), indent=2) + "\n"
+        renaming.put(self.path, text, by=f".{self.path.name}.tmp")  # a name that no `*.json` finds
         self._touched_at = time.monotonic()
 
     def touch(self) -> None:

@@ -165,3 +165,13 @@ def test_forked_child_leaves_the_file_of_its_parent(tmp_path, target):
         os._exit(0)
     os.waitpid(child, 0)
     assert file.path.exists()
+
+
+def test_file_is_not_written_through_a_link_that_somebody_else_put_in_the_way(tmp_path, target):
+    elsewhere, there = tmp_path / "elsewhere", tmp_path / "targets"
+    elsewhere.write_text("precious")
+    there.mkdir()
+    made = target()
+    (there / f".{made.run_id}-{made.rank}.json.tmp").symlink_to(elsewhere)
+    assert json.loads(discovery.TargetFile(there, made).path.read_text())
+    assert elsewhere.read_text() == "precious"

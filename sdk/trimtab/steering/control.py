@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from trimtab import renaming
 from trimtab.actions import Action
 from trimtab.errors import ConfigError
 from trimtab.policies import reading
@@ -248,15 +249,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(directory: Path, name: str, content: Any) -> None:
-    temporary = directory / f".{name}.{os.getpid()}"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(content, file)
-        temporary.rename(directory / name)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    renaming.put(directory / name, json.dumps(content), by=f".{name}.{os.getpid()}", mode=0o600)
 
 
 def _problem(status: os.stat_result, expected: Callable[[int], bool]) -> str | None:
