@@ -50,6 +50,14 @@ def test_script_in_place_of_a_command_names_the_one_that_watches_it(desk):
     assert "To watch a script: trimtab run train.py" in done.stderr
 
 
+def test_fault_of_its_own_is_not_taken_for_a_rule_that_fired(desk):
+    log = desk.write("a.csv", "step,loss\n1,2\n")
+    broken = "from trimtab import cli; from trimtab.lint import judging; judging.judge = lambda *_: 1 / 0; cli.main()"
+    done = subprocess.run([sys.executable, "-c", broken, "lint", str(log)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_name_in_a_file_does_not_reach_the_terminal_as_an_order(desk):
     desk.write("a.csv", "step,\x1b[2Jloss \x07\n1,2\n")
     done = desk.trimtab("lint", "a.csv")

@@ -5,6 +5,7 @@ of errors.
 from __future__ import annotations
 
 import sys
+import traceback
 
 import click
 
@@ -41,12 +42,17 @@ def trimtab() -> None:
     in Prometheus."""
 
 
+FAULT = 70  # EX_SOFTWARE of sysexits.h
+
 for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rules, backends, targets, doctor, demo):
     trimtab.add_command(command)
 
 
 def main() -> None:
-    """The program `trimtab`. Exits with 2 and one sentence when what was asked for cannot be done."""
+    """The program `trimtab`. Exits with 2 and one sentence when what was asked for cannot be done.
+
+    And with 70 on a fault of its own: 1 is what `lint` and `doctor` answer with.
+    """
     try:
         outcome = trimtab.main(prog_name="trimtab", standalone_mode=False)
     except click.ClickException as error:
@@ -57,5 +63,8 @@ def main() -> None:
     except TrimtabError as error:
         print(f"trimtab: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAULT)
     # A watched program runs here, out of reach of click, which would take Ctrl-C and EOFError for its own.
     sys.exit(outcome() if callable(outcome) else outcome)
