@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -67,6 +68,7 @@ def unsampled(quick: bool) -> list[Figure]:
     return [
         _unsampled("a step on which nothing is sampled", tiny_loaded(), quick, UNSAMPLED_BAR_S),
         _unsampled("the same without a DataLoader", tiny(), quick, None),
+        _unsampled("the same with clipping", dataclasses.replace(tiny_loaded(), clips=True), quick, None),
     ]
 
 

@@ -24,16 +24,20 @@ class Workload:
     optimizer: torch.optim.Optimizer
     criterion: Callable[[Tensor, Tensor], Tensor]
     batches: Callable[[], Batches]
+    clips: bool = False
 
     def loop(self) -> Callable[[], Tensor]:
         """A function that makes one step and returns its loss. It has a pass over the data of its own."""
         batches, model, optimizer, criterion = self.batches(), self.model, self.optimizer, self.criterion
+        clips = self.clips
 
         def step() -> Tensor:
             inputs, targets = next(batches)
             optimizer.zero_grad()
             loss = criterion(model(inputs), targets)
             loss.backward()
+            if clips:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             return loss
 

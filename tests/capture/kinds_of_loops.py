@@ -200,6 +200,77 @@ def clipped_now_and_then(loop):
         loop.optimizer.zero_grad()
 
 
+def clipped(loop):
+    for _ in range(STEPS):
+        loop.loss().backward()
+        nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def clipped_in_parts_now_and_then(loop):
+    for index in range(STEPS):
+        loop.loss().backward()
+        nn.utils.clip_grad_norm_(loop.model[0].parameters(), 0.1)
+        if index % 6 == 5:
+            nn.utils.clip_grad_norm_(loop.model[2].parameters(), 0.1)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def clipped_in_other_ways_now_and_then(loop):
+    parameters = list(loop.model.parameters())
+    for index in range(STEPS):
+        loop.loss().backward()
+        kind = index % 12
+        if kind == 8:
+            nn.utils.clip_grad_norm_(parameters, 0.1, norm_type=torch.inf)
+        elif kind == 9:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters])
+            nn.utils.clip_grads_with_norm_(parameters, 0.1, norm)
+        elif kind == 10:
+            nn.utils.clip_grad_norm_([], 0.1)
+        elif kind == 11:
+            nn.utils.clip_grad_norm_(parameters[0], 0.1)
+        else:
+            nn.utils.clip_grad_norm_(parameters, 0.1)
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def clipped_and_then_something_else(loop):
+    other = torch.optim.Adam(loop.model[2].parameters())
+    for index in range(STEPS):
+        loss = loop.loss()
+        loss.backward(retain_graph=True)
+        nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
+        if index % 8 == 4:
+            loss.backward()
+        elif index % 8 == 5:
+            loop.optimizer.zero_grad()
+            continue
+        elif index % 8 == 6:
+            loop.loss()
+        elif index == 31:
+            other.step()
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+def clipping_that_raises(loop):
+    for index in range(STEPS):
+        (loop.loss() * (1e30 if index % 8 == 7 else 1.0)).backward()
+        try:
+            nn.utils.clip_grad_norm_(list(loop.model.parameters()), 0.1, error_if_nonfinite=True)
+            loop.optimizer.step()
+        except RuntimeError:
+            for parameter in loop.model.parameters():
+                parameter.grad.zero_()
+            if index % 16 == 7:
+                loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
 def hook_of_the_users(loop):
     for index in range(STEPS):
         if index == 15:
@@ -560,7 +631,12 @@ LOOPS = [
     group_added,
     second_optimizer,
     two_optimizers_for_one_loss,
+    clipped,
     clipped_now_and_then,
+    clipped_in_parts_now_and_then,
+    clipped_in_other_ways_now_and_then,
+    clipped_and_then_something_else,
+    clipping_that_raises,
     hook_of_the_users,
     scheduler_in_a_hook,
     closures,

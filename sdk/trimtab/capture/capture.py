@@ -24,7 +24,7 @@ from trimtab.capture.controlling import StepController
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.gaps import UNCLEAR
-from trimtab.capture.hooks import Ways, backward_of, loss_of, next_of_loader
+from trimtab.capture.hooks import Ways, backward_of, clipped_of, loss_of, next_of_loader
 from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
@@ -113,7 +113,8 @@ class Capture:
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         broken = guard("backward", self._backward_broke_off)
         watch_backward(patches, keep_out(before), keep_out(after), keep_out(broken), self._wrap_backward)
-        watch_clipping(patches, guard("clipping", steps.clipped), guard("clipping", steps.are_clipped))
+        ways.set_clipping(self._guard.wrap("clipping", steps.clipped))
+        watch_clipping(patches, clipped_of(lane), self._guard.wrap("clipping", steps.are_clipped))
         watch_scalers(
             patches,
             ScalerListener(

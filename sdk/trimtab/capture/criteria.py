@@ -146,7 +146,7 @@ class Criteria:
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
         plain = self._plain
-        if type(plain) is not BuiltinLoss or self._undecided or self.said.has_news:
+        if type(plain) is not BuiltinLoss or self._called or self._undecided or self.said.has_news:
             return None
         return plain
 

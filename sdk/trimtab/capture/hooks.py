@@ -1,6 +1,6 @@
 """What torch calls on every step, with the ordinary way written out in it.
 
-Each of these five looks whether what came is what the lane awaits, notes it, and is done; otherwise it asks the lane's
+Each of these six looks whether what came is what the lane awaits, notes it, and is done; otherwise it asks the lane's
 `ways`. Everything here has left the caches between two calls: a line costs 0.1 us, a call or another object that is
 touched more than that. So these functions are not built of smaller ones, reach all through the lane, and catch their
 own faults, which is the guard's work everywhere else (decision 11).
@@ -9,6 +9,7 @@ own faults, which is the guard's work everywhere else (decision 11).
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -112,6 +113,27 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
     return keep_out(backward, calls_user_code=True)
 
 
+def clipped_of(lane: Lane) -> Hook:
+    """What `clip_grad_norm_` tells when it has the norm, before it writes to the gradients."""
+
+    def clipped(gradients: Any, norm_type: float, norm: Any) -> Any:
+        try:
+            if lane.awaits is not OUT and lane.awaits is lane.optimizer() and type(norm) is Tensor:
+                norms, row = lane.ledger.preclip_norms, len(lane.rows)
+                is_first = not norms or norms[-1][0] < row  # of this step
+                if is_first and norm_type == 2.0 and norm.is_cpu and type(gradients) is list:
+                    lane.clipped = weakref.ref(gradients[0])
+                    norms.append((row, read_now(norm)))
+                    return None
+        except IndexError:  # there are none
+            pass
+        except Exception as error:
+            lane.ways.fault("clipping", error)
+        return lane.ways.clipped(gradients, norm_type, norm)
+
+    return keep_out(clipped)
+
+
 def before_step_of(lane: Lane) -> Hook:
     """The step pre-hook."""
 
@@ -159,7 +181,9 @@ class Ways:
     left out.
     """
 
-    __slots__ = ("_lane", "_timed", "after_step", "backward", "batch", "before_step", "exhausted", "fault", "loss")
+    __slots__ = (
+        "_lane", "_timed", "after_step", "backward", "batch", "before_step", "clipped", "exhausted", "fault", "loss",
+    )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -219,17 +243,21 @@ class Ways:
 
     def set_steps(self, before: Hook, after: Hook) -> None:
         """Both take what torch gives to hooks."""
-        self.before_step = self._step_way(before_step_of(self._lane), before)
-        self.after_step = self._step_way(after_step_of(self._lane), after)
+        self.before_step = self._way(before_step_of(self._lane), before)
+        self.after_step = self._way(after_step_of(self._lane), after)
 
-    def _step_way(self, ordinary: Hook, general: Hook) -> Hook:
+    def set_clipping(self, clipped: Hook) -> None:
+        """`clipped(gradients, norm_type, norm)`."""
+        self.clipped = self._way(clipped_of(self._lane), clipped)
+
+    def _way(self, ordinary: Hook, general: Hook) -> Hook:
         lane, timed = self._lane, self._timed
 
-        def step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def way(*args: Any) -> Any:
             if lane.trying == get_ident():
                 return NOT_ORDINARY
-            if lane.awaits is OUT or not timed(ordinary, optimizer, args, kwargs):
-                return general(optimizer, args, kwargs)
+            if lane.awaits is OUT or not timed(ordinary, *args):
+                return general(*args)
             return None
 
-        return keep_out(step)
+        return keep_out(way)

@@ -1,4 +1,4 @@
-"""The short way of an ordinary step: a batch, a loss, a backward, the optimizer's step, in this order.
+"""The short way of an ordinary step: a batch, a loss, a backward, clipping or none, the optimizer's step.
 
 Most steps of most loops are alike. The lane knows what comes next in those, and awaits it: the pass over the loader,
 the loss function, its output, the optimizer, and the arguments of its step, which the post-hook brings again. Each hook
@@ -59,9 +59,9 @@ class Lane:
 
     __slots__ = (
         "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
-        "_steady", "_steps", "_tracked", "alike", "awaits", "close_at", "ended_at", "epoch", "first", "first_of",
-        "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe", "rate", "rows",
-        "samples", "trying", "wait_s", "ways",
+        "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch", "first",
+        "first_of", "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe",
+        "rate", "rows", "samples", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class Lane:
         self.awaits: Any = OUT
         self.trying = 0  # the thread in which a way that is not ordinary is to say so, and do nothing
         self.alike = False  # whether every batch has as many samples as the one before it
+        self.clipped: weakref.ref[Tensor]  # the first of the gradients that were clipped last
         self._tracked: Tracked
         self.probe: Any
         steps.call_when_gone(self._let_go)
@@ -225,6 +226,9 @@ class Lane:
         is_called = type(awaited) is Tensor  # ... but backward is not yet
         is_trained = not is_called and awaited is not self.plain and awaited is not self.first
         self._tracked.share.catch_up(self.loss, applied=not is_trained)
+        norms = self.ledger.preclip_norms
+        if norms and norms[-1][0] == len(self.rows):
+            self._steps.catch_up(self.clipped, norms.pop()[1])
         if is_called or is_trained:
             samples = self.samples if self._steady is None else 0
             output = awaited if isinstance(awaited, Tensor) else None

@@ -197,6 +197,10 @@ class Steps:
                 self.unseen.clipped(hold(norm))
         self.unscaling()
 
+    def catch_up(self, gradient: weakref.ref[Tensor], norm: Held) -> None:
+        """`clipped` was called for gradients of which this is the first, and a step is to follow."""
+        self._norms.append((gradient, norm))
+
     def are_clipped(self) -> None:
         """`clip_grad_norm_` has written to the gradients."""
         if not self.any_seen:
