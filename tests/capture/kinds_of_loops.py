@@ -164,6 +164,28 @@ def rate_in_a_tensor(loop):
         loop.step(loop.loss())
 
 
+def groups_of_parameters(loop):
+    first, _, last = loop.model
+    groups = [{"params": first.parameters(), "weight_decay": 0.1}, {"params": last.parameters(), "lr": 0.02}]
+    loop.optimizer = torch.optim.AdamW(groups, lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(loop.optimizer, [lambda step: 0.9**step, lambda step: 1.0])
+    for _ in range(STEPS):
+        loop.step(loop.loss())
+        scheduler.step()
+
+
+def rates_of_groups_that_change_their_kind(loop):
+    loop.optimizer = torch.optim.SGD([{"params": [p], "lr": 0.1} for p in loop.model.parameters()], lr=0.1)
+    for index in range(STEPS):
+        if index % 10 == 9:
+            loop.optimizer.param_groups[1]["lr"] = torch.tensor(0.25) if index < 20 else 1
+        if index % 10 == 0:
+            loop.optimizer.param_groups[1]["lr"] = 0.1
+        loop.step(loop.loss())
+        if index == 19:
+            loop.optimizer.param_groups[1]["lr"].fill_(0.5)
+
+
 def group_added(loop):
     more = nn.Parameter(torch.zeros(3))
     for index in range(STEPS):
@@ -628,6 +650,8 @@ LOOPS = [
     on_and_on,
     rate_that_falls,
     rate_in_a_tensor,
+    groups_of_parameters,
+    rates_of_groups_that_change_their_kind,
     group_added,
     second_optimizer,
     two_optimizers_for_one_loss,

@@ -7,7 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from kinds_of_loops import LOOPS, STEPS, Loop, clipped, on_and_on, rate_that_falls, regression, stream_without_length
+from kinds_of_loops import (
+    LOOPS,
+    STEPS,
+    Loop,
+    clipped,
+    groups_of_parameters,
+    on_and_on,
+    rate_that_falls,
+    regression,
+    stream_without_length,
+)
 from torch.utils.data import DataLoader
 
 from trimtab.actuators.steering import Steering
@@ -18,7 +28,7 @@ from trimtab.sample import books, meter, pace, spacing
 from trimtab.sample.ledger import Ledger
 from trimtab.types import Epoch, Metric
 
-USUAL = [on_and_on, rate_that_falls, clipped, regression, stream_without_length]
+USUAL = [on_and_on, rate_that_falls, groups_of_parameters, clipped, regression, stream_without_length]
 TIMES = (7, 8)  # of a row: the step's seconds, and those of waiting
 
 

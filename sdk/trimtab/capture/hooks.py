@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.lane import NOT_ORDINARY, OUT, Lane, first_of_list, first_of_tuple
 from trimtab.capture.losses import BY_NAME, BuiltinLoss
+from trimtab.capture.tracked import rates_of
 from trimtab.sample.criteria import MEAN
 from trimtab.sample.scalars import read_now
 
@@ -140,11 +141,11 @@ def before_step_of(lane: Lane) -> Hook:
     def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             if lane.awaits is optimizer and lane.probe.grad is not None and not kwargs and len(args) == 1:
-                (group,) = optimizer.param_groups
-                lane.rate = group["lr"]
+                groups = optimizer.param_groups
+                lane.rates = (groups[0]["lr"],) if len(groups) == 1 else rates_of(groups)
                 lane.awaits = args
                 return None
-        except (ValueError, KeyError):  # another number of groups, or one without a rate
+        except (IndexError, KeyError):  # no group, or one without a rate
             pass
         except Exception as error:
             lane.ways.fault("step pre-hook", error)

@@ -61,7 +61,7 @@ class Lane:
         "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
         "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch", "first",
         "first_of", "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe",
-        "rate", "rows", "samples", "trying", "wait_s", "ways",
+        "rates", "rows", "samples", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -106,7 +106,7 @@ class Lane:
         self.first = plain if self._steady is None else self._steady
         self.optimizer, self.probe, self.ledger = tracked.optimizer, tracked.share.probe, tracked.ledger
         self.ended_at = max(tracked.ended_at or 0.0, self._passes.resumed_at)
-        self.epoch, self.loss, self.rate = self._passes.epoch, tracked.share.losses[0], tracked.ledger.learning_rate[0]
+        self.epoch, self.loss, self.rates = self._passes.epoch, tracked.share.losses[0], tracked.ledger.learning_rate
         self.samples, self.wait_s = self._passes.batch_samples, 0.0
         self.alike = self._steady is not None and self._steady.sized is not None and self._steady.each == self.samples
         self.rows, self._base, self._stay = self.ledger.rows, len(self.ledger.rows), 0
@@ -209,7 +209,7 @@ class Lane:
         self._recorder.meter.steps += steps
         if self._steady is not None:
             self._steady.batches += steps
-        tracked, self.ledger.learning_rate = self._tracked, (self.rate,)
+        tracked, self.ledger.learning_rate = self._tracked, self.rates
         tracked.calls += steps
         tracked.unjudged.losses += [row[0] for row in ended]
         if steps:

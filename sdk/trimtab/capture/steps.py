@@ -77,8 +77,7 @@ class Steps:
             or tracked.evaluated is not None
         ):
             return None
-        groups = optimizer.param_groups
-        if len(groups) > 1 or type(groups[0].get("lr")) is not float or self.in_backward.stepped:
+        if self.in_backward.stepped or any(type(group.get("lr")) is not float for group in optimizer.param_groups):
             return None
         hooks: Any = optimizer
         return None if hooks._optimizer_step_pre_hooks or hooks._optimizer_step_post_hooks else tracked
