@@ -463,6 +463,111 @@ def regression(loop):
         loop.step(F.mse_loss(loop.model(loop.inputs), torch.zeros(22, 3)))
 
 
+def by_hand(loop, inputs=None, labels=None):
+    inputs, labels = (loop.inputs, loop.labels) if inputs is None else (inputs, labels)
+    return -loop.model(inputs).log_softmax(1)[torch.arange(len(labels)), labels].mean()
+
+
+def written_by_hand(loop):
+    for _ in range(STEPS):
+        loop.step(by_hand(loop))
+
+
+def written_by_hand_for_batches(loop):
+    for _ in range(8):
+        for batch in loop.loader:
+            loop.step(by_hand(loop, *batch))
+
+
+def written_by_hand_with_a_validation(loop):
+    for _ in range(8):
+        for batch in loop.loader:
+            loop.step(by_hand(loop, *batch))
+        loop.model.eval()
+        with torch.no_grad():
+            loop.loss()
+        loop.model.train()
+
+
+def written_by_hand_in_part(loop):
+    for index in range(STEPS):
+        loop.step(loop.loss() + by_hand(loop) if index % 20 > 15 else by_hand(loop))
+
+
+def written_by_hand_and_attacked(loop):
+    inputs = loop.inputs.clone().requires_grad_()
+    for index in range(STEPS):
+        if index % 6 == 5:
+            by_hand(loop, inputs, loop.labels).backward()
+            loop.optimizer.zero_grad()
+        if index % 8 == 7:
+            loop.model.eval()
+            by_hand(loop, inputs, loop.labels).backward()
+            loop.model.train()
+            loop.optimizer.zero_grad()
+        loop.step(by_hand(loop))
+
+
+def written_by_hand_or_no_scalar(loop):
+    for index in range(STEPS):
+        if index % 12 == 6:
+            values = loop.model(loop.inputs)
+            values.backward(torch.full_like(values, 0.01))
+        elif index % 12 == 9:
+            torch.autograd.backward([by_hand(loop), loop.model(loop.inputs).mean()])
+        elif index % 12 == 11:
+            with contextlib.suppress(RuntimeError):
+                loop.model(loop.inputs).backward()
+            by_hand(loop).backward()
+        else:
+            (by_hand(loop) * (float("nan") if index % 12 == 5 else 1.0)).backward()
+            if index % 12 == 5:
+                loop.optimizer.zero_grad()
+                continue
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
+
+
+class BackwardWithin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            (torch.ones(1, requires_grad=True) * 3).sum().backward()
+        return gradient
+
+
+def looked_at_in_eval_mode(loop, inputs, labels):
+    loop.model.eval()
+    by_hand(loop, inputs, labels).backward()
+    loop.model.train()
+    loop.optimizer.zero_grad()
+
+
+def looked_at_in_a_thread(loop, inputs, labels):
+    thread = threading.Thread(target=lambda: nn.Linear(4, 1)(inputs).mean().backward())
+    thread.start()
+    thread.join()
+
+
+def looked_at_by_a_gradient(loop, inputs, labels):
+    inputs.requires_grad_()
+    torch.autograd.grad(BackwardWithin.apply(inputs).sum(), inputs)
+
+
+def written_by_hand_but_for_batches_that_are_looked_at(loop):
+    looks = [looked_at_in_eval_mode, looked_at_in_a_thread, looked_at_by_a_gradient]
+    for look in looks:
+        for index, batch in enumerate(DataLoader(loop.data, batch_size=2)):
+            if index == 7:
+                look(loop, *batch)
+            else:
+                loop.step(by_hand(loop, *batch))
+
+
 def eval_mode_that_trains(loop):
     for index in range(STEPS):
         loop.model.train(index % 20 < 12)
@@ -677,6 +782,13 @@ LOOPS = [
     sums_now_and_then,
     another_loss_function,
     regression,
+    written_by_hand,
+    written_by_hand_for_batches,
+    written_by_hand_with_a_validation,
+    written_by_hand_in_part,
+    written_by_hand_and_attacked,
+    written_by_hand_or_no_scalar,
+    written_by_hand_but_for_batches_that_are_looked_at,
     eval_mode_that_trains,
     heads_that_take_turns,
     scaler_in_the_middle,

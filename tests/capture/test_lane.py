@@ -17,6 +17,8 @@ from kinds_of_loops import (
     rate_that_falls,
     regression,
     stream_without_length,
+    written_by_hand,
+    written_by_hand_for_batches,
 )
 from torch.utils.data import DataLoader
 
@@ -28,7 +30,16 @@ from trimtab.sample import books, meter, pace, spacing
 from trimtab.sample.ledger import Ledger
 from trimtab.types import Epoch, Metric
 
-USUAL = [on_and_on, rate_that_falls, groups_of_parameters, clipped, regression, stream_without_length]
+USUAL = [
+    on_and_on,
+    rate_that_falls,
+    groups_of_parameters,
+    clipped,
+    regression,
+    written_by_hand,
+    written_by_hand_for_batches,
+    stream_without_length,
+]
 TIMES = (7, 8)  # of a row: the step's seconds, and those of waiting
 
 

@@ -146,9 +146,14 @@ class Criteria:
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
         plain = self._plain
-        if type(plain) is not BuiltinLoss or self._called or self._undecided or self.said.has_news:
-            return None
-        return plain
+        return plain if type(plain) is BuiltinLoss and not self._are_pending() else None
+
+    def are_silent(self) -> bool:
+        """Whether training has called no loss function so far: its loss is written by hand."""
+        return self._newest is None and not self._are_pending()
+
+    def _are_pending(self) -> bool:
+        return bool(self._called or self._undecided or self.said.has_news)
 
     def ordinary_calls(self) -> float:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
@@ -157,11 +162,12 @@ class Criteria:
         return min(self._look_at, self._tally_at) - self._calls if looks else math.inf
 
     def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0, *, is_trained: bool = False) -> None:
-        """The ordinary loss was called.
+        """The ordinary loss was called, where there is one.
 
         `output`: of the newest call; `samples`: of those since the last step; `is_trained`: backward was called on it.
         """
-        self._calls += calls
+        if self._newest is not None:
+            self._calls += calls
         self.said.samples = samples
         self.said.marked = Mark(samples=samples, is_sealed=True) if is_trained else NOTHING
         self._called = output is not None

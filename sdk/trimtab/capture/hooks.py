@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.lane import NOT_ORDINARY, OUT, Lane, first_of_list, first_of_tuple
+from trimtab.capture.lane import BY_HAND, NOT_ORDINARY, OUT, Lane, first_of_list, first_of_tuple
 from trimtab.capture.losses import BY_NAME, BuiltinLoss
 from trimtab.capture.tracked import rates_of
 from trimtab.sample.criteria import MEAN
@@ -96,8 +96,12 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
         inputs: Any = None,
     ) -> Any:
         try:
+            awaits = lane.awaits
             ordinary = (
-                lane.awaits is tensors and lane.probe.grad is None and grad_tensors is None and grad_variables is None
+                (awaits is tensors or (awaits is BY_HAND and _may_be_loss(lane, tensors)))
+                and lane.probe.grad is None
+                and grad_tensors is None
+                and grad_variables is None
             )
             if ordinary:
                 lane.loss = loss = read_now(tensors)
@@ -112,6 +116,11 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
         return lane.ways.backward(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
 
     return keep_out(backward, calls_user_code=True)
+
+
+def _may_be_loss(lane: Lane, tensors: Any) -> bool:
+    """Whether it can be what is trained on, in a loop that calls no loss function. If not, another backward follows."""
+    return type(tensors) is Tensor and tensors.is_cpu and tensors.numel() == 1 and lane.thread == get_ident()
 
 
 def clipped_of(lane: Lane) -> Hook:

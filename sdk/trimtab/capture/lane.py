@@ -52,6 +52,7 @@ class _Nothing:
 
 
 OUT = _Nothing()
+BY_HAND = _Nothing()  # in the place of a loss function, and of its output: any scalar is the loss
 
 
 class Lane:
@@ -61,7 +62,7 @@ class Lane:
         "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
         "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch", "first",
         "first_of", "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe",
-        "rates", "rows", "samples", "trying", "wait_s", "ways",
+        "rates", "rows", "samples", "thread", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +94,7 @@ class Lane:
             self._resting -= 1
             return
         tracked = self._steps.ordinary(optimizer)
-        plain = self._criteria.ordinary()
+        plain = BY_HAND if self._criteria.are_silent() else self._criteria.ordinary()
         model = self._models.only()
         if tracked is None or plain is None or model is None or self._recorder.pace.warming_up:
             return
@@ -107,7 +108,7 @@ class Lane:
         self.optimizer, self.probe, self.ledger = tracked.optimizer, tracked.share.probe, tracked.ledger
         self.ended_at = max(tracked.ended_at or 0.0, self._passes.resumed_at)
         self.epoch, self.loss, self.rates = self._passes.epoch, tracked.share.losses[0], tracked.ledger.learning_rate
-        self.samples, self.wait_s = self._passes.batch_samples, 0.0
+        self.samples, self.wait_s, self.thread = self._passes.batch_samples, 0.0, tracked.share.thread
         self.alike = self._steady is not None and self._steady.sized is not None and self._steady.each == self.samples
         self.rows, self._base, self._stay = self.ledger.rows, len(self.ledger.rows), 0
         if self._look_ahead():
