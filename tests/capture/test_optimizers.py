@@ -436,6 +436,35 @@ def test_optimizers_inside_backward_have_the_norm_of_all_of_them(watching, model
     assert seen.steps()[0].gradient_norm == pytest.approx(nn.utils.get_total_norm(gradients).item())
 
 
+@pytest.mark.parametrize("alone_before", [0, 3, 30])
+def test_optimizer_beside_those_inside_backward_has_its_own_steps_and_losses(
+    watching, model, inputs, labels, alone_before
+):
+    """Before the others begin all steps are its own: after 30 of those they find it on its shortest way."""
+    ahead = {p: torch.optim.SGD([p], lr=0.1) for p in model[0].parameters()}
+    optimizer, losses = torch.optim.SGD(model[2].parameters(), lr=0.2), []
+
+    def step(parameter):
+        if len(losses) > alone_before:
+            ahead[parameter].step()
+            ahead[parameter].zero_grad()
+
+    handles = [p.register_post_accumulate_grad_hook(step) for p in model[0].parameters()]
+    with watching(gradients_every=64) as seen:
+        for _ in range(alone_before + 40):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+    for handle in handles:
+        handle.remove()
+    beside, inside = sorted(seen.optimizers, key=lambda of: seen.steps(of)[0].learning_rate, reverse=True)
+    assert seen.losses(inside) == pytest.approx(losses[alone_before:])
+    assert len(seen.losses(beside)) == len(losses)
+    assert seen.losses(beside)[1:] == pytest.approx(losses[1:])
+
+
 @pytest.mark.parametrize("is_by_hand", [True, False])
 def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit, is_by_hand):
     optimizer = Unhooked(model.parameters(), lr=0.1)

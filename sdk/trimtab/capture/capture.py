@@ -234,6 +234,8 @@ class Capture:
             self._gate()
         if tensors.is_meta if type(tensors) is Tensor else not are_real(tensors):  # nothing is learnt
             return None
+        if self._steps.in_backward.untold is not None:  # it took the short way, as nobody had stepped in one before
+            self._steps.in_backward.backward_returned(self._steps.in_backward.untold)
         gone = self._attribution.before_backward()
         said = self._criteria.said
         if self._attribution.cleared and not said.marked.is_sealed:
@@ -261,13 +263,15 @@ class Capture:
 
     def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]], inputs: Any) -> None:
         loss, roots = token
-        if self._steps.in_backward.stepped:
+        stepped = self._steps.in_backward.stepped
+        if stepped:
             self._steps.in_backward.backward_returned(loss)
-            self._attribution.only = None
-        elif loss is not None:
+        if loss is not None and (self._attribution.shares or not stepped):  # others may apply gradients of it later
             self._attribution.after_backward(loss, roots, as_tensors(inputs))
-            if not self._steps.any_seen:
+            if not (stepped or self._steps.any_seen):
                 self._steps.unseen.after_backward()
+        if self._steps.in_backward.any_seen:
+            self._attribution.only = None
 
     def _backward_broke_off(self) -> None:
         if self._steps.in_backward.stepped:

@@ -38,6 +38,7 @@ class Roster:
         self._tracked: dict[int, Tracked] = {}  # replaced, never changed: other threads may go through it
         self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
         self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
+        self._reserved: set[str] = set()
 
     def __iter__(self) -> Iterator[Tracked]:
         return iter(self._tracked.values())
@@ -48,6 +49,12 @@ class Roster:
     def name(self, optimizer: Optimizer, label: str) -> None:
         """Label `optimizer` with a name instead of its index."""
         self._labels[optimizer] = label
+
+    def reserve(self) -> str:
+        """A label of their own for those that step inside `backward`, who are not in here."""
+        label = _lowest({ledger.label for ledger in self._recorder.books.ledgers} | set(self._labels.values()))
+        self._reserved.add(label)
+        return label
 
     def find(self, optimizer: Optimizer) -> Tracked | None:
         """What is known of it; None before its first step, and once it has left."""
@@ -71,8 +78,8 @@ class Roster:
         return Arrival(new, over, is_another, is_stage=bool(idle))
 
     def _free_label(self, gone: Sequence[Tracked]) -> str:
-        taken = {known.ledger.label for known in self if known not in gone} | set(self._labels.values())
-        return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
+        taken = {known.ledger.label for known in self if known not in gone}
+        return _lowest(taken | set(self._labels.values()) | self._reserved)
 
     def _idle(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
         """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
@@ -108,6 +115,10 @@ class Roster:
             return False
         alive = {id(p) for known in former if (p := known()) is not None}
         return not parameters <= alive and not (len(alive) == len(former) and alive <= parameters)
+
+
+def _lowest(taken: set[str]) -> str:
+    return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
 
 
 def has_several_ranks() -> bool:

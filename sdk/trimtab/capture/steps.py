@@ -38,14 +38,14 @@ class Steps:
     ):
         self._afterwards = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
         self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
-        self.in_backward = StepsInBackward(recorder, models, self._afterwards[1])
+        self._roster = Roster(recorder, attribution)
+        self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self._roster.reserve)
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
         self.controller: StepController
-        self._roster = Roster(recorder, attribution)
         self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
@@ -98,6 +98,9 @@ class Steps:
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """An optimizer is about to step; see `StepListener`."""
         if in_backward() != -1:
+            only, self._attribution.only = self._attribution.only, None
+            if only is not None:
+                self.in_backward.untold = only.losses[-1]
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
         tracked = self._roster.find(optimizer) or self._meet(optimizer)

@@ -101,8 +101,11 @@ class JudgedAfterwards:
 class StepsInBackward:
     """A set of optimizers that step as soon as a gradient is there."""
 
-    def __init__(self, recorder: Recorder, models: Models, judging: JudgedAfterwards) -> None:
+    def __init__(self, recorder: Recorder, models: Models, judging: JudgedAfterwards, label: Callable[[], str]) -> None:
+        """`label` gives the one that they are to have, once."""
         self.stepped = False  # in the backward that is under way
+        self.untold: Held | None = None  # the loss of that backward, where nobody is going to tell of its end
+        self._label = label
         self._recorder = recorder
         self._models = models
         self._ledger: Ledger | None = None
@@ -115,11 +118,16 @@ class StepsInBackward:
         self._newest: weakref.ref[Optimizer] | None = None
         self._joined: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
+    @property
+    def any_seen(self) -> bool:
+        """Whether there are any."""
+        return self._ledger is not None
+
     def stepping(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
         """One of the optimizers is about to step."""
         recorder = self._recorder
         if self._ledger is None:
-            self._ledger = recorder.books.ledger(str(len(recorder.books.ledgers)))
+            self._ledger = recorder.books.ledger(self._label())
         if optimizer not in self._joined:  # joining goes through all of them
             self._joined.add(optimizer)
             self._judging.controller().joined(optimizer, self._ledger.label)
@@ -142,7 +150,7 @@ class StepsInBackward:
             recorder.search(self._models, self._parameters)
             self._judging.sampled(recorder.sampler.add(ledger, self._parameters, self._taken))
             self._sample_at = recorder.pace.gradients.after(self._calls)
-        self._parameters, self._taken, self.stepped = [], [], False
+        self._parameters, self._taken, self.stepped, self.untold = [], [], False, None
         self._calls += 1
         ended_at, self._ended_at = self._ended_at, now
         self._judging.judge(ledger, loss)
