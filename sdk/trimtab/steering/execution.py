@@ -43,7 +43,7 @@ class Moment(NamedTuple):
         return cls(step, True, True)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A decision whose moment has not come."""
 
@@ -131,7 +131,10 @@ class Execution:
         """The optimizer `label` has stepped: do what waited for it. Returns whether weights may be changed now."""
         may_write = not self.follows_cycle or self.cycle.stepped(label)
         for waiting in list(self._waiting):
-            if self._is_due(waiting, label, may_write):
+            is_due = waiting in self._waiting and self._is_due(waiting, label, may_write)
+            if waiting not in self._waiting:  # ranks have parted over this one, or over one before it
+                continue
+            if is_due:
                 self._waiting.remove(waiting)
                 pending = waiting.attempts > ATTEMPTS
                 self._carry_out(waiting.decision, Moment.after(step), waiting.told, pending=pending)
@@ -332,4 +335,6 @@ def _applied_to(controls: Controls, action: Action) -> Change:
 
 
 def _in_one_number(outcomes: Sequence[Outcome]) -> float:
-    return float(sum((_OUTCOMES.index(outcome) + 1) * 6**at for at, outcome in enumerate(outcomes[:16])))
+    """The first 16 outcomes, as one whole number that a float holds: other outcomes make another number."""
+    base = len(_OUTCOMES) + 1
+    return float(sum((_OUTCOMES.index(outcome) + 1) * base**at for at, outcome in enumerate(outcomes[:16])))
