@@ -87,7 +87,10 @@ class Server:
         return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
 
     def _connected(self) -> socket.socket:
-        connected = socket.create_connection((self._host, self._port), CONNECT_S)
+        try:
+            connected = socket.create_connection((self._host, self._port), CONNECT_S)
+        except TimeoutError as error:
+            raise NoAnswer("unreachable", f"cannot be reached within {CONNECT_S:g} s") from error
         connected.settimeout(self._answer_s)
         if self._tls is None:
             return connected

@@ -1,10 +1,13 @@
 """The doctor asks servers that may be slow, lying, or somebody else's."""
 
+import contextlib
+import socket
 import threading
 
 import pytest
 from answering import Answering, serving
 
+from trimtab import http
 from trimtab.doctor import http as asking
 from trimtab.doctor.http import Http, Unanswered
 from trimtab.errors import ConfigError
@@ -84,6 +87,26 @@ def test_answer_that_is_none_is_told_in_a_sentence(ask, server, path, said):
 def test_server_that_drips_is_given_up(ask):
     with pytest.raises(Unanswered, match=r"does not answer within 0\.2 s"):
         ask("/drip", answer_s=0.2)
+
+
+@pytest.fixture
+def full():
+    """The port of a server that takes no more calls."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def test_server_that_takes_no_call_is_not_reached(full, monkeypatch):
+    monkeypatch.setattr(http, "CONNECT_S", 0.1)
+    with pytest.raises(Unanswered, match=r"cannot be reached within 0.1 s"):
+        Http(f"http://127.0.0.1:{full}").json("/json")
 
 
 def test_answer_that_is_too_large_is_given_up(ask, monkeypatch):
