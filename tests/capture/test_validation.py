@@ -144,7 +144,8 @@ def test_training_accuracy_is_taken_on_sampled_steps(watching, model, optimizer,
     assert seen.steps()[0].accuracy == 0.5
 
 
-def test_own_criterion_is_taken_when_it_is_named(watching, model, optimizer, inputs):
+@pytest.mark.parametrize("by_name", [False, True])
+def test_own_criterion_is_taken_when_it_is_named(watching, model, inputs, by_name):
     class Own(nn.Module):
         def forward(self, output, target):
             return (output - target).abs().pow(1.5).mean()
@@ -153,9 +154,10 @@ def test_own_criterion_is_taken_when_it_is_named(watching, model, optimizer, inp
     with watching() as seen:
         seen.run.attach(criterion=criterion)
         with torch.no_grad():
-            loss = criterion(model(inputs), torch.zeros(6, 3)).item()
-    assert seen.validations[0].loss == pytest.approx(loss)
-    assert not criterion._forward_hooks
+            output, target = model(inputs), torch.zeros(6, 3)
+            loss = criterion(output=output, target=target) if by_name else criterion(output, target)
+    assert seen.validations[0].loss == pytest.approx(loss.item())
+    assert not {**criterion._forward_hooks, **criterion._forward_hooks_with_kwargs}
 
 
 def test_validation_batch_in_which_nothing_counts_adds_nothing(watching, model, inputs, labels):

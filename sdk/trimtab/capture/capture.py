@@ -185,11 +185,12 @@ class Capture:
         loss = OwnLoss(type(criterion).__name__)
         report = self._wrap("criterion", self._criteria.called)
 
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if type(output) is Tensor and output.numel() == 1 and args and isinstance(args[0], Tensor):
-                report(loss, output, args)
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = (*args, *kwargs.values())
+            if type(output) is Tensor and output.numel() == 1 and given and isinstance(given[0], Tensor):
+                report(loss, output, given)
 
-        self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook)))
+        self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook), with_kwargs=True))
 
     def _wrap(self, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """For what is no part of an ordinary step: guarded, and the lane is left first."""
