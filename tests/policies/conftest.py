@@ -56,8 +56,9 @@ class Course:
         return said
 
     def outcome(self, decision, step):
-        names = [action.name for action in decision.actions]
-        return self.engine.settle(decision, ["refused" if n in self.refusing else "applied" for n in names], step)
+        done = {action.name: "refused" if action.name in self.refusing else "applied" for action in decision.actions}
+        went_back = done.get("roll_back") == "applied"
+        return self.engine.settle(decision, list(done.values()), step, went_back=went_back)
 
     def resumed(self, state, step=None):
         """Another process, which goes on from `state`; after `step` steps, where it counts them anew."""

@@ -110,6 +110,16 @@ def test_run_whose_rate_jumps_is_rolled_back_and_goes_on_slower(watching, traini
     assert training.weights[0].abs().max() < 100
 
 
+def test_rate_stays_low_where_the_run_could_never_go_back(watching, training):
+    with watching(act="process", policies=["loss_diverged"], snapshot_gib=1e-9) as seen:
+        training.steps(100)
+        training.optimizer.param_groups[0]["lr"] *= 1000
+        training.steps(80)
+    done = [(each.action, each.outcome) for each in seen.run.adjustments]
+    assert done == [("roll_back", "refused"), ("scale_learning_rate", "applied")] * 3
+    assert seen.run.state_dict()["steering"]["0"]["learning_rate"]["target"] == pytest.approx(0.002)
+
+
 def train_on_noise(lr, count):
     """Labels have nothing to do with their inputs: the loss comes down to chance, and no further."""
     training = Training()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trimtab.actions import RollBack
 from trimtab.policies.decisions import Decision
-from trimtab.types import Outcome, Verdict
+from trimtab.types import Verdict
 
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
 OLDER = 1  # times that an older snapshot is tried
@@ -35,9 +35,9 @@ class Causes:
         self._vain: dict[str, set[int]] = {}  # by optimizer, the steps at which that did not help
         self._elsewhere: set[str] = set()  # optimizers
 
-    def settled(self, decision: Decision, outcomes: Sequence[Outcome], step: int) -> None:
-        """How a decision was carried out, at `step`: see `Engine.settle`."""
-        if "applied" in outcomes and any(isinstance(a, RollBack) for a in decision.actions):
+    def settled(self, decision: Decision, step: int, *, went_back: bool) -> None:
+        """A decision was carried out, at `step`: see `Engine.settle`."""
+        if went_back and any(isinstance(a, RollBack) for a in decision.actions):
             self._back = step
 
     def hear(self, verdict: Verdict) -> None:

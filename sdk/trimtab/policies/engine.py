@@ -102,14 +102,18 @@ class Engine:
         """The newest episode of `rule` since the fence, of any optimizer; 0 where there is none."""
         return max((v.episode for (name, _), v in self._newest.items() if name == rule), default=0)
 
-    def settle(self, decision: Decision, outcomes: Sequence[Outcome], step: int) -> Decision | None:
+    def settle(
+        self, decision: Decision, outcomes: Sequence[Outcome], step: int, *, went_back: bool = False
+    ) -> Decision | None:
         """How the actions of a decision went, one outcome each; returns what to try instead, or None.
+
+        `went_back`: earlier weights were restored. Of a rung that goes back and lowers the rate one may be refused.
 
         A rung counts as applied when one of its actions was. When all were refused the next rung is tried, but not one
         that halts: a run is not ended because a snapshot was missing.
         """
         self._under_way.discard(decision.optimizer)
-        self._causes.settled(decision, outcomes, step)
+        self._causes.settled(decision, step, went_back=went_back)
         policy = self._policy(decision.rule)
         if policy is None:
             return None

@@ -222,10 +222,11 @@ class Execution:
         if self.others is not None and not self.others.vote(_in_one_number(outcomes)):
             self.others.part(f"{decision.actions[0].name} had another outcome on another rank.")
         self.steers = self.steers or "applied" in outcomes
-        following = self._engine.settle(decision, outcomes, moment.step)
+        restored = [each.after.get("weights_of_step") for each in recorded if each.outcome == "applied"]
+        back_to = next((at for at in restored if isinstance(at, int)), None)
+        following = self._engine.settle(decision, outcomes, moment.step, went_back=back_to is not None)
         if "applied" in outcomes:
-            restored = [each.after.get("weights_of_step") for each in recorded if each.outcome == "applied"]
-            self._applied(decision, moment.step, next((at for at in restored if isinstance(at, int)), None))
+            self._applied(decision, moment.step, back_to)
         if "failed" in outcomes and self._engine.disabled(decision.rule):
             self._say(
                 f"disabled {decision.policy}",
