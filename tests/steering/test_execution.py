@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trimtab.actions import Change
+from trimtab.actions import Change, Refused
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.steering.execution import Execution, Moment
@@ -15,6 +15,18 @@ class Doubles:
 
     def apply(self, controls):
         return Change({"size": 1}, {"size": 2})
+
+
+class GoesBack:
+    name, stage = "goes_back", "cycle_end"
+
+    def apply(self, controls):
+        return Change({"weights_of_step": 7}, {"weights_of_step": 3})
+
+
+class CannotGoBack(GoesBack):
+    def apply(self, controls):
+        raise Refused("There is no snapshot.")
 
 
 class RanksThatPart:
@@ -35,7 +47,10 @@ class RanksThatPart:
 def execution():
     """Of one optimizer, whose actions change nothing real."""
     steering = SimpleNamespace(target=lambda label: 1.0)
-    actuators = SimpleNamespace(steering=steering, controls=lambda *args, **options: None)
+    snapshots = SimpleNamespace(may_restore=lambda parts: True)
+    actuators = SimpleNamespace(
+        steering=steering, snapshots=snapshots, parts=lambda: None, controls=lambda *args, **options: None
+    )
     return Execution(actuators, Engine([]), Guard(print), lambda event: None, ["0"], lambda *args: None, print)
 
 
@@ -51,3 +66,14 @@ def test_decisions_that_are_withdrawn_over_the_first_one_are_not_carried_out(exe
         ("third", "refused"),
     ]
     assert not execution.waits
+
+
+@pytest.mark.parametrize(("action", "times"), [(GoesBack(), 1), (CannotGoBack(), 0)])
+def test_gradients_are_taken_to_be_dropped_only_where_the_weights_went_back(execution, action, times):
+    dropped = []
+    execution.cycle = SimpleNamespace(dropped=lambda: dropped.append(True))
+    decision = Decision(policy="both", optimizer="0", step=7, since=7, actions=(action, Doubles()))
+    execution.take_up(decision, Moment(7, False, False))
+    execution.stepped("0", 7)
+    assert [each.outcome for each in execution.adjustments] == ["applied" if times else "refused", "applied"]
+    assert len(dropped) == times

@@ -249,9 +249,8 @@ class Execution:
         if decision.policy == CREEP_BACK:
             self._engine.scaled(decision.optimizer, self._actuators.steering.target(decision.optimizer))
         elif not momentary(decision.actions):
-            writes = any(action.stage == "cycle_end" for action in decision.actions)
-            of_all = writes or not decision.optimizer
-            if writes:
+            of_all = not decision.optimizer or any(action.stage == "cycle_end" for action in decision.actions)
+            if back_to is not None:
                 self.cycle.dropped()
             self._fenced(decision, step, of_all, back_to)
             by_person = decision.policy == PERSON
