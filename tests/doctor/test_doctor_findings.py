@@ -9,10 +9,12 @@ import socket
 import pytest
 from answering import Answering, serving
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 
 from trimtab import config, discovery
 from trimtab.cli import trimtab
 from trimtab.doctor import local, prometheus
+from trimtab.doctor.http import Http
 from trimtab.doctor.prometheus import seconds
 from trimtab.testing import sample_run, sample_step
 from trimtab_backends.prometheus import PrometheusBackend
@@ -59,6 +61,19 @@ def test_run_that_serves_is_found_and_answers(target, tmp_path):
     finding, found, ours = local.find_run(tmp_path / "targets", None)
     assert (finding.verdict, found, ours) == ("ok", target, True)
     assert local.port(target, None).verdict == "ok"
+
+
+def test_port_is_told_with_the_number_of_its_series(target):
+    page = Http(target.url.removesuffix("/metrics")).text("/metrics")
+    series = sum(len(family.samples) for family in text_string_to_metric_families(page))
+    assert local.port(target, None).text == f"{target.url} serves {series} series"
+
+
+def test_own_run_is_followed_before_one_that_another_user_wrote(target, tmp_path, monkeypatch):
+    theirs = discovery.Found(tmp_path, dataclasses.replace(target, run="theirs"), age_s=0.0, ours=False)
+    own = discovery.Found(tmp_path, target, age_s=5.0, ours=True)
+    monkeypatch.setattr(discovery, "read", lambda directory: [theirs, own])
+    assert local.find_run(tmp_path, None)[1:] == (target, True)
 
 
 def test_run_of_another_name_is_not_found(target, tmp_path):
@@ -199,6 +214,63 @@ def test_prometheus_that_tells_nobody_is_told():
 )
 def test_prometheus_whose_alerts_get_nowhere_is_told(sendings, verdict):
     assert prometheus._alerting(["a", "b"], sendings).verdict == verdict
+
+
+class Prometheus(Answering):
+    """Answers as one does that scrapes the run, holds the rules and tells an Alertmanager."""
+
+    def get(self):
+        path, said = self.path.partition("?")[0], self.server.said
+        if path == "/metrics":
+            self.answer(200, said[path].encode())
+        else:
+            self.answer(200, {"data": said[path.removeprefix("/api/v1/")]})
+
+
+SENDING = "http://alertmanager:9093/api/v2/alerts"
+
+
+@pytest.fixture
+def asked(target):
+    """`asked(...)` is the verdict on each link, by its subject. What is given is answered in place of what is right."""
+    at = {"job": "trimtab", "instance": target.address}
+    right = {
+        "status/buildinfo": {"version": "2.53.0"},
+        "targets": {"activeTargets": [scraped(target, labels=at)]},
+        "rules": {"groups": [group("TrimtabLossSpike")]},
+        "alertmanagers": {"activeAlertmanagers": [{"url": SENDING}]},
+        "query": {"result": [{"metric": {**at, "run": target.run, "rank": str(target.rank)}}]},
+        "/metrics": "",
+    }
+
+    def asked(**other):
+        said = right | {name.replace("_", "/"): value for name, value in other.items()}
+        with serving(Prometheus, said=said) as server:
+            url = f"http://127.0.0.1:{server.server_port}"
+            return {each.subject: each.verdict for each in prometheus.check(url, target, ["TrimtabLossSpike"])}
+
+    return asked
+
+
+def test_prometheus_that_is_in_order_is_told_link_by_link(asked):
+    links = ("prometheus", "scraping", "labels", "rules", "window", "alerting")
+    assert asked() == dict.fromkeys(links, "ok")
+
+
+@pytest.mark.parametrize(("version", "verdict"), [("2.41.1", "wrong"), ("2.42.0", "ok"), ("3.0.0", "ok")])
+def test_prometheus_that_is_too_old_is_told(asked, version, verdict):
+    assert asked(status_buildinfo={"version": version})["prometheus"] == verdict
+
+
+def test_series_with_labels_of_others_are_looked_for(asked):
+    assert asked(query={"result": []})["labels"] == "wrong"
+
+
+@pytest.mark.parametrize(("sent", "failed", "verdict"), [(4, 4, "wrong"), (4, 1, "ok"), (4, 0, "ok")])
+def test_alerts_that_got_nowhere_are_counted_by_prometheus(asked, sent, failed, verdict):
+    counts = {"sent": sent, "errors": failed}.items()
+    page = [f'prometheus_notifications_{what}_total{{alertmanager="{SENDING}"}} {count}' for what, count in counts]
+    assert asked(**{"/metrics": "\n".join(page)})["alerting"] == verdict
 
 
 class Odd(Answering):

@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trimtab.catalog import LEVEL_WINDOW_S
+from trimtab.catalog import LEVEL_WINDOW_S, RUN_INFO
 from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, skipped, wrong
 from trimtab.doctor.http import Http, Unanswered
 
 OLDEST = (2, 42)
-INFO = "trimtab_run_info"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -28,7 +27,7 @@ def check(url: str, target: Target | None, alerts: Sequence[str]) -> Iterator[Fi
         yield _scraping(active, target)
         found = _of(target, active) if target is not None else None
         if target is not None and found is not None and found["health"] == "up":
-            asked = f'{INFO}{{run_id="{target.run_id}"}}'
+            asked = f'{RUN_INFO.name}{{run_id="{target.run_id}"}}'
             yield _labelled(server.json("/api/v1/query", query=asked)["data"]["result"], found["labels"], target)
         yield from (_rules(groups, alerts), _window(active, groups, target, alerts))
         yield _alerting([str(each["url"]) for each in known], _sendings(server))
@@ -87,7 +86,7 @@ def _labelled(series: Sequence[Mapping[str, Any]], scraped: Mapping[str, str], t
     if wanted in found:
         return ok("labels", ", ".join(f"{name} {value}" for name, value in wanted.items()))
     if not found:
-        return wrong("labels", f"{INFO} of the run is not stored.", "Does `metric_relabel_configs` drop it?")
+        return wrong("labels", f"{RUN_INFO.name} of the run is not stored.", "Does `metric_relabel_configs` drop it?")
     nearest = max(found, key=lambda each: sum(each[name] == wanted[name] for name in wanted))
     (name, *_) = [name for name in wanted if nearest[name] != wanted[name]]
     advice = (
