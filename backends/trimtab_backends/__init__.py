@@ -1,1 +1,1 @@
-"""The sinks that ship with Trimtab: console, JSON Lines, Prometheus. Each knows only the nouns."""
+"""The sinks that ship with Trimtab: console, JSON Lines, Prometheus, Grafana. Each knows only the nouns."""

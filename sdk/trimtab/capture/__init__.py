@@ -22,6 +22,7 @@ passes        which batches are training, which validation, and where an epoch e
 gaps          which of several validation passes is the validation
 origins       what tells them apart where no loader feeds them
 models        parameter names, train or eval mode
+threads       which threads of the process are at work
 recorder      writes what is known at the end of a step into a ledger's row
 controlling   what is told to whoever judges steps and may change them
 dynamo        keeps torch.compile out of our functions

@@ -3,8 +3,9 @@
 assembly     builds all of this from a run's settings
 controller   closes the loop, step by step
 judging      hands the judge what was sampled, in its order
+evidence     what is known of a run besides which rules fire
 telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
-execution    carries each decision out at its moment, and records what became of it
+execution    carries each decision out at its moment, and records what became of it; `noting` notes every change
 keeping      which states are kept to go back to; `best` is the one at the best validation
 ranks        rank 0 decides and all carry it out; `agreement` is how they talk
 control      what a person asks for, in files; `orders` takes it up
