@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from trimtab.signals.course import NO_BETTER, NOISE, Course
+from trimtab.signals.course import NO_BETTER, Course
 
 WARM_UP = 24  # values before anything is compared
 
@@ -127,9 +127,7 @@ class Divergence:
         course = self._course
         if course.count < WARM_UP:
             return None
-        gain, noise = course.first - course.best, NOISE * course.calm
-        scale = gain if gain > noise else noise
-        above = course.lost
+        scale, above = course.scale, course.lost
         slowly = course.worsened if course.validation_lost > 0.0 else 0.0
         if above <= 0.0 and slowly <= 0.0:
             return 0.0
