@@ -132,7 +132,7 @@ def read(directory: Path) -> Iterator[Found]:
         ours = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
         try:
             yield Found(path, _read(json.loads(content)), age_s, ours)
-        except (ValueError, KeyError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             yield Found(path, None, age_s, ours)
 
 
@@ -151,7 +151,7 @@ def _written(target: Target) -> list[dict[str, Any]]:
 
 
 def _read(content: Any) -> Target:
-    ((group),) = content
+    (group,) = content
     (address,) = group["targets"]
     texts = {
         field.name: group["labels"][f"{_PREFIX}{field.name}"] for field in fields(Target) if field.name != "address"

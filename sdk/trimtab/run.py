@@ -282,7 +282,11 @@ class Run:
         return self._controller.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the scales, budgets, cooldowns and episodes of another run's `state_dict`."""
+        """Continue with the scales, budgets, cooldowns and episodes of another run's `state_dict`.
+
+        Raises:
+            ConfigError: `state` is none. Nothing was changed then.
+        """
         self._controller.restore(state)
 
     @property

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
+from trimtab.actuators.decay import Decay
 from trimtab.actuators.dropout import Dropout
+from trimtab.actuators.scales import Scale
 from trimtab.actuators.updates import Settings, Updates, Used
 
 OVERWRITTEN = (
@@ -207,7 +209,7 @@ class Steering:
     def _overwritten(self, steered: Steered) -> None:
         kind = type(steered.optimizers[0]).__name__
         steered.refusal = OVERWRITTEN.format(label=steered.label, kind=kind)
-        steered.settings.scale, steered.settings.decay = type(steered.settings.scale)(), type(steered.settings.decay)()
+        steered.settings.scale, steered.settings.decay = Scale(), Decay()
         self._reset(steered.label)
         self._say("rate_overwritten", steered.refusal)
 

@@ -56,9 +56,9 @@ def _version(url: str, version: str) -> Finding:
 
 def _of(target: Target, active: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     for each in active:
-        ours = each.get("discoveredLabels", {}).get("__meta_trimtab_run_id") == target.run_id
-        rank = each.get("discoveredLabels", {}).get("__meta_trimtab_rank") == str(target.rank)
-        if (ours and rank) or each["scrapeUrl"] == target.url:
+        labels = each.get("discoveredLabels", {})
+        found = labels.get("__meta_trimtab_run_id"), labels.get("__meta_trimtab_rank")
+        if found == (target.run_id, str(target.rank)) or each["scrapeUrl"] == target.url:
             return each
     return None
 

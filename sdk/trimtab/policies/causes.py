@@ -24,8 +24,8 @@ class Causes:
     A model that is put back to where it was good has a good loss, whatever the rate. If its loss is as high as before
     from the first step on, it may have been bad by then: the next snapshot is an older one. If that does not help
     either, the objective or the data are others: a term that is switched on, the next task, the targets of
-    reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation
-    get worse, before anything is done about it: see `Course.harmful`.
+    reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation get worse, before
+    anything is done about it: see `Course.harmful`.
     """
 
     __slots__ = ("_back", "_elsewhere", "_vain")
