@@ -77,6 +77,13 @@ def test_trouble_begins_the_patience_anew():
     assert creep(creeping, PATIENCE - 1) == []
 
 
+def test_fall_begins_the_patience_anew():
+    creeping = fallen(0.5)
+    creep(creeping, PATIENCE - 1)
+    creeping.fell(0.25)
+    assert creep(creeping, PATIENCE - 1) == []
+
+
 def test_what_a_person_chose_is_home():
     creeping = fallen(0.1)
     creeping.chosen(0.2)

@@ -55,6 +55,13 @@ def test_chance_is_the_least_cost_of_one_answer_to_all(labels, smoothing):
     assert chance == pytest.approx(least, abs=1e-3)
 
 
+@pytest.mark.parametrize(("most", "is_counted"), [(4, False), (5, True)])
+def test_so_many_classes_that_counting_takes_memory_are_not_counted(labels, monkeypatch, most, is_counted):
+    monkeypatch.setattr("trimtab.sample.chance.MOST_CLASSES", most)
+    assert (tally(call(torch.zeros(ROWS, 5), labels)) is not None) == is_counted
+    assert (tally(call(torch.zeros(2, 5), torch.ones(2, 5), classes="binary_logits")) is not None) == is_counted
+
+
 def test_even_classes_cost_their_logarithm():
     labels = torch.arange(ROWS) % 10
     few = 9 / (2 * ROWS * FIRST)  # what is added for what is not known of the shares

@@ -117,6 +117,11 @@ def test_turning_back_gives_up_what_was_better_since(healthy):
     assert course.first == first
 
 
+def test_slow_average_is_a_plain_mean_until_it_has_settled():
+    losses = [2.0 - 0.01 * i for i in range(SETTLED - 1)]
+    assert course_of(losses).slow == pytest.approx(sum(losses) / len(losses))
+
+
 def test_worsened_is_how_far_the_slow_average_is_above_its_lowest():
     course = course_of([1.0] * 200)
     for _ in range(600):

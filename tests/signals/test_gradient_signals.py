@@ -74,6 +74,14 @@ def test_norm_score_counts_one_reading_as_no_more_than_three_times_the_largest()
     assert norm_scores([1.0] * 50 + [1e6, 100.0])[-1] == pytest.approx(math.log(100 / 3), abs=0.01)
 
 
+def test_norm_score_counts_a_reading_of_less_than_three_times_the_largest_whole():
+    assert norm_scores([1.0] * 50 + [2.0, 3.0])[-1] == pytest.approx(math.log(3 / 2), abs=0.03)
+
+
+def test_norm_score_counts_an_explosion_of_the_warm_up_as_three_times_the_largest():
+    assert norm_scores([2.0] * 5 + [1e6] + [2.0] * 10 + [12.0])[-1] == pytest.approx(math.log(12 / 6), abs=0.03)
+
+
 def test_norm_that_is_not_finite_has_no_score_and_changes_no_baseline():
     with_gaps, without = NormSpikeScore(), NormSpikeScore()
     for norm in usual_norms():
