@@ -211,7 +211,7 @@ class Run:
         criterion: nn.Module | None = None,
         average: nn.Module | None = None,
     ) -> None:
-        """Name what Trimtab cannot find by itself. May be called more than once.
+        """Name what Trimtab cannot find by itself. May be called more than once; does nothing when the run is over.
 
         Args:
             model: a model, whose parameter names then stand in log and metrics.
@@ -224,6 +224,8 @@ class Run:
             ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers.
         """
         names = _names(optimizer)
+        if self._closed:
+            return
         if model is not None:
             self._models.add(model)
         for name, each in names.items():

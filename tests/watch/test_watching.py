@@ -249,13 +249,14 @@ def test_attach_refuses_what_is_no_optimizer_instead_of_leaving_it_out(options, 
 
 def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
     monkeypatch.setenv("TRIMTAB_DISABLED", "1")
-    backward = torch.autograd.backward
+    backward, criterion = torch.autograd.backward, torch.nn.MSELoss()
     with trimtab.watch(**options) as run:
         assert torch.autograd.backward is backward
         run.log(value=1)
         trimtab.log(value=1)
-        run.attach(model=torch.nn.Linear(1, 1))
+        run.attach(model=torch.nn.Linear(1, 1), criterion=criterion)
         assert not run.should_stop
+        assert not criterion._forward_hooks
     assert trimtab.watch(**options)(lambda: 5)() == 5
     assert list(tmp_path.iterdir()) == []
     assert options["backends"][0].run is None
@@ -271,8 +272,10 @@ def test_closed_run_takes_no_more(options):
         pass
     events = len(options["backends"][0].events)
     run.log(value=1)
+    run.attach(criterion=(criterion := torch.nn.MSELoss()))
     run.close()
     assert len(options["backends"][0].events) == events
+    assert not criterion._forward_hooks
 
 
 def test_run_closed_early_is_over_and_another_may_start(options, tmp_path):
