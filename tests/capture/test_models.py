@@ -135,3 +135,11 @@ def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkey
         gc.collect()
         optimizer.step()
     assert next(iter(seen.steps()[0].layers)) == name
+
+
+def test_models_of_one_class_are_numbered_whatever_begins_like_it():
+    kinds = [type(name, (nn.Linear,), {}) for name in ("Net", "NetHead")]
+    models, known = Models(), [kind(2, 2) for kind in (*kinds, *kinds, kinds[0])]
+    for model in reversed(known):
+        models.add(model)
+    assert models.by_name() == dict(zip(("Net", "NetHead", "Net.1", "NetHead.1", "Net.2"), known, strict=True))

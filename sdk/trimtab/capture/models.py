@@ -99,7 +99,8 @@ class Models:
         named: dict[str, nn.Module] = {}
         for model in self._alive():
             kind = type(model).__name__
-            named[kind if kind not in named else f"{kind}.{sum(k.startswith(kind) for k in named)}"] = model
+            others = sum(name.partition(".")[0] == kind for name in named)
+            named[f"{kind}.{others}" if others else kind] = model
         return named
 
     def any_in_eval_mode(self) -> bool:
