@@ -118,3 +118,32 @@ def test_rate_of_optimizers_in_backward_is_scaled_for_all_of_them(watching):
     moved = [b - p for b, p in zip(before, training.model.parameters(), strict=True)]
     assert all(torch.allclose(m, 0.05 * g) for m, g in zip(moved, gradients, strict=True))
     assert seen.steps()[-1].learning_rate == pytest.approx([0.05])
+
+
+class BesideAnother(InBackward):
+    """The same below a layer that has an optimizer of the usual kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizers = {p: torch.optim.SGD([p], lr=0.1, momentum=0.9) for p in self.model.parameters()}
+        self.above = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.above.parameters(), lr=0.1)
+
+    def step(self):
+        self.optimizer.zero_grad()
+        F.mse_loss(self.above(self.model(torch.ones(8, 4))), torch.zeros(8, 1)).backward()
+        self.optimizer.step()
+        states = [self.optimizers[p].state[p]["momentum_buffer"] for p in self.model.parameters()]
+        return [tensor.detach().clone() for tensor in (*self.model.parameters(), *self.above.parameters(), *states)]
+
+
+def test_rollback_turns_back_optimizers_inside_backward_with_the_one_beside_them(watching):
+    training, rule = BesideAnother(), trimtab.Rule("back", signal="logged:back", threshold=0.5)
+    policy = trimtab.Policy(on="back", ladder=[RollBack()])
+    with watching(act="process", rules=[rule], policies=[policy]) as seen:
+        states = [training.step() for _ in range(40)]
+        seen.run.log(back=1.0)
+        restored = training.step()
+    (back,) = seen.run.adjustments
+    assert 0 < (step := back.after["weights_of_step"]) < 40
+    assert all(map(torch.equal, restored, states[step - 1]))

@@ -145,6 +145,9 @@ def build(
 
     def parts() -> Parts:
         living = {label: found for label, held in controller.optimizers.items() if (found := held()) is not None}
+        for label in controller.shared:
+            several = actuators.steering.steered(label).optimizers
+            living |= {f"{label}.{at}": optimizer for at, optimizer in enumerate(several)}
         return Parts(optimizers=living, models=models.by_name(), scalers=capture.scalers, averages=models.averages())
 
     actuators = Actuators(

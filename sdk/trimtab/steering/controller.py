@@ -68,6 +68,7 @@ class Controller:
         self.awaits_steps = False
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
         self._labels: dict[str, None] = {}  # of all that steps, also of what has no optimizer of its own
+        self.shared: dict[str, None] = {}  # those that several optimizers have, which step inside `backward`
         self._judge = judge
         self._engine = engine
         self._actuators = actuators
@@ -162,7 +163,7 @@ class Controller:
 
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """See `StepController`."""
-        self._labels.setdefault(label)
+        self._labels[label] = self.shared[label] = None
         self._actuators.steering.meet(label, optimizer)
 
     def judge(
