@@ -17,6 +17,7 @@ class Snapshot:
     own: Picture
     shared: list[Picture] = field(default_factory=list)
     generators: generators.States | None = None
+    alone: bool = False  # other ranks have none of this step: none of them can go back to it
 
     def covers(self) -> set[object]:
         """The places that it can restore."""

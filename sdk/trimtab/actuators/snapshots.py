@@ -212,6 +212,14 @@ class Snapshots:
         chosen = self._chosen(since, back)
         return None if chosen is None else chosen.step
 
+    def keep_only(self, steps: Collection[int]) -> None:
+        """All ranks have these. The others are dropped; the best one is kept, and not gone back to."""
+        for snapshot in [s for s in self._kept if s.step not in steps]:
+            if snapshot is self._best:
+                snapshot.alone = True
+            else:
+                self._drop(snapshot)
+
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
 
@@ -278,7 +286,7 @@ class Snapshots:
         return snapshot
 
     def _good(self, since: int | None) -> list[Snapshot]:
-        return [s for s in self._kept if s is self._first or since is None or s.step + 1 < since]
+        return [s for s in self._kept if not s.alone and (s is self._first or since is None or s.step + 1 < since)]
 
     def _chosen(self, since: int | None, back: int) -> Snapshot | None:
         while good := self._good(since):

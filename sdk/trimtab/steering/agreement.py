@@ -10,7 +10,7 @@ A rank that does not come within the timeout ends the agreement on every other o
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ SHORT = 1024  # bytes of a message that need no second broadcast
 PLACES = 1 << 20  # of steps, told apart by their remainder: over thousands of ranks squares still add up exactly
 
 _HEAD = 4
+_NAMED = 16  # numbers, at most, that a rank names of its own
 
 
 class Disagreement(Exception):
@@ -92,6 +93,14 @@ class Agreement:
         dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=self._group)
         largest, least = ends.tolist()
         return bool(largest == -least)
+
+    def common(self, numbers: Collection[int]) -> set[int]:
+        """Those that every rank names: none below 0, and of many the largest."""
+        newest = sorted(numbers)[-_NAMED:]
+        own = torch.tensor([*newest, *[-1] * (_NAMED - len(newest))], dtype=torch.int64)
+        found = [torch.empty_like(own) for _ in range(self._world_size)]
+        dist.all_gather(found, own, group=self._group)
+        return set.intersection(*({int(each) for each in named.tolist()} for named in found)) - {-1}
 
 
 def _decoded(message: torch.Tensor) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
@@ -63,6 +63,10 @@ class Others(Protocol):
 
     def vote(self, value: float) -> bool:
         """Whether all ranks say the same."""
+        ...
+
+    def common(self, steps: Collection[int]) -> Collection[int]:
+        """Those of the steps that all ranks name."""
         ...
 
     def part(self, reason: str) -> None:
@@ -320,11 +324,16 @@ class Execution:
 
     def _agreed(self, decision: Decision, *, free: bool) -> bool:
         """Whether the weights are free here, and everywhere else, to go back to the same snapshot."""
-        if self.others is None:
+        others = self.others
+        if others is None:
             return free
         back = next((action.back for action in decision.actions if isinstance(action, RollBack)), None)
-        aim = None if back is None else self._actuators.snapshots.aim(decision.since, back)
-        return self.others.vote(-2.0 if not free else -1.0 if aim is None else float(aim)) and free
+        aim = None
+        if back is not None:  # the best one, and what its memory or its disk has room for, each rank knows alone
+            snapshots = self._actuators.snapshots
+            snapshots.keep_only(others.common(snapshots.steps))
+            aim = snapshots.aim(decision.since, back)
+        return others.vote(-2.0 if not free else -1.0 if aim is None else float(aim)) and free
 
 
 def _applied_to(controls: Controls, action: Action) -> Change:
