@@ -124,7 +124,8 @@ class Engine:
             if not momentary(decision.actions):
                 self.fence(decision.optimizer or None)
             return None
-        if "failed" not in outcomes and (following := self._after_refusal(policy, decision, step)) is not None:
+        following = None if "failed" in outcomes else self._after_refusal(policy, decision, step)
+        if following is not None:
             self._under_way.add(decision.optimizer)
             return following
         self._accounts.cool(policy, decision.optimizer, step)
@@ -358,6 +359,8 @@ class Engine:
         return None
 
     def _after_refusal(self, policy: Policy, decision: Decision, step: int) -> Decision | None:
+        if self._act is False:  # ranks have parted over this very decision
+            return None
         rung = decision.rung + 1
         if rung >= len(policy.rungs) or halts(policy.rungs[rung]) or self._accounts.remaining(policy) == 0:
             return None
