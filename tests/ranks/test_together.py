@@ -213,3 +213,83 @@ said(scale=backend.of(trimtab.types.Step)[-1].learning_rate)
     )
     assert [outcome for *_, outcome, _ in alike(ranks)] == ["applied"]
     assert [rank["scale"] for rank in ranks] == [[0.005], [0.005]]
+
+
+def test_best_state_that_one_rank_alone_keeps_hinders_no_rollback(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab.actions import RollBack
+rules = [trimtab.Rule("late", signal=lambda loss: float(taken > 75), threshold=0.5)]
+policies = [trimtab.Policy(on="late", ladder=[RollBack()], cooldown=1000)]
+options = {"rules": rules, "policies": policies, "gradients_every": 1}
+with trimtab.watch(run="a", backends=[backend], act="process", **options):
+    for taken in range(80):
+        step()
+        if taken in (40, 69):  # the best is that of step 70, of which the other rank has no copy
+            with torch.no_grad():
+                nn.functional.cross_entropy(model(inputs + 0.1), labels)
+said()
+"""
+    )
+    assert [tuple(done[2:]) for done in alike(ranks)] == [("roll_back", "applied", [64])]
+
+
+def test_ranks_that_part_over_an_action_try_no_other_one(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from dataclasses import dataclass
+from trimtab.actions import Change, Refused, ScaleLearningRate
+
+@dataclass(frozen=True)
+class Uneven:
+    name = "uneven"
+    stage = "after_step"
+
+    def apply(self, controls):
+        if rank == 0:
+            raise Refused("not here")
+        return Change({}, {"done": True})
+
+rules = [trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)]
+policies = [trimtab.Policy(on="always", ladder=[Uneven(), ScaleLearningRate(0.1)])]
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1, rules=rules, policies=policies):
+    for _ in range(30):
+        step()
+said()
+"""
+    )
+    applied = [[action for *_, action, outcome, _ in rank["done"] if outcome == "applied"] for rank in ranks]
+    assert applied == [[], ["uneven"]]
+    assert ranks[0]["total"] == ranks[1]["total"]
+
+
+def test_ranks_that_have_lost_each_other_go_on_clipping_alike(in_ranks):
+    """Each of them samples other steps, so that what is usual there is not the same."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+import time
+from trimtab.actions import FOR_GOOD, ClipGradients
+from trimtab.sample import pace
+from trimtab.steering import ranks
+ranks.PATIENCE_S, ranks.SHARE = 2.0, 1.0
+pace.JUDGED_TOGETHER, pace.GRADIENT_SHARE = 1, 5.0 if rank == 0 else 0.5
+rules = [trimtab.Rule("late", signal=lambda loss: float(taken > 200), threshold=0.5)]
+policies = [trimtab.Policy(on="late", ladder=[ClipGradients(steps=FOR_GOOD)], cooldown=1000)]
+with trimtab.watch(run="a", backends=[backend], act="process", rules=rules, policies=policies):
+    for taken in range(400):
+        if taken == 300 and rank == 0:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(parallel(inputs[half]), labels[half]).backward()
+            time.sleep(4)
+            optimizer.step()
+        else:
+            step(1.0 if taken % 3 else 5.0)
+said()
+"""
+    )
+    applied = [(action, outcome) for _, _, action, outcome, _ in alike(ranks)]
+    assert applied == [("clip_gradients", "applied")]
+    assert all(any("lost each other" in notice for notice in rank["notices"]) for rank in ranks)

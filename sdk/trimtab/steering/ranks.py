@@ -11,7 +11,7 @@ import datetime
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -64,6 +64,7 @@ class Ranks:
         self._own_norm = usual_norm
         self._stand_down = stand_down
         self._agreement: Agreement | None = None
+        self._have_met = False
         self._over = False
         self._norms: Mapping[str, float | None] = {}
         self._cost_s = math.inf  # of an exchange for which nobody was waited
@@ -78,6 +79,7 @@ class Ranks:
             self._end(f"{refusal} This is a dry run.")
             return None
         self._agreement = agreement = self._attempt(lambda: Agreement(self._rank, PATIENCE_S))
+        self._have_met = agreement is not None
         self._execution.others = self if agreement is not None else None
         return None if agreement is None else self._attempt(lambda: agreement.tell(state))
 
@@ -128,13 +130,18 @@ class Ranks:
         return int(heard["interval"])
 
     def usual_norm(self, label: str) -> float | None:
-        """Of the gradients, as rank 0 said last: the same for all."""
-        return self._own_norm(label) if self._over else self._norms.get(label)
+        """Of the gradients, as rank 0 said last: the same for all, also when they have lost each other."""
+        return self._norms.get(label) if self._have_met else self._own_norm(label)
 
     def vote(self, value: float) -> bool:
         """Whether all ranks say the same."""
         agreement = self._agreement
         return agreement is not None and bool(self._attempt(lambda: agreement.same(value)))
+
+    def common(self, steps: Collection[int]) -> Collection[int]:
+        """Those of the steps that all ranks name."""
+        agreement = self._agreement
+        return (None if agreement is None else self._attempt(lambda: agreement.common(steps))) or ()
 
     def part(self, reason: str) -> None:
         """The ranks have done different things, as far as they could tell."""
