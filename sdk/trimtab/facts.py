@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "fastai", "ignite", "composer")
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
@@ -43,17 +44,28 @@ def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None 
 
 
 def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """Rank, local rank and world size, as torchrun, Slurm or Open MPI tell them; 0, 0, 1 otherwise."""
+    """Rank, local rank and world size, as torchrun, Slurm or Open MPI tell them, else as the process group does.
+
+    0, 0, 1 where there is neither. What `torch.multiprocessing.spawn` starts has a process group alone.
+    """
     names = (
         ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"),
         ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"),
         ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"),
     )
     if "RANK" not in environ and "SLURM_STEP_ID" not in environ and "OMPI_COMM_WORLD_RANK" not in environ:
-        return 0, 0, 1
+        in_group, size = group() or (0, 1)
+        return in_group, in_group, size
     found = [next((environ[n] for n in group if environ.get(n, "").isdigit()), None) for group in names]
     rank, local_rank, world_size = (int(value) if value is not None else None for value in found)
     return rank or 0, local_rank or 0, world_size or 1
+
+
+def group() -> tuple[int, int] | None:
+    """Rank and world size by the process group, None where there is none of several ranks."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return None
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 def without_secrets(command: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimtab import facts
+
 LONGEST = 128
 RESERVED = (".", "..", "targets")  # the last is where runs leave files for Prometheus
 EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them, and not 'targets'"
@@ -52,14 +54,17 @@ def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str 
     """The one name for all ranks of a job, and what to tell the user where that cannot be had.
 
     Under torchrun the first rank to ask the launcher's store names the run. That needs no process group, so a rank
-    that is not watched is never waited for; a store that does not answer is given up after ten seconds.
+    that is not watched is never waited for; a store that does not answer is given up after ten seconds. Ranks that
+    were started without a launcher ask the store of their process group.
     """
-    if all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ)):
+    unannounced = all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ))
+    if unannounced and facts.group() is None:
         return name, None
-    if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if unannounced or environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         try:
-            return _first(name, environ), None
-        except (RuntimeError, OSError, KeyError, ValueError, ImportError):
+            store = _store_of_group() if unannounced else _store_of_launcher(environ)
+            return _first(store, name, environ), None
+        except (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError):
             pass
     return name, "Each rank writes a run of its own. Set TRIMTAB_RUN to the same name on every rank to make them one."
 
@@ -69,10 +74,19 @@ def _world_sizes(environ: Mapping[str, str]) -> tuple[str, ...]:
     return ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", *slurm)
 
 
-def _first(name: str, environ: Mapping[str, str]) -> str:
+def _store_of_launcher(environ: Mapping[str, str]) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
-    store: Any = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=_STORE_TIMEOUT)
+    return TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=_STORE_TIMEOUT)
+
+
+def _store_of_group() -> Any:
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()  # there is no public way to it
+
+
+def _first(store: Any, name: str, environ: Mapping[str, str]) -> str:
     attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     key = f"trimtab/run/{attempt}/{next(_runs_started)}"
     return str(store.compare_set(key, "", name).decode())

@@ -293,3 +293,47 @@ said()
     applied = [(action, outcome) for _, _, action, outcome, _ in alike(ranks)]
     assert applied == [("clip_gradients", "applied")]
     assert all(any("lost each other" in notice for notice in rank["notices"]) for rank in ranks)
+
+
+# As with `torch.multiprocessing.spawn`, or Lightning.
+WITHOUT_LAUNCHER = """
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"):
+    os.environ.pop(name)
+
+def train():
+    for at in range(240):
+        step(-20.0 if at >= 150 and rank == 1 else 1.0)
+"""
+
+
+def test_ranks_of_a_process_group_agree_and_are_one_run(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + WITHOUT_LAUNCHER
+        + """
+with trimtab.watch(backends=[backend], act="process", gradients_every=8) as run:
+    train()
+said(place=[run.info.rank, run.info.world_size], name=run.name)
+"""
+    )
+    assert "applied" in [outcome for *_, outcome, _ in alike(ranks)]
+    assert [rank["place"] for rank in ranks] == [[0, 2], [1, 2]]
+    assert ranks[0]["name"] == ranks[1]["name"]
+
+
+def test_nothing_is_adjusted_where_the_process_group_comes_after_the_run_began(in_ranks):
+    ranks = in_ranks(
+        TRAINING.replace("parallel = DistributedDataParallel(model)\n", "")
+        + WITHOUT_LAUNCHER
+        + """
+dist.destroy_process_group()
+with trimtab.watch(backends=[backend], act="process", gradients_every=8):
+    dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meeting", rank=rank, world_size=2)
+    parallel = DistributedDataParallel(model)
+    train()
+said()
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert {outcome for rank in ranks for *_, outcome, _ in rank["done"]} == {"dry_run"}
+    assert all(any("There are 2 ranks" in notice for notice in rank["notices"]) for rank in ranks)

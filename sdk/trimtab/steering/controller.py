@@ -33,7 +33,7 @@ from trimtab.steering.execution import Execution, Moment
 from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
-from trimtab.steering.ranks import ASKED, Ranks
+from trimtab.steering.ranks import ASKED, Ranks, unannounced
 from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
@@ -80,6 +80,7 @@ class Controller:
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
         rank, world_size = place
+        self._is_alone = world_size == 1  # as far as it was known when the run began
         self._ranks = (
             Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down)
             if acts and world_size > 1 and replay is None
@@ -148,6 +149,9 @@ class Controller:
         self._actuators.steering.meet(label, optimizer)
         if self._ranks is not None:
             self._meet_ranks(self._ranks, optimizer)
+        elif self._is_alone and (reason := unannounced()):
+            self._is_alone = False
+            self._be_advisor(reason)
         if self._acts:
             self._keeping.met(self._books.steps_written())
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
@@ -389,6 +393,13 @@ class Controller:
         interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=wanted)
         self.awaits_steps = self._awaits()
         return interval
+
+    def _be_advisor(self, reason: str) -> None:
+        """Others train the same weights, and hear nothing of what is done here."""
+        if self._acts and self._replay is None:
+            self._stand_down(f"{reason} This is a dry run.")
+        elif self._orders is not None:
+            self._orders.refusal = reason
 
     def _stand_down(self, reason: str) -> None:
         """The ranks cannot adjust together: from here on this is a dry run."""

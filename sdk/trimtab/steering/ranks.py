@@ -22,7 +22,7 @@ from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
-from trimtab.steering.agreement import MOST, Agreement, possible
+from trimtab.steering.agreement import MOST, Agreement, possible, present
 from trimtab.steering.execution import Execution, Moment, Told
 
 T = TypeVar("T")
@@ -31,6 +31,10 @@ MEETING_S = 30.0  # for every rank to come to its first step, once one has
 PATIENCE_S = 60.0  # with one that is late; whoever waits for it here would have waited in its next backward
 SHARE = 0.0025  # of the step time, that hearing of each other may take: a quarter of the default overhead budget
 ASKED = "act over ranks"
+UNANNOUNCED = (
+    "There are {ranks} ranks, and this run began as if there were one: initialise torch.distributed before it begins, "
+    "or start it with torchrun."
+)
 SHARDED = ("device_mesh", "_fsdp_flattened")  # what DTensor, and the parameters of FSDP 1, have
 
 _runs = itertools.count()
@@ -184,6 +188,12 @@ class Ranks:
     def _end(self, reason: str) -> None:
         self._over, self._agreement = True, None
         self._stand_down(reason)
+
+
+def unannounced() -> str:
+    """Why nothing can be adjusted where a run took itself for one of one rank; empty where it is."""
+    ranks = present()
+    return UNANNOUNCED.format(ranks=ranks) if ranks > 1 else ""
 
 
 def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
