@@ -344,6 +344,25 @@ def test_last_validation_counts_though_each_makes_its_dataset_anew(watching, loo
     assert seen.epochs[-1].validation.loss == pytest.approx(loss)
 
 
+@pytest.mark.parametrize("splits", [("train", "val"), ("train", "val", "test"), ("train", "test")])
+def test_split_that_the_users_code_names_is_the_validation_though_each_makes_its_dataset_anew(watching, loop, splits):
+    """As llama2.c's `estimate_loss`: no loader, and no dataset, is one that was met before."""
+
+    def estimate():
+        losses = {}
+        for seed, split in enumerate(splits):
+            losses[split] = loop.validate(DataLoader(data(6, seed=seed), batch_size=BATCH))
+        return losses
+
+    with watching() as seen:
+        expected = []
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            expected.append(estimate()[splits[1]])
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(expected)
+
+
 def test_last_of_the_folds_that_are_validated_once_has_its_validation(watching, loop):
     folds = [(DataLoader(data(seed=i), batch_size=BATCH), DataLoader(data(6, seed=9 + i))) for i in range(3)]
     with watching() as seen:

@@ -265,8 +265,12 @@ class Criteria:
             self._passes.resumed_at = self._clock()
 
     def _judged(self, call: LossCall) -> _Judged:
-        origin = None if self._passes.is_fed else self._origins.of(call.target)
-        return criterion(call), predictions(call), origin
+        return criterion(call), predictions(call), self._origin_of(call.target)
+
+    def _origin_of(self, target: Tensor | None) -> Origin | None:
+        if not self._passes.is_fed:
+            return self._origins.of(target)
+        return self._origins.of(None) if self._passes.is_at_first_batch else None
 
 
 def _is_being_traced() -> bool:

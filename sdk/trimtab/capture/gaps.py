@@ -1,7 +1,8 @@
 """What is validated between two training steps, and which pass of it is the validation.
 
-With loaders it is the first pass over data that training does not use. Without them passes are told apart by where
-they come from (see `origins`); where nothing says which of several is the validation, none is.
+With loaders it is the first pass over data that training does not use, and that the user's code does not call training
+data. Without them passes are told apart by where they come from (see `origins`); where nothing says which of several is
+the validation, none is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ UNCLEAR = (
 
 @dataclass(slots=True, eq=False)
 class _Pass:
-    """Batches from one loader, or one place. `origin` is None for a loader's, whose pass is `source`."""
+    """Batches from one loader, whose pass is `source`, or from one place, where that is None."""
 
     origin: Origin | None
     is_training_data: bool
@@ -42,7 +43,7 @@ class Gap:
         self.passes: list[_Pass] = []
         self._of: dict[object, _Pass] = {}  # a loader, or an origin
 
-    def of_loader(self, source: LoaderPass, *, is_training_data: bool) -> PassSums:
+    def of_loader(self, source: LoaderPass, origin: Origin | None, *, is_training_data: bool) -> PassSums:
         """The pass over a loader: another one where it starts anew after its end, as for a second model's sake.
 
         Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`.
@@ -50,7 +51,7 @@ class Gap:
         found = self._of.get(source.loader)
         is_next = found is not None and found.source is not source
         if found is None or (is_next and found.source is not None and found.source.complete):
-            found = self._add(source.loader, _Pass(None, is_training_data))
+            found = self._add(source.loader, _Pass(origin, is_training_data))
         found.source = source
         found.is_training_data |= is_training_data
         return found.sums
@@ -63,7 +64,7 @@ class Gap:
             found = self._add(place, _Pass(origin, False))
         found.is_training_data |= origin is not None and origin.is_training_data
         between = self.passes[self.passes.index(found) + 1 :]
-        if all(each.origin is not None for each in between):
+        if all(each.source is None for each in between):
             for each in between:
                 self._fold(each, into=found)
         return found.sums
@@ -108,21 +109,24 @@ class Gaps:
         self._newest = None
 
     def _of_loaders(self, passes: list[_Pass], *, trained: bool, is_last: bool) -> PassSums | None:
-        """The pass over the data of the validation before it, else the first.
+        """The pass over the data of the validation before it, else the first that is not called training data.
 
         What comes last, and on data that no validation was on, is a test, unless it is as long: libraries that make a
         dataset anew for each evaluation may keep the ones before. Where the data of the validation before it is gone,
         each makes its own.
         """
         newest = self._newest
-        loaded = [(each.source, each.sums) for each in passes if each.source is not None]
+        fed = [each for each in passes if each.source is not None]
+        by_name = _called(VALIDATION, fed) or _called(TEST, fed) or _not_called_training(fed) or fed
+        likely = [(each.source, each.sums) for each in by_name if each.source is not None]
+        loaded = [(each.source, each.sums) for each in fed if each.source is not None]
         known = [(source, sums) for source, sums in loaded if source.data in self._data]
         if newest is not None and not known and is_last and newest[0].data() is not None:
-            known = [each for each in loaded if _are_alike(each, newest)]
+            known = [each for each in likely if _are_alike(each, newest)]
             if not known:
                 return None
         same = [(source, sums) for source, sums in known if newest is not None and source.data == newest[0].data]
-        source, sums = (same or known or loaded)[0]
+        source, sums = (same or known or likely)[0]
         if trained:
             self._data[source.data] = True
             self._newest = source, sums
@@ -134,15 +138,25 @@ class Gaps:
         before = [each for each in passes if each.origin is not None and each.origin.place == self._chosen]
         if before:
             return before[0]
-        by_name = list(zip(named([each.origin for each in passes]), passes, strict=True))
         for splits in (VALIDATION, TEST):
-            called = [each for name, each in by_name if name in splits]
+            called = _called(splits, passes)
             if called:
                 return called[0] if len(called) == 1 else None
-        rest = [each for name, each in by_name if name not in TRAINING]
+        rest = _not_called_training(passes)
         if len(rest) == 1:
             return rest[0]
         return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None
+
+
+def _called(splits: set[str], passes: list[_Pass]) -> list[_Pass]:
+    """Those whose data the user's code calls one of these."""
+    names = named([each.origin for each in passes])
+    return [each for name, each in zip(names, passes, strict=True) if name in splits]
+
+
+def _not_called_training(passes: list[_Pass]) -> list[_Pass]:
+    training = _called(TRAINING, passes)
+    return [each for each in passes if each not in training]
 
 
 def _are_alike(one: tuple[LoaderPass, PassSums], other: tuple[LoaderPass, PassSums]) -> bool:

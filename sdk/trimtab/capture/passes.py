@@ -148,6 +148,11 @@ class Passes:
         """Whether a loss that is computed now, for validation, is about the batch of a loader."""
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
 
+    @property
+    def is_at_first_batch(self) -> bool:
+        """Whether that batch is the first of its loader."""
+        return self._source is not None and self._source.batches == 1
+
     def validated(
         self,
         criterion: Criterion,
@@ -157,7 +162,7 @@ class Passes:
         loss: str = "",
         rank: int = 0,
     ) -> None:
-        """A loss was computed for validation. `origin` is where it comes from, where no loader feeds it.
+        """A loss was computed for validation. `origin` is where it comes from: known of a loader's first batch alone.
 
         `loss` is the function. Of several the pass is by the one of the least `rank`, that training is compared by.
         """
@@ -172,7 +177,7 @@ class Passes:
         source = self._source
         if source is not None:
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
-            sums = gap.of_loader(source, is_training_data=trained)
+            sums = gap.of_loader(source, origin, is_training_data=trained)
             sums.add(criterion, predictions, self._samples_of(source, gap))
         else:
             gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
