@@ -136,7 +136,6 @@ class _Lane:
         batch = self._gathered()
         if batch:
             errors_before = self.errors
-            self._in_hand = len(batch)
             self._write(batch)
             self._in_hand = 0
             if self.errors > errors_before:
@@ -147,7 +146,9 @@ class _Lane:
         batch: list[Event] = []
         with contextlib.suppress(IndexError):  # a publisher that finds the queue full takes from the same end
             for _ in range(len(self._queue)):
+                self._in_hand = len(batch) + 1  # before it leaves the queue: another thread asks whether all is written
                 batch.append(self._queue.popleft())
+        self._in_hand = len(batch)
         return batch
 
     def _counting_errors(self, call: Callable[..., None]) -> Callable[..., None]:

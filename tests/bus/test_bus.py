@@ -3,6 +3,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 
 import pytest
 
@@ -156,6 +157,24 @@ def test_flush_waits_until_every_backend_has_what_was_published(make_bus):
     lanes.flush(PATIENCE_S)
     assert steps(one) == steps(hanging) == [1]
     releasing.join()
+
+
+def test_event_on_its_way_from_the_queue_to_the_backend_is_waited_for(make_bus):
+    class Queue(deque):
+        def popleft(self):
+            event = super().popleft()
+            busy.append(lane.busy())
+            return event
+
+    one, busy = RecordingBackend(), []
+    lanes = make_bus(one=one)
+    (lane,) = lanes._lanes
+    lane._queue = Queue()
+    lanes.publish(sample_step(1))
+    lanes.publish(sample_step(2))
+    lanes.flush(PATIENCE_S)
+    assert busy == [True, True]
+    assert steps(one) == [1, 2]
 
 
 def test_flush_gives_up_at_the_deadline_and_loses_nothing(make_bus):
