@@ -2,6 +2,8 @@
 
 import pytest
 
+from trimtab.steering.ranks import UNMET
+
 pytestmark = pytest.mark.ranks
 
 TRAINING = """
@@ -337,3 +339,21 @@ said()
     assert ranks[0]["total"] == ranks[1]["total"]
     assert {outcome for rank in ranks for *_, outcome, _ in rank["done"]} == {"dry_run"}
     assert all(any("There are 2 ranks" in notice for notice in rank["notices"]) for rank in ranks)
+
+
+def test_ranks_whose_optimizer_is_not_seen_are_not_said_to_have_lost_each_other(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
+    for at in range(30):
+        model.zero_grad()
+        spoil = math.nan if at == 20 and rank == 1 else 1.0
+        nn.functional.cross_entropy(parallel(inputs[half] * spoil), labels[half]).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+said(reasons=sorted({a.reason for a in backend.of(Adjustment)}))
+"""
+    )
+    assert [rank["reasons"] for rank in ranks] == [[UNMET], []]

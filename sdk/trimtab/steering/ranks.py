@@ -31,6 +31,8 @@ MEETING_S = 30.0  # for every rank to come to its first step, once one has
 PATIENCE_S = 60.0  # with one that is late; whoever waits for it here would have waited in its next backward
 SHARE = 0.0025  # of the step time, that hearing of each other may take: a quarter of the default overhead budget
 ASKED = "act over ranks"
+LOST = "the ranks have lost each other"
+UNMET = "ranks meet before the first step of an optimizer, and none is seen to step"
 UNANNOUNCED = (
     "There are {ranks} ranks, and this run began as if there were one: initialise torch.distributed before it begins, "
     "or start it with torchrun."
@@ -125,7 +127,7 @@ class Ranks:
         self._cost_s = min(self._cost_s, 2 * (time.perf_counter() - began))  # the losses took as long
         if heard is None:
             for decision, told in outbox:
-                self._execution.leave(decision, moment, "refused", "the ranks have lost each other", told)
+                self._execution.leave(decision, moment, "refused", LOST if self._have_met else UNMET, told)
             return interval
         self.takes_snapshot, self._norms = heard["snapshot"], heard["norms"]
         decided = outbox if self.leads else [(self._read(each), None) for each in heard["decisions"]]
