@@ -28,6 +28,14 @@ def test_gap_is_in_units_of_what_validation_has_gained():
     assert gap == pytest.approx(0.5)
 
 
+def test_gap_has_no_value_while_there_are_few_losses_and_yet_the_best_pass_is_known():
+    rising = [(1.39, 1.38), (1.40, 1.37), (1.41, 1.36)]
+    early = [(*losses, 1.40, True, False) for losses in rising]
+    found = gaps((1.40, 1.40, 1.40), *early, (1.42, 1.35, 1.40))
+    assert found[1:4] == [None] * 3
+    assert found[4] == gaps((1.40, 1.40, 1.40), *[(*losses, 1.40) for losses in rising], (1.42, 1.35, 1.40))[4] > 0.0
+
+
 def test_gap_alone_is_no_overfitting():
     found = gaps((2.0, 2.0), (1.0, 0.5), (1.0, 0.1), (1.0, 0.01), (1.005, 0.001))
     assert max(found[1:]) < 0.02

@@ -476,6 +476,21 @@ def test_objective_in_another_unit_than_validation_is_no_overfitting(watching, t
     assert "overfitting" not in {alert.rule for alert in seen.backend.of(Alert)}
 
 
+def test_validation_that_rises_is_no_overfitting_within_the_first_steps(watching):
+    """A pass after every step: validation is best at the second one, and worse at all that follow."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.05)
+    with watching(act="process", gradients_every=1) as seen:
+        for _ in range(40):
+            optimizer.zero_grad()
+            F.mse_loss(weight, torch.ones(1)).backward()
+            optimizer.step()
+            with torch.no_grad():
+                F.mse_loss(weight, torch.full((1,), 0.1))
+    (fired, *_) = [alert.step for alert in seen.backend.of(Alert) if alert.rule == "overfitting"]
+    assert 24 <= fired < 30
+
+
 def test_nan_between_two_judgements_changes_nothing_either(watching, training):
     """Of 64 steps one has its turn to be judged; a loss that can be read at once is not waited for."""
     with watching(act="process", gradients_every=64) as seen:
@@ -695,9 +710,9 @@ def test_snapshots_that_do_not_fit_what_the_user_allows_are_refused_and_said(wat
 def test_all_steps_are_judged_before_validation_that_rests_on_them(watching, training, monkeypatch):
     compared, validation = [], Judge.validation
 
-    def comparing(judge, step, loss, accuracy, train_loss, beginning=None):
+    def comparing(judge, step, loss, accuracy, train_loss, beginning=None, **options):
         compared.append(train_loss)
-        return validation(judge, step, loss, accuracy, train_loss, beginning)
+        return validation(judge, step, loss, accuracy, train_loss, beginning, **options)
 
     monkeypatch.setattr(Judge, "validation", comparing)
     losses = []

@@ -15,9 +15,9 @@ from trimtab.types import PhaseSummary
 class Asked(Judge):
     """A judge that remembers what a validation pass was compared with."""
 
-    def validation(self, step, loss, accuracy, train_loss, beginning=None):
+    def validation(self, step, loss, accuracy, train_loss, beginning=None, **options):
         self.train_loss = train_loss
-        return super().validation(step, loss, accuracy, train_loss, beginning)
+        return super().validation(step, loss, accuracy, train_loss, beginning, **options)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationLost, ValidationsSinceBest
+from trimtab.signals.course import BASELINE
 from trimtab.types import GradientReading, Strides, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
@@ -83,17 +84,20 @@ class Judge:
         accuracy: float | None,
         train_loss: float | None,
         beginning: float | None = None,
+        *,
+        settled: bool = True,
     ) -> list[Verdict]:
         """Judge a validation pass.
 
         `train_loss` is the same quantity as `loss`, its mean over the training steps since the pass before, and
-        `beginning` over the first steps of the run: None where the objective itself is that quantity.
+        `beginning` over the first steps of the run: None where the objective itself is that quantity. `settled` is
+        whether there were losses enough (see the property), where each loss is that of a step.
         """
         bench = self._bench("")
         if beginning is None:
             beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
         steady = all(each.steady for name, each in self._benches.items() if name)
-        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady))
+        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady, settled))
         if loss is not None and math.isfinite(loss):
             lost = self._lost.update(loss, beginning)
             for each in self._benches.values():
@@ -101,6 +105,11 @@ class Judge:
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every loss has a baseline."""
+        return all(b.course.count >= BASELINE for name, b in self._benches.items() if name and b.course.count)
 
     def logged(self, step: int, name: str, value: float) -> list[Verdict]:
         """Judge a value that the user logged."""

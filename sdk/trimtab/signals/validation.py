@@ -19,6 +19,7 @@ class Validated(NamedTuple):
     train_loss: float | None
     beginning: float | None = None  # the training loss when the run began
     steady: bool = True  # whether the learning rate is one to train at
+    settled: bool = True  # whether there were losses enough before it to compare with
 
 
 class GeneralizationGap:
@@ -39,7 +40,7 @@ class GeneralizationGap:
       its best had gained less than 0.3 of what training had: then the two are not the same task (a curriculum).
 
     `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
-    two passes.
+    two passes, and 24 losses in the run: where a pass follows each step, the first ones rise before anything is gained.
 
     After Prechelt, "Early stopping - but when?" (1998): generalization loss is the rise over the best validation, and
     several passes in a row tell more than its size.
@@ -69,6 +70,8 @@ class GeneralizationGap:
             self._first = max(loss, train) if result.beginning is None else result.beginning
             return None
         gained = self._first - self._best
+        if not result.settled:
+            return None
         if gained <= 0.0 or gained < LEARNED * (self._first - self._trained) or better > GAINING * gained:
             return 0.0
         gap, rise = loss - train, loss - self._best - self._healed - min(self._luck, LUCK * gained)

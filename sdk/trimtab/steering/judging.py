@@ -85,7 +85,7 @@ class Judging:
         self._train, self._trained = (0.0, 0), set()
         criterion = of_these[0].criterion.take() if of_these else None
         trained = criterion or (total / count if count else None, None)
-        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained)
+        verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained, settled=self._judge.settled)
         self._validations += 1
         if self._validations == MISSING_AFTER and not self._judge.monitored:
             self._say("monitor", self._judge.not_monitored(self._logged))
