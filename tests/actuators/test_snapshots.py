@@ -387,3 +387,23 @@ def test_mend_goes_back_to_where_a_buffer_was_finite():
     snapshots.take(parts, 10)
     assert (snapshots.mend(), snapshots.mend()) == (0, None)
     assert module.spoiled.tolist() == [0] * 3
+
+
+def test_best_has_the_buffers_that_it_is_given_and_the_others_as_they_are():
+    module, parts, snapshots = with_buffers(mean=torch.zeros(3), resized=torch.zeros(3), moment=torch.zeros(3))
+    noted = snapshots.buffers(parts)
+    module.mean += 1
+    module.resized = torch.ones(4)
+    module.moment = torch.ones(3)
+    snapshots.take_best(parts, 10, noted)
+    for buffer in (module.mean, module.resized, module.moment):
+        buffer.fill_(7.0)
+    snapshots.restore_best(parts, 20)
+    assert (module.mean.tolist(), module.resized.tolist(), module.moment.tolist()) == ([0] * 3, [1] * 4, [0] * 3)
+
+
+def test_buffers_are_not_copied_beyond_the_cap():
+    _, parts, snapshots = with_buffers(mean=torch.zeros(3))
+    assert snapshots.buffers(parts)
+    snapshots.cap_bytes = snapshots.bytes + 11
+    assert not snapshots.buffers(parts)

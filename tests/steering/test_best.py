@@ -67,6 +67,25 @@ def test_best_state_is_put_back_in_place_bit_for_bit(watching, training):
     assert "in place of that of step 35" in notice
 
 
+@pytest.mark.parametrize("spoil", [1.0, float("nan")])
+@pytest.mark.parametrize("in_files", [False, True])
+def test_running_statistics_are_put_back_as_they_were_validated(watching, training, tmp_path, spoil, in_files):
+    """The end of a validation shows when training goes on: by then they have learned from the next batch."""
+    norm = torch.nn.BatchNorm1d(8)
+    training.model = torch.nn.Sequential(norm, torch.nn.Linear(8, 3))
+    training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.1)
+    with watching(**NOTHING, snapshot_directory=tmp_path / "snapshots" if in_files else None):
+        training.steps(10)
+        validate(training)
+        best = copy.deepcopy(training.model.state_dict())
+        training.inputs = training.inputs * 2.0 * spoil
+        unlearn(training, 5)
+        validate(training)
+        assert not torch.equal(norm.running_mean, best["0.running_mean"])
+        assert trimtab.restore_best()
+    assert same(training.model.state_dict().values(), best.values())
+
+
 def test_last_validation_counts_although_no_training_follows_it(watching, training):
     with watching(**NOTHING) as seen:
         training.steps(10)

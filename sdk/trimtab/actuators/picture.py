@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from trimtab.actuators.layout import Layout
 from trimtab.actuators.parts import owned_by
 from trimtab.actuators.restoring import Restoring, alike, has_own_memory, put_buffer, put_state
 from trimtab.actuators.saving import contents, is_whole, write
+
+Buffers: TypeAlias = Mapping[tuple[int, str], Tensor]  # by the id of the module and the name
+NO_BUFFERS: Buffers = {}
 
 
 class Pool:
@@ -49,8 +52,12 @@ class Pool:
 class Picture:
     """Copies of the tensors of a layout, in host memory or in a file."""
 
-    def __init__(self, layout: Layout, step: int, pool: Pool, path: Path | None = None) -> None:
+    def __init__(
+        self, layout: Layout, step: int, pool: Pool, path: Path | None = None, buffers: Buffers = NO_BUFFERS
+    ) -> None:
         """Copy what `layout` names. With `path` to that file, loadable with `weights_only=True`.
+
+        `buffers` are copied in place of those that the modules have now, where they are alike.
 
         Cost: reads and writes every byte once. On a CUDA device the copies are ordered with what the device does next,
         and not waited for.
@@ -65,6 +72,9 @@ class Picture:
         self.layout = layout
         self.bytes = sum(map(bytes_of, living))
         self._devices = [tensor.device for tensor in living]
+        for place, index in layout.buffer_places() if buffers else ():
+            if place in buffers and alike(living[index], buffers[place]):
+                living[index] = buffers[place]
         self._path = path
         self._copies: list[Tensor] = []
         with torch.no_grad(), torch._C.DisableTorchFunction():

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import torch
+
 from trimtab.actions import Change, Refused
 from trimtab.actuators import generators
 from trimtab.actuators.averages import Averages
@@ -21,7 +23,7 @@ from trimtab.actuators.layout import Layout, lay_out
 from trimtab.actuators.memory import default_cap
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.pending import is_pending
-from trimtab.actuators.picture import Picture, Pool, bytes_of
+from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
 
 MOST = 8  # snapshots, with the first and the best; more of them reach back no further
@@ -141,15 +143,31 @@ class Snapshots:
         finally:
             self._schedule(step, self._clock() - started, step_s)
 
-    def take_best(self, parts: Parts, step: int) -> None:
+    def buffers(self, parts: Parts) -> Buffers:
+        """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them.
+
+        Raises:
+            Refused: as `take` does.
+        """
+        layout = self._laid_out(parts)
+        living = {place: layout.tensors[index] for place, index in layout.buffer_places()}
+        if self.bytes + sum(map(bytes_of, living.values())) > self.cap_bytes:
+            return {}
+        with torch.inference_mode(False), torch.no_grad():
+            return {place: tensor.detach().to("cpu", copy=True) for place, tensor in living.items()}
+
+    def take_best(self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS) -> None:
         """Keep the state after `step` steps as the best one, in place of the one before.
+
+        `buffers` are kept in place of what they are now. When a validation is known to be over, the model has seen the
+        next batch, and running statistics have learned from it.
 
         Raises:
             Refused: as `take` does.
         """
         former, self._best = self._best, None  # it may make room for the new one
         try:
-            self._best = self._kept[-1] if self.newest == step else self._take(parts, step)
+            self._best = self._kept[-1] if self.newest == step else self._take(parts, step, buffers)
         except Refused:
             self._best = former if former in self._kept else None
             raise
@@ -269,7 +287,7 @@ class Snapshots:
             with contextlib.suppress(OSError):  # somebody else put something there
                 self._directory.rmdir()
 
-    def _take(self, parts: Parts, step: int) -> Snapshot | None:
+    def _take(self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS) -> Snapshot | None:
         """None where the best one takes all the room."""
         layout = self._laid_out(parts)
         size = _size(layout)
@@ -281,7 +299,8 @@ class Snapshots:
             raise Refused(self.refusal)
         if not self._make_room(size):
             return None
-        snapshot = Snapshot(step, self._picture(layout, step), [], generators.states() if self._rng else None)
+        rng = generators.states() if self._rng else None
+        snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng)
         self._kept.append(snapshot)
         return snapshot
 
@@ -319,13 +338,13 @@ class Snapshots:
             self.refusal = str(refused)
             raise
 
-    def _picture(self, layout: Layout, step: int) -> Picture:
+    def _picture(self, layout: Layout, step: int, buffers: Buffers = NO_BUFFERS) -> Picture:
         path = None
         if self._directory is not None:
             self._files += 1
             self._made = self._made or not self._directory.exists()
             path = self._directory / f"snapshot-{step}-{self._files}.pt"
-        picture = Picture(layout, step, self._pool, path)
+        picture = Picture(layout, step, self._pool, path, buffers)
         self._pool.clear()
         return picture
 

@@ -54,8 +54,12 @@ NO_LOSS = (
 class Controller(StepController, Protocol):
     """What judges the run, and may change it."""
 
+    def validating(self) -> None:
+        """The first loss of a validation pass was computed."""
+        ...
+
     def validated(self, summary: PhaseSummary) -> None:
-        """A validation pass is over; the next training step has not begun."""
+        """A validation pass is over; the next training step has been through the model at most."""
         ...
 
 
@@ -86,6 +90,7 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
+        self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.said.samples
         self._criteria.on_change = books.forget_criterion
@@ -278,6 +283,11 @@ class Capture:
         if self._steps.in_backward.stepped:
             self._steps.in_backward.backward_returned(None)
             self._attribution.only = None
+
+    def _validating(self) -> None:
+        started = time.perf_counter()
+        self._controller.validating()
+        self._meter.add(time.perf_counter() - started)
 
     def _validated(self, sums: PassSums, loss: str) -> None:
         if loss:

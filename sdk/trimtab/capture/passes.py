@@ -52,6 +52,7 @@ class Passes:
         self.evaluates: Callable[[], bool] = lambda: False  # whether a model is in eval mode
         self.hears_steps = False  # whether steps are announced, so that it can wait for them
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
+        self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
         self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
@@ -170,6 +171,8 @@ class Passes:
         steady, self.steady = self.steady, None
         if steady is not None and steady.samples:
             self._source = steady
+        if not self._gap:
+            self.on_validating()
         gap = self._gap.get(loss)
         if gap is None:
             gap = self._gap[loss] = Gap(rank)

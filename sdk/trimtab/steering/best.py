@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
+from trimtab.actuators.picture import NO_BUFFERS, Buffers
 from trimtab.rules.judge import Judge
 
 DRY = (
@@ -32,13 +33,13 @@ class Best:
         self._value = 0.0  # of what is monitored, at the best
         self._in_place = -1  # the step at which the best state was put back
 
-    def keep(self, step: int) -> None:
-        """The newest monitored value is the best so far: keep the state that it was measured of.
+    def keep(self, step: int, buffers: Buffers = NO_BUFFERS) -> None:
+        """The newest monitored value is the best so far: keep the state that it was measured of, with `buffers`.
 
         Raises:
             Refused: as `Snapshots.take_best` does.
         """
-        self._actuators.snapshots.take_best(self._actuators.parts(), step)
+        self._actuators.snapshots.take_best(self._actuators.parts(), step, buffers)
         self._value = self._judge.newest
 
     def restore(self, step: int) -> int | None:

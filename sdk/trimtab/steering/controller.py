@@ -231,12 +231,17 @@ class Controller:
         self._judge.contest.backward(label, loss)
         self._execution.cycle.backward(label, cleared=cleared)
 
+    def validating(self) -> None:
+        """The first loss of a validation pass was computed."""
+        if self._acts:
+            self._keeping.validating()
+
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
         step = self._books.steps_written()
         verdicts = self._judging.validation(step, summary)
         if self._acts:
-            self._keeping.monitored(step)
+            self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
 
     def logged(self, values: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
+from trimtab.actuators.picture import NO_BUFFERS, Buffers
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
 from trimtab.sample.pace import Pace
@@ -47,6 +48,7 @@ class Keeping:
         self._replay = replay
         self._clock = clock
         self._taken_at: float | None = None
+        self._buffers: Buffers = {}  # while a validation is under way, those that it began with
 
     def met(self, step: int) -> None:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
@@ -66,14 +68,27 @@ class Keeping:
         if self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
             self._taken_at = self._clock()
 
-    def monitored(self, step: int) -> None:
-        """The monitored value of the weights after `step` steps has been judged."""
+    def validating(self) -> None:
+        """A validation begins. It is over when training goes on, which has changed running statistics by then."""
+        if self._ranks is None or self._ranks.leads:
+            self._try(self._note_buffers)
+
+    def validated(self, step: int) -> None:
+        """The validation of the weights after `step` steps has been judged."""
+        buffers, self._buffers = self._buffers, {}
+        self.monitored(step, buffers)
+
+    def monitored(self, step: int, buffers: Buffers = NO_BUFFERS) -> None:
+        """The monitored value of the weights after `step` steps has been judged. `buffers` are those it was of."""
         if self._judge.improved and (self._ranks is None or self._ranks.leads):
-            self._try(lambda: self.best.keep(step))
+            self._try(lambda: self.best.keep(step, buffers))
 
     def age_s(self, now: float) -> float | None:
         """Of the newest state to go back to, in seconds; None where there is none but the first."""
         return None if self._taken_at is None else now - self._taken_at
+
+    def _note_buffers(self) -> None:
+        self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
 
     def _is_due(self, step: int) -> bool:
         if self._replay is not None:
