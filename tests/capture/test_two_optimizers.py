@@ -1,6 +1,7 @@
 """A loss belongs to the optimizers whose parameters its graph reaches."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -39,6 +40,38 @@ class Gan:
 @pytest.fixture
 def gan():
     return Gan()
+
+
+def train_in_rounds_of_four_calls(gan):
+    """Every fourth call of the loss is about what is real, and so would those be that are read. All is taken for it."""
+
+    def loss(samples, label):
+        logits = gan.discriminator(samples)
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+    nn.init.zeros_(gan.discriminator.weight)
+    nn.init.ones_(gan.discriminator.bias)
+    gan.of_discriminator.param_groups[0]["lr"] = 0.0
+    for _ in range(40):
+        gan.of_discriminator.zero_grad()
+        ((loss(gan.real, 1.0) + loss(gan.generator(gan.noise).detach(), 0.0)) / 2).backward()
+        gan.of_discriminator.step()
+        for _ in range(2):
+            gan.of_generator.zero_grad()
+            loss(gan.generator(gan.noise), 1.0).backward()
+            gan.of_generator.step()
+
+
+def test_accuracy_of_a_step_is_over_all_calls_of_its_loss(watching, gan):
+    with watching(gradients_every=None) as seen:
+        train_in_rounds_of_four_calls(gan)
+    assert {step.accuracy for step in seen.steps("0")} - {None} == {0.5}
+
+
+def test_labels_are_counted_over_all_calls_of_a_step(watching, gan):
+    with watching(act="process", policies=[]) as seen:  # so that each step is judged at once
+        train_in_rounds_of_four_calls(gan)
+    assert seen.steps("0")[-1].loss_at_chance == pytest.approx(math.log(2), rel=0.02)
 
 
 def test_gan_with_backward_and_step_in_turn(watching, gan):

@@ -144,6 +144,23 @@ def test_training_accuracy_is_taken_on_sampled_steps(watching, model, optimizer,
     assert seen.steps()[0].accuracy == 0.5
 
 
+def test_training_accuracy_is_known_beside_an_attack_of_several_steps(watching, model, optimizer, inputs, labels):
+    accuracies = []
+    with watching(gradients_every=None) as seen:
+        for _ in range(3):
+            moved = inputs.clone()
+            for _ in range(7):  # each eighth call is the first of an attack
+                moved.requires_grad_()
+                F.cross_entropy(model(moved), labels).backward()
+                moved = (moved + 0.5 * moved.grad.sign()).detach()
+            optimizer.zero_grad()
+            logits = model(moved)
+            F.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            accuracies.append((logits.argmax(1) == labels).float().mean().item())
+    assert [step.accuracy for step in seen.steps()] == pytest.approx(accuracies)
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_own_criterion_is_taken_when_it_is_named(watching, model, inputs, by_name):
     class Own(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -16,12 +17,13 @@ from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, Mark, News, Said
-from trimtab.sample.chance import next_call, tally
+from trimtab.sample.chance import TALLIES, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
+LOOKS_TOGETHER = 64  # at predictions in one step
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
@@ -55,18 +57,20 @@ class Criteria:
         self._eval_mode_backwards = 0
         self.awaits_step = False  # whether the newest backward is one more of them if a step follows
         self._calls = 0
-        self._look_at = 0  # the call on which predictions are looked at next
-        self._tally_at: float = 0  # ... and labels counted
+        self._look = _WholeSteps()  # at predictions
+        self._looked_for = 0.0  # seconds, in the step under way
+        self._tally = _WholeSteps()  # of labels
         self._tallies = 0  # calls whose labels were counted
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
         if output.is_meta:  # shapes only: a model is built, or its size measured
             return
-        is_usual = loss is self._plain and self._tally_at > self._calls < self._look_at
+        is_usual = loss is self._plain and self._tally.at > self._calls < self._look.at
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
+                self._pass_over(loss)
                 self._output = weakref.ref(output)
                 if self._passes.batch_samples:
                     self._called = True
@@ -159,7 +163,7 @@ class Criteria:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
         plain = self._plain
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
-        return min(self._look_at, self._tally_at) - self._calls if looks else math.inf
+        return min(self._look.at, self._tally.at) - self._calls if looks else math.inf
 
     def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0, *, is_trained: bool = False) -> None:
         """The ordinary loss was called, where there is one.
@@ -173,6 +177,15 @@ class Criteria:
         self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)
+            if self._plain is not None:
+                self._pass_over(self._plain)
+
+    def end_step(self) -> None:
+        """A step is over, before what was said for it is taken."""
+        if self._look.end():
+            self._end_look()
+        if self._tally.end() and self._tally.at < math.inf:
+            self._tally.at = next_call(self._calls - 1, self._tallies)
 
     def take(self) -> News:
         """What the calls since the last step said, then forget it."""
@@ -198,32 +211,48 @@ class Criteria:
         self._called = True
         self._calls += 1
         primary = loss.classes is not None and loss.name == self._primary
-        if primary and self._calls > self._tally_at:
-            self._tally(call)
-        due = primary and self._calls > self._look_at
+        if primary and self._tally.is_due(self._calls):
+            self._count_labels(call)
+        due = primary and self._look.is_due(self._calls)
         if self._is_objective and not due:
             return
         if not self._is_objective and loss.name == self._primary:
             self.said.values.append(criterion(call))
         if due:
-            self._look_at = self._spacing.after(self._calls - 1)
-            started = self._clock()
-            found = predictions(call)
-            self._spacing.cost(self._clock() - started)
-            if found is not None:
-                self.said.predictions.append(found)
+            self._look_at(call)
 
-    def _tally(self, call: LossCall) -> None:
+    def _look_at(self, call: LossCall) -> None:
+        started = self._clock()
+        found = predictions(call)
+        self._looked_for += self._clock() - started
+        if found is not None:
+            self.said.predictions.append(found)
+        if found is None or self._look.calls == LOOKS_TOGETHER:
+            self._look.stop()
+            self._end_look()
+
+    def _end_look(self) -> None:
+        self._look.at = self._spacing.after(self._calls - 1)
+        self._spacing.cost(self._looked_for)
+        self._looked_for = 0.0
+
+    def _count_labels(self, call: LossCall) -> None:
         found = tally(call)
         if found is None:
-            self._tally_at = math.inf
+            self._tally.at = math.inf
             return
         self._tallies += 1
-        self._tally_at = next_call(self._calls - 1, self._tallies)
         self.said.labels.append(found)
+        if self._tallies >= TALLIES:
+            self._tally.at = math.inf
 
     def _tally_anew(self) -> None:
-        self._tallies, self._tally_at = 0, self._calls
+        self._tallies, self._tally = 0, _WholeSteps(self._calls)
+
+    def _pass_over(self, loss: Loss) -> None:
+        """A call was ordinary, of which nothing was read."""
+        if loss.name == self._primary:
+            self._look.is_passed = self._tally.is_passed = True
 
     def _count(self, samples: int) -> None:
         self.said.samples += samples
@@ -271,6 +300,36 @@ class Criteria:
         if not self._passes.is_fed:
             return self._origins.of(target)
         return self._origins.of(None) if self._passes.is_at_first_batch else None
+
+
+@dataclass(slots=True, eq=False)
+class _WholeSteps:
+    """Steps of which all calls are read, or none: of two in a step, for what is real and what is faked, one misleads.
+
+    `at` is the call from which on the next such step may begin.
+    """
+
+    at: float = 0
+    calls: int = 0  # that were read of the step under way
+    is_passed: bool = False  # whether one of it was not
+
+    def is_due(self, call: int) -> bool:
+        """Whether the call of that number, from 1, is read."""
+        if self.is_passed or call <= self.at:
+            self.is_passed = True
+            return False
+        self.calls += 1
+        return True
+
+    def stop(self) -> None:
+        """Read no more of the step under way."""
+        self.calls, self.is_passed = 0, True
+
+    def end(self) -> bool:
+        """The step is over: whether any of it was read."""
+        was_read = self.calls > 0
+        self.calls, self.is_passed = 0, False
+        return was_read
 
 
 def _is_being_traced() -> bool:

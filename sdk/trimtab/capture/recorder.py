@@ -74,6 +74,7 @@ class Recorder:
         passes.samples = said.samples = 0
         passes.wait_s = 0.0
         said.marked = NOTHING
+        self._criteria.end_step()
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if said.has_news:
