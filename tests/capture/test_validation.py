@@ -49,6 +49,25 @@ def test_training_in_eval_mode_is_training(watching, model, optimizer, inputs, l
     assert seen.steps()[-1].accuracy is not None
 
 
+def test_attack_in_eval_mode_is_no_validation(watching, model, optimizer, inputs, labels):
+    """As in TRADES, which asks `torch.autograd.grad` for the gradient of the inputs."""
+    with watching() as seen:
+        for _ in range(3):
+            model.eval()
+            moved = inputs.clone()
+            for _ in range(2):
+                moved.requires_grad_()
+                (gradient,) = torch.autograd.grad(F.cross_entropy(model(moved), labels), moved)
+                moved = (moved + 0.1 * gradient.sign()).detach()
+            model.train()
+            optimizer.zero_grad()
+            F.cross_entropy(model(moved), labels).backward()
+            optimizer.step()
+    assert [step.samples for step in seen.steps()[1:]] == [len(inputs)] * 2  # the model is met at the first step
+    assert seen.validations == []
+    assert seen.epochs == []
+
+
 def test_validation_loss_is_weighted_by_samples(watching, model, inputs, labels):
     with watching() as seen, torch.no_grad():
         whole = F.cross_entropy(model(inputs), labels).item()

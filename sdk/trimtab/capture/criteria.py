@@ -32,7 +32,8 @@ class Criteria:
     """Sorts calls of loss functions into training and validation.
 
     Without grad, or on a model in eval mode, it is validation. A loss with grad on a model in eval mode is held until
-    it is known whether backward is called on it: some people train that way.
+    it is known whether backward is called on it: some people train that way. Attacks ask `torch.autograd.grad` for the
+    gradient of their inputs: such a loss is neither.
     """
 
     def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
@@ -52,7 +53,7 @@ class Criteria:
         self._is_sum = False  # ... or on the very sum over samples
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
-        self._undecided: dict[str, _Judged] = {}  # by loss function, of one batch
+        self._undecided: dict[str, _Undecided] = {}  # by loss function, of one batch
         self._origins = Origins()
         self._eval_mode_backwards = 0
         self.awaits_step = False  # whether the newest backward is one more of them if a step follows
@@ -88,17 +89,17 @@ class Criteria:
                 self._validate(loss, output, args)
         elif in_eval_mode:
             self._remember(loss, output, args)
-            self._undecided[loss.name] = self._judged(loss.call(output, args))
+            self._undecided[loss.name] = _Undecided(self._judged(loss.call(output, args)), output)
             self._plain = None
         elif output.requires_grad:
             self._train(loss, output, args)
 
     def decide(self) -> None:
-        """Held losses that no backward was called on are validation."""
+        """Held losses that nothing was differentiated through are validation."""
         undecided, self._undecided = self._undecided, {}
-        for name, judged in undecided.items():
-            if name in self._trained:
-                self._passes.validated(*judged, loss=name, rank=self._rank(name))
+        for name, held in undecided.items():
+            if name in self._trained and not held.is_differentiated:
+                self._passes.validated(*held.judged, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
     def backward(self, tensor: Any) -> None:
@@ -300,6 +301,19 @@ class Criteria:
         if not self._passes.is_fed:
             return self._origins.of(target)
         return self._origins.of(None) if self._passes.is_at_first_batch else None
+
+
+class _Undecided:
+    """A loss with grad, on a model in eval mode."""
+
+    def __init__(self, judged: _Judged, output: Tensor) -> None:
+        self.judged = judged
+        self.is_differentiated = False
+        if output.grad_fn is not None:
+            output.grad_fn.register_prehook(self._note)  # which tells of `torch.autograd.grad` too
+
+    def _note(self, _gradients: Any) -> None:
+        self.is_differentiated = True
 
 
 @dataclass(slots=True, eq=False)
