@@ -21,7 +21,7 @@ from trimtab.actuators import generators
 from trimtab.actuators.averages import Averages
 from trimtab.actuators.layout import Layout, lay_out
 from trimtab.actuators.memory import default_cap
-from trimtab.actuators.parts import Parts
+from trimtab.actuators.parts import Parts, buffers_of
 from trimtab.actuators.pending import is_pending
 from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
@@ -144,17 +144,15 @@ class Snapshots:
             self._schedule(step, self._clock() - started, step_s)
 
     def buffers(self, parts: Parts) -> Buffers:
-        """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them.
-
-        Raises:
-            Refused: as `take` does.
-        """
-        layout = self._laid_out(parts)
-        living = {place: layout.tensors[index] for place, index in layout.buffer_places()}
+        """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them."""
+        if self.refusal is not None:
+            return {}
+        found = buffers_of(self._averages.added_to(parts))
+        living = {(id(module), name): buffer for _, module, name, buffer in found if buffer is not None}
         if self.bytes + sum(map(bytes_of, living.values())) > self.cap_bytes:
             return {}
         with torch.inference_mode(False), torch.no_grad():
-            return {place: tensor.detach().to("cpu", copy=True) for place, tensor in living.items()}
+            return {place: tensor.detach().clone() for place, tensor in living.items()}
 
     def take_best(self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS) -> None:
         """Keep the state after `step` steps as the best one, in place of the one before.

@@ -71,7 +71,7 @@ class Keeping:
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
         if self._ranks is None or self._ranks.leads:
-            self._try(self._note_buffers)
+            self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
 
     def validated(self, step: int) -> None:
         """The validation of the weights after `step` steps has been judged."""
@@ -86,9 +86,6 @@ class Keeping:
     def age_s(self, now: float) -> float | None:
         """Of the newest state to go back to, in seconds; None where there is none but the first."""
         return None if self._taken_at is None else now - self._taken_at
-
-    def _note_buffers(self) -> None:
-        self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
 
     def _is_due(self, step: int) -> bool:
         if self._replay is not None:
