@@ -147,7 +147,7 @@ class Watched:
         """Where it is written when gradients are sampled, rules judged and predictions looked at next."""
         tracked = self._capture._steps._roster
         due = [(each, name) for each in tracked for name in ("sample_at", "judge_at")]
-        return [*due, (self._capture._criteria, "_look_at")]
+        return [*due, (self._capture._criteria._look, "at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""

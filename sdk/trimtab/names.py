@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimtab import facts
-
 LONGEST = 128
 RESERVED = (".", "..", "targets")  # the last is where runs leave files for Prometheus
 EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them, and not 'targets'"
@@ -57,6 +55,8 @@ def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str 
     that is not watched is never waited for; a store that does not answer is given up after ten seconds. Ranks that
     were started without a launcher ask the store of their process group.
     """
+    from trimtab import facts  # which loads torch
+
     unannounced = all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ))
     if unannounced and facts.group() is None:
         return name, None

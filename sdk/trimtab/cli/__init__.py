@@ -63,8 +63,8 @@ def main() -> None:
     except TrimtabError as error:
         print(f"trimtab: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        sys.exit(FAULT)
+        raise SystemExit(FAULT) from error
     # A watched program runs here, out of reach of click, which would take Ctrl-C and EOFError for its own.
     sys.exit(outcome() if callable(outcome) else outcome)
