@@ -87,6 +87,37 @@ def test_model_that_the_user_named_comes_first(model):
     assert models.names(model.parameters())[0] == ("0.weight", 0)
 
 
+def test_mode_is_that_of_the_model_within_what_wraps_it(model):
+    models, wrapped = Models(), Wrapper("net", Wrapper("module", model))
+    models.search(wrapped.parameters())
+    assert not models.any_in_eval_mode()
+    model.eval()
+    assert wrapped.training
+    assert models.any_in_eval_mode()
+    wrapped.train()
+    assert not models.any_in_eval_mode()
+    wrapped.eval()
+    assert models.any_in_eval_mode()
+
+
+def test_mode_is_that_of_all_that_is_trained_by_several_optimizers(model):
+    models, both = Models(), nn.ModuleDict({"generator": model, "discriminator": nn.Linear(2, 1)})
+    for part in both.values():
+        models.search(part.parameters())
+    model.eval()
+    assert not models.any_in_eval_mode()
+    both.eval()
+    assert models.any_in_eval_mode()
+
+
+def test_mode_of_the_model_within_is_not_asked_for_what_is_trained_no_more(model):
+    models, wrapped, other = Models(), Wrapper("net", model), nn.Linear(2, 1)
+    models.search([*wrapped.parameters(), *other.parameters()])
+    wrapped.eval()
+    models.keep(other.parameters())
+    assert not models.any_in_eval_mode()
+
+
 def test_models_are_not_kept_alive(model):
     models = Models()
     local = nn.Linear(2, 1)

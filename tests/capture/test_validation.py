@@ -38,6 +38,29 @@ def test_loss_of_a_model_in_eval_mode_is_validation_though_grad_is_on(watching, 
     assert len(seen.steps()) == 1
 
 
+class WithLoss(nn.Module):
+    """A model and its loss in one module, as it is given to the optimizer."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs, labels):
+        return F.cross_entropy(self.model(inputs), labels)
+
+
+def test_loss_of_a_model_in_eval_mode_is_validation_though_what_wraps_it_is_not(watching, model, inputs, labels):
+    wrapped = WithLoss(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    with watching() as seen:
+        wrapped(inputs, labels).backward()
+        optimizer.step()
+        model.eval()
+        loss = wrapped(inputs, labels).item()
+    (validation,) = seen.validations
+    assert validation.loss == pytest.approx(loss)
+
+
 def test_training_in_eval_mode_is_training(watching, model, optimizer, inputs, labels):
     with watching() as seen:
         model.eval()

@@ -18,6 +18,7 @@ class Models:
 
     def __init__(self) -> None:
         self._roots: list[weakref.ref[nn.Module]] = []
+        self._cores: list[weakref.ref[nn.Module]] = []  # of each of these, what is asked for its mode
         self._averages: list[weakref.ref[nn.Module]] = []
         self.before_change: Callable[[], object] = lambda: None
         self._named: dict[str, weakref.ref[Tensor]] = {}  # so that no two living parameters share a name
@@ -27,6 +28,7 @@ class Models:
         self.before_change()
         if all(root() is not model for root in self._roots):
             self._roots.insert(0, weakref.ref(model))
+            self._cores.insert(0, weakref.ref(model))
 
     def add_average(self, average: nn.Module) -> None:
         """A copy that follows a model, and trains nothing."""
@@ -43,8 +45,12 @@ class Models:
         Of those alone that came to be a short while ago, where it is not to be done `everywhere`: 1 ms.
         """
         wanted = {id(p) for p in parameters}
-        for root in self._alive():
-            wanted -= set(map(id, _parameters(root)))
+        for index, root in enumerate(self._alive()):
+            held = wanted.intersection(map(id, _parameters(root)))
+            wanted -= held
+            core = self._cores[index]()
+            if held and core is not None:
+                self._cores[index] = weakref.ref(_core(root, held.union(map(id, _parameters(core)))))
         if not wanted:
             return
         holders = []
@@ -58,12 +64,15 @@ class Models:
             held = wanted.intersection(map(id, _parameters(module)))
             if held:
                 self._roots.append(weakref.ref(module))
+                self._cores.append(weakref.ref(_core(module, held)))
                 wanted -= held
 
     def keep(self, parameters: Iterable[Tensor]) -> None:
         """Forget the models that hold none of `parameters`: they are trained no more, and may be in eval mode."""
         self.before_change()
-        self._roots = [weakref.ref(model) for model in self.holding(parameters)]
+        kept = [id(model) for model in self.holding(parameters)]
+        known = [pair for pair in zip(self._roots, self._cores, strict=True) if id(pair[0]()) in kept]
+        self._roots, self._cores = [root for root, _ in known], [core for _, core in known]
 
     def names(self, parameters: Iterable[Tensor]) -> list[tuple[str, int]]:
         """A name, and the place in its model's own order, for each parameter.
@@ -105,8 +114,8 @@ class Models:
 
     def any_in_eval_mode(self) -> bool:
         """Whether a known model is in eval mode. 0.1 us."""
-        for root in self._roots:
-            model = root()
+        for core in self._cores:
+            model = core()
             if model is not None and not model.training:
                 return True
         return False
@@ -114,12 +123,13 @@ class Models:
     def only(self) -> Callable[[], Any] | None:
         """Gives the only model known, or something in training mode where there is none. None where there are more."""
         self._alive()
-        if len(self._roots) > 1:
+        if len(self._cores) > 1:
             return None
-        return self._roots[0] if self._roots else _always_training
+        return self._cores[0] if self._cores else _always_training
 
     def _alive(self) -> list[nn.Module]:
-        self._roots = [root for root in self._roots if root() is not None]
+        known = [pair for pair in zip(self._roots, self._cores, strict=True) if pair[0]() is not None]
+        self._roots, self._cores = [root for root, _ in known], [core for _, core in known]
         return [model for root in self._roots if (model := root()) is not None]
 
 
@@ -146,6 +156,20 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
 def _parameters(module: nn.Module) -> Iterator[Tensor]:
     for each in _modules(module):
         yield from (p for p in each.__dict__.get("_parameters", {}).values() if p is not None)
+
+
+def _core(root: nn.Module, wanted: set[int]) -> nn.Module:
+    """The innermost module that holds all of `wanted`, which people put into eval mode themselves.
+
+    What is around it may be a loss, which stays in training mode. `eval` of what is around it reaches it too.
+    """
+    inner, seen = [root], set[int]()  # a module may hold what holds it
+    while len(inner) == 1 and id(inner[0]) not in seen:
+        (root,) = inner
+        seen.add(id(root))
+        children = {id(child): child for child in root.__dict__.get("_modules", {}).values() if child is not None}
+        inner = [child for child in children.values() if wanted.issubset(map(id, _parameters(child)))]
+    return root
 
 
 def _unwrapped(name: str) -> str:
