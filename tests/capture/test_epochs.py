@@ -758,6 +758,23 @@ def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, lo
     assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == told
 
 
+def test_validation_by_another_loss_than_training_calls_is_said_to_be_just_that(watching, loop):
+    with watching() as seen:
+        for _ in range(3):
+            for inputs, labels in loop.training:
+                loop.optimizer.zero_grad()
+                F.binary_cross_entropy_with_logits(loop.model(inputs), F.one_hot(labels, 3).float()).backward()
+                loop.optimizer.step()
+            loop.model.eval()
+            with torch.no_grad():
+                for inputs, labels in loop.validation:
+                    F.cross_entropy(loop.model(inputs), labels)
+            loop.model.train()
+    (notice,) = seen.backend.of(Notice)
+    assert "no loss function of torch that training calls" in notice.text
+    assert seen.validations == []
+
+
 def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching, loop):
     with watching() as seen:
         for _ in range(2):

@@ -24,8 +24,9 @@ from trimtab.sample.scalars import Held
 
 UNSEEN_AFTER = 2  # epochs
 UNSEEN = (
-    "After each epoch the model reads a loader in eval mode, and calls no loss function of torch: no validation is "
-    "shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: run.attach(criterion=...)."
+    "After each epoch the model reads a loader in eval mode, and calls no loss function of torch that training calls: "
+    "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
+    "run.attach(criterion=...)."
 )
 
 
