@@ -741,6 +741,56 @@ def own_loss(model, inputs, labels):
     return (model(inputs).softmax(1) - F.one_hot(labels, 3)).square().mean()
 
 
+class Repeated:
+    """Batches without an end, round after round."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __iter__(self):
+        while True:
+            yield from self.sampler
+
+
+class EndlessLoader(DataLoader):
+    """One iterator for all epochs, so that its workers live on."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        object.__setattr__(self, "batch_sampler", Repeated(self.batch_sampler))
+        self.batches = super().__iter__()
+
+    def __len__(self):
+        return len(self.batch_sampler.sampler)
+
+    def __iter__(self):
+        return (next(self.batches) for _ in range(len(self)))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_round_of_a_loader_that_repeats_its_batches_is_an_epoch(watching, loop, fast):
+    training, own = EndlessLoader(data(48 if fast else SAMPLES), batch_size=BATCH, shuffle=True), []
+    validation = EndlessLoader(data(6, seed=2), batch_size=BATCH)
+    with watching() as seen:
+        for _ in range(3):
+            losses = [(loop.step(batch), len(batch[1])) for batch in training]
+            own.append((sum(loss * n for loss, n in losses) / sum(n for _, n in losses), loop.validate(validation)))
+    assert numbers(seen) == [1, 2, 3]
+    assert [epoch.train.samples for epoch in seen.epochs] == [48 if fast else SAMPLES] * 3
+    assert [(epoch.train.loss, epoch.validation.loss) for epoch in seen.epochs] == [pytest.approx(o) for o in own]
+    assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
+
+
+def test_round_of_a_loader_that_repeats_is_an_epoch_without_validation(watching, loop):
+    training = EndlessLoader(data(), batch_size=BATCH, shuffle=True)
+    with watching() as seen:
+        for _ in range(3):
+            for batch in training:
+                loop.step(batch)
+    assert numbers(seen) == [1, 2, 3]
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
 @pytest.mark.parametrize(("epochs", "logs", "told"), [(3, False, 1), (1, False, 0), (3, True, 0)])
 def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, loop, epochs, logs, told):
     with watching() as seen:

@@ -32,14 +32,17 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "samples", "sized", "wait_s",
+        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "repeats", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = weakref.ref(iterator)
         self.loader = Same(iterator._index_sampler)  # of every pass over one DataLoader
         self.data = Same(_data_of(iterator))  # of two loaders over the same samples
-        self.sized = _length(iterator)
+        self.sized, self.repeats = _length(iterator), False
+        if self.sized is None:
+            self.sized = _round(iterator)
+            self.repeats = self.sized is not None  # the iterator goes on after its end, with another pass
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
         self._items, self._rest = _items_of_each(iterator)
@@ -167,7 +170,8 @@ def watch_loaders(patches: Patches, wrap: Callable[[Callable[..., Any]], Callabl
 def pass_of(iterator: Any) -> LoaderPass:
     """The pass that an iterator is in. Kept on the iterator, so that it goes when the iterator goes."""
     current: LoaderPass | None = getattr(iterator, ATTRIBUTE, None)
-    if current is None or (iterator._num_yielded == 1 and current.batches):  # persistent workers reuse the iterator
+    is_over = current is not None and current.repeats and current.complete
+    if current is None or is_over or (iterator._num_yielded == 1 and current.batches):  # persistent workers reuse it
         current = LoaderPass(iterator)
         setattr(iterator, ATTRIBUTE, current)
     return current
@@ -203,6 +207,20 @@ def _length(iterator: Any) -> int | None:
     try:
         return len(iterator)
     except MAY_HAPPEN:  # an iterable dataset, a sampler that cannot tell its length or does not know it yet
+        return None
+
+
+def _round(iterator: Any) -> int | None:
+    """The batches after which an endless sampler begins anew: one that hands out those of a `BatchSampler` for ever.
+
+    Programs that keep their workers over all epochs have such a loader, and take so many batches of it for each.
+    """
+    repeated: Any = getattr(iterator._index_sampler, "sampler", None)
+    if not issubclass(type(repeated), BatchSampler):
+        return None
+    try:
+        return len(repeated) or None
+    except MAY_HAPPEN:
         return None
 
 
