@@ -297,6 +297,27 @@ said()
     assert all(any("lost each other" in notice for notice in rank["notices"]) for rank in ranks)
 
 
+def test_order_that_the_others_never_hear_of_is_answered(in_ranks):
+    """They hear of each other at every 64th step, and the run ends at the 120th."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+import time
+from trimtab.actions import ScaleLearningRate
+from trimtab.steering import control
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=64) as run:
+    for at in range(120):
+        if at == 70 and rank == 0:
+            id = control.send(run.directory, run.id, "adjust", [ScaleLearningRate(0.5)])
+        step()
+        time.sleep(0.03 if at > 70 else 0)
+said(answer=control.answer(run.directory, id).text if rank == 0 else None)
+"""
+    )
+    assert ranks[0]["answer"] == "scale_learning_rate was refused: the run ended first"
+    assert [outcome for *_, outcome, _ in ranks[0]["done"]] == ["refused"]
+
+
 # As with `torch.multiprocessing.spawn`, or Lightning.
 WITHOUT_LAUNCHER = """
 for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"):

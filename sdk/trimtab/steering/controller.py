@@ -33,7 +33,7 @@ from trimtab.steering.execution import Execution, Moment
 from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.orders import Orders
-from trimtab.steering.ranks import ASKED, Ranks, unannounced
+from trimtab.steering.ranks import ASKED, OVER, Ranks, unannounced
 from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
@@ -311,7 +311,9 @@ class Controller:
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
         step = self._books.steps_written()
-        self._execution.withdraw(step, "refused", "the run ended first")
+        self._execution.withdraw(step, "refused", OVER)
+        if self._ranks is not None:
+            self._ranks.close(Moment.after(step))
         if self._orders is not None:
             self._orders.close(step)
         if self._replay is not None and self._replay.left:

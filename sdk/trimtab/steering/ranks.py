@@ -31,6 +31,7 @@ MEETING_S = 30.0  # for every rank to come to its first step, once one has
 PATIENCE_S = 60.0  # with one that is late; whoever waits for it here would have waited in its next backward
 SHARE = 0.0025  # of the step time, that hearing of each other may take: a quarter of the default overhead budget
 ASKED = "act over ranks"
+OVER = "the run ended first"
 LOST = "the ranks have lost each other"
 UNMET = "ranks meet before the first step of an optimizer, and none is seen to step"
 UNANNOUNCED = (
@@ -152,6 +153,12 @@ class Ranks:
     def part(self, reason: str) -> None:
         """The ranks have done different things, as far as they could tell."""
         self._end(f"{reason} Nothing is adjusted any more.")
+
+    def close(self, moment: Moment) -> None:
+        """The run ends: what was decided is not told to the others any more, and not done."""
+        outbox, self._outbox = self._outbox, []
+        for decision, told in outbox:
+            self._execution.leave(decision, moment, "refused", OVER, told)
 
     def _worth_it(self, interval: int, step_s: float | None) -> int:
         while step_s and interval < MOST and self._cost_s < math.inf and self._cost_s > SHARE * interval * step_s:
