@@ -344,6 +344,23 @@ said(place=[run.info.rank, run.info.world_size], name=run.name)
     assert ranks[0]["name"] == ranks[1]["name"]
 
 
+def test_ranks_below_a_launcher_of_a_single_process_are_one_run(in_ranks):
+    """As where `srun` starts one task, which calls `torch.multiprocessing.spawn`."""
+    ranks = in_ranks(
+        TRAINING
+        + WITHOUT_LAUNCHER
+        + """
+os.environ.update(SLURM_STEP_ID="0", SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NTASKS="1")
+with trimtab.watch(run="a", backends=["jsonl"]) as run:
+    step()
+    dist.barrier()
+said(place=[run.info.rank, run.info.world_size], log=run.info.log.name)
+"""
+    )
+    assert [rank["place"] for rank in ranks] == [[0, 2], [1, 2]]
+    assert [rank["log"] for rank in ranks] == ["rank-0.jsonl", "rank-1.jsonl"]
+
+
 def test_nothing_is_adjusted_where_the_process_group_comes_after_the_run_began(in_ranks):
     ranks = in_ranks(
         TRAINING.replace("parallel = DistributedDataParallel(model)\n", "")

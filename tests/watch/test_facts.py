@@ -39,6 +39,8 @@ def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 0, 1)),  # a batch script, of which no step is run by srun
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 2, 4)),
         ({"RANK": "", "WORLD_SIZE": "x"}, (0, 0, 1)),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, (1, 1, 1)),  # started by Lightning
+        ({"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, (0, 0, 1)),  # which says not of how many a node
     ],
 )
 def test_ranks_are_those_of_the_launcher(environ, ranks):
