@@ -171,6 +171,30 @@ said(taken=taken)
     assert [(rank["taken"], [outcome for *_, outcome, _ in rank["done"]]) for rank in ranks] == [(20, ["refused"])] * 2
 
 
+def test_halt_waits_on_every_rank_for_the_one_that_asks(in_ranks):
+    """The first rank asks, now and then, and tells the others."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab.actions import Halt
+rules = [trimtab.Rule("late", signal=lambda loss: float(taken > 25), threshold=0.5)]
+policies = [trimtab.Policy(on="late", ladder=[Halt("enough")])]
+options = {"act": "process", "gradients_every": 1, "on_halt": "unwind", "rules": rules, "policies": policies}
+stop = torch.zeros(1)
+with trimtab.watch(run="a", backends=[backend], **options):
+    for taken in range(100):
+        step()
+        if taken % 20 == 0:
+            stop[0] = rank == 0 and trimtab.should_stop()
+            dist.broadcast(stop, 0)
+            if stop:
+                break
+said(taken=taken)
+"""
+    )
+    assert [rank["taken"] for rank in ranks] == [40, 40]
+
+
 def test_snapshot_that_is_damaged_on_one_rank_is_gone_back_to_by_none(in_ranks):
     ranks = in_ranks(
         TRAINING

@@ -200,8 +200,9 @@ class RunControls:
         if files and of.snapshots.best is not None and not self._pending:
             written, note = self._write_best()
             files.update(written)
-        heard = of.halting.is_heard()
-        of.halting.request(reason)
+        asks = not self._all_ranks(not of.halting.asks)  # often the first alone does, and tells the others
+        heard = asks or of.halting.is_heard()
+        of.halting.request(reason, asks=asks)
         return Change({"halted": False}, {"halted": True if heard else ADVICE, **files}, note)
 
     def _around(self) -> StepControls:

@@ -48,6 +48,11 @@ class Halting:
         self._on_heard: Callable[[], object] = _nothing
 
     @property
+    def asks(self) -> bool:
+        """Whether the loop has ever asked, here or on another rank."""
+        return self._asks
+
+    @property
     def heeded(self) -> bool:
         """Whether a halt was requested, and somebody has heard of it."""
         return self.requested and (self._asks or self._told or self._on_halt == "unwind")
@@ -60,11 +65,14 @@ class Halting:
         """Have `hear` call it, once; in place of what it was given before."""
         self._on_heard = call
 
-    def request(self, reason: str) -> None:
-        """Ask the loop to stop. Costs one scan of the garbage collector's objects where a framework is loaded."""
+    def request(self, reason: str, *, asks: bool = False) -> None:
+        """Ask the loop to stop. Costs one scan of the garbage collector's objects where a framework is loaded.
+
+        `asks`: the loop of another rank has asked, and may tell this one.
+        """
         if self.requested:
             return
-        self.requested, self._reason = True, reason
+        self.requested, self._reason, self._asks = True, reason, self._asks or asks
         if self._on_halt == "unwind":
             self._before_backwards(self.before_backward)
         for owner, flag in _owners():
