@@ -241,6 +241,55 @@ said(scale=backend.of(trimtab.types.Step)[-1].learning_rate)
     assert [rank["scale"] for rank in ranks] == [[0.005], [0.005]]
 
 
+SCALED_BEFORE = """
+from pathlib import Path
+from trimtab.actions import ScaleLearningRate
+options = {"directory": f"runs-{rank}", "run": "a", "gradients_every": 1}
+always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.5)])]
+with trimtab.watch(backends=["jsonl"], act="process", rules=[always], policies=policies, **options):
+    for _ in range(10):
+        step()
+if rank == 1:  # after a move to another node
+    Path("runs-1/a/steering.json").unlink(missing_ok=True)
+    Path("runs-1/a/rank-1.jsonl").unlink()
+"""
+
+
+def test_resumed_run_that_only_watches_has_the_scales_of_the_first_rank_on_all(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + SCALED_BEFORE
+        + """
+with trimtab.watch(backends=[backend], resume=True, **options) as run:
+    for _ in range(10):
+        step()
+last = backend.of(trimtab.types.Step)[-1]
+said(rate=last.learning_rate, at=last.step)
+"""
+    )
+    alike(ranks)
+    assert [(rank["rate"], rank["at"]) for rank in ranks] == [([0.005], 20)] * 2
+
+
+def test_scales_of_before_are_not_taken_on_by_a_rank_that_is_watched_alone(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + SCALED_BEFORE
+        + """
+from contextlib import nullcontext
+from trimtab.steering import ranks
+ranks.MEETING_S = 1.0
+with trimtab.watch(backends=[backend], resume=True, **options) if rank == 0 else nullcontext():
+    for _ in range(10):
+        step()
+said()
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert any("They begin anew, at 1" in notice for notice in ranks[0]["notices"])
+
+
 def test_best_state_that_one_rank_alone_keeps_hinders_no_rollback(in_ranks):
     ranks = in_ranks(
         TRAINING

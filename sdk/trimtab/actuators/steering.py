@@ -174,12 +174,26 @@ class Steering:
         Raises ValueError, TypeError or KeyError for what `state_dict` does not say. Nothing was changed then.
         """
         for saved in state.values():
-            _check(saved)
+            _read(saved)
         for label, saved in state.items():
             if label in self._steered and self._steered[label].optimizers:
                 self._resume(self._steered[label], saved)
             else:
                 self._resumed[label] = saved
+
+    @property
+    def steers(self) -> bool:
+        """Whether anything is, or will be, other than what a run begins with."""
+        return any(_read(saved).rescales or saved["dropout"] is not None for saved in self.state_dict().values())
+
+    def begin_anew(self) -> None:
+        """Forget what `load_state_dict` was given."""
+        self._resumed.clear()
+        for steered in self._steered.values():
+            steered.settings.scale, steered.settings.decay = Scale(), Decay()
+            steered.dropout.put_back()
+            steered.dropout = Dropout()
+            self._reset(steered.label)
 
     def close(self) -> None:
         """Put everything back. The hooks are removed by whoever registered them."""
@@ -202,7 +216,7 @@ class Steering:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
                 models = self.models_of(parameters_of(steered))
                 steered.dropout.set(models, saved["dropout"], lower=saved.get("lower", False))
-        if settings.scale.value != 1.0 or settings.scale.target != 1.0 or settings.decay.changes:
+        if settings.rescales:
             with contextlib.suppress(Refused):
                 self.surround(steered)
 
@@ -214,13 +228,14 @@ class Steering:
         self._say("rate_overwritten", steered.refusal)
 
 
-def _check(saved: Mapping[str, Any]) -> None:
-    """Read everything once, into settings that nobody uses."""
+def _read(saved: Mapping[str, Any]) -> Settings:
+    """As settings that nobody uses."""
     trial, ratio = Settings(), saved["dropout"]
     trial.scale.load(saved["learning_rate"])
     trial.decay.load(saved["weight_decay"])
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(f"dropout {ratio}: this is no ratio")
+    return trial
 
 
 def parameters_of(steered: Steered) -> list[Tensor]:

@@ -29,6 +29,11 @@ class Settings:
     shared_by: int = 1  # optimizers
     _made: set[int] = field(default_factory=set)  # whose update was made since the scale went on
 
+    @property
+    def rescales(self) -> bool:
+        """Whether rates or decays are others than the optimizer's own, or will be."""
+        return self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
+
     def begun(self, updates: Updates) -> None:
         """An update begins. One that was made already begins a new round, though others had none in the last."""
         if id(updates) in self._made:

@@ -211,5 +211,6 @@ def build(
         if world_size > 1 and not together
         else "",
         place=(info.rank, world_size),
+        resumes=config.resume,
     )
     return controller

@@ -38,6 +38,8 @@ from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
+ALONE = "Scales are not those of the run that is resumed: the ranks cannot agree on them. They begin anew, at 1."
+
 
 class Controller:
     """Judges every step of a run, and lets policies and persons act. See `capture.capture.Controller`."""
@@ -59,11 +61,13 @@ class Controller:
         reception: Reception | None = None,
         replay: Replay | None = None,
         place: tuple[int, int] = (0, 1),
+        resumes: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
 
         With `replay` what it says is done, and what policies say is not. `place` is the rank and the number of ranks.
+        `resumes`: the run goes on with one of before.
         """
         self.awaits_steps = False
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
@@ -81,11 +85,13 @@ class Controller:
         self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
         rank, world_size = place
         self._is_alone = world_size == 1  # as far as it was known when the run began
-        self._ranks = (
-            Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down)
-            if acts and world_size > 1 and replay is None
+        self._have_met = False  # all ranks, which then go on from the same scales
+        self._to_meet = (
+            Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down, acts=acts)
+            if (acts or resumes) and world_size > 1 and replay is None
             else None
         )
+        self._ranks = self._to_meet if acts else None  # that all is done together with
         self._take_up = (self._ranks or self._execution).take_up
         self._keeping = Keeping(
             actuators,
@@ -147,8 +153,8 @@ class Controller:
         self.optimizers[label] = weakref.ref(optimizer)
         self._labels.setdefault(label)
         self._actuators.steering.meet(label, optimizer)
-        if self._ranks is not None:
-            self._meet_ranks(self._ranks, optimizer)
+        if self._to_meet is not None:
+            self._meet_ranks(self._to_meet, optimizer)
         elif self._is_alone and (reason := unannounced()):
             self._is_alone = False
             self._be_advisor(reason)
@@ -338,9 +344,11 @@ class Controller:
         steering, step = self._actuators.steering, self._books.steps_written()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         begun = ranks.meet(parameters, {"step": step, "steering": steering.state_dict()})
+        self._have_met = self._have_met or begun is not None
         if begun is not None and not ranks.leads:
             self._books.steps_before += begun["step"] - step
             steering.load_state_dict(begun["steering"])
+            self._execution.steers = self._execution.steers or steering.steers
 
     def _awaits(self) -> bool:
         return self._execution.waits or self._execution.follows_cycle or self._replay is not None
@@ -405,11 +413,22 @@ class Controller:
         """Others train the same weights, and hear nothing of what is done here."""
         if self._acts and self._replay is None:
             self._stand_down(f"{reason} This is a dry run.")
-        elif self._orders is not None:
+            return
+        self._begin_anew()
+        if self._orders is not None:
             self._orders.refusal = reason
+
+    def _begin_anew(self) -> None:
+        """A resumed run, of which another rank may know other scales, or none: it may have a disk of its own."""
+        if not self._have_met and self._actuators.steering.steers:
+            self._actuators.steering.begin_anew()
+            self._say("scales", ALONE)
 
     def _stand_down(self, reason: str) -> None:
         """The ranks cannot adjust together: from here on this is a dry run."""
+        self._begin_anew()
+        if not self._acts:
+            return
         self._say(ASKED, reason)
         self._acts = False
         self._execution.others = None

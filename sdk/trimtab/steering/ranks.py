@@ -49,6 +49,7 @@ class Ranks:
     Args:
         usual_norm: of the gradients of an optimizer, by its label, as rank 0 knows it.
         stand_down: called when nothing can be adjusted together, or not any more.
+        acts: without it they meet, and do nothing together after that.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Ranks:
         guard: Guard,
         usual_norm: Callable[[str], float | None],
         stand_down: Callable[[str], None],
+        *,
+        acts: bool = True,
     ) -> None:
         self.leads = rank == 0
         self.takes_snapshot = False  # whether all are to take one at the end of this step
@@ -70,6 +73,7 @@ class Ranks:
         self._guard = guard
         self._own_norm = usual_norm
         self._stand_down = stand_down
+        self._acts = acts
         self._agreement: Agreement | None = None
         self._have_met = False
         self._over = False
@@ -87,7 +91,7 @@ class Ranks:
             return None
         self._agreement = agreement = self._attempt(lambda: Agreement(self._rank, PATIENCE_S))
         self._have_met = agreement is not None
-        self._execution.others = self if agreement is not None else None
+        self._execution.others = self if agreement is not None and self._acts else None
         return None if agreement is None else self._attempt(lambda: agreement.tell(state))
 
     def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
@@ -176,7 +180,7 @@ class Ranks:
             store = dist.distributed_c10d._get_default_store()  # there is no public way to it
         except (AttributeError, ValueError):
             return "This torch gives no way to tell whether every rank is watched."
-        key = f"trimtab/{next(_runs)}/"
+        key = f"trimtab/{next(_runs)}/{'act' if self._acts else 'watch'}/"
         try:
             store.set(f"{key}{self._rank}", "here")
             store.wait([f"{key}{rank}" for rank in range(self._world_size)], datetime.timedelta(seconds=MEETING_S))
