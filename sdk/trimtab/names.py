@@ -14,6 +14,7 @@ from typing import Any
 
 LONGEST = 128
 RESERVED = (".", "..", "targets")  # the last is where runs leave files for Prometheus
+EACH_ITS_OWN = "Each rank writes a run of its own. Set TRIMTAB_RUN to the same name on every rank to make them one."
 EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them, and not 'targets'"
 
 _VALID = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
@@ -52,21 +53,20 @@ def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str 
     """The one name for all ranks of a job, and what to tell the user where that cannot be had.
 
     Under torchrun the first rank to ask the launcher's store names the run. That needs no process group, so a rank
-    that is not watched is never waited for; a store that does not answer is given up after ten seconds. Ranks that
-    were started without a launcher ask the store of their process group.
+    that is not watched is never waited for; a store that does not answer is given up after ten seconds. All other
+    ranks ask the store of their process group, where they have one by now.
     """
     from trimtab import facts  # which loads torch
 
     unannounced = all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ))
     if unannounced and facts.group() is None:
         return name, None
-    if unannounced or environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        try:
-            store = _store_of_group() if unannounced else _store_of_launcher(environ)
-            return _first(store, name, environ), None
-        except (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError):
-            pass
-    return name, "Each rank writes a run of its own. Set TRIMTAB_RUN to the same name on every rank to make them one."
+    has_launcher = not unannounced and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = _store_of_launcher(environ) if has_launcher else _store_of_group()
+        return _first(store, name, environ), None
+    except (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError):
+        return name, EACH_ITS_OWN
 
 
 def _world_sizes(environ: Mapping[str, str]) -> tuple[str, ...]:

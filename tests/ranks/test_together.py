@@ -417,6 +417,20 @@ said(place=[run.info.rank, run.info.world_size], name=run.name)
     assert ranks[0]["name"] == ranks[1]["name"]
 
 
+def test_ranks_whose_program_sets_their_number_are_one_run(in_ranks):
+    """As where a function that `torch.multiprocessing.spawn` calls sets RANK and WORLD_SIZE."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+with trimtab.watch(backends=["jsonl"]) as run:
+    step()
+said(name=run.name)
+"""
+    )
+    assert ranks[0]["name"] == ranks[1]["name"]
+
+
 def test_ranks_below_a_launcher_of_a_single_process_are_one_run(in_ranks):
     """As where `srun` starts one task, which calls `torch.multiprocessing.spawn`."""
     ranks = in_ranks(
