@@ -106,6 +106,28 @@ said()
     assert any("Not every rank is watched" in notice for notice in ranks[0]["notices"])
 
 
+def test_word_of_a_rank_that_was_started_again_does_not_count(in_ranks):
+    """What torchrun starts again may find the store of before, and one rank of two is not watched this time."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+import itertools
+from contextlib import nullcontext
+from trimtab.steering import ranks
+ranks.MEETING_S, ranks.PATIENCE_S = 1.0, 3.0
+for attempt in (0, 1):
+    os.environ["TORCHELASTIC_RESTART_COUNT"], ranks._runs = str(attempt), itertools.count()
+    is_watched = attempt == 0 or rank == 0
+    with trimtab.watch(run="a", backends=[backend], act="process") if is_watched else nullcontext():
+        for _ in range(10):
+            step()
+said()
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert any("Not every rank is watched" in notice for notice in ranks[0]["notices"])
+
+
 def test_rank_that_is_lost_ends_adjusting_and_not_training(in_ranks):
     ranks = in_ranks(
         TRAINING

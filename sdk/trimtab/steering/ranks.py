@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -175,12 +176,16 @@ class Ranks:
         return Decision(**{**written, "actions": actions})
 
     def _why_alone(self) -> str:
-        """Every rank leaves a word in the store of the process group before it waits for all others in a new one."""
+        """Every rank leaves a word in the store of the process group before it waits for all others in a new one.
+
+        A launcher that starts the ranks again may keep the store, with the words of those before.
+        """
         try:
             store = dist.distributed_c10d._get_default_store()  # there is no public way to it
         except (AttributeError, ValueError):
             return "This torch gives no way to tell whether every rank is watched."
-        key = f"trimtab/{next(_runs)}/{'act' if self._acts else 'watch'}/"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        key = f"trimtab/{attempt}/{next(_runs)}/{'act' if self._acts else 'watch'}/"
         try:
             store.set(f"{key}{self._rank}", "here")
             store.wait([f"{key}{rank}" for rank in range(self._world_size)], datetime.timedelta(seconds=MEETING_S))
