@@ -72,6 +72,35 @@ def test_bad_batch_of_one_rank_is_undone_on_all(poisoned):
     assert [rank["finite"] for rank in poisoned] == [True, True]
 
 
+def test_ranks_that_are_only_watched_have_the_weights_of_the_bare_run(in_ranks):
+    """Each its own: buffers differ from rank to rank. In the end rules fire, of which only word is given."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+from contextlib import nullcontext
+
+def trained(watching):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.1), nn.Linear(16, 3))
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(parallel.parameters(), lr=0.01)
+    with watching:
+        for at in range(120):
+            wanted = labels[half] if at < 90 else 2 - labels[half]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(parallel(inputs[half]), wanted).backward()
+            optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return [value.numpy().tobytes() for value in (*model.state_dict().values(), *states, torch.get_rng_state())]
+
+alike = trained(nullcontext()) == trained(trimtab.watch(run="a", backends=[backend], gradients_every=4))
+outcomes = sorted({a.outcome for a in backend.of(Adjustment)})
+say(alike=alike, steps=backend.of(trimtab.types.Step)[-1].step, outcomes=outcomes)
+"""
+    )
+    assert ranks == [{"alike": True, "steps": 120, "outcomes": ["dry_run"]}] * 2
+
+
 def test_decision_of_the_first_rank_is_carried_out_on_all(in_ranks):
     ranks = in_ranks(
         TRAINING
