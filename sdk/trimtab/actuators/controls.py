@@ -196,11 +196,11 @@ class RunControls:
                 problem = str(refused)
         if not self._all_ranks(not problem):
             raise Refused(problem or "The last state could not be saved by the first rank, which says why.")
+        asks = not self._all_ranks(not of.halting.asks)  # often the first alone does, and tells the others
         note = ""
         if files and of.snapshots.best is not None and not self._pending:
             written, note = self._write_best()
             files.update(written)
-        asks = not self._all_ranks(not of.halting.asks)  # often the first alone does, and tells the others
         heard = asks or of.halting.is_heard()
         of.halting.request(reason, asks=asks)
         return Change({"halted": False}, {"halted": True if heard else ADVICE, **files}, note)
