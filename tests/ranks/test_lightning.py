@@ -1,5 +1,8 @@
 """Lightning starts the other ranks itself, while the run of the first one goes on."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -43,7 +46,13 @@ train()
 
 def test_ranks_that_lightning_starts_go_on_under_the_name_of_the_run(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "program.py"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        errors = first.communicate(timeout=240)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)  # also what it has started
+    assert first.returncode == 0, errors
     found = [logs.read(tmp_path / "runs" / "a" / f"rank-{rank}.jsonl") for rank in (0, 1)]
     assert [sum(step.steps for step in log.steps) for log in found] == [8, 8]
