@@ -7,13 +7,14 @@ import copy
 import json
 import re
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import LoopbackServer
 
 TOKEN = "glsa_0123456789abcdefghijklmnopqrstuv_01234567"
 
 
-class GrafanaServer:
+class GrafanaServer(LoopbackServer):
     """Serves `http://127.0.0.1:<port>/grafana`. `requests` holds every method and path that came with the token."""
 
     def __init__(self):
@@ -33,15 +34,7 @@ class GrafanaServer:
             ("POST", r"/api/annotations", self.post_annotation),
             ("PATCH", r"/api/annotations/(\d+)", self.patch_annotation),
         ]
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._http.server_port}/grafana"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self):
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(self._handler(), "/grafana")
 
     @property
     def writes(self):

@@ -1,28 +1,21 @@
 """Stands between Prometheus and one run after another, under one address, and can fail."""
 
 import http.client
-import threading
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import LoopbackServer
 
 
-class Relay:
+class Relay(LoopbackServer):
     """Serves `url`. `target` is what a scrape is answered with; without one, or while `broken`, a scrape fails."""
 
     def __init__(self):
         self.target = None
         self.broken = False
         self.failed = 0  # scrapes
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._http.server_port}/metrics"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self):
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(self._handler(), "/metrics")
 
     def _answer(self, accept):
         if self.broken or self.target is None:

@@ -6,13 +6,10 @@ it, and what a run says is at its backends within some milliseconds, not within 
 
 import contextlib
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from judged_twice import alerted, firing, in_process
-from relay import Relay
-from servers import Prometheus
 
 import trimtab
 from trimtab.actions import ScaleLearningRate
@@ -21,7 +18,7 @@ from trimtab.rules import trailing
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 
-ACTING = Path(__file__).parents[2] / "deploy" / "prometheus" / "trimtab-acting.rules.yml"
+SCRAPED_EACH = "250ms"
 STEP_S = 0.01
 WINDOW_S = 1.0
 PATIENCE_S = 10.0
@@ -33,23 +30,6 @@ RULES = (
 )
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def relay():
-    relay = Relay()
-    yield relay
-    relay.close()
-
-
-@pytest.fixture(scope="module")
-def ask(relay, program, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("prometheus")
-    program("prometheus")
-    server = Prometheus(directory, [relay.url], interval="250ms", rules=[ACTING])
-    server.until("up", bool)
-    yield server
-    server.close()
 
 
 class Loop:

@@ -2,44 +2,22 @@
 
 import contextlib
 import time
-from pathlib import Path
 
 import pytest
 import rescue_recipes as recipes
 from judged_twice import alerted, counted, in_process
-from relay import Relay
 from rescue_faults import NanInBatch, PoisonedBatch, Rate
 from rescue_loop import Fault, Method, train
-from servers import Prometheus
 
 import trimtab
 from trimtab.testing import RecordingBackend
 
-ROOT = Path(__file__).parents[2]
-ACTING = ROOT / "deploy" / "prometheus" / "trimtab-acting.rules.yml"
+SCRAPED_EACH = "1s"
 pytestmark = pytest.mark.servers
 
 STEP_S = 0.01
 PATIENCE_S = 5.0
 RECIPE = recipes.MLP.but(epochs=5, steps=50, schedule=recipes.constant)
-
-
-@pytest.fixture(scope="module")
-def relay():
-    relay = Relay()
-    yield relay
-    relay.close()
-
-
-@pytest.fixture(scope="module")
-def ask(relay, program, tmp_path_factory):
-    """A Prometheus that scrapes each second, and evaluates the rules that act as often."""
-    directory = tmp_path_factory.mktemp("prometheus")
-    program("prometheus")
-    server = Prometheus(directory, [relay.url], interval="1s", rules=[ACTING])
-    server.until("up", bool)
-    yield server
-    server.close()
 
 
 class Watched(Method):
