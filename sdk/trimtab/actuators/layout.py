@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,12 +76,6 @@ class Layout:
 
     def __bool__(self) -> bool:
         return bool(self.places)
-
-    def buffer_places(self) -> Iterator[tuple[tuple[int, str], int]]:
-        """Module, by id, and name of each buffer that is a tensor, and its index."""
-        for buffer in self.buffers:
-            if buffer.index is not None:
-                yield (id(buffer.module()), buffer.name), buffer.index
 
 
 def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:

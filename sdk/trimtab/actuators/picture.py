@@ -72,9 +72,10 @@ class Picture:
         self.layout = layout
         self.bytes = sum(map(bytes_of, living))
         self._devices = [tensor.device for tensor in living]
-        for place, index in layout.buffer_places() if buffers else ():
-            if place in buffers and alike(living[index], buffers[place]):
-                living[index] = buffers[place]
+        for each in layout.buffers:
+            given = buffers.get((id(each.module()), each.name))
+            if given is not None and each.index is not None and alike(living[each.index], given):
+                living[each.index] = given
         self._path = path
         self._copies: list[Tensor] = []
         with torch.no_grad(), torch._C.DisableTorchFunction():

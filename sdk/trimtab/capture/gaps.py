@@ -118,8 +118,7 @@ class Gaps:
         newest = self._newest
         fed = [each for each in passes if each.source is not None]
         by_name = _called(VALIDATION, fed) or _called(TEST, fed) or _not_called_training(fed) or fed
-        likely = [(each.source, each.sums) for each in by_name if each.source is not None]
-        loaded = [(each.source, each.sums) for each in fed if each.source is not None]
+        likely, loaded = _loaded(by_name), _loaded(fed)
         known = [(source, sums) for source, sums in loaded if source.data in self._data]
         if newest is not None and not known and is_last and newest[0].data() is not None:
             known = [each for each in likely if _are_alike(each, newest)]
@@ -146,6 +145,10 @@ class Gaps:
         if len(rest) == 1:
             return rest[0]
         return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None
+
+
+def _loaded(passes: list[_Pass]) -> list[tuple[LoaderPass, PassSums]]:
+    return [(each.source, each.sums) for each in passes if each.source is not None]
 
 
 def _called(splits: set[str], passes: list[_Pass]) -> list[_Pass]:

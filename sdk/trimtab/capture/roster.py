@@ -6,9 +6,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.optim import Optimizer
 
+from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.tracked import Tracked, parameters_of
@@ -89,7 +90,7 @@ class Roster:
         and end an epoch by that: they have to agree.
         """
         others = [known for known in self if known not in gone]
-        if new.ledger.label in self._former or has_several_ranks():
+        if new.ledger.label in self._former or facts.group() is not None:
             return []
         share = new.share
         is_busy = any(
@@ -119,8 +120,3 @@ class Roster:
 
 def _lowest(taken: set[str]) -> str:
     return next(str(i) for i in range(len(taken) + 1) if str(i) not in taken)
-
-
-def has_several_ranks() -> bool:
-    """Whether other processes train the same."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

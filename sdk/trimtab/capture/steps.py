@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
-from trimtab.capture.roster import Roster, has_several_ranks
+from trimtab.capture.roster import Roster
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
@@ -92,7 +93,7 @@ class Steps:
         (tracked,) = self._roster
         share = tracked.share
         is_second = len(share.losses) == 1 and not share.is_applied and share.thread == get_ident()
-        if is_second and tracked.calls >= tracked.sample_at and not has_several_ranks():
+        if is_second and tracked.calls >= tracked.sample_at and facts.group() is None:
             tracked.first = self._recorder.sample_first(tracked.ledger, tracked.parameters)
 
     def before_step(self, optimizer: Optimizer, gradients_ready: bool) -> None:

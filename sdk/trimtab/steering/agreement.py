@@ -35,11 +35,6 @@ def possible(world_size: int) -> bool:
     return bool(dist.is_available() and dist.is_initialized() and dist.get_world_size() == world_size)
 
 
-def present() -> int:
-    """How many ranks there are, by now."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 class Agreement:
     """One of these in every rank, used by the thread that steps. Every call is a collective.
 

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from trimtab import facts
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
-from trimtab.steering.agreement import MOST, Agreement, possible, present
+from trimtab.steering.agreement import MOST, Agreement, possible
 from trimtab.steering.execution import Execution, Moment, Told
 
 T = TypeVar("T")
@@ -210,8 +211,8 @@ class Ranks:
 
 def unannounced() -> str:
     """Why nothing can be adjusted where a run took itself for one of one rank; empty where it is."""
-    ranks = present()
-    return UNANNOUNCED.format(ranks=ranks) if ranks > 1 else ""
+    group = facts.group()
+    return "" if group is None else UNANNOUNCED.format(ranks=group[1])
 
 
 def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
