@@ -7,6 +7,7 @@ evidence     what is known of a run besides which rules fire
 telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
 execution    carries each decision out at its moment, and records what became of it; `noting` notes every change
 keeping      which states are kept to go back to; `best` is the one at the best validation
+membership   whether this rank is the only one, one of several, or can only watch
 ranks        rank 0 decides and all carry it out; `agreement` is how they talk
 control      what a person asks for, in files; `orders` takes it up
 standing     where scales, budgets, cooldowns and episodes stand; `state` writes that down for a run that is resumed

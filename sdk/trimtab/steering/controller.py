@@ -29,16 +29,14 @@ from trimtab.sample.records import Judged
 from trimtab.sample.scalars import Held
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
-from trimtab.steering.execution import Execution, Moment
+from trimtab.steering.execution import OVER, Execution, Moment
 from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
+from trimtab.steering.membership import Membership
 from trimtab.steering.orders import Orders
-from trimtab.steering.ranks import ASKED, OVER, Ranks, unannounced
 from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
-
-ALONE = "Scales are not those of the run that is resumed: the ranks cannot agree on them. They begin anew, at 1."
 
 
 class Controller:
@@ -78,29 +76,34 @@ class Controller:
         self._actuators = actuators
         self._books, self._pace = books, pace
         self._say = say
-        self._acts = acts
         self._replay = replay
         self.reception = reception  # None where no alerts are taken in
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
-        rank, world_size = place
-        self._is_alone = world_size == 1  # as far as it was known when the run began
-        self._have_met = False  # all ranks, which then go on from the same scales
-        self._to_meet = (
-            Ranks(rank, world_size, self._execution, engine, guard, judge.usual_norm, self._stand_down, acts=acts)
-            if (acts or resumes) and world_size > 1 and replay is None
-            else None
+        self._membership = Membership(
+            place,
+            self._execution,
+            engine,
+            actuators.steering,
+            books,
+            guard,
+            say,
+            judge.usual_norm,
+            acts=acts,
+            resumes=resumes,
+            replays=replay is not None,
+            no_orders=no_orders,
         )
-        self._ranks = self._to_meet if acts else None  # that all is done together with
-        self._take_up = (self._ranks or self._execution).take_up
+        ranks = self._membership.ranks
+        self._take_up = (ranks or self._execution).take_up
         self._keeping = Keeping(
             actuators,
             judge,
             pace,
-            Best(actuators, judge, say, DRY if not acts else "" if self._leads else ELSEWHERE),
+            Best(actuators, judge, say, DRY if not acts else "" if self._membership.leads else ELSEWHERE),
             self.optimizers,
             say,
-            ranks=self._ranks,
+            ranks=ranks,
             replay=replay,
             clock=clock,
         )
@@ -108,9 +111,17 @@ class Controller:
         self._orders = (
             None
             if control is None
-            else Orders(control, self._execution, engine, guard, say, take_up=self._take_up, refusal=no_orders)
+            else Orders(
+                control,
+                self._execution,
+                engine,
+                guard,
+                say,
+                take_up=self._take_up,
+                refusal=lambda: self._membership.no_orders,
+            )
         )
-        self._judging = Judging(judge, books, say, None if self._ranks is None else self._ranks.level)
+        self._judging = Judging(judge, books, say, None if ranks is None else ranks.level)
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
@@ -136,12 +147,12 @@ class Controller:
     @property
     def acts(self) -> bool:
         """Whether anything may come of a verdict but a word."""
-        return self._acts
+        return self._membership.acts
 
     @property
     def judges_at_once(self) -> bool:
         """Whether a bad step may be judged out of turn. Ranks meet where it is the turn of all of them."""
-        return self._ranks is None
+        return self._membership.ranks is None
 
     def open(self) -> None:
         """The run begins."""
@@ -153,12 +164,8 @@ class Controller:
         self.optimizers[label] = weakref.ref(optimizer)
         self._labels.setdefault(label)
         self._actuators.steering.meet(label, optimizer)
-        if self._to_meet is not None:
-            self._meet_ranks(self._to_meet, optimizer)
-        elif self._is_alone and (reason := unannounced()):
-            self._is_alone = False
-            self._be_advisor(reason)
-        if self._acts:
+        self._membership.met(optimizer)
+        if self.acts:
             self._keeping.met(self._books.steps_written())
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
@@ -239,14 +246,14 @@ class Controller:
 
     def validating(self) -> None:
         """The first loss of a validation pass was computed."""
-        if self._acts:
+        if self.acts:
             self._keeping.validating()
 
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
         step = self._books.steps_written()
         verdicts = self._judging.validation(step, summary)
-        if self._acts:
+        if self.acts:
             self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
 
@@ -255,7 +262,7 @@ class Controller:
         step = self._books.steps_written()
         for name, value in values.items():
             verdicts = self._judging.logged(step, name, value)
-            if self._acts:
+            if self.acts:
                 self._keeping.monitored(step)
             self._answer("", verdicts, Moment.after(step))
 
@@ -287,7 +294,7 @@ class Controller:
         if self._replay is not None:
             self._repeat(self._replay, label, Moment.after(step))
         may_write = self._execution.stepped(label, step)
-        if self._acts and may_write and label in self.optimizers:
+        if self.acts and may_write and label in self.optimizers:
             self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
 
@@ -297,7 +304,7 @@ class Controller:
 
     def usual_norm(self, label: str) -> float | None:
         """The norm that the gradients of an optimizer usually have, None while that is not known."""
-        return self._judge.usual_norm(label) if self._ranks is None else self._ranks.usual_norm(label)
+        return self._membership.usual_norm(label)
 
     def restore_best(self) -> bool:
         """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
@@ -318,8 +325,7 @@ class Controller:
         """The run ends: put everything back as the user had it."""
         step = self._books.steps_written()
         self._execution.withdraw(step, "refused", OVER)
-        if self._ranks is not None:
-            self._ranks.close(Moment.after(step))
+        self._membership.close(step)
         if self._orders is not None:
             self._orders.close(step)
         if self._replay is not None and self._replay.left:
@@ -339,17 +345,6 @@ class Controller:
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
 
-    def _meet_ranks(self, ranks: Ranks, optimizer: Optimizer) -> None:
-        """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""
-        steering, step = self._actuators.steering, self._books.steps_written()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        begun = ranks.meet(parameters, {"step": step, "steering": steering.state_dict()})
-        self._have_met = self._have_met or begun is not None
-        if begun is not None and not ranks.leads:
-            self._books.steps_before += begun["step"] - step
-            steering.load_state_dict(begun["steering"])
-            self._execution.steers = self._execution.steers or steering.steers
-
     def _awaits(self) -> bool:
         return self._execution.waits or self._execution.follows_cycle or self._replay is not None
 
@@ -359,7 +354,7 @@ class Controller:
         if self._replay is not None:
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
-        if not self._leads:
+        if not self._membership.leads:
             return
         for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):
             self._take_up(decision, moment)
@@ -394,45 +389,12 @@ class Controller:
         if self.reception is not None:
             self.reception.acceptance.fence()
 
-    @property
-    def _leads(self) -> bool:
-        """Whether this rank decides."""
-        return self._ranks is None or self._ranks.leads
-
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""
-        interval = self._pace.judging_interval(self._acts)
-        if self._ranks is None:
+        interval, ranks = self._pace.judging_interval(self.acts), self._membership.ranks
+        if ranks is None:
             return interval
         step_s, wanted = self._pace.step_s, self._keeping.wanted(moment.step)
-        interval = self._ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=wanted)
+        interval = ranks.proceed(moment, list(self.optimizers), interval, step_s=step_s, snapshot=wanted)
         self.awaits_steps = self._awaits()
         return interval
-
-    def _be_advisor(self, reason: str) -> None:
-        """Others train the same weights, and hear nothing of what is done here."""
-        if self._acts and self._replay is None:
-            self._stand_down(f"{reason} This is a dry run.")
-            return
-        self._begin_anew()
-        if self._orders is not None:
-            self._orders.refusal = reason
-
-    def _begin_anew(self) -> None:
-        """A resumed run, of which another rank may know other scales, or none: it may have a disk of its own."""
-        if not self._have_met and self._actuators.steering.steers:
-            self._actuators.steering.begin_anew()
-            self._say("scales", ALONE)
-
-    def _stand_down(self, reason: str) -> None:
-        """The ranks cannot adjust together: from here on this is a dry run."""
-        self._begin_anew()
-        if not self._acts:
-            return
-        self._say(ASKED, reason)
-        self._acts = False
-        self._execution.others = None
-        self._execution.withdraw(self._books.steps_written(), "refused", reason)
-        self._engine.stand_down()
-        if self._orders is not None:
-            self._orders.refusal = reason

@@ -25,6 +25,7 @@ from trimtab.types import Adjustment, Event, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ATTEMPTS = 50  # to find weights that no graph is waiting for
+OVER = "the run ended first"
 PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
 
 Told: TypeAlias = Callable[[Sequence[Adjustment]], object]

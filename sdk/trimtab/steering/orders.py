@@ -10,7 +10,7 @@ from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
 from trimtab.steering.control import Command, Control
-from trimtab.steering.execution import Execution, Moment, Told
+from trimtab.steering.execution import OVER, Execution, Moment, Told
 from trimtab.types import Adjustment, Outcome
 
 
@@ -19,7 +19,7 @@ class Orders:
 
     Args:
         take_up: how a decision is carried out.
-        refusal: why this run can be paused, but not adjusted or stopped; empty where it can.
+        refusal: says why this run can be paused, but not adjusted or stopped; empty where it can.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Orders:
         say: Callable[[str, str], None],
         *,
         take_up: Callable[[Decision, Moment, Told], object],
-        refusal: str = "",
+        refusal: Callable[[], str],
     ) -> None:
-        self.refusal = refusal
+        self._refusal = refusal
         self._control = control
         self._take_up = take_up
         self._execution = execution
@@ -66,8 +66,8 @@ class Orders:
         for command in given:
             if command.kind in ("pause", "resume"):
                 self._pause(command, step)
-            elif self.refusal or not command.actions:
-                self._record(command, command.kind, step, "refused", self.refusal or "it names nothing to do")
+            elif (refusal := self._refusal()) or not command.actions:
+                self._record(command, command.kind, step, "refused", refusal or "it names nothing to do")
             else:
                 self._take_up(self._decision(command, step), Moment.after(step), self._answering(command))
 
@@ -76,7 +76,7 @@ class Orders:
         if self._open:
             self._open = False
             for command in self._given:
-                self._record(command, command.kind, step, "refused", "the run ended first")
+                self._record(command, command.kind, step, "refused", OVER)
             self._given = []
 
     def _pause(self, command: Command, step: int) -> None:

@@ -19,27 +19,20 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-from trimtab import facts
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
 from trimtab.steering.agreement import MOST, Agreement, possible
-from trimtab.steering.execution import Execution, Moment, Told
+from trimtab.steering.execution import OVER, Execution, Moment, Told
 
 T = TypeVar("T")
 
 MEETING_S = 30.0  # for every rank to come to its first step, once one has
 PATIENCE_S = 60.0  # with one that is late; whoever waits for it here would have waited in its next backward
 SHARE = 0.0025  # of the step time, that hearing of each other may take: a quarter of the default overhead budget
-ASKED = "act over ranks"
-OVER = "the run ended first"
 LOST = "the ranks have lost each other"
 UNMET = "ranks meet before the first step of an optimizer, and none is seen to step"
-UNANNOUNCED = (
-    "There are {ranks} ranks, and this run began as if there were one: initialise torch.distributed before it begins, "
-    "or start it with torchrun."
-)
 SHARDED = ("device_mesh", "_fsdp_flattened")  # what DTensor, and the parameters of FSDP 1, have
 
 _runs = itertools.count()
@@ -207,12 +200,6 @@ class Ranks:
     def _end(self, reason: str) -> None:
         self._over, self._agreement = True, None
         self._stand_down(reason)
-
-
-def unannounced() -> str:
-    """Why nothing can be adjusted where a run took itself for one of one rank; empty where it is."""
-    group = facts.group()
-    return "" if group is None else UNANNOUNCED.format(ranks=group[1])
 
 
 def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
