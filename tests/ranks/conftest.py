@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -20,16 +21,24 @@ def say(**found):
 """
 
 
-@pytest.fixture(scope="module")
-def in_ranks(tmp_path_factory):
-    """Run `program` under torchrun in two ranks; returns what each of them said."""
+@pytest.fixture(scope="session")
+def launcher():
+    command = [sys.executable, Path(__file__).with_name("launcher.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as launcher:
+        yield launcher
+        launcher.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def in_ranks(launcher, tmp_path_factory):
+    """Run `program` in two ranks, as torchrun does; returns what each of them said."""
 
     def run(program, *, after="dist.barrier(); dist.destroy_process_group()"):
         folder = tmp_path_factory.mktemp("ranks")
         (folder / "program.py").write_text("\n".join((PREAMBLE, textwrap.dedent(program), after)))
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run([*torchrun, "program.py"], cwd=folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+        print(folder, file=launcher.stdin, flush=True)
+        status = int(launcher.stdout.readline())
+        assert status == 0, (folder / "output").read_text()
         return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
 
     return run
