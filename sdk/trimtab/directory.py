@@ -57,7 +57,7 @@ def read(directory: Path) -> Written:
 
 def make(run: RunInfo) -> None:
     """Make the run's directory. Raises ConfigError when it cannot be written, or another process is writing it."""
-    probe = run.directory / f".probe-{run.run_id}"
+    probe = run.directory / f".probe-{run.run_id}-{run.rank}"
     try:
         run.directory.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -1,4 +1,4 @@
-"""Names of runs: what is allowed, and what a run is called when nobody named it."""
+"""Names of runs, and their ids: what is allowed, what a run is called when nobody named it, how ranks agree on both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ _VALID = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 _SUFFIX = len("-20261123T021906Z-0000")
 _STORE_TIMEOUT = datetime.timedelta(seconds=10)
 
+_NO_STORE = (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError)  # what asking one may raise
+
 _runs_started = itertools.count()
+_ids_given = Counter[str]()  # by the name of the run
 
 
 def is_valid(name: str) -> bool:
@@ -56,17 +60,36 @@ def agree(name: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str 
     that is not watched is never waited for; a store that does not answer is given up after ten seconds. All other
     ranks ask the store of their process group, where they have one by now.
     """
+    try:
+        return _first(name, f"run/{next(_runs_started)}", environ), None
+    except _NO_STORE:
+        return name, EACH_ITS_OWN
+
+
+def new_id(run: str, environ: Mapping[str, str] = os.environ) -> str:
+    """An id for the run of this name, which no other run has: the same on all ranks, where they can agree on a name.
+
+    But for an elastic restart with as many ranks as before, which torchrun does not count: it goes on under its id.
+    """
+    own, before = os.urandom(8).hex(), _ids_given[run]
+    _ids_given[run] += 1
+    try:
+        return _first(own, f"id/{environ.get('WORLD_SIZE')}/{run}/{before}", environ)
+    except _NO_STORE:
+        return own
+
+
+def _first(word: str, of: str, environ: Mapping[str, str]) -> str:
+    """What the first rank to ask has said: `word`, where that is this one or there is no other."""
     from trimtab import facts  # which loads torch
 
     unannounced = all(environ.get(variable, "1") in ("", "1") for variable in _world_sizes(environ))
     if unannounced and facts.group() is None:
-        return name, None
+        return word
     has_launcher = not unannounced and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    try:
-        store = _store_of_launcher(environ) if has_launcher else _store_of_group()
-        return _first(store, name, environ), None
-    except (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError):
-        return name, EACH_ITS_OWN
+    store = _store_of_launcher(environ) if has_launcher else _store_of_group()
+    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return str(store.compare_set(f"trimtab/{attempt}/{of}", "", word).decode())
 
 
 def _world_sizes(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -84,9 +107,3 @@ def _store_of_group() -> Any:
     from torch.distributed import distributed_c10d
 
     return distributed_c10d._get_default_store()  # there is no public way to it
-
-
-def _first(store: Any, name: str, environ: Mapping[str, str]) -> str:
-    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    key = f"trimtab/run/{attempt}/{next(_runs_started)}"
-    return str(store.compare_set(key, "", name).decode())

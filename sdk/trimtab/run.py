@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import apart, bookends, directory, facts, lifecycle, plugins
+from trimtab import apart, bookends, directory, facts, lifecycle, names, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.bus import Bus
@@ -63,7 +62,7 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         rank, local_rank, world_size = facts.rank_of()
-        self.id = os.urandom(8).hex()
+        self.id = names.new_id(config.run)
         self.directory: Path = config.directory / config.run
         self.info = RunInfo(
             run=config.run,

@@ -302,7 +302,9 @@ def test_ranks_of_torchrun_write_one_run(desk, train, launch):
     done = desk.python(*torchrun, "run", "--run-name", "named", "script.py")
     assert done.returncode == 0, done.stderr
     assert [run.name for run in desk.runs()] == ["named"]
-    assert [desk.record(rank)[-1]["rank"] for rank in (0, 1)] == [0, 1]
+    last = [desk.record(rank)[-1] for rank in (0, 1)]
+    assert [record["rank"] for record in last] == [0, 1]
+    assert last[0]["run_id"] == last[1]["run_id"]
     assert desk.status() == "completed"
 
 

@@ -1,5 +1,6 @@
 import re
 import sys
+from collections import Counter
 from datetime import timedelta
 from types import ModuleType
 
@@ -74,6 +75,27 @@ def test_second_run_of_a_job_gets_a_name_of_its_own():
     agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
     assert names.agree("first", under_torchrun(agent.port)) == ("first", None)
     assert names.agree("second", under_torchrun(agent.port)) == ("second", None)
+
+
+def test_ranks_of_torchrun_have_one_id_for_each_run(monkeypatch):
+    agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    environ = under_torchrun(agent.port)
+    given = []
+    for _ in range(2):
+        monkeypatch.setattr(names, "_ids_given", Counter())  # each rank is a process of its own
+        given.append([names.new_id(run, environ) for run in ("a", "b", "a")])
+    assert given[0] == given[1]
+    monkeypatch.setattr(names, "_ids_given", Counter())
+    started_again = names.new_id("a", {**environ, "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert len({*given[0], started_again}) == 4
+
+
+@pytest.mark.parametrize("environ", [{}, {"WORLD_SIZE": "2"}])
+def test_rank_that_can_ask_no_other_has_an_id_of_its_own(monkeypatch, environ):
+    monkeypatch.setattr(names, "_ids_given", Counter())
+    first = names.new_id("a", environ)
+    monkeypatch.setattr(names, "_ids_given", Counter())
+    assert names.new_id("a", environ) != first
 
 
 @pytest.mark.parametrize(

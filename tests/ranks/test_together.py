@@ -460,12 +460,12 @@ def test_ranks_of_a_process_group_agree_and_are_one_run(in_ranks):
         + """
 with trimtab.watch(backends=[backend], act="process", gradients_every=8) as run:
     train()
-said(place=[run.info.rank, run.info.world_size], name=run.name)
+said(place=[run.info.rank, run.info.world_size], name=run.name, id=run.id)
 """
     )
     assert "applied" in [outcome for *_, outcome, _ in alike(ranks)]
     assert [rank["place"] for rank in ranks] == [[0, 2], [1, 2]]
-    assert ranks[0]["name"] == ranks[1]["name"]
+    assert (ranks[0]["name"], ranks[0]["id"]) == (ranks[1]["name"], ranks[1]["id"])
 
 
 def test_ranks_whose_program_sets_their_number_are_one_run(in_ranks):
