@@ -1,4 +1,4 @@
-"""What a run tells torch.compile to leave alone is compiled again when the run is over."""
+"""What torch.compile is to leave alone, it does; and it is compiled again when the run is over."""
 
 import subprocess
 import sys
@@ -36,3 +36,38 @@ def test_a_step_is_compiled_as_ever_after_the_run(tmp_path):
         return done.stdout.splitlines()[-1]
 
     assert compiled("watched before") == compiled("never watched")
+
+
+STEADY = """
+    import torch
+    import trimtab
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    inputs, labels = torch.randn(64, 8), torch.randint(3, (64,))
+
+    @torch.compile(backend="aot_eager")
+    def train_step(inputs, labels):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    with trimtab.watch(backends=["jsonl"]):
+        for at in range(60):
+            batch = torch.randint(64, (16,))
+            train_step(inputs[batch], labels[batch])
+            if at == 9:
+                from torch._dynamo.utils import counters
+                warm = dict(counters["frames"])
+    print(counters["frames"]["total"] - warm["total"])
+"""
+
+
+@pytest.mark.slow
+def test_steps_after_the_first_ones_compile_nothing_of_ours(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(STEADY)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"

@@ -78,11 +78,13 @@ def watch_backward(
     patches.replace(torch.autograd, "backward", wrap(original, keep_out(backward, calls_user_code=True)))
 
 
+@keep_out
 def _kept(given: Any) -> Any:
     """What can be gone through once is kept: backward is to find it whole."""
     return tuple(given) if isinstance(given, Iterator) else given
 
 
+@keep_out
 def _is_overridden(tensors: Any, inputs: Any) -> bool:
     """Whether a subclass or a mode is asked what backward is to do. Where it calls backward, that is the one."""
     if type(tensors) is Tensor and inputs is None:

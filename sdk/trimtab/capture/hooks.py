@@ -118,6 +118,7 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
     return keep_out(backward, calls_user_code=True)
 
 
+@keep_out
 def _may_be_loss(lane: Lane, tensors: Any) -> bool:
     """Whether it can be what is trained on, in a loop that calls no loss function. If not, another backward follows."""
     return type(tensors) is Tensor and tensors.is_cpu and tensors.numel() == 1 and lane.thread == get_ident()
