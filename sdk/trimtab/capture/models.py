@@ -6,19 +6,25 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
+class _Known(NamedTuple):
+    """A model, and the part of it that is asked for its mode."""
+
+    root: weakref.ref[nn.Module]
+    core: weakref.ref[nn.Module]
+
+
 class Models:
     """The models whose parameters are trained. Holds them weakly: a user may drop a model in the middle of a run."""
 
     def __init__(self) -> None:
-        self._roots: list[weakref.ref[nn.Module]] = []
-        self._cores: list[weakref.ref[nn.Module]] = []  # of each of these, what is asked for its mode
+        self._known: list[_Known] = []
         self._averages: list[weakref.ref[nn.Module]] = []
         self.before_change: Callable[[], object] = lambda: None
         self._named: dict[str, weakref.ref[Tensor]] = {}  # so that no two living parameters share a name
@@ -26,9 +32,8 @@ class Models:
     def add(self, model: nn.Module) -> None:
         """A model that the user named."""
         self.before_change()
-        if all(root() is not model for root in self._roots):
-            self._roots.insert(0, weakref.ref(model))
-            self._cores.insert(0, weakref.ref(model))
+        if all(known.root() is not model for known in self._known):
+            self._known.insert(0, _Known(weakref.ref(model), weakref.ref(model)))
 
     def add_average(self, average: nn.Module) -> None:
         """A copy that follows a model, and trains nothing."""
@@ -48,9 +53,9 @@ class Models:
         for index, root in enumerate(self._alive()):
             held = wanted.intersection(map(id, _parameters(root)))
             wanted -= held
-            core = self._cores[index]()
+            core = self._known[index].core()
             if held and core is not None:
-                self._cores[index] = weakref.ref(_core(root, held.union(map(id, _parameters(core)))))
+                self._known[index] = _known(root, held.union(map(id, _parameters(core))))
         if not wanted:
             return
         holders = []
@@ -63,16 +68,14 @@ class Models:
         for _, _, module in holders:
             held = wanted.intersection(map(id, _parameters(module)))
             if held:
-                self._roots.append(weakref.ref(module))
-                self._cores.append(weakref.ref(_core(module, held)))
+                self._known.append(_known(module, held))
                 wanted -= held
 
     def keep(self, parameters: Iterable[Tensor]) -> None:
         """Forget the models that hold none of `parameters`: they are trained no more, and may be in eval mode."""
         self.before_change()
-        kept = [id(model) for model in self.holding(parameters)]
-        known = [pair for pair in zip(self._roots, self._cores, strict=True) if id(pair[0]()) in kept]
-        self._roots, self._cores = [root for root, _ in known], [core for _, core in known]
+        kept = set(map(id, self.holding(parameters)))
+        self._known = [known for known in self._known if id(known.root()) in kept]
 
     def names(self, parameters: Iterable[Tensor]) -> list[tuple[str, int]]:
         """A name, and the place in its model's own order, for each parameter.
@@ -114,7 +117,7 @@ class Models:
 
     def any_in_eval_mode(self) -> bool:
         """Whether a known model is in eval mode. 0.1 us."""
-        for core in self._cores:
+        for _, core in self._known:
             model = core()
             if model is not None and not model.training:
                 return True
@@ -123,14 +126,13 @@ class Models:
     def only(self) -> Callable[[], Any] | None:
         """Gives the only model known, or something in training mode where there is none. None where there are more."""
         self._alive()
-        if len(self._cores) > 1:
+        if len(self._known) > 1:
             return None
-        return self._cores[0] if self._cores else _always_training
+        return self._known[0].core if self._known else _always_training
 
     def _alive(self) -> list[nn.Module]:
-        known = [pair for pair in zip(self._roots, self._cores, strict=True) if pair[0]() is not None]
-        self._roots, self._cores = [root for root, _ in known], [core for _, core in known]
-        return [model for root in self._roots if (model := root()) is not None]
+        self._known = [known for known in self._known if known.root() is not None]
+        return [model for root, _ in self._known if (model := root()) is not None]
 
 
 class _Training:
@@ -156,6 +158,10 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
 def _parameters(module: nn.Module) -> Iterator[Tensor]:
     for each in _modules(module):
         yield from (p for p in each.__dict__.get("_parameters", {}).values() if p is not None)
+
+
+def _known(root: nn.Module, wanted: set[int]) -> _Known:
+    return _Known(weakref.ref(root), weakref.ref(_core(root, wanted)))
 
 
 def _core(root: nn.Module, wanted: set[int]) -> nn.Module:
