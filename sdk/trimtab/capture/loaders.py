@@ -203,9 +203,9 @@ def _first_length(batch: Any, depth: int = 3) -> int | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def _length(iterator: Any) -> int | None:
+def _length(batches: Any) -> int | None:
     try:
-        return len(iterator)
+        return len(batches)
     except MAY_HAPPEN:  # an iterable dataset, a sampler that cannot tell its length or does not know it yet
         return None
 
@@ -216,12 +216,7 @@ def _round(iterator: Any) -> int | None:
     Programs that keep their workers over all epochs have such a loader, and take so many batches of it for each.
     """
     repeated: Any = getattr(iterator._index_sampler, "sampler", None)
-    if not issubclass(type(repeated), BatchSampler):
-        return None
-    try:
-        return len(repeated) or None
-    except MAY_HAPPEN:
-        return None
+    return (_length(repeated) or None) if issubclass(type(repeated), BatchSampler) else None
 
 
 def _samples_of_each(iterator: Any) -> int | None:
