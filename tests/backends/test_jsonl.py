@@ -211,7 +211,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_sentence(tmp_path):
 
 
 def test_the_users_own_structlog_is_neither_used_nor_changed(log, file):
-    structlog = pytest.importorskip("structlog")
+    structlog = pytest.importorskip("structlog", reason="needs structlog: pip install structlog")
     structlog.configure(processors=[lambda *_: 1 / 0])
     try:
         log.write([sample_step()])
