@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "steering.execution": {"types", "actions", "actuators", "guard", "steering.noting", "policies"},
     "steering.noting": {"actions"},
     "steering.agreement": set(),
-    "steering.ranks": {"types", "steering.agreement", "steering.execution", "guard", "policies", "sample"},
+    "steering.ranks": {"types", "stores", "steering.agreement", "steering.execution", "guard", "policies", "sample"},
     "steering.membership": {
         "types",
         "facts",
@@ -74,6 +74,7 @@ MAY_IMPORT = {
     "logged": {"types", "sample"},
     "steering.state": {"types", "directory", "guard", "sample"},
     "facts": set(),
+    "stores": set(),
     "apart": set(),
     "actuators": {"types", "actions", "errors"},
     "lifecycle": set(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import os
 import re
@@ -11,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from trimtab import stores
 
 LONGEST = 128
 RESERVED = (".", "..", "targets")  # the last is where runs leave files for Prometheus
@@ -20,7 +20,6 @@ EXPECTED = f"letters, digits, '.', '_' and '-', at most {LONGEST} of them, and n
 
 _VALID = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 _SUFFIX = len("-20261123T021906Z-0000")
-_STORE_TIMEOUT = datetime.timedelta(seconds=10)
 
 _NO_STORE = (RuntimeError, OSError, KeyError, ValueError, ImportError, AttributeError)  # what asking one may raise
 
@@ -87,23 +86,10 @@ def _first(word: str, of: str, environ: Mapping[str, str]) -> str:
     if unannounced and facts.group() is None:
         return word
     has_launcher = not unannounced and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = _store_of_launcher(environ) if has_launcher else _store_of_group()
-    attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return str(store.compare_set(f"trimtab/{attempt}/{of}", "", word).decode())
+    store = stores.of_launcher(environ) if has_launcher else stores.of_group()
+    return str(store.compare_set(stores.key(of, environ), "", word).decode())
 
 
 def _world_sizes(environ: Mapping[str, str]) -> tuple[str, ...]:
     slurm = ("SLURM_NTASKS",) if "SLURM_STEP_ID" in environ else ()  # without a step it is the batch script itself
     return ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", *slurm)
-
-
-def _store_of_launcher(environ: Mapping[str, str]) -> Any:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
-
-    return TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=_STORE_TIMEOUT)
-
-
-def _store_of_group() -> Any:
-    from torch.distributed import distributed_c10d
-
-    return distributed_c10d._get_default_store()  # there is no public way to it

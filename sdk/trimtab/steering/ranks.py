@@ -10,15 +10,14 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import torch.distributed as dist
 from torch import Tensor
 
+from trimtab import stores
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
@@ -170,16 +169,12 @@ class Ranks:
         return Decision(**{**written, "actions": actions})
 
     def _why_alone(self) -> str:
-        """Every rank leaves a word in the store of the process group before it waits for all others in a new one.
-
-        A launcher that starts the ranks again may keep the store, with the words of those before.
-        """
+        """Every rank leaves a word in the store of the process group before it waits for all others in a new one."""
         try:
-            store = dist.distributed_c10d._get_default_store()  # there is no public way to it
+            store = stores.of_group()
         except (AttributeError, ValueError):
             return "This torch gives no way to tell whether every rank is watched."
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        key = f"trimtab/{attempt}/{next(_runs)}/{'act' if self._acts else 'watch'}/"
+        key = stores.key(f"{next(_runs)}/{'act' if self._acts else 'watch'}/")
         try:
             store.set(f"{key}{self._rank}", "here")
             store.wait([f"{key}{rank}" for rank in range(self._world_size)], datetime.timedelta(seconds=MEETING_S))
