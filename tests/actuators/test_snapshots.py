@@ -11,7 +11,8 @@ from torch import nn
 
 from trimtab.actions import Refused
 from trimtab.actuators.parts import Parts
-from trimtab.actuators.snapshots import FIRST_INTERVAL, LEAST_STEPS, Snapshots
+from trimtab.actuators.snapshots import Snapshots
+from trimtab.actuators.turns import FIRST_INTERVAL, LEAST_STEPS
 
 BYTES = 4 * 100
 
@@ -231,8 +232,8 @@ def test_snapshots_stay_within_their_share_of_the_time(model, cost_in_steps):
     for step in range(1, 2000):
         if snapshots.due(step):
             snapshots.take(model.parts, step, step_s=1.0)
-    assert snapshots.seconds <= share * 2000
-    assert snapshots.interval == LEAST_STEPS or snapshots.seconds >= share * 2000 / 4
+    assert snapshots.turns.seconds <= share * 2000
+    assert snapshots.turns.interval == LEAST_STEPS or snapshots.turns.seconds >= share * 2000 / 4
 
 
 def test_a_fixed_interval_is_kept(model):

@@ -25,11 +25,9 @@ from trimtab.actuators.parts import Parts, buffers_of
 from trimtab.actuators.pending import is_pending
 from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
+from trimtab.actuators.turns import SHARE, Turns
 
 MOST = 8  # snapshots, with the first and the best; more of them reach back no further
-SHARE = 0.0025  # of the step time: a quarter of the default overhead budget
-LEAST_STEPS = 4  # between two
-FIRST_INTERVAL = 16  # until the cost of one is known
 IN_THREADS = "Another thread of this process trains too, and may need the weights as they are."
 
 REPLACED = (
@@ -64,11 +62,8 @@ class Snapshots:
     ) -> None:
         self.cap_bytes = default_cap() if cap_bytes is None else cap_bytes
         self.refusal: str | None = None  # why no snapshot can be taken, in a sentence
-        self.seconds = 0.0  # that taking them has cost in all
-        self.interval = every or FIRST_INTERVAL
+        self.turns = Turns(every, share)
         self._most = most
-        self._every = every
-        self._share = share
         self._directory = directory
         self._rng = rng
         self._alone = alone
@@ -78,7 +73,6 @@ class Snapshots:
         self._best: Snapshot | None = None
         self._pool = Pool()
         self._averages = Averages()
-        self._due_at = 0
         self._files = 0
         self._damaged = ""  # what the next rollback has to say of a file
         self._made = False  # the directory
@@ -112,7 +106,7 @@ class Snapshots:
         self._averages.search(parts, gc.get_objects())
         if not self._kept:
             self._first = self._take(parts, step)
-            self._due_at = step + self.interval
+            self.turns.begin_anew(step)
             return
         layout = self._laid_out(parts, self._kept[-1].covers())
         if layout and self._make_room(_size(layout)):
@@ -127,7 +121,7 @@ class Snapshots:
 
     def due(self, step: int) -> bool:
         """Whether the next one should be taken after `step`, if the run is healthy. 0.1 us."""
-        return step >= self._due_at and self.refusal is None
+        return self.turns.has_come(step) and self.refusal is None
 
     def take(self, parts: Parts, step: int, step_s: float | None = None) -> None:
         """Take one of the state after `step` steps. `step_s` is what a step takes, and settles when the next is due.
@@ -141,7 +135,7 @@ class Snapshots:
             if self.newest != step:
                 self._take(parts, step)
         finally:
-            self._schedule(step, self._clock() - started, step_s)
+            self.turns.taken(step, self._clock() - started, step_s)
 
     def buffers(self, parts: Parts) -> Buffers:
         """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them."""
@@ -206,7 +200,7 @@ class Snapshots:
         self._restore(chosen, parts)
         for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
             self._drop(snapshot)
-        self._due_at = step + self.interval
+        self.turns.begin_anew(step)
         note = " ".join(filter(None, (damaged, self._averages.left_behind(parts))))
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, note)
 
@@ -247,7 +241,7 @@ class Snapshots:
         self._restore(best, parts)
         for snapshot in [s for s in self._kept if s.step > best.step]:
             self._drop(snapshot)
-        self._due_at = step + self.interval
+        self.turns.begin_anew(step)
         return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 
     def with_best(self, parts: Parts, step: int, use: Callable[[], object]) -> None:
@@ -375,14 +369,6 @@ class Snapshots:
         self._averages.begin_anew(snapshot.covers())
         if snapshot.generators is not None:
             generators.restore(snapshot.generators)
-
-    def _schedule(self, step: int, seconds: float, step_s: float | None) -> None:
-        self.seconds += seconds
-        if self._every is None and step_s:
-            wanted, self.interval = seconds / (self._share * step_s), LEAST_STEPS
-            while self.interval < wanted:
-                self.interval *= 2
-        self._due_at = (step // self.interval + 1) * self.interval
 
     def _why_none(self, since: int | None) -> str:
         if self.refusal is not None:
