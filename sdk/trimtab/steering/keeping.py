@@ -45,6 +45,7 @@ class Keeping:
         self._optimizers = optimizers
         self._say = say
         self._ranks = ranks
+        self._keeps_best = ranks is None or ranks.leads
         self._replay = replay
         self._clock = clock
         self._taken_at: float | None = None
@@ -70,7 +71,7 @@ class Keeping:
 
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
-        if self._ranks is None or self._ranks.leads:
+        if self._keeps_best:
             self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
 
     def validated(self, step: int) -> None:
@@ -80,7 +81,7 @@ class Keeping:
 
     def monitored(self, step: int, buffers: Buffers = NO_BUFFERS) -> None:
         """The monitored value of the weights after `step` steps has been judged. `buffers` are those it was of."""
-        if self._judge.improved and (self._ranks is None or self._ranks.leads):
+        if self._judge.improved and self._keeps_best:
             self._try(lambda: self.best.keep(step, buffers))
 
     def age_s(self, now: float) -> float | None:
