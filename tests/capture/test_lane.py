@@ -26,7 +26,8 @@ from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 from trimtab.capture import attribution
 from trimtab.capture.lane import OUT, Lane
-from trimtab.sample import books, meter, pace, spacing
+from trimtab.capture.origins import Origins
+from trimtab.sample import books, chance, meter, pace, spacing
 from trimtab.sample.ledger import Ledger
 from trimtab.types import Epoch, Metric
 
@@ -52,10 +53,24 @@ def soon_warm(monkeypatch):
 
 @pytest.fixture(params=["a record a step", "some steps timed"])
 def way(request, monkeypatch, one_record_a_step):
-    """What comes in between."""
+    """What comes in between. Every third step is looked at."""
+    look_often(monkeypatch)
     if request.param != "a record a step":
         monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
         monkeypatch.setattr(meter, "TIMED_EVERY", 5)
+
+
+def look_often(monkeypatch):
+    """At predictions of every third call, and count labels of every fourth, whatever the clock says."""
+    begin = pace.Pace.__init__
+
+    def begin_often(self, *args):
+        begin(self, *args)
+        self.accuracy = spacing.Spacing(1.0, 3)
+
+    monkeypatch.setattr(pace.Pace, "__init__", begin_often)
+    monkeypatch.setattr(chance, "FIRST", 2)
+    monkeypatch.setattr(chance, "THEN_EVERY", 4)
 
 
 @pytest.fixture
@@ -79,18 +94,23 @@ def taken(monkeypatch, seldom_looked_at):
 
 @pytest.fixture
 def rows(monkeypatch):
-    """All that is written of steps, but their times, gradients and sampled predictions."""
-    found, cut = [], Ledger.cut
+    """All that is written of steps, but their times and gradients."""
+    found, cut, add = [], Ledger.cut, chance.Chance.add
 
     def keeping(ledger, ts, *place):
         values = [tuple(v for i, v in enumerate(row) if i not in TIMES) for row in ledger.rows]
         rates = [float(rate) for rate in ledger.learning_rate]
         decays = [group.get("weight_decay") for group in ledger.groups]
         norms, skipped = list(ledger.preclip_norms), dict(ledger.newly_skipped)
-        found.append((ledger.label, values, rates, decays, norms, skipped, place))
+        found.append((ledger.label, values, rates, decays, norms, skipped, list(ledger.predictions), place))
         return cut(ledger, ts, *place)
 
+    def counting(known, labels):
+        found.append((labels.wanted.tolist(), labels.labels))
+        add(known, labels)
+
     monkeypatch.setattr(Ledger, "cut", keeping)
+    monkeypatch.setattr(chance.Chance, "add", counting)
     return found
 
 
@@ -120,6 +140,24 @@ def test_lane_says_what_the_long_way_says(watching, monkeypatch, way, rows, loop
     assert lane.end.totals == long.end.totals
 
 
+def test_steps_that_are_looked_at_stay_in_the_lane_and_are_paid_for(watching, monkeypatch):
+    left, paid, noted, hand_over, add = [], [], [], Lane._hand_over, meter.Meter.add
+    look_often(monkeypatch)
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
+    monkeypatch.setattr(pace, "WATCHED_EVERY_S", 60.0)
+    with watching(gradients_every=1000):
+        on_and_on(loop := Loop())
+        monkeypatch.setattr(Lane, "_hand_over", lambda *args: left.append(args) or hand_over(*args))
+        monkeypatch.setattr(meter.Meter, "add", lambda self, seconds: paid.append(seconds) or add(self, seconds))
+        monkeypatch.setattr(Origins, "trained_on", lambda _, target: noted.append(target))
+        on_and_on(loop)
+        assert not left
+    assert len(paid) >= STEPS / 3
+    assert all(seconds > 0.0 for seconds in paid)
+    assert len(noted) >= STEPS / 3
+    assert all(target is loop.labels for target in noted)
+
+
 @pytest.mark.parametrize("loop", USUAL, ids=lambda loop: loop.__name__)
 def test_usual_loops_take_the_lane(watching, way, taken, loop):
     with watching(gradients_every=1000) as seen:
@@ -128,8 +166,8 @@ def test_usual_loops_take_the_lane(watching, way, taken, loop):
 
 
 def test_steps_of_the_lane_are_timed(watching, monkeypatch, seldom_looked_at):
-    answers, timed = [], Lane.timed
-    monkeypatch.setattr(Lane, "timed", lambda *args: answers.append(timed(*args)) or answers[-1])
+    answers, timed = [], Lane.unhide
+    monkeypatch.setattr(Lane, "unhide", lambda *args: answers.append(timed(*args)) or answers[-1])
     monkeypatch.setattr(meter, "TIMED_EVERY", 5)
     with watching(gradients_every=1000):
         on_and_on(Loop())
@@ -139,7 +177,7 @@ def test_steps_of_the_lane_are_timed(watching, monkeypatch, seldom_looked_at):
 
 
 def test_other_threads_get_what_they_ask_for_while_a_hook_is_timed(watching, monkeypatch, taken):
-    timed, given = Lane.timed, []
+    timed, given = Lane.unhide, []
 
     def meanwhile(lane, ordinary, *args):
         def elsewhere(*args):
@@ -149,7 +187,7 @@ def test_other_threads_get_what_they_ask_for_while_a_hook_is_timed(watching, mon
 
         return timed(lane, ordinary if given else elsewhere, *args)
 
-    monkeypatch.setattr(Lane, "timed", meanwhile)
+    monkeypatch.setattr(Lane, "unhide", meanwhile)
     monkeypatch.setattr(meter, "TIMED_EVERY", 5)
     with watching(gradients_every=1000):
         regression(Loop())

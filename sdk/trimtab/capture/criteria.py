@@ -16,7 +16,7 @@ from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import NOTHING, Mark, News, Said
+from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.chance import TALLIES, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held
@@ -166,20 +166,46 @@ class Criteria:
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
         return min(self._look.at, self._tally.at) - self._calls if looks else math.inf
 
-    def catch_up(self, calls: int, output: Tensor | None = None, samples: int = 0, *, is_trained: bool = False) -> None:
+    def look(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> bool:
+        """The ordinary loss was called, and is due to be looked at, or its labels to be counted. Whether it was."""
+        if output.is_meta or _is_being_traced():
+            return False
+        self._calls += 1
+        call = loss.call(output, args)
+        if not self._passes.batch_samples:
+            self._origins.trained_on(call.target)
+        if self._tally.is_due(self._calls):
+            self._count_labels(call)
+        if self._look.is_due(self._calls):
+            self._look_at(call)
+        return True
+
+    def catch_up(
+        self,
+        calls: int,
+        output: Tensor | None = None,
+        samples: int = 0,
+        *,
+        is_trained: bool = False,
+        is_looked_at: bool = False,
+    ) -> None:
         """The ordinary loss was called, where there is one.
 
-        `output`: of the newest call; `samples`: of those since the last step; `is_trained`: backward was called on it.
+        `output`: of the newest call; `samples`: of those since the last step; `is_trained`: backward was called on it;
+        `is_looked_at`: as `look` was told.
         """
         if self._newest is not None:
             self._calls += calls
         self.said.samples = samples
-        self.said.marked = Mark(samples=samples, is_sealed=True) if is_trained else NOTHING
+        self.said.marked = NOTHING
+        if is_trained:
+            self.said.mark()
+            self.said.marked = self.said.marked._replace(is_sealed=True)
         self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)
-            if self._plain is not None:
-                self._pass_over(self._plain)
+        if (self._called or is_trained) and self._plain is not None and not is_looked_at:
+            self._pass_over(self._plain)
 
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""

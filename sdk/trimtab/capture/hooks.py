@@ -188,17 +188,17 @@ def after_step_of(lane: Lane) -> Hook:
 class Ways:
     """Where a hook goes that is not ordinary: the general ways, which leave the lane first, and that of a fault.
 
-    A step that the meter times comes here too. Its ordinary way is then gone once more, with the user's part of it
-    left out.
+    A step that the meter times, or that is looked at, comes here too. Its ordinary way is then gone once more, with
+    the user's part of it left out.
     """
 
     __slots__ = (
-        "_lane", "_timed", "after_step", "backward", "batch", "before_step", "clipped", "exhausted", "fault", "loss",
+        "_lane", "_unhide", "after_step", "backward", "batch", "before_step", "clipped", "exhausted", "fault", "loss",
     )  # fmt: skip
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._timed = keep_out(lane.guard.wrap("lane", lane.timed))
+        self._unhide = keep_out(lane.guard.wrap("lane", lane.unhide))
         caught = lane.guard.caught_by(lane.close)
 
         def fault(place: str, error: Exception) -> bool:
@@ -209,13 +209,13 @@ class Ways:
 
     def set_loader(self, batch_came: Hook, exhausted: Hook) -> None:
         """`batch_came(iterator, batch, asked)`, `exhausted(iterator)`."""
-        lane, timed = self._lane, self._timed
+        lane, unhide = self._lane, self._unhide
 
         def batch(iterator: Any, batch: Any, asked: float) -> Any:
             if lane.trying == get_ident():
                 return NOT_ORDINARY
             came = clock()
-            if lane.awaits is OUT or not timed(next_of_loader(lane, lambda _: batch), iterator):
+            if lane.awaits is OUT or not unhide(next_of_loader(lane, lambda _: batch), iterator):
                 batch_came(iterator, batch, asked)
             else:
                 lane.wait_s = came - asked
@@ -225,28 +225,31 @@ class Ways:
 
     def set_loss(self, called: Hook) -> None:
         """`called(loss, output, args)`."""
-        lane, timed = self._lane, self._timed
+        lane, unhide = self._lane, self._unhide
+        look = lane.guard.wrap("loss", lane.look)
 
         def loss(loss: BuiltinLoss, output: Any, args: tuple[Any, ...]) -> Any:
             if lane.trying == get_ident():
                 return NOT_ORDINARY
-            if type(output) is Tensor and (
-                lane.awaits is OUT or not timed(loss_of(lane, loss, lambda *_: output), *args)
-            ):
+            if type(output) is not Tensor:
+                return output
+            if lane.awaits is OUT or not unhide(loss_of(lane, loss, lambda *_: output), *args):
                 called(loss, output, args)
+            elif lane.looks:
+                look(loss, output, args)
             return output
 
         self.loss = keep_out(loss)
 
     def set_backward(self, original: Hook, general: Hook) -> None:
         """`general` takes what `original` takes, and calls it."""
-        lane, timed = self._lane, self._timed
+        lane, unhide = self._lane, self._unhide
         ordinary = backward_of(lane, lambda *_, **__: None)
 
         def backward(tensors: Any, grad_tensors: Any, *args: Any) -> Any:
             if lane.trying == get_ident():
                 return NOT_ORDINARY
-            if lane.awaits is OUT or not timed(ordinary, tensors, grad_tensors, *args):
+            if lane.awaits is OUT or not unhide(ordinary, tensors, grad_tensors, *args):
                 return general(tensors, grad_tensors, *args)
             return original(tensors, grad_tensors, *args)
 
@@ -262,12 +265,12 @@ class Ways:
         self.clipped = self._way(clipped_of(self._lane), clipped)
 
     def _way(self, ordinary: Hook, general: Hook) -> Hook:
-        lane, timed = self._lane, self._timed
+        lane, unhide = self._lane, self._unhide
 
         def way(*args: Any) -> Any:
             if lane.trying == get_ident():
                 return NOT_ORDINARY
-            if lane.awaits is OUT or not timed(ordinary, *args):
+            if lane.awaits is OUT or not unhide(ordinary, *args):
                 return general(*args)
             return None
 

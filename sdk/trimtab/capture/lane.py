@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.criteria import Criteria
+from trimtab.capture.losses import BuiltinLoss
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.recorder import Recorder
@@ -35,8 +36,8 @@ first_of_list = list.__getitem__  # these raise TypeError for anything else, whi
 first_of_tuple = tuple.__getitem__
 
 
-class Timed:
-    """Hides what is awaited on a step that the meter times."""
+class Hidden:
+    """Hides what is awaited on a step of which more is asked: the meter times it, or its predictions are looked at."""
 
     __slots__ = ("awaited",)
 
@@ -59,10 +60,10 @@ class Lane:
     """What an ordinary step needs, in one place. `awaits` is `OUT` while steps take the long way."""
 
     __slots__ = (
-        "_attribution", "_base", "_criteria", "_models", "_passes", "_recorder", "_rest", "_resting", "_stay",
-        "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch", "first",
-        "first_of", "full", "guard", "ledger", "left_in_step", "loss", "model", "optimizer", "plain", "probe",
-        "rates", "rows", "samples", "thread", "trying", "wait_s", "ways",
+        "_attribution", "_base", "_criteria", "_looked", "_models", "_passes", "_recorder", "_rest", "_resting",
+        "_stay", "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch",
+        "first", "first_of", "full", "guard", "ledger", "left_in_step", "looks", "loss", "model", "optimizer", "plain",
+        "probe", "rates", "rows", "samples", "thread", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,8 @@ class Lane:
         self.ways: Any = None  # see `hooks`
         self.awaits: Any = OUT
         self.trying = 0  # the thread in which a way that is not ordinary is to say so, and do nothing
+        self.looks = False  # whether predictions of the next step, or of this one, are looked at, or its labels counted
+        self._looked = 0  # calls of the loss function that were counted when that was done
         self.alike = False  # whether every batch has as many samples as the one before it
         self.clipped: weakref.ref[Tensor]  # the first of the gradients that were clipped last
         self._tracked: Tracked
@@ -117,24 +120,27 @@ class Lane:
     def _look_ahead(self) -> bool:
         """See how many steps may pass until one is due that takes the long way. False where it is the next one."""
         tracked, meter, steady = self._tracked, self._recorder.meter, self._steady
-        ahead = min(tracked.general_at - tracked.calls, self._criteria.ordinary_calls(), meter.turn_at - meter.steps)
+        ahead = min(tracked.general_at - tracked.calls, meter.turn_at - meter.steps)
         if steady is not None and steady.sized is not None:  # its last batch is an end
             ahead = min(ahead, steady.sized - 1 - steady.batches)
-        self.full = len(self.rows) + int(min(ahead, NEVER))
+        calls = self._criteria.ordinary_calls()
+        self.looks = calls <= 0
+        self.full = len(self.rows) + int(min(ahead, max(calls, 1), NEVER))
         self.close_at = self.ledger.close_at
         return ahead > 0
 
-    def refresh(self) -> None:
-        """What is due, and when, has changed."""
-        if self.awaits is not OUT:
-            self._catch_up()
-            if not self._look_ahead():
-                self.leave()
+    def look(self, loss: BuiltinLoss, output: Tensor, args: tuple[Any, ...]) -> None:
+        """The loss function was called, of a step with `looks`."""
+        started = time.perf_counter()
+        self._looked = int(self._criteria.look(loss, output, args))
+        self._recorder.meter.add(time.perf_counter() - started)
 
     def pause(self, optimizer: Optimizer, now: float) -> None:
         """A step has ended `now`, and something is due that is not part of each."""
         self._catch_up()
         self.ledger.groups = optimizer.param_groups
+        if self.looks:
+            self._recorder.looked(self.ledger)
         if now >= self.ledger.close_at:
             self._recorder.close(self.ledger)
             self.rows, self._base = self.ledger.rows, len(self.ledger.rows)
@@ -149,14 +155,14 @@ class Lane:
             self.awaits = OUT
             self._hand_over(self.first)
 
-    def timed(self, ordinary: Callable[..., object], *args: Any) -> bool:
+    def unhide(self, ordinary: Callable[..., object], *args: Any) -> bool:
         """What came is not what was awaited: leave. But if that was hidden, go the `ordinary` way, and say True."""
         hidden = self.awaits
-        if type(hidden) is not Timed:
+        if type(hidden) is not Hidden:
             self.leave()
             return False
         meter, self.awaits, self.trying = self._recorder.meter, hidden.awaited, get_ident()
-        started = time.perf_counter()
+        is_timed, started = meter.timing, time.perf_counter()
         try:
             is_ordinary = ordinary(*args) is not NOT_ORDINARY
         finally:
@@ -164,9 +170,10 @@ class Lane:
         if not is_ordinary:
             self.leave()
             return False
-        meter.hook(started)
-        if meter.timing and self.awaits is not OUT and type(self.awaits) is not Timed:
-            self.awaits = Timed(self.awaits)
+        if is_timed:
+            meter.hook(started)
+        if (meter.timing or self.looks) and self.awaits is not OUT and type(self.awaits) is not Hidden:
+            self.awaits = Hidden(self.awaits)
         return True
 
     def leave(self) -> None:
@@ -174,7 +181,7 @@ class Lane:
         awaited, self.awaits = self.awaits, OUT
         if awaited is OUT:
             return
-        self._hand_over(awaited.awaited if type(awaited) is Timed else awaited)
+        self._hand_over(awaited.awaited if type(awaited) is Hidden else awaited)
         self._rest = min(2 * self._rest + 1, LONGEST_REST) if self._stay < SHORT_STAY else 0
         self._resting = self._rest
 
@@ -198,7 +205,8 @@ class Lane:
             self.probe = gone.share.probe
 
     def _await_first(self) -> None:
-        self.awaits = Timed(self.first) if self._recorder.meter.next_is_timed else self.first
+        is_hidden = self.looks or self._recorder.meter.next_is_timed
+        self.awaits = Hidden(self.first) if is_hidden else self.first
 
     def _catch_up(self) -> None:
         """Count the steps that ended since the last time."""
@@ -206,7 +214,8 @@ class Lane:
         steps = len(ended)
         self._base += steps
         self._stay += steps
-        self._criteria.catch_up(steps)
+        self._criteria.catch_up(steps - self._looked)
+        self._looked = 0
         self._recorder.meter.steps += steps
         if self._steady is not None:
             self._steady.batches += steps
@@ -218,6 +227,7 @@ class Lane:
 
     def _hand_over(self, awaited: object) -> None:
         """Leave everything as the long way would have, when `awaited` comes next."""
+        is_looked_at = bool(self._looked)
         self._catch_up()
         if type(awaited) is Tensor and (awaited.is_meta or is_functorch_wrapped_tensor(awaited)):
             awaited = self.plain  # it is as if that loss was not called
@@ -233,7 +243,7 @@ class Lane:
         if is_called or is_trained:
             samples = self.samples if self._steady is None else 0
             output = awaited if isinstance(awaited, Tensor) else None
-            self._criteria.catch_up(1, output, samples, is_trained=is_trained)
+            self._criteria.catch_up(1, output, samples, is_trained=is_trained, is_looked_at=is_looked_at)
         if self._steady is not None:
             fetched = awaited is not self.first
             self._passes.catch_up(self.samples, self.wait_s if fetched else None, is_trained=is_trained)

@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import NOTHING, Said
+from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.books import Books
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
@@ -78,13 +78,12 @@ class Recorder:
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if said.has_news:
-            mean_loss, criterion, predictions, labels = self._criteria.take()
-            ledger.predictions += [(len(ledger.rows), *pair) for pair in predictions]
-            for each in labels:
-                ledger.chance.add(each)
+            news = self._criteria.take()
+            mean_loss, criterion = news.mean_loss, news.criterion
+            _note(news, ledger, len(ledger.rows))
             if criterion is not None:
                 ledger.criterion.add(criterion)
-            if criterion is not None or (labels and len(losses) > 1):
+            if criterion is not None or (news.labels and len(losses) > 1):
                 ledger.chance.compare(loss, criterion)
         seconds = None
         if ended_at is not None:
@@ -100,6 +99,11 @@ class Recorder:
         meter.steps += 1
         if meter.steps >= meter.turn_at:
             meter.turn()
+
+    def looked(self, ledger: Ledger) -> None:
+        """The newest row is of an ordinary step, of which predictions were looked at, or labels counted."""
+        self._criteria.end_step()
+        _note(self._criteria.take(), ledger, len(ledger.rows) - 1)
 
     def begin_anew(self, ledger: Ledger) -> None:
         """Another model is trained, and steps for the first time."""
@@ -212,6 +216,12 @@ class Recorder:
         cost = self.clock() - started
         self.pace.updates.cost(self._held_for + cost)
         self.meter.add(cost)
+
+
+def _note(news: News, ledger: Ledger, row: int) -> None:
+    ledger.predictions += [(row, *pair) for pair in news.predictions]
+    for labels in news.labels:
+        ledger.chance.add(labels)
 
 
 def total(losses: Sequence[Held]) -> Held | None:
