@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from least import Least
 from paired import Plan, Round, Side, blocks_for, compare, difference, ratio
 from results import MICROSECONDS, PERCENT, Figure, judged
 from watched import Watched, idle_share
@@ -66,9 +67,9 @@ def unsampled(quick: bool) -> list[Figure]:
     """A step on which nothing is sampled, on a model so small that a microsecond shows, and too small for two cores."""
     torch.set_num_threads(1)
     return [
-        _unsampled("a step on which nothing is sampled", tiny_loaded(), quick, UNSAMPLED_BAR_S),
-        _unsampled("the same without a DataLoader", tiny(), quick, None),
-        _unsampled("the same with clipping", dataclasses.replace(tiny_loaded(), clips=True), quick, None),
+        *_unsampled("a step on which nothing is sampled", tiny_loaded(), quick, UNSAMPLED_BAR_S),
+        *_unsampled("the same without a DataLoader", tiny(), quick, None),
+        *_unsampled("the same with clipping", dataclasses.replace(tiny_loaded(), clips=True), quick, None),
     ]
 
 
@@ -88,18 +89,27 @@ def statistics_of_gpt(quick: bool) -> list[Figure]:
     return [measure_gpt(4.0 if quick else 15.0)[0], accuracy]
 
 
-def _unsampled(name: str, workload: Workload, quick: bool, bar: float | None) -> Figure:
+def _unsampled(name: str, workload: Workload, quick: bool, bar: float | None) -> list[Figure]:
+    least = Least()
     with tempfile.TemporaryDirectory() as directory, Watched(Path(directory), port=0) as watched:
         step = workload.loop()
         watched.warm_up(step, 1.0)
         watched.never_sample()
-        sides = {"bare": Side(workload.loop()), "control": Side(workload.loop()), "watched": watched.side(step)}
+        sides = {
+            "bare": Side(workload.loop()),
+            "control": Side(workload.loop()),
+            "watched": watched.side(step),
+            "least": Side(workload.loop(), enter=least.attach, leave=least.detach),
+        }
         pairs = 150 if quick else 600
         rounds = compare(sides, Plan(steps=10, settle=5), budget_s=0, fewest=pairs, most=pairs)
+    if not least.losses:
+        raise RuntimeError("what was compared with saw no loss.")
     bare = MICROSECONDS.one(statistics.median(each["bare"] for each in rounds))
-    found = difference(rounds, "watched", "bare", "control")
+    found, control = difference(rounds, "watched", "bare", "control"), difference(rounds, "control", "bare")
     note = f"median over {pairs} turns of ten steps of {bare}; a turn with a record in it is one of many"
-    return judged(name, found, MICROSECONDS, bar, difference(rounds, "control", "bare"), note)
+    floor = judged("... the least that Python can do", difference(rounds, "least", "bare", "control"), MICROSECONDS)
+    return [judged(name, found, MICROSECONDS, bar, control, note), floor]
 
 
 def _turns(kind: str, watched: Watched, quick: bool, budget_s: float) -> tuple[str, list[Round]]:

@@ -22,6 +22,7 @@ from paired import Side
 
 import trimtab
 from trimtab.bus import BATCH_INTERVAL_S
+from trimtab.capture.lane import OUT
 
 NEVER_S = 1e6
 POLL_S = 50e-6
@@ -84,7 +85,10 @@ class Watched:
         return self.run._pace.gradients.interval
 
     def never_sample(self) -> None:
-        """From here on no gradient is sampled, no prediction looked at, no rule judged. Records go on."""
+        """From here on no gradient is sampled, no prediction looked at, no label counted, no rule judged.
+
+        Records go on.
+        """
         for owner, name in [*self._samples(), *self._judgements()]:
             setattr(owner, name, math.inf)
 
@@ -107,7 +111,7 @@ class Watched:
         """What was put off falls due, later by the time that the run was put aside."""
         for owner, name, due in self._due:
             setattr(owner, name, due)
-        self._capture._lane.refresh()
+        self._look_ahead()
         self._began_at = clock()
         aside_s = self._began_at - self._left_at
         self.run._health._told_at += aside_s
@@ -140,14 +144,23 @@ class Watched:
         self._attached_s += self._left_at - self._attached_at
         self._watched_s += self._left_at - self._began_at
 
+    def _look_ahead(self) -> None:
+        lane = self._capture._lane
+        if lane.awaits is not OUT:
+            lane._catch_up()
+            if lane._look_ahead():
+                lane._await_first()
+            else:
+                lane.leave()
+
     def _says_s(self) -> float:
         return self.run._meter.seconds + (self.run._bus.busy_seconds() if self.run._bus is not None else 0.0)
 
     def _samples(self) -> list[tuple[Any, str]]:
-        """Where it is written when gradients are sampled, rules judged and predictions looked at next."""
-        tracked = self._capture._steps._roster
-        due = [(each, name) for each in tracked for name in ("sample_at", "judge_at")]
-        return [*due, (self._capture._criteria._look, "at")]
+        """Where it is written when gradients are sampled, predictions looked at and labels counted next."""
+        criteria = self._capture._criteria
+        due = [(each, "sample_at") for each in self._capture._steps._roster]
+        return [*due, (criteria._look, "at"), (criteria._tally, "at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""
