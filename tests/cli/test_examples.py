@@ -12,12 +12,16 @@ def accuracy(output):
 
 @pytest.fixture
 def diverges(request):
-    return str(request.config.rootpath / "examples" / "diverges.py")
+    """The script, and the command with which README.md runs it."""
+    root, script = request.config.rootpath, "examples/diverges.py"
+    (line,) = re.findall(rf"^\$ trimtab (.*{script})$", (root / "README.md").read_text(), re.MULTILINE)
+    return str(root / script), line.replace(script, str(root / script)).split()
 
 
 def test_run_that_diverges_is_saved(desk, diverges):
-    bare = desk.python(diverges)
-    watched = desk.trimtab("run", "--act", "process", "--gradients-every", "4", diverges)
+    script, command = diverges
+    bare = desk.python(script)
+    watched = desk.trimtab(*command)
     assert (bare.returncode, watched.returncode) == (0, 0)
     assert accuracy(bare.stdout) < 30
     assert accuracy(watched.stdout) > 90
