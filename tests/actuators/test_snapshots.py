@@ -1,6 +1,7 @@
 """Which snapshots there are, what they may cost, and which one a rollback goes to."""
 
 import itertools
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -263,6 +264,20 @@ def test_snapshots_in_a_directory_are_files_that_load_alone(model, tmp_path):
     del saved
     snapshots.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_child_that_lets_go_of_its_copy_leaves_the_files_to_its_parent(model, tmp_path):
+    """As each worker of a loader does."""
+    snapshots = filled(model, [10, 20], directory=tmp_path)
+    child = os.fork()
+    if child == 0:
+        snapshots.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert snapshots.roll_back(model.at(25), 25).after == {"weights_of_step": 20}
 
 
 def flip(path):

@@ -6,6 +6,7 @@ In place, because others hold those tensors too: the user's variables, compiled 
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -85,7 +86,7 @@ class Picture:
                 self._names = _distinct(names)
                 detached = (tensor.detach() for tensor in living)
                 write({"step": step, "tensors": dict(zip(self._names, detached, strict=True))}, path)
-                weakref.finalize(self, _remove, path).atexit = False
+                weakref.finalize(self, _remove, path, os.getpid()).atexit = False
                 self._contents = contents(path)
 
     def release(self) -> list[Tensor]:
@@ -166,9 +167,11 @@ class Picture:
         return [saved["tensors"][name] for name in self._names]
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # somebody else put something there
-        path.unlink()
+def _remove(path: Path, written_by: int) -> None:
+    """Of a process that was forked since, as workers of loaders are, it is not to remove."""
+    if os.getpid() == written_by:
+        with contextlib.suppress(OSError):  # somebody else put something there
+            path.unlink()
 
 
 def _is_finite(tensor: Tensor) -> bool:
