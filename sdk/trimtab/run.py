@@ -338,7 +338,7 @@ class Run:
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""
         self._closed = True
-        self._controller.close()
+        self._controller.abandon()
         self._capture.detach()
         self._sigterm.remove()
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import time
 
 import pytest
@@ -234,6 +235,22 @@ def test_order_that_comes_too_late_is_answered_when_the_run_ends(watching, train
         id = order(seen, "adjust", LOWER)
         seen.run._controller.record_closed()
     assert answered(seen, id) == control.Answer("refused", 2, "adjust was refused: the run ended first")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_order_that_waits_is_not_answered_in_a_forked_child(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "adjust", LOWER)
+        seen.run._controller.record_closed()
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert answered(seen, id) is None
+        training.step()
+        assert answered(seen, id).outcome == "applied"
 
 
 @pytest.mark.parametrize("gradients_every", [None, 1000])

@@ -332,6 +332,10 @@ class Controller:
             self._say("replay", f"{self._replay.left} adjustments of the record were not reached.")
         self._actuators.close()
 
+    def abandon(self) -> None:
+        """In a forked child: put everything back there. What waits to be done is its parent's to do, and to answer."""
+        self._actuators.close()
+
     def state(self) -> dict[str, Any]:
         """Scales, budgets, cooldowns and episodes, in plain values that JSON holds."""
         return self._standing.state()
