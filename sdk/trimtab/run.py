@@ -350,8 +350,8 @@ class Run:
         self._state.follow(event)
         if isinstance(event, Step):
             self._judge_record(event)
-        if isinstance(event, Intake) or self._watchdog.speaks:
-            return  # said on a thread that does not train
+        if isinstance(event, Intake | Notice) or self._watchdog.speaks:
+            return  # may be said on a thread that does not train
         if not self._closed and self._health.due:
             self._health.publish()
 

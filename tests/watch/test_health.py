@@ -1,5 +1,7 @@
 """What a run says of itself every few seconds, and what is judged of it."""
 
+import threading
+
 import pytest
 import torch
 
@@ -49,6 +51,18 @@ def test_only_what_was_spent_since_the_last_report_is_judged(watching):
         ("overhead_exceeded", "firing"),
         ("overhead_exceeded", "resolved"),
     ]
+
+
+def test_nothing_is_judged_on_a_thread_that_says_something(watching):
+    """As that of a backend does when it fails, or that which asks for alerts when nobody answers."""
+    with watching(overhead=0.01, rules=RULES) as seen:
+        seen.run._meter.add(INTERVAL_S)
+        seen.run._health._told_at -= 2 * INTERVAL_S
+        thread = threading.Thread(target=seen.run._say, args=("kind", "text"))
+        thread.start()
+        thread.join()
+        assert not seen.run.alerts
+    assert seen.notices[0] == "text"
 
 
 @pytest.mark.parametrize(("spent_s", "factor"), [(100 * INTERVAL_S, 2), (0.0, 1)])
