@@ -18,6 +18,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from trimtab.errors import BackendError
+from trimtab.guard import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,6 +161,6 @@ class _Lane:
                 if isinstance(error, Exception):
                     raise
                 # SystemExit and its like would end this thread, and take all that comes after with it.
-                raise BackendError(f"{type(error).__name__}: {error}") from error
+                raise BackendError(in_words(error)) from error
 
         return counted

@@ -20,6 +20,13 @@ R = TypeVar("R")
 reraise = False
 
 
+def in_words(error: BaseException) -> str:
+    """`OSError: disk full`. An error that fails where it is asked for its text does not fail here."""
+    texts: list[str] = []
+    Guard.attempt(lambda: texts.append(str(error)))
+    return f"{type(error).__name__}: {texts[0] if texts else 'it has no text'}"
+
+
 class Guard:
     """Counts faults by place. `on_first(place, text)` is called at the first fault of each place."""
 
@@ -101,5 +108,5 @@ class Guard:
         if self.faults[place] == 1:
             origin = traceback.extract_tb(error.__traceback__)
             where = f" ({origin[-1].filename}:{origin[-1].lineno})" if origin else ""
-            text = f"{place}: {type(error).__name__}: {error}{where}"
+            text = f"{place}: {in_words(error)}{where}"
             self._on_first(place, f"{text}. {consequence}" if consequence else text)

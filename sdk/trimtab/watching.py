@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from trimtab import config as configuration
 from trimtab import lifecycle
 from trimtab.errors import ConfigError, HaltTraining, RunActiveError
+from trimtab.guard import in_words
 
 if TYPE_CHECKING:
     from trimtab.run import Run
@@ -238,7 +239,7 @@ def _status_of(error: BaseException | None) -> tuple[Status, str | None]:
         return ("completed", None) if error.code in (None, 0) else ("failed", f"SystemExit: {error.code}")
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "KeyboardInterrupt"
-    return "failed", f"{type(error).__name__}: {error}"
+    return "failed", in_words(error)
 
 
 def _forget_in_child() -> None:

@@ -44,6 +44,13 @@ class RaisingBackend(RecordingBackend):
         super().write(events)
 
 
+class WordlessError(Exception):
+    """Fails where it is asked for its text."""
+
+    def __str__(self):
+        return self.nosuch
+
+
 @pytest.fixture
 def told(guarded):
     """What the guard told."""
@@ -213,6 +220,17 @@ def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told,
     assert lanes.errors() == {"raising": 2}
     assert len(told) == 1
     assert f"{error.__name__}: disk full" in told[0]
+
+
+def test_error_without_a_text_costs_its_own_batch_only(make_bus, told):
+    raising = RaisingBackend(1, WordlessError)
+    lanes = make_bus(raising=raising)
+    for step in (1, 2):
+        lanes.publish(sample_step(step), urgent=True)
+        assert raising.called.acquire(timeout=PATIENCE_S)
+    lanes.close()
+    assert (steps(raising), lanes.dropped()) == ([2], {"raising": {"error": 1}})
+    assert "WordlessError" in told[0]
 
 
 def test_a_backend_that_fails_to_close_is_told_and_no_more(make_bus, told):

@@ -89,6 +89,16 @@ def test_exception_goes_through_and_the_run_failed(options, tmp_path):
     assert end_of(options).error == "ZeroDivisionError: division by zero"
 
 
+def test_exception_without_a_text_goes_through_too(options):
+    class WordlessError(Exception):
+        def __str__(self):
+            return self.nosuch
+
+    with pytest.raises(WordlessError), trimtab.watch(**options):
+        raise WordlessError
+    assert (end_of(options).status, trimtab.watching.active_run()) == ("failed", None)
+
+
 def test_completed_run_says_so_on_disk(options, tmp_path):
     with trimtab.watch(**options):
         assert status_on_disk(tmp_path) == "running"

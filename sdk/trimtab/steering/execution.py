@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 from trimtab.actions import STAGES, Action, Change, Controls, Refused, RollBack, Stage
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
-from trimtab.guard import Guard
+from trimtab.guard import Guard, in_words
 from trimtab.policies import Decision, Engine
 from trimtab.policies.accounts import FAILURES
 from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
@@ -297,7 +297,7 @@ class Execution:
         if isinstance(problem, Refused):
             recorded.append(record("refused", Change(), str(problem)))
         elif problem is not None:
-            recorded.append(record("failed", Change(), f"{type(problem).__name__}: {problem}"))
+            recorded.append(record("failed", Change(), in_words(problem)))
         return recorded
 
     def _withdraw(self, waiting: _Waiting, step: int, outcome: Outcome, reason: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from trimtab import stores
-from trimtab.guard import Guard
+from trimtab.guard import Guard, in_words
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
@@ -187,9 +187,7 @@ class Ranks:
         problem = self._guard.attempt(lambda: found.append(collective()))
         if problem is None:
             return found[0]
-        self._end(
-            f"The ranks have lost each other ({type(problem).__name__}: {problem}): nothing is adjusted any more."
-        )
+        self._end(f"The ranks have lost each other ({in_words(problem)}): nothing is adjusted any more.")
         return None
 
     def _end(self, reason: str) -> None:

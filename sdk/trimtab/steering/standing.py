@@ -8,7 +8,7 @@ from typing import Any
 from trimtab.actuators.steering import Steering
 from trimtab.alerts.reception import Reception
 from trimtab.errors import ConfigError
-from trimtab.guard import Guard
+from trimtab.guard import Guard, in_words
 from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
 
@@ -48,7 +48,7 @@ class Standing:
         if problem is not None:
             self._go_on_from(here)
             raise ConfigError(
-                f"This is no state of a run ({type(problem).__name__}: {problem}). Give what state_dict() returned."
+                f"This is no state of a run ({in_words(problem)}). Give what state_dict() returned."
             ) from problem
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
