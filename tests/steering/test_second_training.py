@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trimtab
-from trimtab.actions import RollBack
+from trimtab.actions import Halt, RollBack, ScaleLearningRate
 from trimtab.types import Adjustment, Alert, Step
 
 STEPS = 120
@@ -118,6 +118,19 @@ def test_optimizer_that_trains_more_layers_of_the_model_goes_on(watching, unfini
     last = seen.backend.of(Step)[-1]
     assert last.optimizer == "0"
     assert last.loss_ema > 1.1 * last.loss
+
+
+@pytest.mark.parametrize("action", [ScaleLearningRate(0.1), Halt()])
+def test_what_the_last_validation_of_a_fold_brings_about_is_not_done_to_the_next_one(watching, train_in_turn, action):
+    bad = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
+    policies = [trimtab.Policy(on="bad", ladder=[action])]
+    with watching(act="process", gradients_every=1, rules=[bad], policies=policies) as seen:
+        train_in_turn(1)
+        seen.run.log(bad=2.0)
+        train_in_turn(1)
+        assert not trimtab.should_stop()
+    ((outcome, reason),) = [(a.outcome, a.reason) for a in seen.run.adjustments if a.action == action.name]
+    assert (outcome, reason) == ("refused", "another model is trained by now")
 
 
 def test_next_training_is_turned_back_to_no_state_of_the_one_before(watching):

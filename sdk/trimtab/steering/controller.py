@@ -172,7 +172,9 @@ class Controller:
 
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
-        self._fence_all(self._books.steps_written())
+        step = self._books.steps_written()
+        self._fence_all(step)
+        self._execution.withdraw(step, "refused", "another model is trained by now", lambda d: d.policy != PERSON)
         self.optimizers.pop(label, None)
         self._judging.begin_anew(label)
         self._telling.begin_anew()
