@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trimtab
-from trimtab.actions import Halt, RollBack, ScaleLearningRate
+from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SetDropout
 from trimtab.types import Adjustment, Alert, Step
 
 STEPS = 120
@@ -131,6 +131,27 @@ def test_what_the_last_validation_of_a_fold_brings_about_is_not_done_to_the_next
         assert not trimtab.should_stop()
     ((outcome, reason),) = [(a.outcome, a.reason) for a in seen.run.adjustments if a.action == action.name]
     assert (outcome, reason) == ("refused", "another model is trained by now")
+
+
+def test_next_fold_of_one_name_begins_at_its_own_rate_and_dropout(watching):
+    """Though the optimizer of the one before it is kept, which is no part of it."""
+    ladders = {
+        "slow": [(ScaleLearningRate(0.1), SetDropout(0.5))],
+        "clip": [(ScaleLearningRate(0.5), ClipGradients(1.0, steps=3))],
+    }
+    rules = [trimtab.Rule(name, signal=f"logged:{name}", threshold=1.0) for name in ladders]
+    policies = [trimtab.Policy(on=name, ladder=ladder, cooldown=0) for name, ladder in ladders.items()]
+    kept = [Training(lr=0.05), Training(lr=0.05)]
+    with watching(act="process", gradients_every=1, rules=rules, policies=policies) as seen:
+        for training, name in zip(kept, ladders, strict=True):
+            training.model.append(nn.Dropout(0.1))
+            seen.run.attach(model=training.model, optimizer={"main": training.optimizer})
+            training.steps(2)
+            seen.run.log({name: 2.0})
+            training.steps(2)
+        assert seen.run.state_dict()["steering"]["main"]["learning_rate"]["target"] == 0.5
+        assert [training.model[-1].p for training in kept] == [0.1, 0.1]
+    assert [a.outcome for a in seen.run.adjustments] == ["applied"] * 4
 
 
 def test_next_training_is_turned_back_to_no_state_of_the_one_before(watching):

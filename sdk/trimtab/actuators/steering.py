@@ -59,6 +59,13 @@ class Steered:
         if all(known is not optimizer for known in self.optimizers):
             self._optimizers.append(weakref.ref(optimizer))
 
+    def begin_anew(self) -> None:
+        """What was asked of the optimizers so far is asked no more. Should one step on, it is added again."""
+        self.settings.clear()
+        self.dropout.put_back()
+        self.dropout, self.refusal = Dropout(), ""
+        self._optimizers.clear()
+
     def state(self) -> dict[str, Any]:
         """JSON-able, see `Steering.state_dict`."""
         scale, decay = self.settings.scale.state(), self.settings.decay.state()
@@ -123,6 +130,11 @@ class Steering:
             self._resume(steered, resumed)
         elif self._is_surrounded(steered):
             self.surround(steered)
+
+    def forget(self, label: str) -> None:
+        """Another model is trained under this label: what was asked so far was about the one before it."""
+        self._find(label).begin_anew()
+        self._reset(label)
 
     def steered(self, label: str) -> Steered:
         """The optimizers of this label, and what is asked of them."""

@@ -34,6 +34,11 @@ class Settings:
         """Whether rates or decays are others than the optimizer's own, or will be."""
         return self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
 
+    def clear(self) -> None:
+        """Nothing is asked of the next updates."""
+        self.scale, self.decay, self.clip, self.skip = Scale(), Decay(), None, False
+        self._made.clear()
+
     def begun(self, updates: Updates) -> None:
         """An update begins. One that was made already begins a new round, though others had none in the last."""
         if id(updates) in self._made:

@@ -176,6 +176,7 @@ class Controller:
         self._fence_all(step)
         self._execution.withdraw(step, "refused", "another model is trained by now", lambda d: d.policy != PERSON)
         self.optimizers.pop(label, None)
+        self._actuators.steering.forget(label)
         self._judging.begin_anew(label)
         self._telling.begin_anew()
         self._actuators.snapshots.forget()
