@@ -1,5 +1,6 @@
 """What a resumed run goes on with, written down while the run goes on."""
 
+import contextlib
 import json
 import math
 
@@ -130,6 +131,19 @@ def test_run_that_is_given_nonsense_to_go_on_from_goes_on_from_where_it_is(watch
         with pytest.raises(ConfigError, match="no state of a run"):
             seen.run.load_state_dict({**before, "steering": {"0": {}}, "engine": {**before["engine"], "paused": True}})
         assert seen.run.state_dict() == before
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"steering": {"0": {}}}])
+def test_what_fires_when_a_state_is_given_is_answered_all_the_same(watching, training, spoilt):
+    """Whether the state was one or not."""
+    always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+    policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.5)], cooldown=10)]
+    with watching(act="process", rules=[always], policies=policies) as seen:
+        training.steps(4)  # it fires again, and waits for the cooldown
+        with pytest.raises(ConfigError) if spoilt else contextlib.nullcontext():
+            seen.run.load_state_dict({**seen.run.state_dict(), **spoilt})
+        training.steps(10)
+        assert [a.step for a in seen.run.adjustments] == [1, 11]
 
 
 @pytest.mark.parametrize("case", ["a ramp without end", "a ceiling beyond all numbers"])

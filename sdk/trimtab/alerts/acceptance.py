@@ -94,9 +94,9 @@ class Acceptance:
         """The number of episodes so far of each alert that is bound by name."""
         return dict(self._episodes)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Number episodes on from `state`. A resumed run begins with a fence."""
-        self._episodes = Counter({str(name): int(count) for name, count in state.items()})
+    def restore(self, state: Counter[str]) -> None:
+        """Number episodes on from `state`, see `numbered`. A resumed run begins with a fence."""
+        self._episodes = Counter(state)
         self.fence()
 
     def _take(self, waiting: Waiting, step: int, levels: Mapping[str, float]) -> None:
@@ -175,6 +175,11 @@ class Acceptance:
                 outcome=outcome,
             )
         )
+
+
+def numbered(state: Mapping[str, Any]) -> Counter[str]:
+    """What `Acceptance.state` gave, read back. Raises ValueError, TypeError or AttributeError for another."""
+    return Counter({str(name): int(count) for name, count in state.items()})
 
 
 def _severity(alert: Incoming) -> Severity:

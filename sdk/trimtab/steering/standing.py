@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trimtab.actuators.steering import Steering
+from trimtab.alerts.acceptance import numbered
 from trimtab.alerts.reception import Reception
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard, in_words
@@ -43,17 +44,18 @@ class Standing:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
-        here = self.state()
         problem = self._guard.attempt(lambda: self._go_on_from(state))
         if problem is not None:
-            self._go_on_from(here)
             raise ConfigError(
                 f"This is no state of a run ({in_words(problem)}). Give what state_dict() returned."
             ) from problem
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
-        self._engine.restore(state["engine"], self._step())
+        step, alerts = self._step(), numbered(state.get("alerts", {}))
+        Engine(()).restore(state["engine"], step)  # two that nobody uses, to see whether it can be read
+        Judge(()).restore(state["judge"])
+        self._steering.load_state_dict(state["steering"])  # this is done whole, or not at all
+        self._engine.restore(state["engine"], step)
         self._judge.restore(state["judge"])
         if self._reception is not None:
-            self._reception.acceptance.restore(state.get("alerts", {}))
-        self._steering.load_state_dict(state["steering"])  # last: this is done whole, or not at all
+            self._reception.acceptance.restore(alerts)
