@@ -197,6 +197,18 @@ def test_alert_bound_by_name_that_comes_by_two_ways_is_answered_once(desk):
     assert it.outcomes == ["accepted", "duplicate"]
 
 
+@pytest.mark.parametrize("labels", [{}, {"rule": None, "alertname": "GpuHot"}], ids=str)
+def test_alert_that_waits_is_answered_though_its_server_was_started_anew_meanwhile(desk, labels):
+    it = desk(act="alerts")
+    it.fires()
+    it.engine.paused = True
+    began = it.clock.now + 1
+    for status in ("firing", "resolved", "firing"):
+        it.receives(**labels, at=began, status=status)
+    it.engine.paused = False
+    assert [decision.outcome for decision in it.decides()] == [None]
+
+
 def test_numbers_of_episodes_outlive_a_resume(desk, inbox, clock):
     it = desk(act="alerts")
     it.receives(rule=None, alertname="GpuHot")

@@ -26,6 +26,11 @@ def test_alert_that_fires_again_or_ends_is_new(offer, clock):
     assert [offer(), offer(at=clock.now + 1), offer(status="resolved")] == ["taken"] * 3
 
 
+def test_alert_that_is_there_again_after_it_was_gone_is_new(offer):
+    """A server that was started anew lists nothing until it has heard of its alerts again."""
+    assert [offer(status=status) for status in ("firing", "resolved", "firing", "resolved")] == ["taken"] * 4
+
+
 @pytest.mark.parametrize(
     "labels", [{"run_id": "f" * 16}, {"run": "other"}, {"run_id": None}, {"run_id": None, "run": None}], ids=str
 )

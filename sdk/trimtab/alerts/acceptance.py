@@ -104,7 +104,8 @@ class Acceptance:
         if alert.state == "resolved":
             outcome = outcome or "resolved"
             if rule in self._open and self._open[rule][0].fingerprint == alert.fingerprint:
-                del self._open[rule]
+                del self._open[rule]  # before anything was done: a server that was started anew may list it again
+                self._numbered.pop((alert.fingerprint, alert.starts_at), None)
         if outcome is None:
             outcome = self._judge(alert, rule, levels)
         verdict = None

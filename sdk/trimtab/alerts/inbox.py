@@ -47,7 +47,7 @@ class Inbox:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: deque[Waiting] = deque()
-        self._known: OrderedDict[tuple[str, str, float, str], None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, float], str] = OrderedDict()  # alerts, and how each stood last
         self._counted: Counter[tuple[str, str]] = Counter()
         self._heard: dict[str, float] = {}
         self._closed = False
@@ -110,15 +110,16 @@ class Inbox:
         if self._closed:
             return "run_over"
         rule, outcome = self._read(alert)
-        key = (alert.source, alert.fingerprint, alert.starts_at, alert.state)
+        key = (alert.source, alert.fingerprint, alert.starts_at)
         with self._lock:
-            if key in self._known:
+            if self._known.get(key) == alert.state:
                 return "duplicate"
             if len(self._waiting) >= CAPACITY:
                 return "inbox_full"
             if not self._may_come():
                 return "rate_limited"
-            self._known[key] = None
+            self._known[key] = alert.state
+            self._known.move_to_end(key)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         self._waiting.append(Waiting(alert, rule, outcome))
