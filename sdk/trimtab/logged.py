@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trimtab.sample.scalars import Transfer, hold
+from trimtab.sample.scalars import Transfer, hold, is_real
 from trimtab.types import Metric
 
 NAMES_EXPORTED = 50
@@ -77,7 +77,8 @@ class Logged:
 
 def _as_number(value: Any) -> float | None:
     if isinstance(value, Tensor):
-        return Transfer([hold(value)]).read()[0] if value.numel() == 1 and not value.is_complex() else None
+        has_number = is_real(value) and not value.is_nested and value.numel() == 1 and not value.is_complex()
+        return Transfer([hold(value)]).read()[0] if has_number else None
     if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
         return None
     try:
@@ -90,7 +91,8 @@ def _as_number(value: Any) -> float | None:
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        without_values = "" if is_real(value) else " without values"
+        return f"a tensor of shape {'?' if value.is_nested else tuple(value.shape)}{without_values}"
     return f"{_shown(value)}, a {type(value).__name__}"
 
 

@@ -53,6 +53,8 @@ def test_whatever_is_one_number_is_logged(watching, given, number):
         (1j, "a complex"),
         (torch.ones(2, 3), "a tensor of shape (2, 3)"),
         (torch.ones(0), "a tensor of shape (0,)"),
+        (torch.ones(1, device="meta"), "a tensor of shape (1,) without values"),
+        (torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged), "a tensor of shape ?"),
         (numpy.ones(3), "a ndarray"),
         (numpy.str_("12"), "a str_"),
     ],
