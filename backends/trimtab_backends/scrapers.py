@@ -10,6 +10,7 @@ from collections.abc import Callable
 SCRAPERS = 16  # that are told apart; more are not remembered
 LONGEST_S = 60.0  # a scraper that comes less often is not waited for, unless a linger was asked for
 GONE_AFTER = 2.5  # intervals without a visit
+FORGOTTEN_S = GONE_AFTER * LONGEST_S  # without a visit, after which another one may take the place
 SLACK = 1.2  # of an interval, for a scraper that is late
 
 
@@ -25,6 +26,8 @@ class Scrapers:
         """`client` has been given the page as it was at `at`, by the clock."""
         with self._changed:
             last, _ = self._visits.get(client, (None, None))
+            if last is None and len(self._visits) >= SCRAPERS:
+                self._visits = {known: visit for known, visit in self._visits.items() if at - visit[0] <= FORGOTTEN_S}
             if last is not None or len(self._visits) < SCRAPERS:
                 self._visits[client] = (at, None if last is None else at - last)
             self._changed.notify_all()

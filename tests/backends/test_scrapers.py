@@ -13,7 +13,7 @@ import pytest
 import trimtab
 from trimtab import discovery
 from trimtab_backends.prometheus import PrometheusBackend
-from trimtab_backends.scrapers import LONGEST_S, Scrapers
+from trimtab_backends.scrapers import FORGOTTEN_S, LONGEST_S, SCRAPERS, Scrapers
 
 PATIENCE_S = 30.0
 
@@ -63,6 +63,16 @@ def visits(scrapers, clock, client, *intervals):
     for interval in intervals:
         clock.now += interval
         scrapers.visited(client, clock.now)
+
+
+def test_scraper_is_expected_though_many_came_before_it_that_are_gone(scrapers):
+    """A Prometheus has another address, or another version in its name, whenever it is started anew."""
+    scrapers, clock = scrapers
+    for number in range(2 * SCRAPERS):
+        visits(scrapers, clock, f"client {number}")
+    clock.now += FORGOTTEN_S + 1
+    visits(scrapers, clock, "prometheus", 15.0)
+    assert scrapers.due() == {"prometheus": 15.0}
 
 
 def test_interval_is_known_after_two_visits(scrapers):
