@@ -253,6 +253,18 @@ def test_the_next_one_is_due_some_steps_after_a_rollback(model):
     assert next(step for step in range(101, 200) if snapshots.due(step)) == 100 + FIRST_INTERVAL
 
 
+def test_age_is_that_of_the_newest_that_there_still_is(model):
+    snapshots = Snapshots(cap_bytes=100 * BYTES, clock=lambda: now)
+    for now in (0, 10, 20):
+        snapshots.take(model.at(now), now)
+    now = 25
+    assert snapshots.age_s == 5
+    snapshots.roll_back(model.at(now), now, since=15)
+    assert snapshots.age_s == 15
+    snapshots.forget()
+    assert snapshots.age_s is None
+
+
 def test_snapshots_in_a_directory_are_files_that_load_alone(model, tmp_path):
     snapshots = filled(model, [10, 20], directory=tmp_path, most=2)
     _, newest = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)

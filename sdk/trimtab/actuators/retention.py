@@ -17,6 +17,7 @@ class Snapshot:
     own: Picture
     shared: list[Picture] = field(default_factory=list)
     generators: generators.States | None = None
+    taken_at: float = 0.0  # by the clock of whoever took it
     alone: bool = False  # other ranks have none of this step: none of them can go back to it
 
     def covers(self) -> set[object]:

@@ -88,6 +88,12 @@ class Snapshots:
         return self._kept[-1].step if self._kept else None
 
     @property
+    def age_s(self) -> float | None:
+        """Of the newest that a rollback could use, in seconds; None where there is none."""
+        newest = next((snapshot for snapshot in reversed(self._kept) if not snapshot.alone), None)
+        return None if newest is None else self._clock() - newest.taken_at
+
+    @property
     def best(self) -> int | None:
         """The step after which the best was taken."""
         return None if self._best is None else self._best.step
@@ -292,7 +298,7 @@ class Snapshots:
         if not self._make_room(size):
             return None
         rng = generators.states() if self._rng else None
-        snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng)
+        snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng, self._clock())
         self._kept.append(snapshot)
         return snapshot
 

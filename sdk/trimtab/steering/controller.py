@@ -105,9 +105,8 @@ class Controller:
             say,
             ranks=ranks,
             replay=replay,
-            clock=clock,
         )
-        self._telling = Telling(judge, engine, actuators, self._keeping, self.optimizers, emit, clock)
+        self._telling = Telling(judge, engine, actuators, self.optimizers, emit, clock)
         self._orders = (
             None
             if control is None

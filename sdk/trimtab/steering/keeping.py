@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 
 from trimtab.actions import Refused
@@ -36,7 +35,6 @@ class Keeping:
         *,
         ranks: Ranks | None,
         replay: Replay | None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.best = best
         self._actuators = actuators
@@ -47,8 +45,6 @@ class Keeping:
         self._ranks = ranks
         self._keeps_best = ranks is None or ranks.leads
         self._replay = replay
-        self._clock = clock
-        self._taken_at: float | None = None
         self._buffers: Buffers = {}  # while a validation is under way, those that it began with
 
     def met(self, step: int) -> None:
@@ -66,8 +62,7 @@ class Keeping:
         if self._ranks is not None:
             self._ranks.takes_snapshot = False
         step_s = self._pace.step_s
-        if self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s)):
-            self._taken_at = self._clock()
+        self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s))
 
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
@@ -84,19 +79,13 @@ class Keeping:
         if self._judge.improved and self._keeps_best:
             self._try(lambda: self.best.keep(step, buffers))
 
-    def age_s(self, now: float) -> float | None:
-        """Of the newest state to go back to, in seconds; None where there is none but the first."""
-        return None if self._taken_at is None else now - self._taken_at
-
     def _is_due(self, step: int) -> bool:
         if self._replay is not None:
             return step in self._replay.snapshots
         return self.wanted(step) if self._ranks is None else self._ranks.takes_snapshot
 
-    def _try(self, keep: Callable[[], object]) -> bool:
+    def _try(self, keep: Callable[[], object]) -> None:
         try:
             keep()
         except Refused as refused:
             self._say("snapshots", str(refused))
-            return False
-        return True

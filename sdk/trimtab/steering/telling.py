@@ -14,7 +14,6 @@ from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.records import Judged
-from trimtab.steering.keeping import Keeping
 from trimtab.types import Alert, Event, Verdict, Verdicts
 
 
@@ -26,7 +25,6 @@ class Telling:
         judge: Judge,
         engine: Engine,
         actuators: Actuators,
-        keeping: Keeping,
         optimizers: Mapping[str, weakref.ref[Optimizer]],
         emit: Callable[[Event], None],
         clock: Callable[[], float] = time.perf_counter,
@@ -35,7 +33,6 @@ class Telling:
         self._judge = judge
         self._engine = engine
         self._actuators = actuators
-        self._keeping = keeping
         self._optimizers = optimizers
         self._emit = emit
         self._clock = clock
@@ -72,7 +69,7 @@ class Telling:
             learning_rate_scale=self._scales(),
             dropout_ratio=self._actuators.largest_dropout.read(),
             budgets=self._engine.budgets(),
-            snapshot_age_s=self._keeping.age_s(now),
+            snapshot_age_s=self._actuators.snapshots.age_s,
         )
         rounded = {rule: float(f"{level:.4g}") for rule, level in levels.items()}
         return Judged(rounded, verdicts, self._judge.loss_at_chance(label))
