@@ -233,8 +233,11 @@ def _sparkline(losses: Sequence[float]) -> Line:
     """A column a value, the highest for the largest; a cross for what is not finite."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
+    height = high / 2 - low / 2 or 1.0  # the whole may be more than a float holds
     columns = [
-        (SPARKS[round((loss - low) * scale)], "magenta") if math.isfinite(loss) else ("×", ALARM) for loss in losses
+        (SPARKS[round((loss / 2 - low / 2) / height * (len(SPARKS) - 1))], "magenta")
+        if math.isfinite(loss)
+        else ("×", ALARM)
+        for loss in losses
     ]
     return [("  ", ""), *columns] if columns else []

@@ -82,6 +82,14 @@ def test_what_is_not_finite_is_red_and_bold(progress):
     assert styles(line, "NaN") == styles(line, "×") == {"bold red"}
 
 
+@pytest.mark.parametrize(("losses", "sparks"), [((0.0, 5e-324), "▁▁"), ((-1.7e308, 0.0, 1.7e308), "▁▅█")])
+def test_losses_at_the_ends_of_what_a_float_holds_have_a_line(progress, losses, sparks):
+    for loss in losses:
+        progress.take(sample_step(1, loss=loss))
+        progress.tick()
+    assert f"  {sparks}  " in text(lines.live(progress, 120))
+
+
 def test_the_sparkline_gives_way_where_columns_are_few(progress):
     for number in range(1, 21):
         progress.take(sample_step(number, epoch=None, batch=None))
