@@ -364,7 +364,7 @@ class Run:
 
     def _emit_logged(self, event: Metric) -> None:
         self._emit(event)
-        self._controller.logged(event.values)
+        self._controller.logged(event.values, of_training=event.phase == "train")
 
     def _say(self, kind: str, text: str) -> None:
         """Tell the user something, once."""

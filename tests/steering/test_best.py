@@ -86,6 +86,16 @@ def test_running_statistics_are_put_back_as_they_were_validated(watching, traini
     assert same(training.model.state_dict().values(), best.values())
 
 
+def test_training_loss_that_is_logged_under_the_name_of_what_is_monitored_makes_no_state_the_best(watching, training):
+    with watching(**NOTHING) as seen:
+        training.steps(10)
+        validate(training)
+        best = state_of(training)
+        seen.run.log(loss=training.step() - 100.0, phase="train")
+        assert seen.run.restore_best()
+        assert_alike(training, best)
+
+
 def test_last_validation_counts_although_no_training_follows_it(watching, training):
     with watching(**NOTHING) as seen:
         training.steps(10)

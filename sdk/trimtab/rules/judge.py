@@ -111,12 +111,13 @@ class Judge:
         """Whether every loss has a baseline."""
         return all(b.course.count >= BASELINE for name, b in self._benches.items() if name and b.course.count)
 
-    def logged(self, step: int, name: str, value: float) -> list[Verdict]:
-        """Judge a value that the user logged."""
+    def logged(self, step: int, name: str, value: float, *, of_training: bool = False) -> list[Verdict]:
+        """Judge a value that the user logged. One `of_training` is not the monitored one, whatever its name."""
         bench = self._bench("")
         self.improved = False
         verdicts = bench.take(LOGGED + name, step, value)
-        return verdicts + self._monitored(step, value) if name == self._monitor[0] else verdicts
+        is_monitored = name == self._monitor[0] and not of_training
+        return verdicts + self._monitored(step, value) if is_monitored else verdicts
 
     def record(self, step: int, **values: float) -> list[Verdict]:
         """Judge what is measured about the run itself, by the names of the signals: `data_wait_share` and its like."""

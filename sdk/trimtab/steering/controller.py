@@ -259,11 +259,11 @@ class Controller:
             self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
 
-    def logged(self, values: Mapping[str, float]) -> None:
-        """The user logged values."""
+    def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
+        """The user logged values. Those `of_training` tell no better model."""
         step = self._books.steps_written()
         for name, value in values.items():
-            verdicts = self._judging.logged(step, name, value)
+            verdicts = self._judging.logged(step, name, value, of_training=of_training)
             if self.acts:
                 self._keeping.monitored(step)
             self._answer("", verdicts, Moment.after(step))

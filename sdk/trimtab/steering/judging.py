@@ -91,10 +91,10 @@ class Judging:
             self._say("monitor", self._judge.not_monitored(self._logged))
         return verdicts
 
-    def logged(self, step: int, name: str, value: float) -> list[Verdict]:
+    def logged(self, step: int, name: str, value: float, *, of_training: bool = False) -> list[Verdict]:
         """Judge a value that the user logged."""
         self._logged.add(name)
-        return self._judge.logged(step, name, value)
+        return self._judge.logged(step, name, value, of_training=of_training)
 
     def begin_anew(self, label: str) -> None:
         """Another model is trained under this label: no loss of the one before it stands behind its validation."""
