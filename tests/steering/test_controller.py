@@ -747,3 +747,19 @@ def test_steps_judged_together_have_each_their_own_update_ratios(watching, train
         training.steps(100)
     assert sorted(given) == list(range(1, 101))
     assert len({id(ratios) for ratios in given.values()}) == 14  # one in eight steps, and none at the first
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_for_which_a_scaler_skips_every_step_are_turned_back(watching, training, fused):
+    optimizer = torch.optim.Adam(training.model.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu")
+    with watching(act="process", gradients_every=1) as seen:
+        for step in range(60):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(training.model(training.inputs), training.labels)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            if step == 40:
+                training.model[0].weight.data.fill_(math.nan)
+    assert [a.action for a in seen.run.adjustments if a.outcome == "applied"][-1] == "roll_back"
+    assert all(weights.isfinite().all() for weights in training.weights)

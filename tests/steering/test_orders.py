@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import time
 
@@ -139,6 +140,17 @@ def test_rollback_goes_to_the_newest_snapshot(watching, training):
     assert by_person(seen) == [("roll_back", "applied"), ("scale_learning_rate", "applied")]
     back = next(a for a in seen.run.adjustments if a.action == "roll_back")
     assert back.after["weights_of_step"] == 64
+
+
+def test_order_is_taken_while_a_scaler_skips_every_step(watching, training):
+    scaler = torch.amp.GradScaler("cpu")
+    with watching(act=False) as seen:
+        id = order(seen, "stop", Halt("a person asked for it"))
+        for _ in range(4):
+            scaler.scale(training.model(training.inputs).sum() * math.inf).backward()
+            scaler.step(training.optimizer)
+            scaler.update()
+        assert answered(seen, id).outcome == "applied"
 
 
 def test_order_for_two_optimizers_is_done_to_both(watching):

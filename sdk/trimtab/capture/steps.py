@@ -342,7 +342,9 @@ class Steps:
         ledger.drop_samples()
         self._recorder.books.skip(tracked.ledger, reason, total(losses))
         if reason == "scaler":
+            started = self._recorder.clock()
             self.controller.skipped(ledger.label)
+            self._recorder.meter.add(self._recorder.clock() - started)
         if now >= tracked.ledger.close_at:
             self._recorder.close(tracked.ledger)
 

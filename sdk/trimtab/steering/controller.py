@@ -238,8 +238,8 @@ class Controller:
         """GradScaler skipped a step."""
         step = self._books.steps_written()
         self._answer(label, self._judge.skipped(label, step), Moment.after(step))
-        if self._execution.follows_cycle:
-            self._execution.cycle.stepped(label)
+        self._end_step(label, step)
+        self.awaits_steps = self._awaits()
 
     def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
         """A backward wrote to gradients that the optimizer `label` may apply."""
@@ -291,11 +291,7 @@ class Controller:
     def stepped(self, optimizer: Optimizer | None, label: str) -> None:
         """The parameters are updated: the moment for what has waited for it."""
         step = self._books.steps_written()
-        if self._orders is not None:
-            self._orders.take_up(step)
-        if self._replay is not None:
-            self._repeat(self._replay, label, Moment.after(step))
-        may_write = self._execution.stepped(label, step)
+        may_write = self._end_step(label, step)
         if self.acts and may_write and label in self.optimizers:
             self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
@@ -351,6 +347,14 @@ class Controller:
             self._say(
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
+
+    def _end_step(self, label: str, step: int) -> bool:
+        """Do what has waited for the end of a step, taken or skipped. Whether weights may be changed now."""
+        if self._orders is not None:
+            self._orders.take_up(step)
+        if self._replay is not None:
+            self._repeat(self._replay, label, Moment.after(step))
+        return self._execution.stepped(label, step)
 
     def _awaits(self) -> bool:
         return self._execution.waits or self._execution.follows_cycle or self._replay is not None
