@@ -67,7 +67,7 @@ class ConsoleBackend:
         columns = output.columns
         if columns:
             output.show(lines.live(self._progress, columns, ascii=self._ascii))
-        elif events[-1].ts - self._spoke_at >= SILENCE_S and self._progress.loss:
+        elif abs(events[-1].ts - self._spoke_at) >= SILENCE_S and self._progress.loss:  # a clock may be set back
             self._spoke_at = events[-1].ts
             output.say(lines.step(self._progress))
 
@@ -127,7 +127,7 @@ class _Spaced:
         if key not in self._shown_at and len(self._shown_at) >= NAMES_APART:
             key = ()
         before = self._held.pop(key)[1] + 1 if key in self._held else 0
-        if event.ts - self._shown_at.get(key, -math.inf) < METRICS_EVERY_S:
+        if abs(event.ts - self._shown_at.get(key, -math.inf)) < METRICS_EVERY_S:
             self._held[key] = (event, before)
         else:
             self._shown_at[key] = event.ts

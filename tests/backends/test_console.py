@@ -231,6 +231,13 @@ def test_values_logged_at_every_step_do_not_flood_the_screen(console, stream):
     ]
 
 
+def test_clock_that_was_set_back_silences_nothing(console, stream):
+    for ts in (SAMPLE_TIME, SAMPLE_TIME - 3600.0):
+        step = sample_step(5, ts=ts, epoch=None, batch=None)
+        console.write([Metric(ts=ts, step=4, values={"x": 1.0}), step])
+    assert [line.split()[2] for line in said(stream)] == ["4", "5", "4", "5"]
+
+
 def test_metrics_of_ever_new_names_share_a_line(console, stream):
     for step in range(1, 1001):
         console.write([Metric(**at(step / 100, step=step), values={f"x{step}": 1.0})])
