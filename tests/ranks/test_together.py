@@ -72,6 +72,27 @@ def test_bad_batch_of_one_rank_is_undone_on_all(poisoned):
     assert [rank["finite"] for rank in poisoned] == [True, True]
 
 
+def test_weights_for_which_scalers_skip_every_step_are_turned_back_on_all(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+scaler = torch.amp.GradScaler("cpu")
+
+with trimtab.watch(run="a", backends=[backend], act="process"):
+    for number in range(120):
+        optimizer.zero_grad()
+        scaler.scale(nn.functional.cross_entropy(parallel(inputs[half]), labels[half])).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if number == 60:
+            model[0].weight.data.fill_(math.nan)
+said(finite=all(p.isfinite().all().item() for p in model.parameters()))
+"""
+    )
+    assert [(action, outcome) for _, _, action, outcome, _ in alike(ranks)][-1] == ("roll_back", "applied")
+    assert [rank["finite"] for rank in ranks] == [True, True]
+
+
 def test_ranks_that_are_only_watched_have_the_weights_of_the_bare_run(in_ranks):
     """Each its own: buffers differ from rank to rank. In the end rules fire, of which only word is given."""
     ranks = in_ranks(

@@ -238,6 +238,8 @@ class Controller:
         """GradScaler skipped a step."""
         step = self._books.steps_written()
         self._answer(label, self._judge.skipped(label, step), Moment.after(step))
+        if self._membership.ranks is not None:  # all of them skip it, whose gradients are alike
+            self._next_in(label, Moment.after(step))
         self._end_step(label, step)
         self.awaits_steps = self._awaits()
 
