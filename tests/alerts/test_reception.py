@@ -79,6 +79,19 @@ def test_alert_that_is_posted_adjusts_the_run_at_its_next_step(hook):
     assert recording.of(Intake)[-1].received == {"webhook": {"accepted": 1}}
 
 
+def test_alert_that_comes_while_a_scaler_skips_every_step_adjusts_the_run(hook):
+    weight, scaler = torch.nn.Parameter(torch.ones(2)), torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    watch, _ = hook(act="alerts", gradients_every=1)
+    with watch as run:
+        assert post(run, gpu_hot(time.time()))[0] == 200
+        for _ in range(3):
+            scaler.scale((weight * torch.inf).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert [adjustment.outcome for adjustment in run.adjustments] == ["applied"]
+
+
 def test_without_a_token_no_webhook_is_served(hook):
     watch, _ = hook(token=False)
     with watch as run:

@@ -15,7 +15,6 @@ from typing import Any
 from torch.optim import Optimizer
 
 from trimtab.actuators.controls import Actuators
-from trimtab.alerts.acceptance import Acceptance
 from trimtab.alerts.reception import Reception
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
@@ -199,8 +198,7 @@ class Controller:
         if len(self.optimizers) > 1:
             self._judge.contest.held_fixed(fixed_beside(label, self.optimizers), label)
         late = self._judge_steps(ledger, step, losses, samples, applied=applied)
-        if self.reception is not None and self.reception.acceptance.due:
-            self._take_in(self.reception.acceptance, Moment(step, applied, True))
+        self._take_in(Moment(step, applied, True))
         if self._replay is not None:
             if not applied:
                 self._repeat(self._replay, label, Moment(step, False, False))
@@ -238,6 +236,7 @@ class Controller:
         """GradScaler skipped a step."""
         step = self._books.steps_written()
         self._answer(label, self._judge.skipped(label, step), Moment.after(step))
+        self._take_in(Moment.after(step))
         if self._membership.ranks is not None:  # all of them skip it, whose gradients are alike
             self._next_in(label, Moment.after(step))
         self._end_step(label, step)
@@ -377,9 +376,11 @@ class Controller:
         for decision in replay.due(moment.step, label, applied=moment.applied):
             self._execution.take_up(decision, moment)
 
-    def _take_in(self, acceptance: Acceptance, moment: Moment) -> None:
-        """Alerts came in: what policies do about those that are accepted."""
-        for decision in acceptance.decide(moment.step, self._telling.worst):
+    def _take_in(self, moment: Moment) -> None:
+        """Where alerts came in: do what policies do about those that are accepted."""
+        if self.reception is None or not self.reception.acceptance.due:
+            return
+        for decision in self.reception.acceptance.decide(moment.step, self._telling.worst):
             self._take_up(decision, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
