@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -50,6 +51,17 @@ def test_a_graph_whose_weights_have_changed_is_no_longer_pending():
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert not is_pending_on(tensors_of(model))
     del forgotten
+
+
+def test_a_view_whose_graph_torch_refuses_does_not_count():
+    model, whole = two_layers(), torch.zeros(4)
+    with torch.no_grad():
+        part = whole[:2]
+    whole.add_(model(torch.ones(2, 3)).sum())
+    with pytest.raises(RuntimeError, match="A view was created in no_grad mode"):
+        _ = part.grad_fn
+    assert is_pending_on(tensors_of(model))
+    assert not is_pending_on(tensors_of(two_layers()))
 
 
 def test_a_graph_of_another_model_does_not_count():

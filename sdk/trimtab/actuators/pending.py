@@ -55,7 +55,14 @@ def is_pending(tensors: Iterable[Tensor], objects: Iterable[object]) -> bool:
 def _roots(objects: Iterable[object]) -> list[Any]:
     """The node of every tensor among `objects`, None where it has none."""
     with torch._C.DisableTorchFunction():
-        return [_grad_fn(thing) for thing in objects if issubclass(type(thing), Tensor)]
+        return [_node_of(thing) for thing in objects if issubclass(type(thing), Tensor)]
+
+
+def _node_of(tensor: Any) -> Any:
+    try:
+        return _grad_fn(tensor)
+    except RuntimeError:  # a view made without grad of what was written to with grad: none that torch lets anybody use
+        return None
 
 
 def _saved_by(node: Any) -> Iterator[Any]:
