@@ -244,6 +244,32 @@ def test_optimizer_that_writes_its_rate_while_it_steps_is_let_go(helm):
         controls.scale_learning_rate(0.5)
 
 
+class Warming(torch.optim.Optimizer):
+    """Has the rate of a step in its group as long as it steps, then puts back the one that it keeps, as HeavyBall's."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1, "base_lr": 0.1})
+        self.used = []
+
+    def step(self, closure=None):
+        group = self.param_groups[0]
+        if group["base_lr"] != group["lr"]:
+            group["base_lr"] = group["lr"]
+        group["lr"] = group["base_lr"] * min(1.0, 0.5 + len(self.used))
+        self.used.append(group["lr"])
+        group["lr"] = group["base_lr"]
+
+
+def test_optimizer_that_puts_its_rate_back_itself_is_scaled_on(helm):
+    optimizer = Warming(parameters())
+    helm.controls(optimizer).scale_learning_rate(0.5)
+    for _ in range(3):
+        optimizer.step()
+        assert rate_of(optimizer) == 0.1
+    assert optimizer.used == [0.025, 0.05, 0.05]
+    assert not helm.said
+
+
 class Lookahead(torch.optim.Optimizer):
     """Wraps another optimizer, with its groups or with copies of them."""
 

@@ -37,12 +37,13 @@ def groups_of(optimizers: list[Optimizer]) -> list[Group]:
 
 
 class Placed:
-    """What was put into groups, and what was there. One update long."""
+    """What was put into groups, and what was there. One update long, but for the products."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
         self._written: dict[int, tuple[Tensor, Tensor, Tensor, int]] = {}  # tensor, before, ours, its version since
         self._spent: list[tuple[Tensor, Tensor, int]] = []  # tensor, before, its version since
+        self._products: dict[tuple[int, str], Any] = {}  # the last of each place
 
     def __bool__(self) -> bool:
         return bool(self._entries or self._spent)
@@ -65,7 +66,7 @@ class Placed:
             self._entries.append((group, key, value, value))
         else:
             shared = self._product_of(value)
-            self.put(group, key, value * factor if shared is None else shared)
+            self.put(group, key, self._once(group, key, value * factor) if shared is None else shared)
 
     def put(self, group: Group, key: str, value: Any) -> None:
         """Put `value` in place."""
@@ -78,6 +79,14 @@ class Placed:
         with torch.no_grad():
             tensor.mul_(factor)
         self._spent.append((tensor, before, tensor._version))
+
+    def _once(self, group: Group, key: str, product: Any) -> Any:
+        """The same object for the same number: an optimizer may keep one, and put it back in the next update."""
+        last = self._products.get((id(group), key))
+        if type(last) is type(product) is float and last == product:
+            return last
+        self._products[id(group), key] = product
+        return product
 
     def _product_of(self, value: Any) -> Any:
         """Ours for a tensor that other groups share."""
