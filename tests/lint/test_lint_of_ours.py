@@ -44,6 +44,12 @@ def test_alert_with_a_threshold_that_no_rule_has_says_nothing_of_it(watched, ale
     assert finding(watched({"loss_spike": 2.0}, more=[alert("loss_spike", 7, threshold=-1.0)])).threshold == 25.0
 
 
+def test_run_that_never_came_to_a_step_is_judged_by_its_alerts(watched, alert, runs):
+    judged = judge(str(watched(more=[alert("run_hung", 0)])), runs, {}, {})
+    assert (judged.kind, [found.rule for found in judged.findings]) == ("log", ["run_hung"])
+    assert judged.unjudged["loss_spike"].startswith("no level in the log: the run was too short")
+
+
 def test_healthy_run_has_no_findings(watched, fired):
     assert fired(watched({"loss_spike": 0.999}, {"loss_spike": 0.0})) == []
 

@@ -31,7 +31,7 @@ def judge(given: str, place: Path, asked: Mapping[str, float | None], columns: M
         return judge_points(given, table, asked)
     path = logs.locate(given, place)
     record = Record.read(path)
-    if record.has_levels:
+    if record.has_levels or not record.has_steps:
         return judge_record(path, record, asked)
     judged = judge_points(record.run, Table("log without levels", list(points_of(path, record.run_id))), asked)
     return dataclasses.replace(judged, steps=record.steps, status=record.status)

@@ -27,6 +27,7 @@ class Record:
     run_id: str = ""
     steps: int = 0
     status: str = "no end in the log"
+    has_steps: bool = False
     has_levels: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     alerts: list[logs.Alert] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Record:
     def add(self, record: logs.Record) -> None:
         self.steps = max(self.steps, record.step)
         if isinstance(record, logs.Step):
+            self.has_steps = True
             self.has_levels = self.has_levels or bool(record.levels)
         elif isinstance(record, logs.Alert):
             self.alerts.append(record)
