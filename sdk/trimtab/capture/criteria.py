@@ -174,10 +174,7 @@ class Criteria:
         call = loss.call(output, args)
         if not self._passes.batch_samples:
             self._origins.trained_on(call.target)
-        if self._tally.is_due(self._calls):
-            self._count_labels(call)
-        if self._look.is_due(self._calls):
-            self._look_at(call)
+        self._read(call)
         return True
 
     def catch_up(
@@ -199,8 +196,7 @@ class Criteria:
         self.said.samples = samples
         self.said.marked = NOTHING
         if is_trained:
-            self.said.mark()
-            self.said.marked = self.said.marked._replace(is_sealed=True)
+            self.said.mark(is_sealed=True)
         self._called = output is not None
         if output is not None:
             self._output = weakref.ref(output)
@@ -237,15 +233,18 @@ class Criteria:
             self._origins.trained_on(call.target)
         self._called = True
         self._calls += 1
-        primary = loss.classes is not None and loss.name == self._primary
-        if primary and self._tally.is_due(self._calls):
-            self._count_labels(call)
-        due = primary and self._look.is_due(self._calls)
-        if self._is_objective and not due:
+        if loss.name != self._primary:
             return
-        if not self._is_objective and loss.name == self._primary:
+        if not self._is_objective:
             self.said.values.append(criterion(call))
-        if due:
+        if loss.classes is not None:
+            self._read(call)
+
+    def _read(self, call: LossCall) -> None:
+        """What is due of the newest call, which is of the primary."""
+        if self._tally.is_due(self._calls):
+            self._count_labels(call)
+        if self._look.is_due(self._calls):
             self._look_at(call)
 
     def _look_at(self, call: LossCall) -> None:

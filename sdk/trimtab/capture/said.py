@@ -49,9 +49,9 @@ class Said:
         """Whether there is something to take."""
         return bool(self.values or self.predictions or self.labels)
 
-    def mark(self) -> None:
+    def mark(self, *, is_sealed: bool = False) -> None:
         """A backward is about to run."""
-        self.marked = Mark(len(self.values), len(self.predictions), len(self.labels), self.samples)
+        self.marked = Mark(len(self.values), len(self.predictions), len(self.labels), self.samples, is_sealed)
 
     def drop_marked(self) -> None:
         """What the backwards up to the newest brought was cleared unused, as by an attack: so is what was said."""
