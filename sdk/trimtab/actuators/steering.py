@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
-from trimtab.actuators.decay import Decay
 from trimtab.actuators.dropout import Dropout
-from trimtab.actuators.scales import Scale
 from trimtab.actuators.updates import Settings, Updates, Used
 
 OVERWRITTEN = (
@@ -62,9 +60,14 @@ class Steered:
     def begin_anew(self) -> None:
         """What was asked of the optimizers so far is asked no more. Should one step on, it is added again."""
         self.settings.clear()
-        self.dropout.put_back()
-        self.dropout, self.refusal = Dropout(), ""
+        self.drop_out_as_before()
+        self.refusal = ""
         self._optimizers.clear()
+
+    def drop_out_as_before(self) -> None:
+        """Dropout is the model's own again."""
+        self.dropout.put_back()
+        self.dropout = Dropout()
 
     def state(self) -> dict[str, Any]:
         """JSON-able, see `Steering.state_dict`."""
@@ -122,7 +125,8 @@ class Steering:
         """An optimizer is seen for the first time. It is surrounded at once where a resumed run steered it."""
         steered = self._find(label)
         if steered.is_gone:  # and what was asked of it with it
-            steered.settings, steered.refusal = Settings(), ""
+            steered.settings.clear()
+            steered.refusal = ""
             self._reset(label)
         steered.add(optimizer)
         resumed = self._resumed.pop(label, None)
@@ -202,9 +206,8 @@ class Steering:
         """Forget what `load_state_dict` was given."""
         self._resumed.clear()
         for steered in self._steered.values():
-            steered.settings.scale, steered.settings.decay = Scale(), Decay()
-            steered.dropout.put_back()
-            steered.dropout = Dropout()
+            steered.settings.rescale_no_more()
+            steered.drop_out_as_before()
             self._reset(steered.label)
 
     def close(self) -> None:
@@ -235,7 +238,7 @@ class Steering:
     def _overwritten(self, steered: Steered) -> None:
         kind = type(steered.optimizers[0]).__name__
         steered.refusal = OVERWRITTEN.format(label=steered.label, kind=kind)
-        steered.settings.scale, steered.settings.decay = Scale(), Decay()
+        steered.settings.rescale_no_more()
         self._reset(steered.label)
         self._say("rate_overwritten", steered.refusal)
 

@@ -36,8 +36,13 @@ class Settings:
 
     def clear(self) -> None:
         """Nothing is asked of the next updates."""
-        self.scale, self.decay, self.clip, self.skip = Scale(), Decay(), None, False
+        self.rescale_no_more()
+        self.clip, self.skip = None, False
         self._made.clear()
+
+    def rescale_no_more(self) -> None:
+        """Rates and decays are the optimizer's own again."""
+        self.scale, self.decay = Scale(), Decay()
 
     def begun(self, updates: Updates) -> None:
         """An update begins. One that was made already begins a new round, though others had none in the last."""
