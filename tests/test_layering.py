@@ -81,7 +81,7 @@ MAY_IMPORT = {
     "actions": {"errors"},
     "steering.control": {"types", "errors", "actions", "policies", "renaming"},
     "policies": {"types", "errors", "actions", "catalog"},
-    "plugins": {"settings", "types", "errors"},
+    "plugins": {"settings", "types", "errors", "guard"},
     "processes": set(),
     "renaming": set(),
     "discovery": {"types", "processes", "renaming"},

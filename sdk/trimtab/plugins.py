@@ -6,20 +6,19 @@ entry point of another distribution under one of them is ignored, and listed as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError, did_you_mean
+from trimtab.guard import Guard, in_words
 from trimtab.settings import Config
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from trimtab.types import Backend, RunInfo
-
-Attempt: TypeAlias = "Callable[[Callable[[], object]], Exception | None]"
 
 GROUP = "trimtab.backends"
 BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
@@ -64,31 +63,30 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
     return backends, notices
 
 
-def start(backends: Mapping[str, Backend], info: RunInfo, attempt: Attempt) -> tuple[dict[str, Backend], list[str]]:
+def start(backends: Mapping[str, Backend], info: RunInfo) -> tuple[dict[str, Backend], list[str]]:
     """Start each for the run. Returns those that run, by name, and a sentence for each that was skipped.
 
-    `attempt(function)` calls it and returns what it raised, or None: see `Guard.attempt`. Raises as `load` does; then
-    those that had started are closed.
+    Raises as `load` does; then those that had started are closed.
     """
     started: dict[str, Backend] = {}
     notices: list[str] = []
     for name, backend in backends.items():
-        problem = attempt(partial(backend.start, info))
+        problem = Guard.attempt(partial(backend.start, info))
         if problem is None:
             started[name] = backend
             continue
         error = explain(name, problem)
         if _is_asked_for(name, info.config):
-            close(started, attempt)
+            close(started)
             raise error from problem
         notices.append(f"{error} Going on without it.")
     return started, notices
 
 
-def close(started: Mapping[str, Backend], attempt: Attempt) -> None:
+def close(started: Mapping[str, Backend]) -> None:
     """Close backends of a run that does not come to pass."""
     for backend in started.values():
-        attempt(backend.close)
+        Guard.attempt(backend.close)
 
 
 def installed() -> list[Installed]:
@@ -127,7 +125,7 @@ def explain(name: str, error: BaseException) -> BackendError:
     if isinstance(error, ModuleNotFoundError):
         command = _install_command(name)
         return BackendUnavailable(f"backend {name!r} needs the package {error.name!r}, which is missing. {command}")
-    return BackendError(f"backend {name!r} cannot start: {type(error).__name__}: {error}")
+    return BackendError(f"backend {name!r} cannot start: {in_words(error)}")
 
 
 def is_backend(value: object) -> bool:

@@ -155,11 +155,11 @@ class Run:
             notices += self._state.resume()
         reception = self._controller.reception
         notices += [text] if reception is not None and (text := reception.mount(backends)) else []
-        started, more = plugins.start(backends, self.info, self._guard.attempt)
+        started, more = plugins.start(backends, self.info)
         try:
             directory.write_status(self.info, "running", self._books.global_step)
         except ConfigError:
-            plugins.close(started, self._guard.attempt)
+            plugins.close(started)
             raise
         self._bus = Bus(started, self._guard)
         self._health = HealthReport(

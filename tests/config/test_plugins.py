@@ -87,6 +87,10 @@ def test_unusable_backend_of_the_default_set_is_skipped_with_a_sentence(offer):
         ("raise RuntimeError('broken on import')\n", "RuntimeError: broken on import"),
         ("FileBackend = dict\n", "is no backend, which has start"),
         ("\n", "AttributeError"),
+        (
+            "class Wordless(Exception):\n    def __str__(self):\n        raise RuntimeError\n\nraise Wordless\n",
+            "Wordless: it has no text",
+        ),
     ],
 )
 def test_backend_that_cannot_be_made_says_why(offer, source, reason):
