@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "bookends": {"types", "bus", "guard", "sample"},
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
     "watchdog": {"types", "guard", "sample"},
-    "logged": {"types", "sample"},
+    "logged": {"types", "guard", "sample"},
     "steering.state": {"types", "directory", "guard", "sample"},
     "facts": set(),
     "stores": set(),

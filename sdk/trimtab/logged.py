@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trimtab.guard import Guard
 from trimtab.sample.scalars import Transfer, hold, is_real
 from trimtab.types import Metric
 
@@ -79,14 +80,20 @@ def _as_number(value: Any) -> float | None:
     if isinstance(value, Tensor):
         has_number = is_real(value) and not value.is_nested and value.numel() == 1 and not value.is_complex()
         return Transfer([hold(value)]).read()[0] if has_number else None
-    if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
+    if isinstance(value, str | bytes):
         return None
-    try:
-        return float(value.item() if hasattr(value, "item") else value)
-    except OverflowError:  # a whole number beyond every float
+    read: list[float] = []  # stays empty where the value has no number, or cannot be read: an array that was let go
+    problem = Guard.attempt(lambda: read.append(_read(value)))
+    if isinstance(problem, OverflowError):  # a whole number beyond every float
         return math.inf if value > 0 else -math.inf
-    except (TypeError, ValueError):
-        return None
+    return read[0] if read else None
+
+
+def _read(value: Any) -> float:
+    """The number of a scalar of any library. Raises what that library raises."""
+    if getattr(value, "size", 1) != 1:
+        raise ValueError("more than one number, or none")
+    return float(value.item() if hasattr(value, "item") else value)
 
 
 def _described(value: Any) -> str:

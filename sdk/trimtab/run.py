@@ -198,6 +198,8 @@ class Run:
         A number may be a tensor or array with one element. For a tensor on a GPU this waits for the value. What is no
         number is reported once, by name, and left out; nothing is raised. All names are in the log, the first 50 also
         in /metrics.
+
+        May be called on any thread. While another one trains, the values are judged at the end of its next step.
         """
         if not self._closed:
             self._log(values, phase, more)
@@ -247,7 +249,10 @@ class Run:
 
     @property
     def alerts(self) -> Sequence[Alert]:
-        """Every rule that began or ceased to fire, oldest first."""
+        """Every rule that began or ceased to fire, oldest first.
+
+        An adjustment ends the episodes that are open without a "resolved": nobody has seen yet whether it helped.
+        """
         return tuple(self._controller.alerts)
 
     @property

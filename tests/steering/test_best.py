@@ -1,6 +1,7 @@
 """The best state: put back when the user asks for it, and not lost where a run ends in trouble."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -92,6 +93,34 @@ def test_training_loss_that_is_logged_under_the_name_of_what_is_monitored_makes_
         validate(training)
         best = state_of(training)
         seen.run.log(loss=training.step() - 100.0, phase="train")
+        assert seen.run.restore_best()
+        assert_alike(training, best)
+
+
+class InTwoParts(torch.optim.SGD):
+    """Moves the weights a second time, and has something done in the middle of it."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].mul_(1.5)
+            meanwhile = threading.Thread(target=self.meanwhile)
+            meanwhile.start()
+            meanwhile.join()
+            self.param_groups[0]["params"][0].mul_(1.5)
+
+
+@pytest.mark.parametrize("steps_after", [0, 10])
+def test_value_that_another_thread_logs_during_a_step_is_of_the_weights_after_it(watching, training, steps_after):
+    training.optimizer = InTwoParts(training.model.parameters(), lr=0.1)
+    training.optimizer.meanwhile = lambda: None
+    with watching(**NOTHING, monitor=("score", "max")) as seen:
+        training.steps(3)
+        training.optimizer.meanwhile = lambda: seen.run.log(score=0.5)
+        training.step()
+        best = state_of(training)
+        training.optimizer.meanwhile = lambda: None
+        training.steps(steps_after)
         assert seen.run.restore_best()
         assert_alike(training, best)
 

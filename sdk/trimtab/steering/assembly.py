@@ -212,5 +212,6 @@ def build(
         else "",
         place=(info.rank, world_size),
         resumes=config.resume,
+        trains_alone=capture.trains_alone,
     )
     return controller

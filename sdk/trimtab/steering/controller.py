@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -59,12 +61,13 @@ class Controller:
         replay: Replay | None = None,
         place: tuple[int, int] = (0, 1),
         resumes: bool = False,
+        trains_alone: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
 
         With `replay` what it says is done, and what policies say is not. `place` is the rank and the number of ranks.
-        `resumes`: the run goes on with one of before.
+        `resumes`: the run goes on with one of before. `trains_alone()` says whether no thread but this one trains.
         """
         self.awaits_steps = False
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
@@ -77,6 +80,8 @@ class Controller:
         self._say = say
         self._replay = replay
         self.reception = reception  # None where no alerts are taken in
+        self._trains_alone = trains_alone
+        self._from_elsewhere: deque[Callable[[], None]] = deque()  # what other threads brought while a step was made
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
         self._membership = Membership(
@@ -134,7 +139,7 @@ class Controller:
 
     @property
     def alerts(self) -> Sequence[Alert]:
-        """Every edge of an episode so far."""
+        """What rules said so far, see `Run.alerts`."""
         return self._telling.alerts
 
     @property
@@ -261,7 +266,26 @@ class Controller:
         self._answer("", verdicts, Moment.after(step))
 
     def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
-        """The user logged values. Those `of_training` tell no better model."""
+        """The user logged values, on any thread. Those `of_training` tell no better model."""
+        self._between_steps(partial(self._judge_logged, values, of_training=of_training))
+
+    def recorded(self, **values: float) -> None:
+        """What is measured of the run itself, by the names of the signals. May come on any thread."""
+        self._between_steps(partial(self._judge_recorded, values))
+
+    def _between_steps(self, judge: Callable[[], None]) -> None:
+        """Call `judge`: while another thread trains, it does so at the end of its next step."""
+        if self._trains_alone():
+            judge()
+        else:
+            self._from_elsewhere.append(judge)
+            self.awaits_steps = True
+
+    def _hear_others(self) -> None:
+        while self._from_elsewhere:
+            self._from_elsewhere.popleft()()
+
+    def _judge_logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         step = self._books.steps_written()
         for name, value in values.items():
             verdicts = self._judging.logged(step, name, value, of_training=of_training)
@@ -269,8 +293,7 @@ class Controller:
                 self._keeping.monitored(step)
             self._answer("", verdicts, Moment.after(step))
 
-    def recorded(self, **values: float) -> None:
-        """What is measured of the run itself, by the names of the signals."""
+    def _judge_recorded(self, values: Mapping[str, float]) -> None:
         step = self._books.steps_written()
         self._answer("", self._judge.record(step, **values), Moment.after(step))
 
@@ -307,6 +330,7 @@ class Controller:
 
     def restore_best(self) -> bool:
         """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
+        self._hear_others()
         step = self._books.steps_written()
         best = self._keeping.best.restore(step)
         if best is None:
@@ -318,6 +342,7 @@ class Controller:
 
     def completed(self) -> None:
         """The run ends by itself, after its last validation: see whether its best state would be lost."""
+        self._hear_others()
         self._keeping.best.end(self._books.steps_written())
 
     def close(self) -> None:
@@ -351,6 +376,7 @@ class Controller:
 
     def _end_step(self, label: str, step: int) -> bool:
         """Do what has waited for the end of a step, taken or skipped. Whether weights may be changed now."""
+        self._hear_others()
         if self._orders is not None:
             self._orders.take_up(step)
         if self._replay is not None:
@@ -358,7 +384,8 @@ class Controller:
         return self._execution.stepped(label, step)
 
     def _awaits(self) -> bool:
-        return self._execution.waits or self._execution.follows_cycle or self._replay is not None
+        waits = self._execution.waits or bool(self._from_elsewhere)
+        return waits or self._execution.follows_cycle or self._replay is not None
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
         for verdict in verdicts:
