@@ -554,3 +554,27 @@ said(reasons=sorted({a.reason for a in backend.of(Adjustment)}))
 """
     )
     assert [rank["reasons"] for rank in ranks] == [[UNMET], []]
+
+
+def test_what_the_last_validation_of_a_fold_brings_about_is_done_to_the_next_one_on_no_rank(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+bad = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
+steered = {"rules": [bad], "policies": [trimtab.Policy(on="bad", ladder=[trimtab.actions.ScaleLearningRate(0.1)])]}
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1, **steered) as run:
+    for fold in range(2):
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+        parallel = DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(20):
+            step()
+        with torch.no_grad():
+            nn.functional.cross_entropy(model(inputs[half]), labels[half])
+        if fold == 0:
+            run.log(bad=2.0)
+said(reasons=[a.reason for a in backend.of(Adjustment)])
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert (ranks[0]["reasons"], ranks[1]["reasons"]) == (["another model is trained by now"], [])

@@ -177,7 +177,7 @@ class Controller:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         step = self._books.steps_written()
         self._fence_all(step)
-        self._execution.withdraw(step, "refused", "another model is trained by now", lambda d: d.policy != PERSON)
+        self._membership.withdraw(step, "another model is trained by now", lambda d: d.policy != PERSON)
         self.optimizers.pop(label, None)
         self._actuators.steering.forget(label)
         self._judging.begin_anew(label)
@@ -348,8 +348,7 @@ class Controller:
     def close(self) -> None:
         """The run ends: put everything back as the user had it."""
         step = self._books.steps_written()
-        self._execution.withdraw(step, "refused", OVER)
-        self._membership.close(step)
+        self._membership.withdraw(step, OVER)
         if self._orders is not None:
             self._orders.close(step)
         if self._replay is not None and self._replay.left:

@@ -10,7 +10,7 @@ from trimtab import facts
 from trimtab.actuators.parts import owned_by
 from trimtab.actuators.steering import Steering
 from trimtab.guard import Guard
-from trimtab.policies import Engine
+from trimtab.policies import Decision, Engine
 from trimtab.sample.books import Books
 from trimtab.steering.execution import Execution, Moment
 from trimtab.steering.ranks import Ranks
@@ -87,10 +87,11 @@ class Membership:
             self._is_alone = False
             self._advise(UNANNOUNCED.format(ranks=group[1]))
 
-    def close(self, step: int) -> None:
-        """The run ends after `step` steps."""
+    def withdraw(self, step: int, reason: str, which: Callable[[Decision], bool] = lambda decision: True) -> None:
+        """Do not do what waits after `step` steps, here or until all ranks hear of it, where `which` says so."""
+        self._execution.withdraw(step, "refused", reason, which)
         if self.ranks is not None:
-            self.ranks.close(Moment.after(step))
+            self.ranks.withdraw(Moment.after(step), reason, which)
 
     def _meet(self, ranks: Ranks, optimizer: Optimizer) -> None:
         """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""

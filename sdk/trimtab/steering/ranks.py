@@ -23,7 +23,7 @@ from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
 from trimtab.steering.agreement import MOST, Agreement, possible
-from trimtab.steering.execution import OVER, Execution, Moment, Told
+from trimtab.steering.execution import Execution, Moment, Told
 
 T = TypeVar("T")
 
@@ -152,11 +152,14 @@ class Ranks:
         """The ranks have done different things, as far as they could tell."""
         self._end(f"{reason} Nothing is adjusted any more.")
 
-    def close(self, moment: Moment) -> None:
-        """The run ends: what was decided is not told to the others any more, and not done."""
+    def withdraw(self, moment: Moment, reason: str, which: Callable[[Decision], bool]) -> None:
+        """What was decided is not told to the others any more, and not done, where `which` says so."""
         outbox, self._outbox = self._outbox, []
         for decision, told in outbox:
-            self._execution.leave(decision, moment, "refused", OVER, told)
+            if which(decision):
+                self._execution.leave(decision, moment, "refused", reason, told)
+            else:
+                self._outbox.append((decision, told))
 
     def _worth_it(self, interval: int, step_s: float | None) -> int:
         while step_s and interval < MOST and self._cost_s < math.inf and self._cost_s > SHARE * interval * step_s:
