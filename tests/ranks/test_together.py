@@ -578,3 +578,30 @@ said(reasons=[a.reason for a in backend.of(Adjustment)])
     )
     assert ranks[0]["total"] == ranks[1]["total"]
     assert (ranks[0]["reasons"], ranks[1]["reasons"]) == (["another model is trained by now"], [])
+
+
+def test_pause_drops_what_a_policy_has_decided_and_the_other_ranks_have_not_heard(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+import time
+from trimtab.steering import control
+
+bad = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
+steered = {"rules": [bad], "policies": [trimtab.Policy(on="bad", ladder=[trimtab.actions.ScaleLearningRate(0.1)])]}
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8, **steered) as run:
+    for _ in range(17):
+        step()
+    if rank == 0:
+        run.log(bad=2.0)
+        control.send(run.directory, run.id, "pause")
+        time.sleep(1.0)  # the disk is looked at twice a second
+        run._controller.record_closed()
+    for _ in range(17):
+        step()
+said(reasons=[a.reason for a in backend.of(Adjustment)])
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert ranks[0]["reasons"][:2] == ["paused by a person", "trimtab pause"]
+    assert ranks[1]["reasons"] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimtab.policies.policy import Rung
+from trimtab.policies.policy import PERSON, Rung
 from trimtab.types import AlertSource, Outcome
 
 
@@ -28,3 +28,8 @@ class Decision:
     outcome: Outcome | None = None
     reason: str = ""
     budget_remaining: int | None = None
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a person asked for it, and no policy."""
+        return self.policy == PERSON

@@ -121,6 +121,7 @@ class Controller:
                 guard,
                 say,
                 take_up=self._take_up,
+                silence=self._membership.silence,
                 refusal=lambda: self._membership.no_orders,
             )
         )
@@ -177,7 +178,7 @@ class Controller:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         step = self._books.steps_written()
         self._fence_all(step)
-        self._membership.withdraw(step, "another model is trained by now", lambda d: d.policy != PERSON)
+        self._membership.withdraw(step, "another model is trained by now", spares_persons=True)
         self.optimizers.pop(label, None)
         self._actuators.steering.forget(label)
         self._judging.begin_anew(label)
@@ -335,7 +336,7 @@ class Controller:
         best = self._keeping.best.restore(step)
         if best is None:
             return False
-        self._execution.withdraw(step, "refused", "the best state was put back first", lambda d: d.policy != PERSON)
+        self._execution.withdraw(step, "refused", "the best state was put back first", spares_persons=True)
         self._execution.cycle.dropped()
         self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, best)
         return True

@@ -18,7 +18,7 @@ from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard, in_words
 from trimtab.policies import Decision, Engine
 from trimtab.policies.accounts import FAILURES
-from trimtab.policies.policy import CREEP_BACK, PERSON, momentary
+from trimtab.policies.policy import CREEP_BACK, momentary
 from trimtab.policies.reading import arguments
 from trimtab.steering.noting import Noting, together
 from trimtab.types import Adjustment, Event, Outcome
@@ -152,11 +152,13 @@ class Execution:
         step: int,
         outcome: Outcome,
         reason: str,
-        which: Callable[[Decision], bool] = lambda decision: True,
+        *,
+        spares_persons: bool = False,
     ) -> None:
-        """Do not do what waits, where `which` says so. It is recorded, with the outcome and the reason."""
-        for waiting in [waiting for waiting in self._waiting if which(waiting.decision)]:
-            self._withdraw(waiting, step, outcome, reason)
+        """Do not do what waits: all, or what policies decided. It is recorded, with the outcome and the reason."""
+        for waiting in list(self._waiting):
+            if not (spares_persons and waiting.decision.by_person):
+                self._withdraw(waiting, step, outcome, reason)
 
     def leave(
         self, decision: Decision, moment: Moment, outcome: Outcome, reason: str, told: Told | None = None
@@ -258,9 +260,8 @@ class Execution:
             if back_to is not None:
                 self.cycle.dropped()
             self._fenced(decision, step, of_all, back_to)
-            by_person = decision.policy == PERSON
             for label in self._labels if of_all else [decision.optimizer]:
-                self._engine.scaled(label, self._actuators.steering.target(label), by_person=by_person)
+                self._engine.scaled(label, self._actuators.steering.target(label), by_person=decision.by_person)
 
     def _attempt(
         self,

@@ -10,7 +10,7 @@ from trimtab import facts
 from trimtab.actuators.parts import owned_by
 from trimtab.actuators.steering import Steering
 from trimtab.guard import Guard
-from trimtab.policies import Decision, Engine
+from trimtab.policies import Engine
 from trimtab.sample.books import Books
 from trimtab.steering.execution import Execution, Moment
 from trimtab.steering.ranks import Ranks
@@ -87,11 +87,21 @@ class Membership:
             self._is_alone = False
             self._advise(UNANNOUNCED.format(ranks=group[1]))
 
-    def withdraw(self, step: int, reason: str, which: Callable[[Decision], bool] = lambda decision: True) -> None:
-        """Do not do what waits after `step` steps, here or until all ranks hear of it, where `which` says so."""
-        self._execution.withdraw(step, "refused", reason, which)
+    def withdraw(self, step: int, reason: str, *, spares_persons: bool = False) -> None:
+        """Do not do what waits after `step` steps, here or until all ranks hear of it: all, or what policies decided.
+
+        To be called on every rank at the same step.
+        """
+        self._execution.withdraw(step, "refused", reason, spares_persons=spares_persons)
         if self.ranks is not None:
-            self.ranks.withdraw(Moment.after(step), reason, which)
+            self.ranks.withdraw(Moment.after(step), "refused", reason, spares_persons=spares_persons)
+
+    def silence(self, step: int, reason: str) -> None:
+        """Do not do what policies have decided and not done yet. What ranks have agreed on, all of them do."""
+        if self.ranks is not None:
+            self.ranks.withdraw(Moment.after(step), "silenced", reason, spares_persons=True)
+        if self._execution.others is None:
+            self._execution.withdraw(step, "silenced", reason, spares_persons=True)
 
     def _meet(self, ranks: Ranks, optimizer: Optimizer) -> None:
         """All go on from where rank 0 is: the log and the state of a resumed run may be whole there alone."""

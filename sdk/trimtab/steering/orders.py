@@ -19,6 +19,7 @@ class Orders:
 
     Args:
         take_up: how a decision is carried out.
+        silence: called with the step and a reason, so that nothing is done any more that policies have decided.
         refusal: says why this run can be paused, but not adjusted or stopped; empty where it can.
     """
 
@@ -31,9 +32,11 @@ class Orders:
         say: Callable[[str, str], None],
         *,
         take_up: Callable[[Decision, Moment, Told], object],
+        silence: Callable[[int, str], object],
         refusal: Callable[[], str],
     ) -> None:
         self._refusal = refusal
+        self._silence = silence
         self._control = control
         self._take_up = take_up
         self._execution = execution
@@ -83,8 +86,8 @@ class Orders:
         """Or its end. What policies have decided and not done yet is not done."""
         before, after = self._engine.paused, command.kind == "pause"
         self._engine.paused = after
-        if after and self._execution.others is None:  # what ranks have agreed on, all of them do
-            self._execution.withdraw(step, "silenced", "paused by a person", lambda d: d.policy != PERSON)
+        if after:
+            self._silence(step, "paused by a person")
         self._record(command, command.kind, step, "applied", "", Change({"paused": before}, {"paused": after}))
 
     def _record(

@@ -24,6 +24,7 @@ from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
 from trimtab.steering.agreement import MOST, Agreement, possible
 from trimtab.steering.execution import Execution, Moment, Told
+from trimtab.types import Outcome
 
 T = TypeVar("T")
 
@@ -152,14 +153,14 @@ class Ranks:
         """The ranks have done different things, as far as they could tell."""
         self._end(f"{reason} Nothing is adjusted any more.")
 
-    def withdraw(self, moment: Moment, reason: str, which: Callable[[Decision], bool]) -> None:
-        """What was decided is not told to the others any more, and not done, where `which` says so."""
+    def withdraw(self, moment: Moment, outcome: Outcome, reason: str, *, spares_persons: bool) -> None:
+        """What was decided, by all or by policies, is not told to the others any more, and not done."""
         outbox, self._outbox = self._outbox, []
         for decision, told in outbox:
-            if which(decision):
-                self._execution.leave(decision, moment, "refused", reason, told)
-            else:
+            if spares_persons and decision.by_person:
                 self._outbox.append((decision, told))
+            else:
+                self._execution.leave(decision, moment, outcome, reason, told)
 
     def _worth_it(self, interval: int, step_s: float | None) -> int:
         while step_s and interval < MOST and self._cost_s < math.inf and self._cost_s > SHARE * interval * step_s:
