@@ -1,7 +1,7 @@
 # `make demo` and `make test` build the same .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-PROGRAMS := tests/cli tests/docs tests/loops tests/ranks# which start one process after the other, and wait for it
+WORKERS ?= 3
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: demo stack test lint types bench rescue clean
@@ -12,11 +12,9 @@ demo: .venv/.demo
 stack:
 	$(PYTHON) deploy/stack.py
 
-# Two halves at once, of about the same length: the second is shown when both are over. Either fails the build.
+# Each file of tests is run by one of so many workers: one more than cores here, as many tests wait for a server.
 test: lint types
-	@$(BIN)/python -m pytest $(PROGRAMS) >.venv/programs.log 2>&1 & programs=$$!; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(PROGRAMS)); rooms=$$?; \
-	wait $$programs; programs=$$?; cat .venv/programs.log; test $$rooms = 0 -a $$programs = 0
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -142,14 +142,15 @@ def test_fast_steps_are_counted_between_two_looks(yard):
 
 def test_thread_looks_by_itself_and_tells_where_training_is(monkeypatch):
     monkeypatch.setattr(watchdog, "FIRST_STEP_S", 0.01)
-    heard, told = threading.Event(), []
+    heard, told, hangs = threading.Event(), [], []
     dog = Watchdog(
-        lambda: (0, None), lambda: 0,
+        lambda: (0, None if hangs else object()), lambda: 0,
         on_hung=lambda verdict, text: (told.append(text), heard.set()), on_recovered=told.append,
         guard=Guard(lambda place, text: None), interval_s=0.001,
     )  # fmt: skip
 
     def a_collective_that_never_returns():
+        hangs.append(True)
         heard.wait(30.0)
 
     dog.start()
