@@ -66,7 +66,7 @@ class Steps:
         self._roster.let_go = let_go
 
     def ordinary(self, optimizer: Optimizer) -> Tracked | None:
-        """What is known of the only optimizer, if the step that it has just taken was an ordinary one."""
+        """What is known of the only optimizer, if its last step was an ordinary one, and the next may be one."""
         tracked = self._roster.find(optimizer)
         if (
             tracked is None
@@ -76,6 +76,7 @@ class Steps:
             or self.controller.awaits_steps
             or self.controller.steers
             or tracked.evaluated is not None
+            or tracked.calls >= tracked.general_at
         ):
             return None
         if self.in_backward.stepped or any(type(group.get("lr")) is not float for group in optimizer.param_groups):
