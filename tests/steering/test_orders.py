@@ -323,3 +323,17 @@ def test_going_back_by_order_is_to_the_newest_state_though_it_is_that_of_this_ve
     assert (skipped.action, back.action, back.outcome) == ("skip_step", "roll_back", "applied")
     assert (back.step, back.after["weights_of_step"]) == (10, 10)
     assert answered(seen, id).outcome == "applied"
+
+
+def test_order_is_taken_up_though_every_record_is_ended_by_a_validation(tmp_path, training):
+    def train_and_validate():
+        training.steps(3)
+        with torch.no_grad():
+            torch.nn.functional.cross_entropy(training.model(training.inputs), training.labels)
+
+    with trimtab.watch(run="short", directory=tmp_path, backends=[RecordingBackend()]) as run:
+        train_and_validate()
+        id = control.send(run.directory, run.id, "pause")
+        train_and_validate()
+        training.step()
+        assert control.answer(run.directory, id).outcome == "applied"

@@ -265,6 +265,7 @@ class Controller:
         if self.acts:
             self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
+        self.record_closed()  # a record begins anew after the pass: with short epochs none may close at a step
 
     def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         """The user logged values, on any thread. Those `of_training` tell no better model."""
