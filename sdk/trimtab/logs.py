@@ -45,6 +45,12 @@ class _Record(msgspec.Struct, tag_field="event"):
 class RunStart(_Record, tag="run_start"):
     facts: dict[str, Any] = {}
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with the run before it in the log."""
+        config = self.facts.get("config")
+        return isinstance(config, dict) and config.get("resume") is True
+
 
 class Step(_Record, tag="step"):
     """See `types.Step`; a key that is missing here was not known, or is not read yet."""
@@ -108,7 +114,7 @@ Record: TypeAlias = RunStart | Step | Epoch | Alert | Adjustment | RunEnd
 
 
 class RunLog(msgspec.Struct):
-    """One run as it was written down. `start` and `end` are None where the log lacks them.
+    """One run as it was written down, with all that resumed it. `start` and `end` are None where the log lacks them.
 
     Levels of rules are left out here: `records` has them.
     """
@@ -118,6 +124,7 @@ class RunLog(msgspec.Struct):
     run_id: str
     start: RunStart | None = None
     end: RunEnd | None = None
+    seconds: float | None = None  # of all that ended
     steps: list[Step] = []
     epochs: list[Epoch] = []
     alerts: list[Alert] = []
@@ -135,9 +142,11 @@ class RunLog(msgspec.Struct):
         elif isinstance(record, Adjustment):
             self.adjustments.append(record)
         elif isinstance(record, RunStart):
-            self.start = record
+            self.start, self.end = self.start or record, None
         else:
             self.end = record
+            if record.seconds is not None:
+                self.seconds = (self.seconds or 0.0) + record.seconds
 
 
 def locate(run: str | Path, directory: Path) -> Path:
@@ -168,7 +177,7 @@ def _holds_nothing(place: Path) -> bool:
     if not place.is_dir():
         return False
     logs = list(place.glob(f"rank-*{_SUFFIX}"))
-    return place.name == FOLDER or (bool(logs) and not any(log.stat().st_size for log in logs))
+    return place.name == FOLDER or (bool(logs) and not any(log.is_file() and log.stat().st_size for log in logs))
 
 
 def read(path: Path) -> RunLog:
@@ -190,14 +199,23 @@ def read(path: Path) -> RunLog:
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Every record of a kind that is read here, in the order in which they were written."""
+    """Every record of a kind that is read here, in the order in which they were written.
+
+    A run and those that resumed it are one: all their records have the `run_id` of the first.
+    """
     decode = msgspec.json.Decoder(Record).decode
+    first: dict[str, str] = {}  # of a run that resumed another
+    newest = ""
     with path.open("rb") as lines:
         for line in lines:
             try:
-                yield decode(line)
+                record: Record = decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # another kind of event, or no whole line
                 continue
+            if newest and isinstance(record, RunStart) and record.resumes:
+                first[record.run_id] = newest
+            record.run_id = newest = first.get(record.run_id, record.run_id)
+            yield record
 
 
 def nearest_run(given: str, directory: Path, files: str) -> str | None:
@@ -205,12 +223,20 @@ def nearest_run(given: str, directory: Path, files: str) -> str | None:
 
     `files` is the pattern of those in a run's directory that tell of it.
     """
-    found = sorted(directory.glob(f"*/{files}"), key=lambda path: path.stat().st_mtime)
+    found = sorted(directory.glob(f"*/{files}"), key=_changed)
     runs = [path.parent.name for path in found]
     if not runs:
         return None
     nearest = difflib.get_close_matches(given, runs, n=1)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"The latest run in {directory} is {runs[-1]!r}."
+
+
+def _changed(path: Path) -> float:
+    """When; long ago where it went away meanwhile, or is a link to nothing."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _runs_within(directory: Path, given: str) -> str:

@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 
 
-def put(path: Path, text: str, *, by: str, mode: int = 0o666) -> None:
-    """Have `text` stand at `path`, written under the name `by` beside it first. Raises OSError.
+def put(path: Path, content: str | bytes, *, by: str, mode: int = 0o666) -> None:
+    """Have `content` stand at `path`, written under the name `by` beside it first. Raises OSError.
 
     Nothing is left of what fails, and nothing is written through a link that somebody else put under that name.
     """
     temporary = path.with_name(by)
     try:
         temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

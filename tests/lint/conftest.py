@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from trimtab.testing import SAMPLE_TIME, sample_run, sample_step
@@ -16,8 +18,8 @@ def runs(tmp_path):
 def write(runs):
     """Writes the log of a run with the backend that writes them all; returns its path."""
 
-    def write(*events, run="sample"):
-        info = sample_run(runs, run=run)
+    def write(*events, run="sample", **of_run):
+        info = replace(sample_run(runs, run=run), **of_run)
         backend = JsonlBackend()
         backend.start(info)
         backend.write(events)

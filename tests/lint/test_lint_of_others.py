@@ -227,6 +227,10 @@ def test_log_that_cannot_be_judged_says_why(file, name, content, sentence):
         judged(file(name, content))
 
 
+def test_csv_may_begin_with_lines_that_are_blank(file):
+    assert fired(file("a.csv", "\r\n\nstep;loss\n1;0.5\n2;nan\n")) == [("loss_nonfinite", 2)]
+
+
 def test_csv_that_is_no_text_says_so(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(struct.pack("<8d", *range(8)) + b"\xff")

@@ -7,6 +7,7 @@ import pytest
 from trimtab.errors import ConfigError
 from trimtab.lint.judging import judge
 from trimtab.testing import sample_step
+from trimtab.types import RunStart
 
 
 @pytest.fixture
@@ -170,3 +171,12 @@ def test_log_from_before_there_were_levels_is_judged_by_its_records(write, runs)
     judged = judge(str(write(*steps)), runs, {}, {})
     assert [(found.rule, found.step) for found in judged.findings] == [("loss_nonfinite", 7)]
     assert (judged.kind, judged.steps) == ("log without levels", 9)
+
+
+def test_run_is_judged_with_what_resumed_it(watched, write, runs):
+    watched({"loss_spike": 3.0})
+    facts = {"config": {"resume": True}}
+    path = write(RunStart(ts=0.0, step=10, facts=facts), sample_step(20, levels={"loss_spike": 0.1}), run_id="2")
+    judged = judge(str(path), runs, {}, {})
+    assert [(found.rule, found.step) for found in judged.findings] == [("loss_spike", 10)]
+    assert (judged.steps, judged.status) == (20, "no end in the log")

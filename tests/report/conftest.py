@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from trimtab_backends.jsonl import JsonlBackend
 def write(tmp_path):
     """Writes the log of a run with the backend that writes them all; returns its path."""
 
-    def write(*events, run="sample", rank=0) -> Path:
-        info = sample_run(tmp_path / "runs", run=run, rank=rank)
+    def write(*events, run="sample", rank=0, **of_run) -> Path:
+        info = replace(sample_run(tmp_path / "runs", run=run, rank=rank), **of_run)
         backend = JsonlBackend()
         backend.start(info)
         backend.write(events)

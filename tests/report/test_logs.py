@@ -123,3 +123,29 @@ def test_runs_that_wrote_nothing_are_passed_over_beside_others(write):
     (killed / "rank-0.jsonl").touch()
     assert logs.without_targets([str(run), str(killed)]) == [str(run)]
     assert logs.without_targets([str(killed)]) == [str(killed)]  # which is told to be empty
+
+
+def test_hint_passes_over_a_link_to_nothing(tmp_path):
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "rank-0.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"The latest run in .* is 'gone'\."):
+        logs.locate("x", tmp_path)
+    assert logs.without_targets([str(tmp_path / "gone"), "other"]) == ["other"]
+
+
+def began(step=0, *, resumes):
+    return RunStart(ts=0.0, step=step, facts={"config": {"resume": resumes}})
+
+
+def ended(step, seconds):
+    return RunEnd(ts=0.0, step=step, status="completed", seconds=seconds)
+
+
+def test_run_and_those_that_resumed_it_are_one(write):
+    write(began(resumes=True), sample_step(40), ended(40, 2.0), run_id="1")  # when there was nothing to resume yet
+    write(began(40, resumes=True), run_id="2")  # ends before its first step
+    path = write(began(40, resumes=True), sample_step(50), run_id="3")
+    log = logs.read(path)
+    assert ([step.step for step in log.steps], log.run_id, log.start.step, log.end) == ([40, 50], "1", 0, None)
+    write(ended(50, 3.0), run_id="3")
+    assert (logs.read(path).end.step, logs.read(path).seconds) == (50, 5.0)

@@ -90,6 +90,7 @@ def test_several_runs_have_a_colour_each_and_dashes_for_validation(write, traini
         {"loss": 0.0, "gradient_variance": 0.0, "gradient_mean": 0.0},
         {"loss": -3.0},
         {"loss": 1e300, "gradient_mean": -1e300, "learning_rate": [1e-300]},
+        {"loss": 1.7e308, "gradient_mean": -1.7e308, "learning_rate": [1.7e308]},
         {"accuracy": 1.0},
     ],
     ids=str,
@@ -152,3 +153,11 @@ def test_missing_matplotlib_names_the_extra(log, monkeypatch, tmp_path):
 def test_file_that_cannot_be_written_is_named(log, tmp_path, name):
     with pytest.raises(ConfigError, match="picture"):
         drawing.save([log], tmp_path / name)
+
+
+def test_picture_is_written_through_no_link(log, tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "picture.png").symlink_to(tmp_path / "precious")
+    drawing.save([log], tmp_path / "picture.png")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from trimtab.errors import ConfigError
 from trimtab.lint.findings import Bar, Judged, Levels, Tally, shipped, worst_of
 from trimtab.lint.points import Point
 
+UNENDED = "no end in the log"
 UNSEEN = "no level in the log: the run was too short, or held nothing to judge by"
 
 
@@ -26,7 +27,7 @@ class Record:
     run: str = ""
     run_id: str = ""
     steps: int = 0
-    status: str = "no end in the log"
+    status: str = UNENDED
     has_steps: bool = False
     has_levels: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Record:
         elif isinstance(record, logs.Adjustment):
             self.adjustments.append(record)
         elif isinstance(record, logs.RunStart):
-            self.facts = record.facts
+            self.facts, self.status = record.facts, UNENDED
         elif isinstance(record, logs.RunEnd):
             self.status = record.status
 

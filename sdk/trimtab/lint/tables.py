@@ -33,7 +33,7 @@ def read_csv(file: Path, given: Mapping[str, str]) -> Table:
         ConfigError: no header, nothing to judge, a cell that is no number.
     """
     try:
-        text = _decoded(file.read_bytes())
+        text = _decoded(file.read_bytes()).lstrip("\r\n")
         delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         columns = choose(file, reader.fieldnames or (), given)

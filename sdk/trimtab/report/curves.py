@@ -14,6 +14,7 @@ from trimtab.logs import RunLog, Step
 Numbers: TypeAlias = NDArray[np.float64]
 
 MOST_POINTS = 1500
+LARGEST = 1e250  # that is drawn: an axis has its margin to hold as well, and a float ends at 1.8e308
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +101,5 @@ def _named(of: tuple[str, str], among: list[tuple[str, str]]) -> str:
 def _curve(of: str, points: list[tuple[float, ...]]) -> Curve:
     steps, values, low, high = np.array(points, dtype=np.float64).T
     values = np.where(np.isfinite(values), values, np.nan)
+    values, low, high = (np.clip(numbers, -LARGEST, LARGEST) for numbers in (values, low, high))
     return Curve(of=of, steps=steps, values=values, low=low, high=high)

@@ -6,12 +6,15 @@ Everything is drawn on a figure of its own; nothing of matplotlib's global state
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trimtab import renaming
 from trimtab.errors import ConfigError, TrimtabError, did_you_mean
 from trimtab.logs import RunLog
 
@@ -74,9 +77,10 @@ def save(logs: Sequence[RunLog], file: Path) -> None:
     """
     if file.suffix.lower() not in FILE_TYPES:
         raise ConfigError(f"{file}: {file.suffix!r} is no kind of picture. {did_you_mean(file.suffix, FILE_TYPES)}")
-    figure = draw(logs)
+    picture = io.BytesIO()
+    draw(logs).savefig(picture, dpi=150, facecolor="white", format=file.suffix[1:].lower())
     try:
-        figure.savefig(file, dpi=150, facecolor="white")
+        renaming.put(file, picture.getvalue(), by=f".{file.name}.{os.getpid()}.tmp")
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}. Give a file that can be written, with -o.") from error
 
@@ -174,8 +178,8 @@ def _facts(log: RunLog) -> str:
     if log.epochs:
         facts.append(_counted(log.epochs[-1].epoch, "epoch"))
     facts.append(_counted(log.steps[-1].step if log.steps else 0, "step"))
-    if log.end is not None and log.end.seconds is not None:
-        facts.append(_duration(log.end.seconds))
+    if log.end is not None and log.seconds is not None:
+        facts.append(_duration(log.seconds))
     facts.append(log.end.status if log.end is not None else "no end in the log")
     validation = [step.loss for step in log.steps if step.phase == "validation" and step.loss is not None]
     finite = [loss for loss in validation if math.isfinite(loss)]
