@@ -1,7 +1,8 @@
 """The record of a run: JSON Lines on disk, one whole object a line, append-only.
 
 A batch becomes one `write` to the file, so what was handed over survives `kill -9`. A batch that does not fit (disk
-full, quota) is taken back whole: the file never holds half a line, and the count of what was lost is exact.
+full, quota) is taken back whole: the file never holds half a line, and the count of what was lost is exact. Where the
+file was moved or removed meanwhile, the next batch begins it anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class JsonlBackend:
 
     def __init__(self) -> None:
         self.address: str | None = None
+        self._path = ""
         self._file: int | None = None
         self._lines: list[bytes] = []
         self._broken = False  # the file ends in the middle of a line
@@ -41,8 +43,7 @@ class JsonlBackend:
         path = run.log
         try:
             run.directory.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._broken = _ends_in_the_middle_of_a_line(self._file)
+            self._open(str(path))
         except OSError as error:
             self.close()
             raise BackendError(
@@ -52,16 +53,24 @@ class JsonlBackend:
         self._record = _recorder(self._lines, run)
         self.address = str(path)
 
+    def _open(self, path: str) -> None:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.close()
+        self._path, self._file = path, file
+        self._broken = _ends_in_the_middle_of_a_line(file)
+
     def write(self, events: Sequence[Event]) -> None:
         """Append one line for each event, all in one piece.
 
         Raises:
-            OSError: the batch does not fit; nothing of it is in the file.
+            OSError: the batch does not fit, or the directory is gone; nothing of it is in the file.
         """
         self._lines.clear()
         for event in events:
             self._record(event.name, ts=event.ts, step=event.step, **dict(event.fields()))
         if self._lines and self._file is not None:
+            if _is_elsewhere(self._file, self._path):
+                self._open(self._path)
             self._append(self._file, b"\n".join(self._lines) + b"\n")
 
     def close(self) -> None:
@@ -86,6 +95,14 @@ class JsonlBackend:
             os.ftruncate(file, size)
         except OSError:
             self._broken = _ends_in_the_middle_of_a_line(file)
+
+
+def _is_elsewhere(file: int, path: str) -> bool:
+    """Whether it was moved or removed: who looks for the record under its name would not find what is written."""
+    try:
+        return not os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return True
 
 
 def _ends_in_the_middle_of_a_line(file: int) -> bool:

@@ -37,7 +37,7 @@ class Output(Protocol):
 
 def open_output(stream: TextIO) -> Output:
     """The output that fits the stream."""
-    is_terminal = stream.isatty() and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
+    is_terminal = stream.isatty() and os.name == "posix" and (os.environ.get("TERM") or "dumb") != "dumb"
     return Terminal(stream) if is_terminal else Plain(stream)
 
 

@@ -17,17 +17,32 @@ class TestConsoleContract(BackendContract):
         return ConsoleBackend(stream=io.StringIO())
 
 
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
 class TestConsoleOnATerminalContract(BackendContract):
     def make_backend(self, tmp_path):
-        class Screen(io.StringIO):
-            def isatty(self):
-                return True
-
         return ConsoleBackend(stream=Screen())
 
     @pytest.fixture(autouse=True)
     def _terminal(self, monkeypatch):
         monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.parametrize("term", ["", "dumb", None])
+def test_terminal_of_which_nothing_is_known_gets_no_escape_sequence(monkeypatch, tmp_path, term):
+    monkeypatch.delenv("TERM", raising=False)
+    if term is not None:
+        monkeypatch.setenv("TERM", term)
+    screen = Screen()
+    backend = ConsoleBackend(stream=screen)
+    backend.start(sample_run(tmp_path))
+    backend.write(sample_events())
+    backend.close()
+    assert "completed" in screen.getvalue()
+    assert "\x1b" not in screen.getvalue()
 
 
 @pytest.fixture

@@ -224,3 +224,20 @@ def test_the_users_own_structlog_is_neither_used_nor_changed(log, file):
 def test_the_samples_of_the_tests_cover_every_kind_of_event():
     kinds = {kind.name for kind in testing.Event.__subclasses__() if kind.__module__ == "trimtab.types"}
     assert {event.name for event in sample_events()} == kinds
+
+
+@pytest.mark.parametrize("way", [lambda file: file.rename(file.with_name("old")), Path.unlink])
+def test_log_that_is_moved_or_removed_is_begun_anew(log, file, way):
+    log.write([sample_step(1)])
+    way(file)
+    log.write([sample_step(2)])
+    log.write([sample_step(3)])
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [2, 3]
+
+
+def test_log_whose_directory_is_gone_is_not_lost_without_a_word(log, file):
+    log.write([sample_step(1)])
+    file.unlink()
+    file.parent.rmdir()
+    with pytest.raises(FileNotFoundError):
+        log.write([sample_step(2)])
