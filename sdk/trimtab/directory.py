@@ -50,7 +50,8 @@ class Written(msgspec.Struct):
 def read(directory: Path) -> Written:
     """The `run.json` of the run in `directory`. Raises OSError or ValueError where there is none, or it is none."""
     try:
-        return msgspec.json.decode(_content(directory / FILE), type=Written)
+        # `json` reads all that it wrote: msgspec refuses the half characters of a name that is no UTF-8.
+        return msgspec.convert(json.loads(_content(directory / FILE)), Written)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

@@ -42,7 +42,7 @@ def fresh(of: str) -> str:
 def of_script() -> str:
     """The name of the program: of its module after `-m`, of the notebook, else of its file, else `python`."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is not None:
+    if spec is not None and spec.name != "__main__":  # which is in a directory or a zip file that has a name
         return str(spec.name).removesuffix(".__main__").rpartition(".")[2]
     path = Path(sys.argv[0] if sys.argv else "")
     if path.name == "__main__.py":

@@ -114,3 +114,12 @@ def test_single_process_needs_no_agreement():
 def test_name_of_the_folder_for_prometheus_is_not_a_runs():
     assert discovery.FOLDER in names.RESERVED
     assert not names.is_valid(discovery.FOLDER)
+
+
+def test_directory_and_zip_file_that_are_run_have_names_of_their_own(monkeypatch):
+    main = ModuleType("__main__")
+    main.__spec__ = type("Spec", (), {"name": "__main__"})
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for given, name in (("/x/application", "application"), ("/x/packed.zip", "packed")):
+        monkeypatch.setattr(sys, "argv", [given])
+        assert names.of_script() == name

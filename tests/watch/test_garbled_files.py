@@ -120,3 +120,9 @@ def test_state_that_does_not_fit_the_disk_leaves_the_one_before_and_nothing_else
             directory.write_state(run.info, {"of": "x" * 2000})
         assert sorted(os.listdir(place)) == ["control", "run.json", "steering.json"]
         assert json.loads((place / "steering.json").read_text()) == {"of": "before"}
+
+
+def test_run_json_with_an_argument_that_is_no_utf8_is_read(place, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "\udcff"])
+    start(place)
+    assert directory.read(place).status == "completed"
