@@ -201,6 +201,17 @@ def test_an_optimizer_met_later_is_taken_up_by_every_snapshot(model):
     assert (model.step, other.step) == (10, 7)
 
 
+def test_what_was_added_to_an_optimizer_that_steps_is_not_taken_for_its_first_state(model):
+    snapshots, added, other = filled(model, [10, 20]), nn.Parameter(torch.zeros(1)), Model()
+    model.parts.optimizers["0"].add_param_group({"params": [added]})
+    both = Parts(optimizers={**model.parts.optimizers, "1": other.parts.optimizers["0"]})
+    snapshots.meet(both, 25)
+    with pytest.raises(Refused, match="some were added"):
+        snapshots.roll_back(both, 26)
+    snapshots.take(both, 30)
+    snapshots.roll_back(both, 31)
+
+
 def test_meeting_what_is_known_costs_nothing(model):
     snapshots = filled(model, [10])
     snapshots.meet(model.parts, 11)

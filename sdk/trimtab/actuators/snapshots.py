@@ -21,7 +21,7 @@ from trimtab.actuators import generators
 from trimtab.actuators.averages import Averages
 from trimtab.actuators.layout import Layout, lay_out
 from trimtab.actuators.memory import default_cap
-from trimtab.actuators.parts import Parts, buffers_of
+from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by
 from trimtab.actuators.pending import is_pending
 from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
@@ -107,14 +107,18 @@ class Snapshots:
     def meet(self, parts: Parts, step: int = 0) -> None:
         """Before the first step of an optimizer that was just met: its state is the first one, and is kept.
 
-        Every snapshot that does not know it takes up its state as it is now, since it has not stepped before.
+        Every snapshot that does not know it takes up its state as it is now, since it has not stepped before. Not so
+        what was added to an optimizer that has: of that no earlier state is known, and none before now is restored.
         """
         self._averages.search(parts, gc.get_objects())
         if not self._kept:
             self._first = self._take(parts, step)
             self.turns.begin_anew(step)
             return
-        layout = self._laid_out(parts, self._kept[-1].covers())
+        covered = self._kept[-1].covers()
+        stepped = [optimizer for _, optimizer in all_optimizers(parts) if id(optimizer) in covered]
+        covered |= {id(parameter) for optimizer in stepped for parameter in owned_by(optimizer)}
+        layout = self._laid_out(parts, covered)
         if layout and self._make_room(_size(layout)):
             addition = self._picture(layout, step)
             for snapshot in self._kept:
