@@ -121,12 +121,12 @@ class Attribution:
             other.takes_all = False
         share = Share(parameters)
         share.losses = self._claim(share)
-        if not share.losses:  # it took over from another one
+        if not share.losses and share.probe.grad is not None:  # it took over from another one
             for other in self.shares:
                 if not share.ids.isdisjoint(other.ids):
                     share.losses = list(other.losses)
         if not share.losses and only is not None and only.thread == share.thread:
-            share.losses = only.missed()
+            share.losses = only.missed(share.probe.grad)
         self.shares.append(share)
         self._walks_left = WARM_UP_WALKS
         return share
@@ -171,6 +171,10 @@ class Attribution:
         share.note_version()
         self.unclaimed.clear()
         return leaves
+
+    def walk_again(self) -> None:
+        """The graph of the next backward is walked, whatever the probes tell."""
+        self._walks_left = max(self._walks_left, 1)
 
     def drop(self, share: Share) -> None:
         """Its optimizer is gone."""

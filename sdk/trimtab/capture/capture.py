@@ -226,9 +226,12 @@ class Capture:
         passes, only = self._passes, self._attribution.only
         if only is None or only.thread != get_ident() or only.probe.grad is not None:
             return self._before_any_backward(tensors, grad_tensors)
+        if not only.is_applied and self._steps.found_probe():
+            return self._before_any_backward(tensors, grad_tensors)
         loss, said = hold(tensors), self._criteria.said
         if said.marked is not NOTHING:
             said.drop_marked()
+            self._steps.are_cleared()
         self._criteria.backward(tensors)
         if passes.has_news:
             passes.training()
@@ -244,8 +247,10 @@ class Capture:
             self._steps.in_backward.backward_returned(self._steps.in_backward.untold)
         gone = self._attribution.before_backward()
         said = self._criteria.said
-        if self._attribution.cleared and not said.marked.is_sealed:
-            said.drop_marked()
+        if self._attribution.cleared:
+            self._steps.are_cleared()
+            if not said.marked.is_sealed:
+                said.drop_marked()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
         loss: Held | None = None

@@ -86,7 +86,7 @@ class ScalerListener(NamedTuple):
     scaled: Callable[[GradScaler, Any, Any], object]  # `scale` has made the third of the second
     stepping: Callable[[GradScaler, Optimizer], object]  # `step` begins
     stepped: Callable[[Optimizer], object]  # `step` is over
-    unscaling: Callable[[], object]  # `unscale_` is about to write to gradients, without clearing them
+    unscaling: Callable[[Optimizer], object]  # `unscale_` is about to write to gradients, without clearing them
 
 
 def watch_scalers(patches: Patches, listener: ScalerListener) -> None:
@@ -145,9 +145,9 @@ def _step(original: Callable[..., Any], listener: ScalerListener) -> Callable[..
 
 
 def _unscale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
-    def unscale_(self: GradScaler, *args: Any, **kwargs: Any) -> Any:
-        listener.unscaling()
-        return original(self, *args, **kwargs)
+    def unscale_(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        listener.unscaling(optimizer)
+        return original(self, optimizer, *args, **kwargs)
 
     return unscale_
 

@@ -5,6 +5,8 @@ Told by one parameter, the probe: the version counter of its gradient is read be
 
 from __future__ import annotations
 
+import itertools
+import operator
 import weakref
 from collections.abc import Sequence
 from threading import get_ident
@@ -38,8 +40,8 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_replaced", "_stays", "_version", "follows", "ids", "is_applied", "left", "losses",
-        "probe", "takes_all", "thread",
+        "_changed_by_clip", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids", "is_applied", "left",
+        "losses", "probe", "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -49,6 +51,7 @@ class Share:
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.losses: list[Held] = []  # since the gradients were last cleared
+        self._overwritten: list[Held] = []  # before it, and after the last step, while the probe had no gradient
         self._version: int | None = None
         self.is_applied = False  # no backward came here since the last step
         self._changed_by_clip = False
@@ -59,6 +62,7 @@ class Share:
 
     def begin(self, loss: Held) -> None:
         """Before a backward that finds no gradient: `loss` is the first since they were cleared."""
+        self._overwritten = [] if self.is_applied else [*self._overwritten, *self.losses][-UNCLEARED_LOSSES:]
         self.losses = [loss]
         self._version = UNKNOWN
         self.is_applied = self._changed_by_clip = self._stays = False
@@ -89,6 +93,13 @@ class Share:
         else:
             self.look_at(found)
 
+    def found_gradient(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether a parameter has a gradient, which is the probe from now on."""
+        found = None if self.follows else next((p for p in parameters if p.requires_grad and p.grad is not None), None)
+        if found is not None:
+            self.look_at(found)
+        return found is not None
+
     def look_at(self, parameter: Tensor) -> None:
         """Take this parameter as its probe."""
         self.probe = parameter
@@ -104,11 +115,15 @@ class Share:
         losses = self.losses
         return bool(losses) and (not self.is_applied or any(loss is losses[-1] for loss in newest))
 
-    def missed(self) -> list[Held]:
-        """Give away the loss that was taken for this share, and whose backward brought it no gradient."""
-        if self.is_applied or self.probe.grad is not None:
+    def missed(self, gradient: Tensor | None) -> list[Held]:
+        """Give away the losses that were taken for this share, and whose backwards brought it no gradient.
+
+        They have brought `gradient` instead, whose version counts them: those before were cleared.
+        """
+        if self.is_applied or self.probe.grad is not None or gradient is None:
             return []
-        losses, self.losses = self.losses, []
+        losses = [*self._overwritten, *self.losses][-gradient._version - 1 :]
+        self.losses, self._overwritten = [], []
         return losses
 
     def look(self) -> None:
@@ -117,7 +132,7 @@ class Share:
         if gradient is None:
             if self._version is not None or self.is_applied:
                 self._clear()
-            self._version = None
+            self._version, self._replaced = None, False
             return
         if self._replaced:  # what backward adds to it has nothing to do with the losses before
             self._replaced = False
@@ -127,8 +142,11 @@ class Share:
             self._stays = self.is_applied
             self._version = version
         if version != self._version:
-            noted = self._version is not None and not self._changed_by_clip
-            if noted and (self.is_applied or not holds_something(gradient)):  # else it was clamped, or given noise
+            if self._changed_by_clip:
+                cleared = is_zero(gradient)  # in place, with no step between
+            else:  # where it is not, it was clamped, or given noise
+                cleared = self.is_applied or not holds_something(gradient)
+            if cleared and self._version is not None:
                 self._clear()
             self._version = version
         elif self.is_applied and not holds_something(gradient):  # `p.grad.data.zero_()` moves no version
@@ -156,9 +174,9 @@ class Share:
     def applied(self) -> None:
         """After a step."""
         self.is_applied = True
-        if self._stays:
+        if self._version != UNKNOWN:
             self._changed_by_clip = False
-            self._replaced = self._is_replaced()
+            self._replaced = self._stays and self._is_replaced()
             self.note_version()
         if len(self.losses) > UNCLEARED_LOSSES:  # gradients that are never cleared
             self.losses = [sum_of(self.losses)]
@@ -175,6 +193,13 @@ class Share:
         self._changed_by_clip = False
         self.note_version()
 
+    def is_among(self, gradients: Tensor | Sequence[Tensor]) -> bool:
+        """Whether the gradient of the probe is one of these."""
+        gradient = self.probe.grad
+        if isinstance(gradients, Tensor):
+            return gradient is gradients
+        return gradient is not None and any(map(operator.is_, gradients, itertools.repeat(gradient)))
+
     def clipped(self) -> None:
         """Clipping or unscaling is about to write."""
         self._changed_by_clip = True
@@ -188,6 +213,12 @@ class Share:
     def _clear(self) -> None:
         self.losses = []
         self.is_applied = False
+
+
+def is_zero(gradient: Tensor) -> bool:
+    """Whether a gradient is known to have no non-zero element, without waiting for a device."""
+    gradient = getattr(gradient, "_local_tensor", gradient)
+    return gradient.is_cpu and not gradient.is_sparse and not holds_something(gradient)
 
 
 @secluded

@@ -84,6 +84,13 @@ class Steps:
         hooks: Any = optimizer
         return None if hooks._optimizer_step_pre_hooks or hooks._optimizer_step_post_hooks else tracked
 
+    def found_probe(self) -> bool:
+        """Whether the only optimizer has a gradient where its probe has none, being frozen since: that is not cleared.
+
+        To be asked before a backward that follows another one, with no step between them.
+        """
+        return any(tracked.share.found_gradient(tracked.parameters) for tracked in self._roster)
+
     def before_backward(self) -> None:
         """A backward may add to gradients that are there: where one alone has brought them, they are a small batch's.
 
@@ -199,7 +206,12 @@ class Steps:
                 del self._norms[:-CLIPPED_PARTS]
             if not self.any_seen:
                 self.unseen.clipped(hold(norm))
-        self.unscaling()
+        for share in self._whose(gradients):
+            share.clipped()
+
+    def are_cleared(self) -> None:
+        """The gradients of the only optimizer were cleared, and with them what was clipped of them for no step."""
+        self._norms.clear()
 
     def catch_up(self, gradient: weakref.ref[Tensor], norm: Held) -> None:
         """`clipped` was called for gradients of which this is the first, and a step is to follow."""
@@ -210,9 +222,11 @@ class Steps:
         if not self.any_seen:
             self.unseen.are_clipped()
 
-    def unscaling(self) -> None:
-        """Gradients are about to be written to, not cleared."""
-        for share in self._attribution.shares:
+    def unscaling(self, optimizer: Optimizer) -> None:
+        """The gradients of `optimizer` are about to be written to, not cleared."""
+        tracked = self._roster.find(optimizer)
+        shares = self._attribution.shares
+        for share in [s for s in shares if not s.is_applied] if tracked is None else [tracked.share]:
             share.clipped()
 
     def scaler_steps(self, scaler: GradScaler, optimizer: Optimizer) -> None:
@@ -261,6 +275,9 @@ class Steps:
         """Where the gradients come from, which the probe does not show."""
         share = tracked.share
         self._refresh(tracked, optimizer)
+        if share.is_applied and share.thread != get_ident():  # its backwards may have moved to another thread
+            share.losses = []
+            self._attribution.walk_again()
         if share.probe.grad is None:
             share.find_probe(tracked.parameters)
         if not share.losses and self._attribution.unclaimed:
@@ -318,6 +335,14 @@ class Steps:
         tracked.hasty += 1
         return tracked.hasty <= HASTY and self.controller.judges_at_once
 
+    def _whose(self, gradients: Tensor | Sequence[Tensor]) -> list[Share]:
+        """The shares whose probe these gradients may write to. Where they are nobody's, they may be copies."""
+        shares = self._attribution.shares
+        found = [share for share in shares if share.is_among(gradients)]
+        if found or (len(shares) > 1 and any(_is_part(t.parameters, gradients) for t in self._roster)):
+            return found
+        return [share for share in shares if not share.is_applied]
+
     def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
         started = self._recorder.clock()
         self.controller.stepped(optimizer, tracked.ledger.label)
@@ -356,6 +381,11 @@ class Steps:
             own = [n for n in self._norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
         self._norms = [n for n in self._norms if all(n is not o for o in own)]
         return [norm for _, norm in own]
+
+
+def _is_part(parameters: Sequence[Tensor], gradients: Tensor | Sequence[Tensor]) -> bool:
+    first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
+    return first is not None and any(p.grad is first for p in parameters)
 
 
 def _norm_of_parts(norms: Sequence[Held]) -> Held:
