@@ -78,9 +78,7 @@ def test_gradients_may_be_cleared_in_another_way_later(watching, model, inputs, 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("every", [1, 1000])
-def test_step_that_the_user_leaves_out_when_the_norm_is_not_finite(
-    watching, model, inputs, labels, set_to_none, every
-):
+def test_step_that_the_user_leaves_out_when_the_norm_is_not_finite(watching, model, inputs, labels, set_to_none, every):
     optimizer, own, norms = torch.optim.SGD(model.parameters(), 0.1), [], []
     with watching(gradients_every=every) as seen:
         for step in range(60):
