@@ -12,9 +12,10 @@ demo: .venv/.demo
 stack:
 	$(PYTHON) deploy/stack.py
 
-# Each file of tests is run by one of so many workers: one more than cores here, as many tests wait for a server.
+# Each file of tests is run by one of so many workers: one more than cores here, as many tests wait for a server. In
+# their order, the long files come in the middle, and the workers end together.
 test: lint types
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.test
 	$(BIN)/ruff check .

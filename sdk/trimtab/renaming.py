@@ -13,10 +13,11 @@ def put(path: Path, content: str | bytes, *, by: str, mode: int = 0o666) -> None
     Nothing is left of what fails, and nothing is written through a link that somebody else put under that name.
     """
     temporary = path.with_name(by)
+    data = content.encode() if isinstance(content, str) else content
     try:
         temporary.unlink(missing_ok=True)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
