@@ -556,12 +556,19 @@ said(reasons=sorted({a.reason for a in backend.of(Adjustment)}))
     assert [rank["reasons"] for rank in ranks] == [[UNMET], []]
 
 
-def test_what_the_last_validation_of_a_fold_brings_about_is_done_to_the_next_one_on_no_rank(in_ranks):
-    ranks = in_ranks(
-        TRAINING
-        + """
+SLOWED_BY_A_VALUE = (
+    TRAINING
+    + """
 bad = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
 steered = {"rules": [bad], "policies": [trimtab.Policy(on="bad", ladder=[trimtab.actions.ScaleLearningRate(0.1)])]}
+"""
+)
+
+
+def test_what_the_last_validation_of_a_fold_brings_about_is_done_to_the_next_one_on_no_rank(in_ranks):
+    ranks = in_ranks(
+        SLOWED_BY_A_VALUE
+        + """
 with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1, **steered) as run:
     for fold in range(2):
         model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
@@ -582,13 +589,11 @@ said(reasons=[a.reason for a in backend.of(Adjustment)])
 
 def test_pause_drops_what_a_policy_has_decided_and_the_other_ranks_have_not_heard(in_ranks):
     ranks = in_ranks(
-        TRAINING
+        SLOWED_BY_A_VALUE
         + """
 import time
 from trimtab.steering import control
 
-bad = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
-steered = {"rules": [bad], "policies": [trimtab.Policy(on="bad", ladder=[trimtab.actions.ScaleLearningRate(0.1)])]}
 with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8, **steered) as run:
     for _ in range(17):
         step()

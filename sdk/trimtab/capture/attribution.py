@@ -20,7 +20,7 @@ from threading import get_ident
 from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
-from trimtab.capture.share import Share, holds_something
+from trimtab.capture.share import Share, first_with_gradient, holds_something
 from trimtab.sample.scalars import Held
 
 WARM_UP_WALKS = 16
@@ -75,6 +75,11 @@ class Attribution:
     def newest_leaves(self) -> list[Tensor]:
         """What the newest loss without an owner reached, as far as it lives."""
         return [leaf for known in self._newest_leaves if (leaf := known()) is not None]
+
+    @property
+    def unapplied(self) -> list[Share]:
+        """The shares that have not been stepped on since a backward came there."""
+        return [share for share in self.shares if not share.is_applied]
 
     def before_backward(self) -> list[Held]:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
@@ -143,7 +148,7 @@ class Attribution:
             if waiting or id(share.probe) not in share.ids:
                 share.losses, share.is_applied = waiting, False
         if id(share.probe) not in share.ids:
-            share.look_at(next((p for p in parameters if p.grad is not None), parameters[0]))
+            share.look_at(first_with_gradient(parameters, parameters[0]))
         self._walks_left, self._stray_walks_left = WARM_UP_WALKS, STRAY_WALKS
 
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:

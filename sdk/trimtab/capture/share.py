@@ -8,15 +8,17 @@ from __future__ import annotations
 import itertools
 import operator
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.seclusion import secluded
+
+D = TypeVar("D")
 
 UNCLEARED_LOSSES = 1024
 UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
@@ -47,7 +49,7 @@ class Share:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.ids = {id(p) for p in parameters}
         self.thread = get_ident()  # in which its backwards run
-        self.probe: Tensor | _Lost = next((p for p in parameters if p.grad is not None), parameters[0])
+        self.probe: Tensor | _Lost = first_with_gradient(parameters, parameters[0])
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.losses: list[Held] = []  # since the gradients were last cleared
@@ -87,15 +89,16 @@ class Share:
         """Before a step, when the probe has no gradient: take a parameter that has. If none has, no loss came here."""
         if self.follows:
             return
-        found = next((p for p in parameters if p.grad is not None), None)
+        found = first_with_gradient(parameters, None)
         if found is None:
             self.losses = []
         else:
             self.look_at(found)
 
     def found_gradient(self, parameters: Sequence[Tensor]) -> bool:
-        """Whether a parameter has a gradient, which is the probe from now on."""
-        found = None if self.follows else next((p for p in parameters if p.requires_grad and p.grad is not None), None)
+        """Whether a parameter that is trained has a gradient, which is the probe from now on."""
+        trained = () if self.follows else (p for p in parameters if p.requires_grad)
+        found = first_with_gradient(trained, None)
         if found is not None:
             self.look_at(found)
         return found is not None
@@ -213,6 +216,11 @@ class Share:
     def _clear(self) -> None:
         self.losses = []
         self.is_applied = False
+
+
+def first_with_gradient(parameters: Iterable[Tensor], default: D) -> Tensor | D:
+    """The first of the parameters that has a gradient, else `default`."""
+    return next((p for p in parameters if p.grad is not None), default)
 
 
 def is_zero(gradient: Tensor) -> bool:

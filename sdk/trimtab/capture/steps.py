@@ -225,8 +225,7 @@ class Steps:
     def unscaling(self, optimizer: Optimizer) -> None:
         """The gradients of `optimizer` are about to be written to, not cleared."""
         tracked = self._roster.find(optimizer)
-        shares = self._attribution.shares
-        for share in [s for s in shares if not s.is_applied] if tracked is None else [tracked.share]:
+        for share in self._attribution.unapplied if tracked is None else [tracked.share]:
             share.clipped()
 
     def scaler_steps(self, scaler: GradScaler, optimizer: Optimizer) -> None:
@@ -341,7 +340,7 @@ class Steps:
         found = [share for share in shares if share.is_among(gradients)]
         if found or (len(shares) > 1 and any(_is_part(t.parameters, gradients) for t in self._roster)):
             return found
-        return [share for share in shares if not share.is_applied]
+        return self._attribution.unapplied
 
     def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
         started = self._recorder.clock()
