@@ -5,6 +5,7 @@ controller   closes the loop, step by step
 judging      hands the judge what was sampled, in its order
 evidence     what is known of a run besides which rules fire
 telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
+answering    what rules, alerts or a replay want done, as decisions; `elsewhere` keeps what other threads bring
 execution    carries each decision out at its moment, and records what became of it; `noting` notes every change
 keeping      which states are kept to go back to; `best` is the one at the best validation
 membership   whether this rank is the only one, one of several, or can only watch

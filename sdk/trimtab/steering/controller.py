@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,8 +27,10 @@ from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.pace import Pace
 from trimtab.sample.records import Judged
 from trimtab.sample.scalars import Held
+from trimtab.steering.answering import Answering
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
+from trimtab.steering.elsewhere import Elsewhere
 from trimtab.steering.execution import OVER, Execution, Moment
 from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
@@ -78,10 +79,8 @@ class Controller:
         self._actuators = actuators
         self._books, self._pace = books, pace
         self._say = say
-        self._replay = replay
         self.reception = reception  # None where no alerts are taken in
-        self._trains_alone = trains_alone
-        self._from_elsewhere: deque[Callable[[], None]] = deque()  # what other threads brought while a step was made
+        self._elsewhere = Elsewhere(trains_alone)
         self._clock = clock
         self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
         self._membership = Membership(
@@ -99,7 +98,6 @@ class Controller:
             no_orders=no_orders,
         )
         ranks = self._membership.ranks
-        self._take_up = (ranks or self._execution).take_up
         self._keeping = Keeping(
             actuators,
             judge,
@@ -111,6 +109,9 @@ class Controller:
             replay=replay,
         )
         self._telling = Telling(judge, engine, actuators, self.optimizers, emit, clock)
+        self._answering = Answering(
+            judge, engine, self._execution, self._membership, self._telling, reception=reception, replay=replay
+        )
         self._orders = (
             None
             if control is None
@@ -120,7 +121,7 @@ class Controller:
                 engine,
                 guard,
                 say,
-                take_up=self._take_up,
+                take_up=self._answering.take_up,
                 silence=self._membership.silence,
                 refusal=lambda: self._membership.no_orders,
             )
@@ -205,9 +206,9 @@ class Controller:
             self._judge.contest.held_fixed(fixed_beside(label, self.optimizers), label)
         late = self._judge_steps(ledger, step, losses, samples, applied=applied)
         self._take_in(Moment(step, applied, True))
-        if self._replay is not None:
+        if self._answering.replays:
             if not applied:
-                self._repeat(self._replay, label, Moment(step, False, False))
+                self._answering.record(label, Moment(step, False, False))
             return 1
         return self._next_in(label, Moment(step, applied, late or applied))
 
@@ -269,23 +270,15 @@ class Controller:
 
     def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         """The user logged values, on any thread. Those `of_training` tell no better model."""
-        self._between_steps(partial(self._judge_logged, values, of_training=of_training))
+        self._bring(partial(self._judge_logged, values, of_training=of_training))
 
     def recorded(self, **values: float) -> None:
         """What is measured of the run itself, by the names of the signals. May come on any thread."""
-        self._between_steps(partial(self._judge_recorded, values))
+        self._bring(partial(self._judge_recorded, values))
 
-    def _between_steps(self, judge: Callable[[], None]) -> None:
-        """Call `judge`: while another thread trains, it does so at the end of its next step."""
-        if self._trains_alone():
-            judge()
-        else:
-            self._from_elsewhere.append(judge)
-            self.awaits_steps = True
-
-    def _hear_others(self) -> None:
-        while self._from_elsewhere:
-            self._from_elsewhere.popleft()()
+    def _bring(self, judge: Callable[[], None]) -> None:
+        self._elsewhere.bring(judge)
+        self.awaits_steps = self.awaits_steps or self._elsewhere.waits
 
     def _judge_logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         step = self._books.steps_written()
@@ -332,7 +325,7 @@ class Controller:
 
     def restore_best(self) -> bool:
         """The user asks for the best state. Whether it is in place now; what was done, or why not, is said."""
-        self._hear_others()
+        self._elsewhere.hear()
         step = self._books.steps_written()
         best = self._keeping.best.restore(step)
         if best is None:
@@ -344,7 +337,7 @@ class Controller:
 
     def completed(self) -> None:
         """The run ends by itself, after its last validation: see whether its best state would be lost."""
-        self._hear_others()
+        self._elsewhere.hear()
         self._keeping.best.end(self._books.steps_written())
 
     def close(self) -> None:
@@ -353,8 +346,7 @@ class Controller:
         self._membership.withdraw(step, OVER)
         if self._orders is not None:
             self._orders.close(step)
-        if self._replay is not None and self._replay.left:
-            self._say("replay", f"{self._replay.left} adjustments of the record were not reached.")
+        self._answering.close(self._say)
         self._actuators.close()
 
     def abandon(self) -> None:
@@ -377,39 +369,22 @@ class Controller:
 
     def _end_step(self, label: str, step: int) -> bool:
         """Do what has waited for the end of a step, taken or skipped. Whether weights may be changed now."""
-        self._hear_others()
+        self._elsewhere.hear()
         if self._orders is not None:
             self._orders.take_up(step)
-        if self._replay is not None:
-            self._repeat(self._replay, label, Moment.after(step))
+        self._answering.record(label, Moment.after(step))
         return self._execution.stepped(label, step)
 
     def _awaits(self) -> bool:
-        waits = self._execution.waits or bool(self._from_elsewhere)
-        return waits or self._execution.follows_cycle or self._replay is not None
+        waits = self._execution.waits or self._elsewhere.waits
+        return waits or self._execution.follows_cycle or self._answering.replays
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
-        for verdict in verdicts:
-            self._telling.tell(verdict)
-        if self._replay is not None:
-            return
-        healthy = (label,) if label and self._judge.healthy(label) else ()
-        if not self._membership.leads:
-            return
-        for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):
-            self._take_up(decision, moment)
+        self._answering.verdicts(label, verdicts, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
-    def _repeat(self, replay: Replay, label: str, moment: Moment) -> None:
-        for decision in replay.due(moment.step, label, applied=moment.applied):
-            self._execution.take_up(decision, moment)
-
     def _take_in(self, moment: Moment) -> None:
-        """Where alerts came in: do what policies do about those that are accepted."""
-        if self.reception is None or not self.reception.acceptance.due:
-            return
-        for decision in self.reception.acceptance.decide(moment.step, self._telling.worst):
-            self._take_up(decision, moment)
+        self._answering.alerts(moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
     def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
@@ -418,18 +393,14 @@ class Controller:
             self._fence_all(step, back_to)
         else:
             self._judging.fence([decision.optimizer], step, decision.optimizer, back_to)
-            self._fence_alerts()
+            self._answering.fence_alerts()
         self._telling.fence()
 
     def _fence_all(self, step: int, back_to: int | None = None) -> None:
         """Of no optimizer, nor of validation, is there evidence any more."""
         self._judging.fence(self._labels, step, None, back_to)
         self._engine.fence()
-        self._fence_alerts()
-
-    def _fence_alerts(self) -> None:
-        if self.reception is not None:
-            self.reception.acceptance.fence()
+        self._answering.fence_alerts()
 
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""
