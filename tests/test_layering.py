@@ -10,10 +10,9 @@ import trimtab_backends
 import trimtab_dashboards
 
 ROOTS = {package.__name__: Path(package.__file__).parent for package in (trimtab, trimtab_backends, trimtab_dashboards)}
-NOUNS = {"settings", "types", "errors", "catalog", "measurements"}
 
-# Which rooms a room may import. Rooms that are not here may import what they like, but for `KNOWN_BY`.
-MAY_IMPORT = {
+# Which rooms a room imports, no more and no less. Rooms that are not here import what they like, but for `KNOWN_BY`.
+IMPORTS = {
     "settings": set(),
     "types": {"settings"},
     "errors": set(),
@@ -68,7 +67,6 @@ MAY_IMPORT = {
     "steering.agreement": set(),
     "steering.ranks": {"types", "stores", "steering.agreement", "steering.execution", "guard", "policies", "sample"},
     "steering.membership": {
-        "types",
         "facts",
         "actuators",
         "guard",
@@ -88,22 +86,30 @@ MAY_IMPORT = {
     "facts": set(),
     "stores": set(),
     "apart": set(),
-    "actuators": {"types", "actions", "errors"},
+    "actuators": {"actions", "errors"},
     "lifecycle": set(),
     "actions": {"errors"},
     "steering.control": {"types", "errors", "actions", "policies", "renaming"},
-    "policies": {"types", "errors", "actions", "catalog"},
+    "policies": {"types", "errors", "actions"},
     "plugins": {"settings", "types", "errors", "guard"},
     "processes": set(),
     "renaming": set(),
     "discovery": {"types", "processes", "renaming"},
     "doctor": {"errors", "catalog", "http", "plugins", "discovery", "trimtab_dashboards"},
-    "trimtab_backends": {*NOUNS, "discovery", "tokens", "trimtab_dashboards"},  # decision 0015; see below
-    "trimtab_dashboards": {"types", "errors", "catalog", "tokens"},
+    "trimtab_backends": {  # decision 0015; see below
+        "types",
+        "errors",
+        "catalog",
+        "measurements",
+        "discovery",
+        "tokens",
+        "trimtab_dashboards",
+    },
+    "trimtab_dashboards": {"errors", "catalog", "tokens"},
     "testing": {"types"},
 }
 
-# Who may import a room at all, besides the room itself.
+# Who imports a room at all, besides the room itself.
 KNOWN_BY = {
     "capture": {"run", "steering.assembly"},
     "signals": {"lint", "rules"},
@@ -135,7 +141,7 @@ KNOWN_BY = {
     "bookends": {"run"},
     "health": {"run"},
     "run": {"watching", "trimtab"},
-    "watching": {"cli", "script", "trimtab"},
+    "watching": {"cli", "trimtab"},
     "trimtab_backends": set(),
     "trimtab_dashboards": {"cli", "doctor", "trimtab_backends"},
 }
@@ -173,16 +179,16 @@ def imports(path):
 ARROWS = sorted({(module, name) for module, path in modules() for name in imports(path) if room(module) != room(name)})
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_room_imports_only_what_it_may(name):
+@pytest.mark.parametrize("name", sorted(IMPORTS))
+def test_room_imports_what_is_named_here(name):
     found = {room(imported) for module, imported in ARROWS if room(module) == name}
-    assert found <= MAY_IMPORT[name]
+    assert found == IMPORTS[name]
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_BY))
-def test_room_is_known_only_by_those_who_wire_it(name):
+def test_room_is_known_by_those_who_are_named_here(name):
     found = {room(module) for module, imported in ARROWS if room(imported) == name}
-    assert found <= KNOWN_BY[name]
+    assert found == KNOWN_BY[name]
 
 
 def test_backends_know_of_dashboards_only_the_client():
@@ -196,7 +202,7 @@ def test_guard_knows_the_meter_alone():
 
 def test_every_room_that_is_named_here_exists():
     rooms = {room(module) for module, _ in modules()}
-    assert rooms >= MAY_IMPORT.keys() | KNOWN_BY.keys()
+    assert rooms >= IMPORTS.keys() | KNOWN_BY.keys()
 
 
 def swallows(handler):
