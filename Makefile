@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 3
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+	--editable
+# pip would compile with one core. Some packages bring files that are no Python of this version, which is no matter.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: demo stack test lint types bench rescue clean
 
@@ -33,14 +36,17 @@ rescue: .venv/.bench
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) '.[demo]'
+	@$(COMPILE)
 	touch $@
 
 .venv/.test: .venv/.demo
 	$(INSTALL) '.[test]'
+	@$(COMPILE)
 	touch $@
 
 .venv/.bench: .venv/.demo
 	$(INSTALL) '.[bench]'
+	@$(COMPILE)
 	touch $@
 
 clean:
