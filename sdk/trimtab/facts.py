@@ -16,7 +16,8 @@ from torch import distributed
 FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "fastai", "ignite", "composer")
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
 
-_NAMED = r"(?:pass|secret|token|(?:api|access|private)[-_]?key|credential|auth)"  # what a secret is named like
+# What a secret is named like. A tokenizer is none.
+_NAMED = r"(?:pass|secret|token(?!i[sz]er)|(?:api|access|private)[-_]?key|credential|auth)"
 _SECRET = re.compile(_NAMED, re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/?#]+(?=@)")  # in a URL, as is the next
 _IN_QUERY = re.compile(rf"([?&][^=&#]*{_NAMED}[^=&#]*=)[^&#]+", re.IGNORECASE)

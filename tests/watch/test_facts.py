@@ -14,6 +14,8 @@ HASH = "0123456789abcdef0123456789abcdef01234567"
         (["--api-key=abc", "x"], [f"--api-key={REMOVED}", "x"]),
         (["--token", "abc", "x"], ["--token", REMOVED, "x"]),
         (["--wandb_api_key", "abc"], ["--wandb_api_key", REMOVED]),
+        (["--tokenizer_name", "gpt2"], ["--tokenizer_name", "gpt2"]),
+        (["--tokenizer-token", "abc"], ["--tokenizer-token", REMOVED]),
         (["--password", "--lr", "0.1"], ["--password", "--lr", "0.1"]),
         (["HF_TOKEN=abc"], [f"HF_TOKEN={REMOVED}"]),
         (["hub.Secret=a=b"], [f"hub.Secret={REMOVED}"]),
