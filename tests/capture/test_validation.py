@@ -139,6 +139,36 @@ def test_loss_function_that_training_does_not_use_is_no_validation(watching, mod
     assert seen.validations == []
 
 
+def test_loss_function_that_training_does_not_use_is_none_of_its_own_though_validation_has_grad_on(
+    watching, model, optimizer, inputs, labels
+):
+    with watching() as seen:
+        for _ in range(2):
+            model.train()
+            for _ in range(2):
+                optimizer.zero_grad()
+                F.mse_loss(model(inputs), F.one_hot(labels, 3).float()).backward()
+                optimizer.step()
+            model.eval()
+            F.cross_entropy(model(inputs), labels)
+    assert seen.validations == []
+
+
+def test_validation_with_grad_on_is_seen_beside_a_training_loss_that_is_written_by_hand(
+    watching, model, optimizer, inputs, labels
+):
+    losses = []
+    with watching() as seen:
+        for _ in range(5):
+            model.train()
+            optimizer.zero_grad()
+            (-model(inputs).log_softmax(1)[range(6), labels].mean()).backward()
+            optimizer.step()
+            model.eval()
+            losses.append(F.cross_entropy(model(inputs), labels).item())
+    assert [step.loss for step in seen.validations] == pytest.approx(losses)
+
+
 def test_nan_in_validation_is_shown_and_counted(watching, model, inputs, labels):
     with watching() as seen, torch.no_grad():
         F.cross_entropy(model(inputs) * torch.nan, labels)

@@ -88,8 +88,7 @@ class Criteria:
             if not in_checkpoint():
                 self._validate(loss, output, args)
         elif in_eval_mode:
-            self._remember(loss, output, args)
-            self._undecided[loss.name] = _Undecided(self._judged(loss.call(output, args)), output)
+            self._undecided[loss.name] = _Undecided(loss, self._judged(loss.call(output, args)), output, args)
             self._plain = None
         elif output.requires_grad:
             self._train(loss, output, args)
@@ -98,7 +97,7 @@ class Criteria:
         """Held losses that nothing was differentiated through are validation."""
         undecided, self._undecided = self._undecided, {}
         for name, held in undecided.items():
-            if name in self._trained and not held.is_differentiated:
+            if self._may_compare(name) and not held.is_differentiated:
                 self._passes.validated(*held.judged, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
@@ -108,7 +107,11 @@ class Criteria:
         self.said.mark()
         if self._plain is not None and self._output is not None and self._output() is tensor:
             return
+        if self._undecided and not self._models.any_in_eval_mode():  # it is called on another loss, written by hand
+            self.decide()
         if self._undecided:
+            for held in self._undecided.values():
+                self._remember(held.loss, held.output, is_mean=held.is_mean)
             self._undecided.clear()
             self.awaits_step = self._passes.hears_steps
             if not self.awaits_step:
@@ -226,7 +229,7 @@ class Criteria:
             said.compare_by(self._primary)
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        self._remember(loss, output, args)
+        self._remember(loss, weakref.ref(output), is_mean=loss.is_mean(args))
         call = loss.call(output, args)
         if not self._passes.batch_samples:
             self._count(call.samples)
@@ -284,14 +287,14 @@ class Criteria:
         self.said.samples += samples
         self.said.several = self.said.several or self._called
 
-    def _remember(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
+    def _remember(self, loss: Loss, output: weakref.ref[Tensor], *, is_mean: bool) -> None:
         if loss.name not in self._trained:
             self._meet(loss)
         if loss is not self._newest:
             self._plain = None
         self._newest = loss
-        self._output = weakref.ref(output)
-        self._output_is_mean = loss.is_mean(args)
+        self._output = output
+        self._output_is_mean = is_mean
 
     def _meet(self, loss: Loss) -> None:
         """Training uses a loss function for the first time. One that knows classes goes before one that does not."""
@@ -314,10 +317,14 @@ class Criteria:
         return 0 if name == self._primary else self._trained.get(name, 0)
 
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        if not self._trained or loss.name in self._trained:
+        if self._may_compare(loss.name):
             judged = self._judged(loss.call(output, args))
             self._passes.validated(*judged, loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
+
+    def _may_compare(self, name: str) -> bool:
+        """Whether training calls that loss function, or none so far."""
+        return not self._trained or name in self._trained
 
     def _judged(self, call: LossCall) -> _Judged:
         return criterion(call), predictions(call), self._origin_of(call.target)
@@ -331,8 +338,10 @@ class Criteria:
 class _Undecided:
     """A loss with grad, on a model in eval mode."""
 
-    def __init__(self, judged: _Judged, output: Tensor) -> None:
+    def __init__(self, loss: Loss, judged: _Judged, output: Tensor, args: tuple[Any, ...]) -> None:
+        self.loss = loss
         self.judged = judged
+        self.output, self.is_mean = weakref.ref(output), loss.is_mean(args)
         self.is_differentiated = False
         if output.grad_fn is not None:
             output.grad_fn.register_prehook(self._note)  # which tells of `torch.autograd.grad` too
