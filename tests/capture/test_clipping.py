@@ -1,3 +1,4 @@
+import threading
 import weakref
 
 import pytest
@@ -47,6 +48,21 @@ def test_norm_that_needs_no_clipping_is_shown_too(step, model):
 def test_without_clipping_there_is_no_such_norm(step):
     shown, _ = step(lambda: None)
     assert shown.gradient_preclip_norm is None
+
+
+@pytest.mark.parametrize("every", [1, None])
+def test_norm_that_another_thread_finds_meanwhile_is_none_of_ours(watching, model, optimizer, inputs, labels, every):
+    other = nn.Linear(4, 3)
+    other(inputs).sum().backward()
+    with watching(gradients_every=every) as seen:
+        for _ in range(40):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            thread = threading.Thread(target=nn.utils.clip_grad_norm_, args=(other.parameters(), 0.01))
+            thread.start()
+            thread.join()
+            optimizer.step()
+    assert {step.gradient_preclip_norm for step in seen.steps()} == {None}
 
 
 def test_clipping_in_parts_adds_up_to_the_whole(step, model):

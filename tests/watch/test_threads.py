@@ -1,10 +1,12 @@
 """Several threads of one process that train at once."""
 
+import ast
+
 import pytest
 
 
-@pytest.mark.parametrize("clears", ["True", "False"])
-def test_two_threads_that_train_at_once_are_watched_each_for_itself(complete, clears):
+@pytest.mark.parametrize(("clears", "clips"), [("True", "True"), ("True", "False"), ("False", "True")])
+def test_two_threads_that_train_at_once_are_watched_each_for_itself(complete, clears, clips):
     """A search with two trials at a time. To read a gradient that another thread's backward writes is to crash."""
     script = complete(f"""
         said = []
@@ -13,14 +15,16 @@ def test_two_threads_that_train_at_once_are_watched_each_for_itself(complete, cl
             torch.manual_seed(name)
             model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
             optimizer = torch.optim.SGD(model.parameters(), lr=0.001 * name)
-            losses = []
+            losses, norms = [], [0.0]
             for _ in range(400):
                 optimizer.zero_grad(set_to_none={clears})
                 loss = model(torch.ones(8, 4)).sub(name).square().mean()
                 loss.backward()
                 losses.append(loss.item())
+                if {clips}:
+                    norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
                 optimizer.step()
-            said.append(sum(losses))
+            said.append((sum(losses), sum(norms)))
 
         with watch():
             threads = [threading.Thread(target=train, args=(name,)) for name in (1, 2)]
@@ -28,12 +32,16 @@ def test_two_threads_that_train_at_once_are_watched_each_for_itself(complete, cl
                 thread.start()
             for thread in threads:
                 thread.join()
-        print(*said)
+        print(said)
     """)
+    said = sorted(ast.literal_eval(script.out))
     steps = [event for event in script.log() if event["event"] == "step"]
     assert script.log()[-1]["totals"]["steps"] == {"0": 400, "1": 400}
-    sums = [sum(e["loss"] * e["steps"] for e in steps if e["optimizer"] == name) for name in ("0", "1")]
-    assert sorted(sums) == pytest.approx(sorted(map(float, script.out.split())))
+    sums = [
+        [sum(e.get(key, 0.0) * e["steps"] for e in steps if e["optimizer"] == name) for name in ("0", "1")]
+        for key in ("loss", "gradient_preclip_norm")
+    ]
+    assert sorted(zip(*sums, strict=True)) == [pytest.approx(each) for each in said]
 
 
 ROLLING_BACK = """

@@ -77,9 +77,15 @@ class Attribution:
         return [leaf for known in self._newest_leaves if (leaf := known()) is not None]
 
     @property
+    def of_thread(self) -> list[Share]:
+        """The shares whose backwards run in this thread: no other may look at their gradients."""
+        thread = get_ident()
+        return [share for share in self.shares if share.thread == thread]
+
+    @property
     def unapplied(self) -> list[Share]:
-        """The shares that have not been stepped on since a backward came there."""
-        return [share for share in self.shares if not share.is_applied]
+        """Those of this thread that have not been stepped on since a backward came there."""
+        return [share for share in self.of_thread if not share.is_applied]
 
     def before_backward(self) -> list[Held]:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""

@@ -129,7 +129,8 @@ def clipped_of(lane: Lane) -> Hook:
 
     def clipped(gradients: Any, norm_type: float, norm: Any) -> Any:
         try:
-            if lane.awaits is not OUT and lane.awaits is lane.optimizer() and type(norm) is Tensor:
+            is_awaited = lane.awaits is not OUT and lane.awaits is lane.optimizer() and lane.thread == get_ident()
+            if is_awaited and type(norm) is Tensor:
                 norms, row = lane.ledger.preclip_norms, len(lane.rows)
                 is_first = not norms or norms[-1][0] < row  # of this step
                 if is_first and norm_type == 2.0 and norm.is_cpu and type(gradients) is list:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from threading import RLock, get_ident
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -25,6 +25,8 @@ from trimtab.sample.scalars import Held, hold, is_real, sum_of
 
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
+
+_Clipped: TypeAlias = tuple[weakref.ref[Tensor], Held]  # the first of some gradients, and their norm before
 
 
 class Steps:
@@ -47,7 +49,7 @@ class Steps:
         self._attribution = attribution
         self._models = models
         self.controller: StepController
-        self._norms: list[tuple[weakref.ref[Tensor], Held]] = []  # a gradient that was clipped, and the norm before
+        self._norms: dict[int, list[_Clipped]] = {}  # thread to what it has clipped since its last step
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
         self._calls_before_scaler = 0
@@ -72,7 +74,7 @@ class Steps:
             tracked is None
             or len(self._roster) > 1
             or self._scaler_seen
-            or self._norms
+            or get_ident() in self._norms
             or self.controller.awaits_steps
             or self.controller.steers
             or tracked.evaluated is not None
@@ -165,7 +167,7 @@ class Steps:
         tracked.share.applied()
         tracked.calls += 1
         tracked.is_sampled = False
-        norms = self._norms_of(tracked) if self._norms else ()
+        norms = self._norms_of(tracked) if get_ident() in self._norms else ()
         found_inf = tracked.found_inf
         if isinstance(found_inf, float) and found_inf > 0:
             self._skip(tracked, losses, now)
@@ -202,8 +204,7 @@ class Steps:
         if float(norm_type) == 2.0 and type(norm) is Tensor and not norm.is_meta:
             first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
             if first is not None:
-                self._norms.append((weakref.ref(first), hold(norm)))
-                del self._norms[:-CLIPPED_PARTS]
+                self.catch_up(weakref.ref(first), hold(norm))
             if not self.any_seen:
                 self.unseen.clipped(hold(norm))
         for share in self._whose(gradients):
@@ -211,11 +212,13 @@ class Steps:
 
     def are_cleared(self) -> None:
         """The gradients of the only optimizer were cleared, and with them what was clipped of them for no step."""
-        self._norms.clear()
+        self._norms.pop(get_ident(), None)
 
     def catch_up(self, gradient: weakref.ref[Tensor], norm: Held) -> None:
         """`clipped` was called for gradients of which this is the first, and a step is to follow."""
-        self._norms.append((gradient, norm))
+        norms = self._norms.setdefault(get_ident(), [])
+        norms.append((gradient, norm))
+        del norms[:-CLIPPED_PARTS]
 
     def are_clipped(self) -> None:
         """`clip_grad_norm_` has written to the gradients."""
@@ -312,7 +315,7 @@ class Steps:
         if sample is not None:
             tracked.unjudged.sampled(sample)
         first, tracked.first = tracked.first, None
-        if first is not None and (tracked.share.is_untouched or self._norms):
+        if first is not None and (tracked.share.is_untouched or get_ident() in self._norms):
             tracked.ledger.first_backwards.append(first)
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
@@ -336,9 +339,11 @@ class Steps:
 
     def _whose(self, gradients: Tensor | Sequence[Tensor]) -> list[Share]:
         """The shares whose probe these gradients may write to. Where they are nobody's, they may be copies."""
-        shares = self._attribution.shares
+        shares = self._attribution.of_thread
         found = [share for share in shares if share.is_among(gradients)]
-        if found or (len(shares) > 1 and any(_is_part(t.parameters, gradients) for t in self._roster)):
+        if found or (
+            len(shares) > 1 and any(t.share in shares and _is_part(t.parameters, gradients) for t in self._roster)
+        ):
             return found
         return self._attribution.unapplied
 
@@ -375,10 +380,11 @@ class Steps:
 
     def _norms_of(self, tracked: Tracked) -> list[Held]:
         """Take the norms that were found when this optimizer's gradients were clipped, one for each part."""
-        own = self._norms
+        own = norms = self._norms.pop(get_ident(), [])
         if len(self._roster) > 1 or tracked.calls <= 1:  # or else nobody else can be meant
-            own = [n for n in self._norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
-        self._norms = [n for n in self._norms if all(n is not o for o in own)]
+            own = [n for n in norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
+            if rest := [n for n in norms if all(n is not o for o in own)]:
+                self._norms[get_ident()] = rest
         return [norm for _, norm in own]
 
 
