@@ -146,7 +146,7 @@ def number(value: Any) -> Piece:
 
 
 def _value(value: Any) -> Piece:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, float):
         return number(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(each)[0] for each in value) + "]", ""

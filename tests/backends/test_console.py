@@ -174,6 +174,14 @@ def test_adjustment_says_what_it_changed_and_why(console, stream):
     assert said(stream) == ["trimtab  step 1  applied halt  halted False -> True  for r  because"]
 
 
+def test_steps_of_an_adjustment_have_all_their_digits(console, stream):
+    adjustment = {"policy": "p", "action": "roll_back", "outcome": "applied"}
+    console.write(
+        [Adjustment(**at(), **adjustment, before={"weights_of_step": 11625}, after={"weights_of_step": 10209})]
+    )
+    assert said(stream) == ["trimtab  step 1  applied roll_back  weights_of_step 11625 -> 10209"]
+
+
 def test_rates_of_an_adjustment_have_four_digits_too(console, stream):
     adjustment = {"policy": "p", "action": "scale_learning_rate", "outcome": "applied"}
     rates = {"before": {"learning_rate": [1.0, None]}, "after": {"learning_rate": [0.1 + 0.2, None]}}
