@@ -68,7 +68,8 @@ def test_token_is_accepted_wanted_or_refused(server):
 
 def test_server_of_another_kind_is_not_taken_for_one(server):
     server.prefix = "/elsewhere"
-    assert verdicts(server)["alertmanager"][0] == "wrong"
+    verdict, text = verdicts(server)["alertmanager"]
+    assert (verdict, "answers, but not as Alertmanager does" in text) == ("wrong", True)
 
 
 def test_server_is_believed_for_the_certificates_that_a_run_is_given(tls_server, certificate):

@@ -24,9 +24,7 @@ def check(url: str, token: str | None, certificates: Path | None = None) -> Iter
     except Unanswered as error:
         yield _refused(url, token, error)
     except (LookupError, TypeError, AttributeError):
-        yield wrong(
-            "alertmanager", f"{url} answers, but not as Alertmanager does.", "Give its address: --alertmanager URL."
-        )
+        yield _another(url)
 
 
 def _found(server: Http) -> tuple[str, str]:
@@ -43,6 +41,8 @@ def _found(server: Http) -> tuple[str, str]:
 def _refused(url: str, token: str | None, error: Unanswered) -> Finding:
     if error.untrusted:
         return wrong("alertmanager", f"{error}.", f"Name the certificate of its authority: {CA_VARIABLE}.")
+    if error.status == 404:
+        return _another(url)
     if error.status not in (401, 403):
         return wrong("alertmanager", f"{error}.", "Start one: make stack. One that runs elsewhere: --alertmanager URL.")
     if token is None:
@@ -50,6 +50,11 @@ def _refused(url: str, token: str | None, error: Unanswered) -> Finding:
             "token", f"{url} wants a token.", f"Write it into a file, chmod 600, and name it: {TOKEN_VARIABLE}."
         )
     return wrong("token", f"{url} refuses the token ({error.status}).", f"Does {TOKEN_VARIABLE} name the right file?")
+
+
+def _another(url: str) -> Finding:
+    said = f"{url} answers, but not as Alertmanager does."
+    return wrong("alertmanager", said, "Give its address: --alertmanager URL.")
 
 
 def _arriving(alerts: list[object]) -> Finding:
