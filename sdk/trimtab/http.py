@@ -63,7 +63,7 @@ class Server:
         self._answer_s, self._largest = answer_s, largest
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "trimtab", **(headers or {})}
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token.decode('latin-1')}"
+            self._headers["Authorization"] = f"Bearer {token.decode('ascii')}"
 
     def get(self, path: str) -> Answer:
         """The answer to `GET path`, which may have a query.

@@ -164,6 +164,8 @@ def test_token_is_in_nothing_that_is_written(hook, tmp_path):
         ("s3cret", 0o620, "others than its owner"),
         ("\n", 0o600, "empty"),
         ("s3cret\nX-Evil: 1", 0o600, "one line without spaces"),
+        ("\ufeffs3cret", 0o600, "in ASCII"),  # as an editor of Windows writes it: nobody could send that token
+        ("s3cret" * 2_000, 0o600, "8,192 bytes at most"),
     ],
 )
 def test_token_file_that_cannot_be_used_is_refused_at_the_start(tmp_path, content, mode, sentence):

@@ -298,11 +298,11 @@ def test_a_forked_child_lets_go_of_the_port(serve, get, free_port):
 def test_a_bearer_token_is_needed_where_one_is_configured(serve, get, tmp_path):
     token = tmp_path / "token"
     token.touch(mode=0o600)
-    token.write_text("s3cret-\u00e9\n", encoding="latin-1")
+    token.write_text("s3cret\n")
     backend = serve(metrics_token_file=token)
-    assert get(backend.address, {"Authorization": "Bearer s3cret-\u00e9"}).status == 200
-    assert get(backend.address, {"Authorization": "bearer  s3cret-\u00e9 "}).status == 200
-    for wrong in ("Bearer s3cret", "Bearer", "Bearer ", "Basic s3cret-\u00e9", "s3cret-\u00e9", ""):
+    assert get(backend.address, {"Authorization": "Bearer s3cret"}).status == 200
+    assert get(backend.address, {"Authorization": "bearer  s3cret "}).status == 200
+    for wrong in ("Bearer s3cre", "Bearer s3cret-\u00e9", "Bearer", "Bearer ", "Basic s3cret", "s3cret", ""):
         answer = get(backend.address, {"Authorization": wrong})
         assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="trimtab"')
         assert "trimtab_" not in answer.body

@@ -104,7 +104,7 @@ def _read_files(settings: Mapping[str, Any], secret: str, trusted: str) -> tuple
 
     path, certificates = settings.get(secret), settings.get(trusted)
     try:
-        token = None if path is None else tokens.read(secret, path).decode("latin-1")
+        token = None if path is None else tokens.read(secret, path).decode("ascii")
         trusting(certificates)
     except ConfigError as error:
         return wrong("token", str(error), "Put the file right, and ask again.")
