@@ -260,7 +260,7 @@ class Books:
 
     def _totals(self, ledger: Ledger) -> Totals:
         return Totals(
-            steps=self.steps_before + ledger.steps,
+            steps=ledger.steps,
             samples=self.samples,
             epochs=self.epochs,
             data_wait_seconds=self.wait_s,
