@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_fault_of_its_own_is_not_taken_for_a_rule_that_fired(desk):
     done = subprocess.run([sys.executable, "-c", broken, "lint", str(log)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (70, "")
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_reader_who_has_enough_is_not_taken_for_a_rule_that_fired(desk):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as unread:
+        done = subprocess.run([*desk.program, "backends"], stdout=unread, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_finds_no_space_is_one_sentence(desk, unbuffered):
+    environ = {**desk.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*desk.program, "backends"], stdout=full, stderr=subprocess.PIPE, text=True, env=environ)
+    assert (done.returncode, done.stderr.count("\n")) == (74, 1)
+    assert done.stderr.startswith("trimtab: no space is left")
 
 
 def test_name_in_a_file_does_not_reach_the_terminal_as_an_order(desk):

@@ -4,6 +4,8 @@ of errors.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 
@@ -42,7 +44,8 @@ def trimtab() -> None:
     in Prometheus."""
 
 
-FAULT = 70  # EX_SOFTWARE of sysexits.h
+FAULT, UNWRITTEN = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
+UNREAD = 141  # as a shell says that SIGPIPE ended a program
 
 for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rules, backends, targets, doctor, demo):
     trimtab.add_command(command)
@@ -51,7 +54,7 @@ for command in (run, report, lint, pause, resume, stop, adjust, dashboards, rule
 def main() -> None:
     """The program `trimtab`. Exits with 2 and one sentence when what was asked for cannot be done.
 
-    And with 70 on a fault of its own: 1 is what `lint` and `doctor` answer with.
+    And never with 1 for any trouble: that is what `lint` and `doctor` answer with.
     """
     try:
         outcome = trimtab.main(prog_name="trimtab", standalone_mode=False)
@@ -60,11 +63,22 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except TrimtabError as error:
-        print(f"trimtab: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+    except SystemExit as error:  # of click: with 1 where nobody reads any more what is said
+        sys.exit(UNREAD if error.code == 1 else error.code)
     except Exception as error:
-        traceback.print_exc()
-        raise SystemExit(FAULT) from error
+        raise SystemExit(_failed(error)) from error
     # A watched program runs here, out of reach of click, which would take Ctrl-C and EOFError for its own.
     sys.exit(outcome() if callable(outcome) else outcome)
+
+
+def _failed(error: Exception) -> int:
+    """Says what went wrong; returns the exit code."""
+    if isinstance(error, TrimtabError):
+        print(f"trimtab: {printable(str(error))}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        print("trimtab: no space is left where the output goes. Make room there, and ask again.", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes what is left, and fails too
+        return UNWRITTEN
+    traceback.print_exception(error)
+    return FAULT
