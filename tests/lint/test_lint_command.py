@@ -74,6 +74,12 @@ def test_threshold_that_is_none_gets_one_sentence(watched, run, given):
         run("sample", "--rule", given)
 
 
+def test_column_of_a_log_of_ours_is_refused(watched, run):
+    watched({"loss_spike": 0.2})
+    with pytest.raises(ConfigError, match="a log of ours, of which every column is known"):
+        run("sample", "--column", "loss=objective")
+
+
 def test_column_without_a_name_gets_one_sentence(watched, run):
     watched({"loss_spike": 0.5})
     with pytest.raises(ConfigError, match="expected KIND=NAME, as in --column loss=train_loss"):

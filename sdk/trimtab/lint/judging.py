@@ -23,13 +23,15 @@ def judge(given: str, place: Path, asked: Mapping[str, float | None], columns: M
         columns: kinds of values (see `lint.points`) to their names in a log of another tool.
 
     Raises:
-        ConfigError: no log, one that cannot be read, or a rule that there is not.
+        ConfigError: no log, one that cannot be read, a rule that there is not, or columns of a log of ours.
         TrimtabError: a package is missing to read it.
     """
     table = _table(Path(given), columns)
     if table is not None:
         return judge_points(given, table, asked)
     path = logs.locate(given, place)
+    if columns:
+        raise ConfigError(f"--column: {path} is a log of ours, of which every column is known. Judge it without.")
     record = Record.read(path)
     if record.has_levels or not record.has_steps:
         return judge_record(path, record, asked)
