@@ -165,6 +165,8 @@ def _found(spec: ModuleSpec | None, what: str, *, argv0: str | None) -> Program:
 def _main(**attributes: Any) -> ModuleType:
     module = ModuleType("__main__")
     module.__dict__.update({"__builtins__": builtins, "__cached__": None, **attributes})
+    if sys.version_info < (3, 14):
+        module.__annotations__ = {}
     return module
 
 

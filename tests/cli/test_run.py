@@ -17,6 +17,7 @@ LOOK_AROUND = """
         main = sys.modules["__main__"]
         print(sys.argv, sys.path[0], __name__, __file__, __package__, __doc__)
         print(__spec__ and (__spec__.name, __spec__.origin), type(__loader__).__name__, __builtins__)
+        print(sorted(vars(main)))
         print(vars(main) is globals(), type(pickle.loads(pickle.dumps(Thing()))) is Thing)
         print(inspect.getsource(Thing), typing.get_type_hints(Thing))
 """
