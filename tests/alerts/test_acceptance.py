@@ -6,8 +6,8 @@ from sending import alert, listed, posted
 from trimtab.actions import RollBack, ScaleLearningRate, SkipStep
 from trimtab.alerts import payloads
 from trimtab.alerts.acceptance import Acceptance
-from trimtab.alerts.inbox import SKEW_S
 from trimtab.alerts.silences import Silences
+from trimtab.catalog import CLOCK_SKEW_S
 from trimtab.policies import Engine, Policy
 from trimtab.types import Verdict
 
@@ -104,7 +104,7 @@ def test_most_severe_of_alerts_that_come_together_is_answered(desk, hot):
     assert it.outcomes == ["accepted", "accepted"]
 
 
-@pytest.mark.parametrize(("before_s", "outcome"), [(SKEW_S - 1, "accepted"), (SKEW_S + 2, "too_old")])
+@pytest.mark.parametrize(("before_s", "outcome"), [(CLOCK_SKEW_S - 1, "accepted"), (CLOCK_SKEW_S + 2, "too_old")])
 def test_alert_from_before_a_fence_is_ignored_but_for_the_skew_of_clocks(desk, clock, before_s, outcome):
     it = desk()
     clock.now += 1_000

@@ -4,7 +4,8 @@ import pytest
 from sending import alert, posted
 
 from trimtab.alerts import payloads
-from trimtab.alerts.inbox import BURST, CAPACITY, SKEW_S
+from trimtab.alerts.inbox import BURST, CAPACITY
+from trimtab.catalog import CLOCK_SKEW_S
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_moves_no_run_is_marked(offer, inbox, changes, outcome):
 
 
 def test_alert_from_the_future_is_marked(offer, inbox, clock):
-    offer(at=clock.now + SKEW_S + 1)
+    offer(at=clock.now + CLOCK_SKEW_S + 1)
     assert inbox.take()[0].outcome == "in_future"
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+import time
 
 import pytest
 from answering import Answering, serving
@@ -223,6 +224,9 @@ class Prometheus(Answering):
         path, said = self.path.partition("?")[0], self.server.said
         if path == "/metrics":
             self.answer(200, said[path].encode())
+        elif self.path.endswith("?query=time%28%29"):
+            now = time.time() - self.server.late_s
+            self.answer(200, {"data": {"resultType": "scalar", "result": [now, str(now)]}})
         else:
             self.answer(200, {"data": said[path.removeprefix("/api/v1/")]})
 
@@ -243,9 +247,9 @@ def asked(target):
         "/metrics": "",
     }
 
-    def asked(**other):
+    def asked(late_s=0.0, **other):
         said = right | {name.replace("_", "/"): value for name, value in other.items()}
-        with serving(Prometheus, said=said) as server:
+        with serving(Prometheus, said=said, late_s=late_s) as server:
             url = f"http://127.0.0.1:{server.server_port}"
             return {each.subject: each.verdict for each in prometheus.check(url, target, ["TrimtabLossSpike"])}
 
@@ -253,7 +257,7 @@ def asked(target):
 
 
 def test_prometheus_that_is_in_order_is_told_link_by_link(asked):
-    links = ("prometheus", "scraping", "labels", "rules", "window", "alerting")
+    links = ("prometheus", "scraping", "labels", "clock", "rules", "window", "alerting")
     assert asked() == dict.fromkeys(links, "ok")
 
 
@@ -264,6 +268,11 @@ def test_prometheus_that_is_too_old_is_told(asked, version, verdict):
 
 def test_series_with_labels_of_others_are_looked_for(asked):
     assert asked(query={"result": []})["labels"] == "wrong"
+
+
+@pytest.mark.parametrize(("late_s", "verdict"), [(3600.0, "wrong"), (20.0, "ok"), (-20.0, "ok"), (-3600.0, "wrong")])
+def test_clock_by_which_a_run_would_refuse_alerts_is_told(asked, late_s, verdict):
+    assert asked(late_s=late_s)["clock"] == verdict
 
 
 @pytest.mark.parametrize(("sent", "failed", "verdict"), [(4, 4, "wrong"), (4, 1, "ok"), (4, 0, "ok")])

@@ -12,9 +12,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trimtab.alerts.inbox import REMEMBERED, SKEW_S, Inbox, Waiting
+from trimtab.alerts.inbox import REMEMBERED, Inbox, Waiting
 from trimtab.alerts.payloads import Incoming
 from trimtab.alerts.silences import Silences
+from trimtab.catalog import CLOCK_SKEW_S
 from trimtab.errors import printable
 from trimtab.policies import Decision, Engine
 from trimtab.types import Act, Alert, Severity, Verdict
@@ -116,7 +117,7 @@ class Acceptance:
         self._record(alert, rule, step, outcome, verdict)
 
     def _judge(self, alert: Incoming, rule: str, levels: Mapping[str, float]) -> str:
-        if alert.starts_at < self._fenced_at - SKEW_S:
+        if alert.starts_at < self._fenced_at - CLOCK_SKEW_S:
             return "too_old"
         if rule in self._rules and levels.get(rule, 0.0) < 1.0:
             return "disagrees"

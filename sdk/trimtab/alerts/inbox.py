@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from trimtab.alerts.payloads import Incoming
+from trimtab.catalog import CLOCK_SKEW_S
 from trimtab.types import AlertSource
 
 CAPACITY = 500  # alerts that wait
 REMEMBERED = 10_000  # alerts that are known again
 RATE_PER_S = 10.0  # alerts about this run, over all sources
 BURST = 200
-SKEW_S = 30.0  # by which the clocks of server and run may differ
 TOO_LATE = ("inbox_full", "rate_limited")  # may be sent again: what was not taken in is not remembered
 
 
@@ -143,7 +143,7 @@ class Inbox:
             return rule, "unknown_rule"
         if alert.state == "suppressed":
             return rule, "silenced"
-        return rule, "in_future" if alert.starts_at > self._clock() + SKEW_S else None
+        return rule, "in_future" if alert.starts_at > self._clock() + CLOCK_SKEW_S else None
 
     def _may_come(self) -> bool:
         now = self._clock()

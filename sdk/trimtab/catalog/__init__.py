@@ -17,6 +17,7 @@ STEP_DURATION_BUCKETS = (
     300.0, 600.0,
 )  # fmt: skip
 LEVEL_WINDOW_S = 60.0  # over which the level that is exported is the worst
+CLOCK_SKEW_S = 30.0  # by which the clocks of a run and of the servers whose alerts it takes may differ
 ALERT_PATH = "TrimtabAlertPathAlive"  # the servers' alert that always fires, and so tells that alerts get through
 
 

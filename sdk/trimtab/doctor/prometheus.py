@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trimtab.catalog import LEVEL_WINDOW_S, RUN_INFO
+from trimtab.catalog import CLOCK_SKEW_S, LEVEL_WINDOW_S, RUN_INFO
 from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, skipped, wrong
 from trimtab.doctor.http import Http, Unanswered
@@ -29,6 +31,8 @@ def check(url: str, target: Target | None, alerts: Sequence[str]) -> Iterator[Fi
         if target is not None and found is not None and found["health"] == "up":
             asked = f'{RUN_INFO.name}{{run_id="{target.run_id}"}}'
             yield _labelled(server.json("/api/v1/query", query=asked)["data"]["result"], found["labels"], target)
+        if target is not None and target.host == platform.node():
+            yield _clock(time.time() - float(server.json("/api/v1/query", query="time()")["data"]["result"][1]))
         yield from (_rules(groups, alerts), _window(active, groups, target, alerts))
         yield _alerting([str(each["url"]) for each in known], _sendings(server))
     except Unanswered as error:
@@ -96,6 +100,15 @@ def _labelled(series: Sequence[Mapping[str, Any]], scraped: Mapping[str, str], t
     )
     text = f"{name} of the run's series is {nearest[name]!r}, not {wanted[name]!r}: alerts that join by it never fire."
     return wrong("labels", text, advice)
+
+
+def _clock(ahead_s: float) -> Finding:
+    """Alerts bear the time of Prometheus; the run has that of this machine, whose clock is so far ahead."""
+    if abs(ahead_s) <= CLOCK_SKEW_S:
+        return ok("clock", "this machine and Prometheus have the same time")
+    there, outcome = ("ahead of", "too_old") if ahead_s > 0 else ("behind", "in_future")
+    text = f"the clock here is {abs(ahead_s):.0f} s {there} that of Prometheus: the run refuses alerts ({outcome})."
+    return wrong("clock", text, f"Set both by NTP: {CLOCK_SKEW_S:g} s are allowed.")
 
 
 def _why_down(error: str) -> str:
