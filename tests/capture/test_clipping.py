@@ -65,6 +65,25 @@ def test_norm_that_another_thread_finds_meanwhile_is_none_of_ours(watching, mode
     assert {step.gradient_preclip_norm for step in seen.steps()} == {None}
 
 
+def test_norm_counts_though_another_thread_validates_before_the_step(watching, model, optimizer, inputs, labels):
+    def validate():
+        with torch.no_grad():
+            F.cross_entropy(model(inputs), labels)
+
+    norms = []
+    with watching(gradients_every=None) as seen:
+        for count in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.01).item())
+            if count % 8 == 7:
+                thread = threading.Thread(target=validate)
+                thread.start()
+                thread.join()
+            optimizer.step()
+    assert [step.gradient_preclip_norm for step in seen.steps()] == pytest.approx(norms)
+
+
 def test_clipping_in_parts_adds_up_to_the_whole(step, model):
     shown, norm = step(lambda: [nn.utils.clip_grad_norm_(layer.parameters(), 0.01) for layer in (model[0], model[2])])
     assert shown.gradient_preclip_norm == norm

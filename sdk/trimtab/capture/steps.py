@@ -204,7 +204,7 @@ class Steps:
         if float(norm_type) == 2.0 and type(norm) is Tensor and not norm.is_meta:
             first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
             if first is not None:
-                self.catch_up(weakref.ref(first), hold(norm))
+                self.catch_up(weakref.ref(first), hold(norm), get_ident())
             if not self.any_seen:
                 self.unseen.clipped(hold(norm))
         for share in self._whose(gradients):
@@ -214,9 +214,9 @@ class Steps:
         """The gradients of the only optimizer were cleared, and with them what was clipped of them for no step."""
         self._norms.pop(get_ident(), None)
 
-    def catch_up(self, gradient: weakref.ref[Tensor], norm: Held) -> None:
-        """`clipped` was called for gradients of which this is the first, and a step is to follow."""
-        norms = self._norms.setdefault(get_ident(), [])
+    def catch_up(self, gradient: weakref.ref[Tensor], norm: Held, thread: int) -> None:
+        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow."""
+        norms = self._norms.setdefault(thread, [])
         norms.append((gradient, norm))
         del norms[:-CLIPPED_PARTS]
 
