@@ -89,6 +89,29 @@ def test_clipping_in_parts_adds_up_to_the_whole(step, model):
     assert shown.gradient_preclip_norm == norm
 
 
+def test_part_that_is_clipped_again_with_the_whole_counts_once(step, model):
+    norms = []
+    shown, _ = step(lambda: norms.extend(nn.utils.clip_grad_norm_(of.parameters(), 0.01) for of in (model[0], model)))
+    assert shown.gradient_preclip_norm == pytest.approx(norms[-1].item())
+
+
+def test_norm_of_a_step_that_was_left_out_is_no_part_of_the_next_of_two_optimizers(watching, inputs, labels):
+    models = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    norms = []
+    with watching() as seen:
+        for index in range(6):
+            for model, optimizer in zip(models, optimizers, strict=True):
+                optimizer.zero_grad(set_to_none=False)
+                F.cross_entropy(model(inputs), labels).backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+                if model is models[0] and index == 3:
+                    continue
+                optimizer.step()
+                norms += [norm.item()] * (model is models[0])
+    assert [step.gradient_preclip_norm for step in seen.steps()] == pytest.approx(norms)
+
+
 @pytest.mark.parametrize(("kind", "is_shown"), [(2.0, True), (torch.inf, False)])
 def test_norm_that_is_asked_for_and_then_clipped_by(step, model, kind, is_shown):
     def clip():

@@ -215,10 +215,12 @@ class Steps:
         self._norms.pop(get_ident(), None)
 
     def catch_up(self, gradient: weakref.ref[Tensor], norm: Held, thread: int) -> None:
-        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow."""
-        norms = self._norms.setdefault(thread, [])
-        norms.append((gradient, norm))
-        del norms[:-CLIPPED_PARTS]
+        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow.
+
+        What was found of the same ones before is no part of this step's norm: they are clipped again, or another time.
+        """
+        parts = [part for part in self._norms.get(thread, ()) if part[0]() is not gradient()]
+        self._norms[thread] = [*parts, (gradient, norm)][-CLIPPED_PARTS:]
 
     def are_clipped(self) -> None:
         """`clip_grad_norm_` has written to the gradients."""
