@@ -15,6 +15,11 @@ TRAIN = """
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(model(torch.ones(4, 2)), torch.ones(4, 1)).backward()
         optimizer.step()
+    def wait():
+        import time
+        print("ready", flush=True)
+        for _ in range(600):
+            time.sleep(0.1)  # a signal that comes just before it is heard when it ends
 """
 
 
@@ -79,5 +84,5 @@ def desk(tmp_path):
 
 @pytest.fixture
 def train():
-    """Source that defines `step()`, one optimizer step."""
+    """Source that defines `step()`, one optimizer step, and `wait()`, for a signal."""
     return TRAIN

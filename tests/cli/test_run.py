@@ -92,7 +92,7 @@ def test_run_ends_with_the_program(desk, train, line, code, status, last):
 
 
 def test_ctrl_c_reaches_the_program(desk, train):
-    desk.write("script.py", train, "step()\nprint('ready', flush=True)\nimport time; time.sleep(60)\n")
+    desk.write("script.py", train, "step()\nwait()\n")
     process = desk.start("script.py")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -102,7 +102,7 @@ def test_ctrl_c_reaches_the_program(desk, train):
 
 def test_sigterm_reaches_the_programs_own_handler(desk, train):
     handler = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved'))\n"
-    desk.write("script.py", handler, train, "step()\nprint('ready', flush=True)\nimport time; time.sleep(60)\n")
+    desk.write("script.py", handler, train, "step()\nwait()\n")
     process = desk.start("script.py")
     process.terminate()
     _, stderr = process.communicate(timeout=60)
@@ -111,7 +111,7 @@ def test_sigterm_reaches_the_programs_own_handler(desk, train):
 
 
 def test_sigterm_ends_a_program_that_does_not_handle_it(desk, train):
-    desk.write("script.py", train, "step()\nprint('ready', flush=True)\nimport time; time.sleep(60)\n")
+    desk.write("script.py", train, "step()\nwait()\n")
     process = desk.start("script.py")
     process.terminate()
     process.communicate(timeout=60)

@@ -13,7 +13,7 @@ from trimtab.discovery import SILENT_AFTER_S, Target, TargetFile
 def killed(desk, train):
     """A run that serves and was killed, beside the directory of targets that it left."""
     desk.environ |= {"TRIMTAB_BACKENDS": "prometheus", "TRIMTAB_PORT": "0"}
-    desk.write("script.py", train, "step(); print('ready', flush=True)\nimport time; time.sleep(600)")
+    desk.write("script.py", train, "step(); wait()")
     process = desk.start("--run", "killed", "script.py")
     yield process
     process.kill()

@@ -23,6 +23,10 @@ PRELUDE = """
         model(torch.ones(4, 2)).square().mean().backward()
         optimizer.step()
 
+    def wait():
+        for _ in range(600):
+            time.sleep(0.1)  # a signal that comes just before it is heard when it ends
+
     def watch(run="test", **options):
         return trimtab.watch(run=run, directory="runs", backends=["jsonl"], gradients_every=1, **options)
 """
@@ -98,7 +102,7 @@ def warm():
 
 @pytest.fixture
 def start(warm, tmp_path):
-    """Start a script. It has `step()`, one optimizer step, and `watch()`, with a log."""
+    """Start a script. It has `step()`, one optimizer step, `watch()`, with a log, and `wait()`, for a signal."""
     return lambda text: Script(warm, tmp_path, text)
 
 

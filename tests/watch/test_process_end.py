@@ -36,7 +36,7 @@ def test_sigterm_waits_for_no_backend_that_hangs(start):
         with trimtab.watch(run="test", directory="runs", backends=[Hanging(), "jsonl"]):
             step()
             print("ready", flush=True)
-            time.sleep(60)
+            wait()
     """).when_ready()
     os.kill(script.pid, signal.SIGTERM)
     assert script.exit_code() == -signal.SIGTERM
@@ -75,7 +75,7 @@ def test_what_is_written_is_there_after_a_kill(start):
             while "step" not in open("runs/test/rank-0.jsonl").read():
                 step()
             print("ready", flush=True)
-            time.sleep(60)
+            wait()
     """).when_ready()
     os.kill(script.pid, signal.SIGKILL)
     assert script.exit_code() == -signal.SIGKILL
@@ -215,7 +215,7 @@ def test_sigterm_in_a_forked_child_ends_the_child_only(complete):
             child = os.fork()
             if child == 0:
                 os.write(tell, b"!")
-                time.sleep(60)
+                wait()
                 os._exit(0)
             os.read(ready, 1)
             os.kill(child, signal.SIGTERM)
