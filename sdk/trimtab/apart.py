@@ -36,7 +36,8 @@ def kept() -> Iterator[None]:
 
 
 def _loaded() -> dict[str, ModuleType]:
-    return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in PACKAGES}
+    modules = sys.modules.copy()  # at once: another thread, or the collector of garbage, may have more imported
+    return {name: module for name, module in modules.items() if name.partition(".")[0] in PACKAGES}
 
 
 def _is_importing(module: ModuleType) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ class Run:
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
+        self._forget_exit: Callable[[], None] = lambda: None
         self._sigterm = lifecycle.Sigterm(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
 
     @property
@@ -142,6 +143,8 @@ class Run:
             with generators.kept(), apart.kept():  # rich draws a number from `random` when it is imported
                 self._start()
         except BaseException:
+            if not self._closed:
+                self.close("failed")
             if is_new:
                 directory.unmake(self.info)
             raise

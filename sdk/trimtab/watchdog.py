@@ -97,8 +97,9 @@ class Watchdog:
         """Watch the calling thread. Nothing is left of this in a forked child, where it need not be closed."""
         self._watched = threading.get_ident()
         self._looked_at = self._clock()
-        self._thread = threading.Thread(target=self._work, name="trimtab-watchdog", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._work, name="trimtab-watchdog", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def close(self) -> None:
         """Stop looking. May be called twice, or without `start`."""

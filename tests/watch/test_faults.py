@@ -1,7 +1,11 @@
 """No fault of ours or of a backend's stops or slows the training."""
 
 import copy
+import gc
+import itertools
 import socket
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch import nn
 import trimtab
 from trimtab.testing import RecordingBackend
 from trimtab.types import RunEnd
+from trimtab.watchdog import Watchdog
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -119,3 +124,40 @@ def test_backend_that_was_asked_for_and_cannot_start_is_an_error(tmp_path, monke
         monkeypatch.setenv(f"TRIMTAB_TLS_{name}_FILE", str(occupied))
     with pytest.raises(trimtab.BackendError), trimtab.watch(directory=tmp_path, backends=["prometheus"]):
         pass
+
+
+def test_modules_that_come_meanwhile_hinder_no_start(tmp_path):
+    """Whatever the collector of garbage frees may have something imported, at any moment."""
+    come = (f"come_{count}" for count in itertools.count())
+
+    def import_another(*_):
+        sys.modules[next(come)] = ModuleType("come")
+
+    before, threshold = set(sys.modules), gc.get_threshold()
+    gc.callbacks.append(import_another)
+    gc.set_threshold(5)
+    try:
+        with trimtab.watch(run="test", directory=tmp_path, backends=[RecordingBackend()]):
+            pass
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(import_another)
+        for name in [name for name in sys.modules if name not in before and name.startswith("come_")]:
+            del sys.modules[name]
+
+
+def test_nothing_is_left_of_a_run_that_cannot_have_its_threads(tmp_path, monkeypatch):
+    def no_more(watchdog):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Watchdog, "start", no_more)
+    backend = RecordingBackend()
+    with (
+        pytest.raises(RuntimeError, match="new thread"),
+        trimtab.watch(run="test", directory=tmp_path, backends=[backend]),
+    ):
+        pytest.fail("the run began")
+    train(nn.Linear(2, 1))
+    assert backend.closed
+    (end,) = backend.of(RunEnd)
+    assert (end.status, end.totals["steps"]) == ("failed", {})
