@@ -1,7 +1,7 @@
 # `make demo` and `make test` build the same .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 3
+WORKERS ?= 4
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
 	--editable
 # pip would compile with one core. Some packages bring files that are no Python of this version, which is no matter.
@@ -15,7 +15,7 @@ demo: .venv/.demo
 stack:
 	$(PYTHON) deploy/stack.py
 
-# Each file of tests is run by one of so many workers: one more than cores here, as many tests wait for a server. In
+# Each file of tests is run by one of so many workers: more than there are cores, as many tests wait for a server. In
 # their order, the long files come in the middle, and the workers end together.
 test: lint types
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
