@@ -2,10 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 4
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
-	--editable
 # pip would compile with one core. Some packages bring files that are no Python of this version, which is no matter.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+	--editable '.[$(1)]' && { $(BIN)/python -m compileall -qq -j 0 .venv/lib || true; }
 
 .PHONY: demo stack test lint types bench rescue clean
 
@@ -35,18 +34,15 @@ rescue: .venv/.bench
 
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(INSTALL) '.[demo]'
-	@$(COMPILE)
+	$(call install,demo)
 	touch $@
 
 .venv/.test: .venv/.demo
-	$(INSTALL) '.[test]'
-	@$(COMPILE)
+	$(call install,test)
 	touch $@
 
 .venv/.bench: .venv/.demo
-	$(INSTALL) '.[bench]'
-	@$(COMPILE)
+	$(call install,bench)
 	touch $@
 
 clean:
