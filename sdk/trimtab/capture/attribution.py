@@ -91,10 +91,9 @@ class Attribution:
         """Look at what was cleared. Returns the losses whose gradients were all cleared and never claimed."""
         thread = get_ident()
         self.cleared = False
-        for share in self.shares:
-            if share.thread == thread:
-                share.look()
-                self.cleared = not share.losses and len(self.shares) == 1 and not self.by_hand
+        for share in self.of_thread:
+            share.look()
+            self.cleared = not share.losses and len(self.shares) == 1 and not self.by_hand
         if not self.unclaimed:
             return []
         cleared = [entry.loss for entry in self.unclaimed if entry.thread == thread and entry.was_cleared()]
@@ -104,8 +103,8 @@ class Attribution:
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
         reached, thread = False, get_ident()
-        for share in self.shares:
-            if share.thread == thread and share.reached():
+        for share in self.of_thread:
+            if share.reached():
                 share.losses.append(loss)
                 reached = True
                 if self.on_reached is not None:

@@ -51,11 +51,9 @@ class Answering:
         """Tell what rules say, and do what policies make of it. `label` is the optimizer that was judged, or empty."""
         for verdict in verdicts:
             self._telling.tell(verdict)
-        if self._replay is not None:
+        if self._replay is not None or not self._membership.leads:
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
-        if not self._membership.leads:
-            return
         for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):
             self.take_up(decision, moment)
 
