@@ -13,6 +13,7 @@ attribution   which optimizer a loss belongs to
 share         what backward gave to the gradients of one optimizer, and when they were cleared
 autograd      the wrapped `backward`; which parameters a loss reaches
 scaling       GradScaler and gradient clipping
+clipped       the norms that gradients had before they were clipped
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
 said          what those in training have said since the last step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from threading import RLock, get_ident
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
+from trimtab.capture.clipped import Clipped
 from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
@@ -21,12 +22,9 @@ from trimtab.capture.roster import Roster
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
-from trimtab.sample.scalars import Held, hold, is_real, sum_of
+from trimtab.sample.scalars import Held, hold, is_real
 
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
-CLIPPED_PARTS = 64  # that are remembered until an optimizer claims them
-
-_Clipped: TypeAlias = tuple[weakref.ref[Tensor], Held]  # the first of some gradients, and their norm before
 
 
 class Steps:
@@ -49,7 +47,7 @@ class Steps:
         self._attribution = attribution
         self._models = models
         self.controller: StepController
-        self._norms: dict[int, list[_Clipped]] = {}  # thread to what it has clipped since its last step
+        self._clipped = Clipped()
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
         self._scaler_seen = False
         self._calls_before_scaler = 0
@@ -74,7 +72,7 @@ class Steps:
             tracked is None
             or len(self._roster) > 1
             or self._scaler_seen
-            or get_ident() in self._norms
+            or self._clipped.any
             or self.controller.awaits_steps
             or self.controller.steers
             or tracked.evaluated is not None
@@ -167,15 +165,15 @@ class Steps:
         tracked.share.applied()
         tracked.calls += 1
         tracked.is_sampled = False
-        norms = self._norms_of(tracked) if get_ident() in self._norms else ()
+        preclip_norm = self._preclip_norm(tracked)
         found_inf = tracked.found_inf
         if isinstance(found_inf, float) and found_inf > 0:
             self._skip(tracked, losses, now)
             return
         if self.controller.steers and self._left_out(tracked, optimizer, losses, now):
             return
-        if norms:
-            tracked.ledger.preclip_norms.append((len(tracked.ledger.rows), _norm_of_parts(norms)))
+        if preclip_norm is not None:
+            tracked.ledger.preclip_norms.append((len(tracked.ledger.rows), preclip_norm))
         tracked.ledger.groups = optimizer.param_groups
         ended_at, tracked.ended_at = tracked.ended_at, now
         if tracked.weights_held:
@@ -204,7 +202,7 @@ class Steps:
         if float(norm_type) == 2.0 and type(norm) is Tensor and not norm.is_meta:
             first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
             if first is not None:
-                self.catch_up(weakref.ref(first), hold(norm), get_ident())
+                self._clipped.add(weakref.ref(first), hold(norm), get_ident())
             if not self.any_seen:
                 self.unseen.clipped(hold(norm))
         for share in self._whose(gradients):
@@ -212,15 +210,11 @@ class Steps:
 
     def are_cleared(self) -> None:
         """The gradients of the only optimizer were cleared, and with them what was clipped of them for no step."""
-        self._norms.pop(get_ident(), None)
+        self._clipped.forget()
 
     def catch_up(self, gradient: weakref.ref[Tensor], norm: Held, thread: int) -> None:
-        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow.
-
-        What was found of the same ones before is no part of this step's norm: they are clipped again, or another time.
-        """
-        parts = [part for part in self._norms.get(thread, ()) if part[0]() is not gradient()]
-        self._norms[thread] = [*parts, (gradient, norm)][-CLIPPED_PARTS:]
+        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow."""
+        self._clipped.add(gradient, norm, thread)
 
     def are_clipped(self) -> None:
         """`clip_grad_norm_` has written to the gradients."""
@@ -246,7 +240,7 @@ class Steps:
         tracked = self._roster.find(optimizer)
         if tracked is not None and tracked.calls == self._calls_before_scaler:
             tracked.calls += 1
-            self._norms_of(tracked)
+            self._preclip_norm(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
 
     def _meet(self, optimizer: Optimizer) -> Tracked | None:
@@ -317,7 +311,7 @@ class Steps:
         if sample is not None:
             tracked.unjudged.sampled(sample)
         first, tracked.first = tracked.first, None
-        if first is not None and (tracked.share.is_untouched or get_ident() in self._norms):
+        if first is not None and (tracked.share.is_untouched or self._clipped.any):
             tracked.ledger.first_backwards.append(first)
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
@@ -380,23 +374,12 @@ class Steps:
         if now >= tracked.ledger.close_at:
             self._recorder.close(tracked.ledger)
 
-    def _norms_of(self, tracked: Tracked) -> list[Held]:
-        """Take the norms that were found when this optimizer's gradients were clipped, one for each part."""
-        own = norms = self._norms.pop(get_ident(), [])
-        if len(self._roster) > 1 or tracked.calls <= 1:  # or else nobody else can be meant
-            own = [n for n in norms if any(p.grad is n[0]() for p in tracked.parameters if p.grad is not None)]
-            if rest := [n for n in norms if all(n is not o for o in own)]:
-                self._norms[get_ident()] = rest
-        return [norm for _, norm in own]
+    def _preclip_norm(self, tracked: Tracked) -> Held | None:
+        """Take the norm that was found when this optimizer's gradients were clipped."""
+        is_only = len(self._roster) == 1 and tracked.calls > 1  # nobody else can be meant
+        return self._clipped.take(None if is_only else tracked.parameters)
 
 
 def _is_part(parameters: Sequence[Tensor], gradients: Tensor | Sequence[Tensor]) -> bool:
     first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
     return first is not None and any(p.grad is first for p in parameters)
-
-
-def _norm_of_parts(norms: Sequence[Held]) -> Held:
-    if len(norms) == 1:
-        return norms[0]
-    squares = [norm * norm for norm in norms]
-    return sum_of(squares) ** 0.5
