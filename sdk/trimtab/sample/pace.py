@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trimtab.sample.spacing import Spacing
 
 GRADIENT_SHARE = 0.1  # of the overhead budget: what is left is for hooks, judging, records and backends, and for noise
@@ -27,11 +29,12 @@ class Pace:
             UPDATE_SHARE * overhead, None if gradients_every is None else UPDATES_EVERY * gradients_every
         )
         self.warming_up = True  # until gradients and accuracy have settled
+        self._later_step_s = math.inf  # the shortest mean of those that were over the budget
 
     @property
     def step_s(self) -> float | None:
-        """The median time of a step; None where spacing is fixed, since then nothing may depend on it."""
-        return self.gradients.median_step_s if self.gradients.fixed is None else None
+        """The time of a step; None where spacing is fixed, since then nothing may depend on it."""
+        return self._step_s if self.gradients.fixed is None else None
 
     def settle(self, step_seconds: float) -> None:
         """A step of the warm-up took this long."""
@@ -43,9 +46,13 @@ class Pace:
         self.warming_up = not (has_settled and self.gradients.median_step_s is not None)
 
     def widen(self, step_s: float) -> None:
-        """The run is over its budget: do half as often what has become dearer than its share of steps of `step_s`."""
+        """The run is over its budget: do half as often what has become dearer than its share of steps of `step_s`.
+
+        Where those of the warm-up took longer, rules are judged less often too.
+        """
         for spacing in (self.gradients, self.accuracy, self.updates):
             spacing.widen(step_s)
+        self._later_step_s = min(self._later_step_s, step_s)
 
     def judging_interval(self, acts: bool) -> int:
         """Every how many steps rules are judged: ten times a second or every 64th step where something `acts` on it.
@@ -56,7 +63,12 @@ class Pace:
         if acts and fixed is not None:  # the same steps in every run, and all that are sampled
             return max(i for i in range(1, JUDGED_TOGETHER + 1) if fixed % i == 0)
         every_s, most = (JUDGED_EVERY_S, JUDGED_TOGETHER) if acts else (WATCHED_EVERY_S, WATCHED_TOGETHER)
-        interval, step_s = 1, self.gradients.median_step_s
+        interval, step_s = 1, self._step_s
         while step_s is not None and interval < most and interval * step_s < every_s:
             interval *= 2
         return interval
+
+    @property
+    def _step_s(self) -> float | None:
+        settled = self.gradients.median_step_s
+        return None if settled is None else min(settled, self._later_step_s)
