@@ -24,9 +24,11 @@ class Desk:
         self.silences = Silences(clock)
         self.engine = Engine(POLICIES, act=act, silenced=self.silences.cover)
         rules = {"loss_diverged": "critical", "loss_spike": "warning"}
+        self.passed = 0.0  # seconds, whatever the clock says
         self.acceptance = Acceptance(
-            inbox, self.silences, self.engine, rules, self.records.append, act=act, clock=clock
-        )
+            inbox, self.silences, self.engine, rules, self.records.append, act=act, clock=clock,
+            elapsed=lambda: self.passed,
+        )  # fmt: skip
 
     def fires(self, episode=1):
         """The run judges itself."""
@@ -39,6 +41,7 @@ class Desk:
     def receives(self, **changes):
         """An alert comes in: what is decided."""
         self.clock.now += 1
+        self.passed += 1
         self.step += 1
         (incoming,), _ = payloads.webhook(posted(alert(**{"at": self.clock.now, **changes})))
         self.inbox.offer([incoming])
@@ -111,6 +114,25 @@ def test_alert_from_before_a_fence_is_ignored_but_for_the_skew_of_clocks(desk, c
     it.acceptance.fence()
     it.receives(at=clock.now - before_s)
     assert it.outcomes == [outcome]
+
+
+@pytest.mark.parametrize(("after_s", "outcome"), [(1, "accepted"), (-CLOCK_SKEW_S - 1, "too_old")])
+def test_fence_moves_with_a_clock_that_is_set_back(desk, clock, after_s, outcome):
+    it = desk()
+    clock.now += 7_200
+    it.acceptance.fence()
+    clock.now += 60 - 3_600
+    it.passed += 60
+    it.receives(at=clock.now - 60 + after_s)
+    assert it.outcomes == [outcome]
+
+
+def test_clock_that_is_set_forward_leaves_the_fence_where_it_was(desk, clock):
+    it = desk()
+    it.acceptance.fence()
+    clock.now += 3_600
+    it.receives(at=clock.now - 1_800)
+    assert it.outcomes == ["accepted"]
 
 
 def test_alert_that_has_to_wait_is_answered_later_if_it_still_goes_on(desk):

@@ -34,6 +34,7 @@ class Acceptance:
         emit: takes the record of what became of each alert.
         decided: called when it is known what became of all that waited.
         clock: seconds since the epoch.
+        elapsed: seconds since some moment, which nobody sets.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Acceptance:
         act: Act,
         decided: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inbox = inbox
         self._silences = silences
@@ -55,8 +57,8 @@ class Acceptance:
         self._emit = emit
         self._asked = act in (False, True, "alerts")
         self._decided = decided
-        self._clock = clock
-        self._fenced_at = clock()
+        self._clock, self._elapsed = clock, elapsed
+        self._fenced_at, self._fenced = clock(), elapsed()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
         self._episodes: Counter[str] = Counter()  # of alerts that are bound by name
         self._numbered: OrderedDict[tuple[str, float], None] = OrderedDict()  # alerts bound by name that have a number
@@ -88,7 +90,7 @@ class Acceptance:
 
     def fence(self) -> None:
         """Something changed the run: alerts that began before are no evidence any more."""
-        self._fenced_at = self._clock()
+        self._fenced_at, self._fenced = self._clock(), self._elapsed()
         self._open.clear()
 
     def state(self) -> dict[str, int]:
@@ -117,7 +119,8 @@ class Acceptance:
         self._record(alert, rule, step, outcome, verdict)
 
     def _judge(self, alert: Incoming, rule: str, levels: Mapping[str, float]) -> str:
-        if alert.starts_at < self._fenced_at - CLOCK_SKEW_S:
+        ago = self._clock() - (self._elapsed() - self._fenced)  # earlier where the clock has been set back since
+        if alert.starts_at < min(self._fenced_at, ago) - CLOCK_SKEW_S:
             return "too_old"
         if rule in self._rules and levels.get(rule, 0.0) < 1.0:
             return "disagrees"
