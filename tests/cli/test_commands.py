@@ -77,6 +77,13 @@ def test_output_that_finds_no_space_is_one_sentence(desk, unbuffered):
     assert done.stderr.startswith("trimtab: no space is left")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("asked", [["lint", "nosuch"], ["lint"]])
+def test_trouble_that_cannot_be_told_is_not_taken_for_a_rule_that_fired(desk, asked):
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run([*desk.program, *asked], env=desk.environ, stderr=full).returncode == 2
+
+
 def test_name_in_a_file_does_not_reach_the_terminal_as_an_order(desk):
     desk.write("a.csv", "step,\x1b[2Jloss \x07\n1,2\n")
     done = desk.trimtab("lint", "a.csv")

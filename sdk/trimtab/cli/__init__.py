@@ -4,6 +4,7 @@ of errors.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -59,7 +60,8 @@ def main() -> None:
     try:
         outcome = trimtab.main(prog_name="trimtab", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
@@ -72,13 +74,15 @@ def main() -> None:
 
 
 def _failed(error: Exception) -> int:
-    """Says what went wrong; returns the exit code."""
+    """Says what went wrong, where that can be written; returns the exit code."""
     if isinstance(error, TrimtabError):
-        print(f"trimtab: {printable(str(error))}", file=sys.stderr)
-        return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        print("trimtab: no space is left where the output goes. Make room there, and ask again.", file=sys.stderr)
+        text, code = f"trimtab: {printable(str(error))}\n", 2
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text, code = "trimtab: no space is left where the output goes. Make room there, and ask again.\n", UNWRITTEN
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python writes what is left, and fails too
-        return UNWRITTEN
-    traceback.print_exception(error)
-    return FAULT
+    else:
+        text, code = "".join(traceback.format_exception(error)), FAULT
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    return code
