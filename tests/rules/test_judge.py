@@ -471,6 +471,16 @@ def test_restored_run_numbers_its_episodes_on():
     assert [verdict.episode for verdict in resumed.take([math.nan])] == [3]
 
 
+def test_episodes_of_a_rule_that_a_run_in_between_does_not_judge_are_numbered_on():
+    first = Steps(shipped("loss_nonfinite"))
+    first.take([math.nan, 1.0, math.nan])
+    between, last = Steps(shipped("loss_spike")), Steps(shipped("loss_nonfinite"))
+    between.judge.restore(first.judge.state())
+    between.take([1.0])
+    last.judge.restore(between.judge.state())
+    assert [verdict.episode for verdict in last.take([math.nan])] == [3]
+
+
 def test_restoring_never_numbers_backwards():
     steps = Steps(shipped("loss_nonfinite"))
     before = steps.judge.state()

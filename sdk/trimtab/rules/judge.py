@@ -228,12 +228,11 @@ class Judge:
         return {r.name: {name: getattr(r, name) for name in names} | {"judged": _judged(r)} for r in self._given}
 
     def state(self) -> dict[str, dict[str, int]]:
-        """The number of episodes so far, by optimizer and rule."""
-        counted = {
-            optimizer: {seat.rule.name: seat.level.episode for seat in bench.seats}
-            for optimizer, bench in self._benches.items()
-        }
-        return {**self._episodes, **counted}
+        """The number of episodes so far, by optimizer and rule, also of rules that are not judged in this run."""
+        counted = {optimizer: dict(rules) for optimizer, rules in self._episodes.items()}
+        for optimizer, bench in self._benches.items():
+            counted.setdefault(optimizer, {}).update({seat.rule.name: seat.level.episode for seat in bench.seats})
+        return counted
 
     def restore(self, state: Mapping[str, Mapping[str, int]]) -> None:
         """Number episodes on from `state`. Everything is judged anew."""
