@@ -344,6 +344,44 @@ said(rate=last.learning_rate, at=last.step)
     assert [(rank["rate"], rank["at"]) for rank in ranks] == [([0.005], 20)] * 2
 
 
+def test_scales_that_the_first_rank_does_not_know_are_taken_on_by_no_other(in_ranks):
+    """The other rank's disk has the state of an older run of that name, which was the first rank's place then."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+from pathlib import Path
+from trimtab.actions import ScaleLearningRate
+other = DistributedDataParallel(nn.Linear(8, 1))
+second = torch.optim.SGD(other.parameters(), lr=0.1)
+
+def both():
+    step()
+    second.zero_grad()
+    other(inputs[half]).square().mean().backward()
+    second.step()
+
+options = {"directory": f"runs-{rank}", "run": "a", "gradients_every": 1, "act": "process", "backends": [backend]}
+always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.5)])]
+with trimtab.watch(rules=[always], policies=policies, **options) as run:
+    for _ in range(5):
+        both()
+    state = json.dumps(run.state_dict())
+dist.barrier()
+if rank == 0:
+    Path("runs-0/a/steering.json").unlink()
+else:
+    Path("runs-1/a/steering.json").write_text(state)
+with trimtab.watch(resume=True, policies=[], **options):
+    for _ in range(5):
+        both()
+said(rates=[step.learning_rate for step in backend.of(trimtab.types.Step)[-2:]])
+"""
+    )
+    alike(ranks)
+    assert [rank["rates"] for rank in ranks] == [[[0.01], [0.1]]] * 2
+
+
 def test_scales_of_before_are_not_taken_on_by_a_rank_that_is_watched_alone(in_ranks):
     ranks = in_ranks(
         TRAINING

@@ -110,6 +110,7 @@ class Membership:
         self._have_met = self._have_met or begun is not None
         if begun is not None and not ranks.leads:
             self._books.steps_before += begun["step"] - step
+            self._steering.begin_anew()  # a disk of its own may have the state of another run
             self._steering.load_state_dict(begun["steering"])
             self._execution.steers = self._execution.steers or self._steering.steers
 
