@@ -507,6 +507,16 @@ def test_last_batch_of_the_shorter_of_two_loaders_counts(watching, loop):
     assert [step.samples for step in seen.steps()] == [BATCH + 2, BATCH + 2]
 
 
+@pytest.mark.parametrize("outer", [BATCH, 3 * BATCH])  # samples
+def test_every_batch_of_a_loader_around_another_counts(watching, loop, outer):
+    around = DataLoader(data(outer, seed=3), batch_size=BATCH)
+    with watching() as seen:
+        for more, _ in around:
+            for x, y in loop.training:
+                loop.step((x + more[: len(x)], y))
+    assert [step.samples for step in seen.steps()] == [2 * BATCH, BATCH, 2] * (outer // BATCH)
+
+
 def test_samples_of_two_loaders_add_up_when_either_starts_anew_before_a_step(watching, loop):
     labelled, unlabelled = DataLoader(data(20), batch_size=4), DataLoader(data(9), batch_size=3)
     with watching() as seen:

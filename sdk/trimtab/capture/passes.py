@@ -302,8 +302,10 @@ class Passes:
         self._source = None
 
     def _feeds(self, loader: LoaderPass) -> bool:
-        """Whether what came from it is for training: more may come, or it fed training before and this was its last."""
-        return loader.running or (loader in self._feeding and loader.held and not loader.exhausted)
+        """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
+        if not loader.held or loader.exhausted:
+            return False
+        return loader.running or loader in self._feeding or not loader.in_eval_mode
 
     def _evaluates(self, loader: LoaderPass) -> bool:
         """Whether what came from it was for an evaluation that called no loss function."""
