@@ -438,6 +438,14 @@ def test_resumed_run_keeps_its_budget_cooldown_and_episodes(training, tmp_path):
         assert [(a.outcome, a.budget_remaining) for a in run.adjustments] == [("applied", 1)]
 
 
+def test_run_that_takes_no_alerts_in_keeps_the_number_of_their_episodes(watching, training):
+    with watching(act="process", policies=[]) as seen:
+        training.steps(2)
+        seen.run.load_state_dict({**seen.run.state_dict(), "alerts": {"alert:GpuHot": 3}})
+        training.steps(2)
+        assert seen.run.state_dict()["alerts"] == {"alert:GpuHot": 3}
+
+
 def test_snapshots_are_taken_only_while_the_levels_are_healthy(watching, training):
     """At 0.9 of its threshold a rule does not fire, and the state is no good one to go back to."""
     levels = iter([0.0] * 20 + [0.9] * 60 + [0.0] * 60)

@@ -32,6 +32,7 @@ class Standing:
         self._reception = reception
         self._guard = guard
         self._step = step
+        self._alerts: Mapping[str, int] = {}  # episodes of alerts, for a later run, where this one takes none in
 
     def state(self) -> dict[str, Any]:
         """As it is now."""
@@ -39,7 +40,7 @@ class Standing:
             "engine": self._engine.state(),
             "judge": self._judge.state(),
             "steering": self._steering.state_dict(),
-            "alerts": {} if self._reception is None else self._reception.acceptance.state(),
+            "alerts": dict(self._alerts) if self._reception is None else self._reception.acceptance.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -57,5 +58,6 @@ class Standing:
         self._steering.load_state_dict(state["steering"])  # this is done whole, or not at all
         self._engine.restore(state["engine"], step)
         self._judge.restore(state["judge"])
+        self._alerts = alerts
         if self._reception is not None:
             self._reception.acceptance.restore(alerts)
