@@ -446,6 +446,17 @@ def test_run_that_takes_no_alerts_in_keeps_the_number_of_their_episodes(watching
         assert seen.run.state_dict()["alerts"] == {"alert:GpuHot": 3}
 
 
+def test_resumed_run_of_two_optimizers_has_the_cooldown_that_is_left(watching):
+    one, other = Training(), Training()
+    with watching(act="process", rules=[ALWAYS], policies=[answered_by(ScaleLearningRate(0.5), budget=2)]) as seen:
+        for _ in range(5):
+            one.step()
+            other.step()
+        state = seen.run.state_dict()
+        seen.run.load_state_dict(state)
+        assert seen.run.state_dict()["engine"]["accounts"] == state["engine"]["accounts"]
+
+
 def test_snapshots_are_taken_only_while_the_levels_are_healthy(watching, training):
     """At 0.9 of its threshold a rule does not fire, and the state is no good one to go back to."""
     levels = iter([0.0] * 20 + [0.9] * 60 + [0.0] * 60)

@@ -37,7 +37,7 @@ class Standing:
     def state(self) -> dict[str, Any]:
         """As it is now."""
         return {
-            "engine": self._engine.state(),
+            "engine": {**self._engine.state(), "step": self._step()},  # of several optimizers one is a step ahead
             "judge": self._judge.state(),
             "steering": self._steering.state_dict(),
             "alerts": dict(self._alerts) if self._reception is None else self._reception.acceptance.state(),
