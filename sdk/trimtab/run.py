@@ -297,6 +297,7 @@ class Run:
             ConfigError: `state` is none. Nothing was changed then.
         """
         self._controller.restore(state)
+        self._state.given()
 
     @property
     def halted(self) -> bool:

@@ -30,10 +30,14 @@ class Controller:
 
     def state(self):
         self.asked += 1
-        return {"asked": self.asked}
+        return {"asked": self.asked, "steering": {}}
 
     def restore(self, state):
         self.asked = state["asked"]
+
+
+def on_disk(seen):
+    return json.loads((seen.run.directory / "steering.json").read_text())
 
 
 @pytest.fixture
@@ -63,8 +67,36 @@ def test_scale_is_on_disk_with_the_next_record_after_an_adjustment(watching, tra
         training.steps(2)
         control.send(seen.run.directory, seen.run.id, "adjust", [ScaleLearningRate(0.5)])
         training.steps(4)
-        written = json.loads((seen.run.directory / "steering.json").read_text())
+        written = on_disk(seen)
     assert 0.5 in written["steering"]["0"]["learning_rate"].values()
+
+
+def test_ramp_is_on_disk_as_far_as_it_has_gone(watching, training, monkeypatch):
+    monkeypatch.setattr(steering_state, "SHARE", math.inf)
+    once = trimtab.Rule("once", signal=lambda loss: 1.0, threshold=0.5)
+    policy = trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.5, ramp=8)], budget=1)
+    with watching(act="process", rules=[once], policies=[policy]) as seen:
+        training.step()
+        for _ in range(12):
+            training.step()
+            assert on_disk(seen)["steering"] == seen.run.state_dict()["steering"]
+
+
+def test_episode_that_nothing_was_done_about_is_on_disk(watching, training, monkeypatch):
+    monkeypatch.setattr(steering_state, "SHARE", math.inf)
+    always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+    with watching(act="process", rules=[always], policies=[]) as seen:
+        training.steps(3)
+        assert on_disk(seen)["judge"]["0"]["always"] == 1
+
+
+def test_state_that_a_run_is_given_is_on_disk_with_the_next_record(steered, watching, training):
+    given = json.loads(steered[2])
+    with watching(act="process", policies=[]) as seen:
+        seen.run.load_state_dict(given)
+        training.steps(2)
+        written = on_disk(seen)
+    assert (written["steering"], written["engine"]["accounts"]["spent"]) == (given["steering"], {"once": 1})
 
 
 SPOILT = {

@@ -1,14 +1,14 @@
-"""What a resumed run goes on with, however the one before it ended: written down after each adjustment."""
+"""What a resumed run goes on with, however the one before it ended: written down after each adjustment and alert."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from trimtab import directory
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
-from trimtab.types import Adjustment, Event, RunInfo, Step
+from trimtab.types import Adjustment, Alert, Event, RunInfo, Step
 
 SHARE = 0.001  # of the time: a rename over a file flushes it on some file systems, 4 ms on ext4 here
 ANEW = "Scales, budgets and cooldowns begin anew."
@@ -17,8 +17,8 @@ ANEW = "Scales, budgets and cooldowns begin anew."
 class Steers(Protocol):
     """What is needed of the controller."""
 
-    def state(self) -> dict[str, object]: ...
-    def restore(self, state: dict[str, object]) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 class SteeringState:
@@ -29,7 +29,7 @@ class SteeringState:
         self._controller = controller
         self._guard = guard
         self._meter = meter
-        self._is_old = False  # something was adjusted since it was written
+        self._is_old = False  # something has happened since it was written, or a scale was on its way then
         self._next_at = 0.0  # on the clock of `time.perf_counter`
 
     def resume(self) -> list[str]:
@@ -40,8 +40,11 @@ class SteeringState:
         return [f"resume=True: {problem}. {ANEW}"] if problem else []
 
     def follow(self, event: Event) -> None:
-        """Write with the next record of steps after an adjustment, when all that belongs to it is done."""
-        if isinstance(event, Adjustment):
+        """Write with the next record of steps after an adjustment, when all that belongs to it is done.
+
+        And after an alert, as episodes are numbered on.
+        """
+        if isinstance(event, Adjustment | Alert):
             self._is_old = True
         elif self._is_old and isinstance(event, Step) and (started := time.perf_counter()) >= self._next_at:
             self.write()
@@ -49,7 +52,17 @@ class SteeringState:
             self._next_at = ended + (ended - started) / SHARE
             self._meter.add(ended - started)
 
+    def given(self) -> None:
+        """The user gave the run another state: write it with the next record."""
+        self._is_old = True
+
     def write(self) -> None:
         """Write it now."""
         self._is_old = False
-        self._guard.wrap("state", lambda: directory.write_state(self._run, self._controller.state()))()
+        self._guard.wrap("state", self._put)()
+
+    def _put(self) -> None:
+        state = self._controller.state()
+        directory.write_state(self._run, state)
+        scales = [saved["learning_rate"] for saved in state["steering"].values()]
+        self._is_old = any(scale["done"] < scale["ramp"] for scale in scales)
