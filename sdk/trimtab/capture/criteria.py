@@ -19,11 +19,13 @@ from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.chance import TALLIES, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, hold
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 LOOKS_TOGETHER = 64  # at predictions in one step
+TRUSTED_AFTER = 3  # backwards on the very mean that the loss function returned
+DOUBTED_FOR = 100  # of them, after one on something else: GANs take turns, and some penalties come every so many steps
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
@@ -53,6 +55,9 @@ class Criteria:
         self._is_sum = False  # ... or on the very sum over samples
         self._newest: Loss | None = None
         self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
+        self._doubted = TRUSTED_AFTER  # backwards until that is believed of the next ones too
+        self._unread: list[Held] = []  # what its calls since the last backward returned
+        self._backwards = 0  # since the last step
         self._undecided: dict[str, _Undecided] = {}  # by loss function, of one batch
         self._origins = Origins()
         self._eval_mode_backwards = 0
@@ -71,6 +76,7 @@ class Criteria:
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
+                self._unread.append(hold(output))
                 self._pass_over(loss)
                 self._output = weakref.ref(output)
                 if self._passes.batch_samples:
@@ -104,9 +110,14 @@ class Criteria:
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
         self._called = self.awaits_step = False
-        self.said.mark()
-        if self._plain is not None and self._output is not None and self._output() is tensor:
+        is_usual = self._plain is not None and self._output is not None and self._output() is tensor
+        self._backwards += 1
+        if is_usual and self._backwards == 1:
+            self._unread.clear()
+            self.said.mark()
             return
+        self._doubt()
+        self.said.mark()
         if self._undecided and not self._models.any_in_eval_mode():  # it is called on another loss, written by hand
             self.decide()
         if self._undecided:
@@ -121,7 +132,9 @@ class Criteria:
             given = output() is tensor
             self._is_objective = given and self._output_is_mean
             self._is_sum = given and not self._output_is_mean
-            self._plain = self._newest if self._is_objective else None
+            is_all = self._is_objective and self._backwards == 1
+            self._doubted = max(0, self._doubted - 1) if is_all else DOUBTED_FOR
+            self._plain = None if self._doubted else self._newest
 
     def hear_steps(self) -> None:
         """Steps are announced from now on: of the backwards before the first, one at least was for it."""
@@ -150,6 +163,7 @@ class Criteria:
         if self._called:
             self.said.forget()
             self._called = False
+            self._unread.clear()
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
@@ -201,6 +215,8 @@ class Criteria:
         if is_trained:
             self.said.mark(is_sealed=True)
         self._called = output is not None
+        self._unread = [] if output is None else [hold(output)]
+        self._backwards = int(is_trained)
         if output is not None:
             self._output = weakref.ref(output)
         if (self._called or is_trained) and self._plain is not None and not is_looked_at:
@@ -208,14 +224,15 @@ class Criteria:
 
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""
+        self._backwards = 0
         if self._look.end():
             self._end_look()
         if self._tally.end() and self._tally.at < math.inf:
             self._tally.at = next_call(self._calls - 1, self._tallies)
 
-    def take(self) -> News:
-        """What the calls since the last step said, then forget it."""
-        return self.said.take(self._is_objective, self._is_sum)
+    def take(self, *, is_one: bool = True) -> News:
+        """What the calls since the last step said, then forget it. `is_one`: not several losses were summed up."""
+        return self.said.take(self._is_objective and is_one, self._is_sum)
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
@@ -238,8 +255,10 @@ class Criteria:
         self._calls += 1
         if loss.name != self._primary:
             return
-        if not self._is_objective:
+        if self._plain is None:
             self.said.values.append(criterion(call))
+        else:
+            self._unread.append(criterion(call).value)
         if loss.classes is not None:
             self._read(call)
 
@@ -291,10 +310,17 @@ class Criteria:
         if loss.name not in self._trained:
             self._meet(loss)
         if loss is not self._newest:
-            self._plain = None
+            self._doubt()
         self._newest = loss
         self._output = output
         self._output_is_mean = is_mean
+
+    def _doubt(self) -> None:
+        """Its mean is not the whole objective this time: what its calls returned counts after all."""
+        if self._plain is not None and self._plain.name == self._primary:
+            self.said.values += [Criterion(value, 1.0, 1) for value in self._unread]
+        self._plain = None
+        self._unread.clear()
 
     def _meet(self, loss: Loss) -> None:
         """Training uses a loss function for the first time. One that knows classes goes before one that does not."""

@@ -78,7 +78,7 @@ class Recorder:
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if said.has_news:
-            news = self._criteria.take()
+            news = self._criteria.take(is_one=len(losses) == 1)
             mean_loss, criterion = news.mean_loss, news.criterion
             _note(news, ledger, len(ledger.rows))
             if criterion is not None:

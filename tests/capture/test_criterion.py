@@ -1,0 +1,61 @@
+"""The loss function's own mean, where backward is called now on it, now on something else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+pytestmark = pytest.mark.usefixtures("warmth")
+
+
+def validate(model, inputs, labels):
+    with torch.no_grad():
+        F.cross_entropy(model(inputs), labels)
+
+
+@pytest.mark.parametrize("every", [2, 6])
+def test_criterion_is_told_without_a_penalty_that_comes_now_and_then(watching, model, inputs, labels, every):
+    optimizer, said = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with watching() as seen:
+        for index in range(18):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            said.append(loss.item())
+            if index % every == every - 1:
+                loss = loss + model[0].weight.square().sum()
+            loss.backward()
+            optimizer.step()
+        validate(model, inputs, labels)
+    assert seen.epochs[0].train.criterion == pytest.approx(sum(said) / 18)
+
+
+@pytest.mark.parametrize("first_is_plain", [False, True])
+def test_criterion_of_two_optimizers_that_take_turns_is_the_mean_of_their_own_calls(watching, first_is_plain):
+    networks = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    optimizers, said = [torch.optim.SGD(network.parameters(), lr=0.1) for network in networks], []
+    with watching() as seen:
+        for index in range(12):
+            is_plain = index % 2 != first_is_plain
+            network, optimizer = networks[index % 2], optimizers[index % 2]
+            optimizer.zero_grad()
+            losses = [F.cross_entropy(network(torch.randn(6, 4)), torch.arange(6) % 3) for _ in range(2 - is_plain)]
+            sum(losses[1:], losses[0]).backward()
+            optimizer.step()
+            said.append(sum(losses).item() / len(losses))
+        validate(networks[0], torch.randn(6, 4), torch.arange(6) % 3)
+    assert seen.epochs[0].train.criterion == pytest.approx(sum(said[::2]) / 6)
+
+
+def test_criterion_of_losses_that_are_summed_up_by_their_backwards_is_their_mean(watching, model):
+    optimizer, said = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with watching() as seen:
+        for index in range(12):
+            loss = F.cross_entropy(model(torch.randn(6, 4)), torch.arange(6) % 3)
+            loss.backward()
+            said.append(loss.item())
+            if index % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        validate(model, torch.randn(6, 4), torch.arange(6) % 3)
+    assert seen.losses() == [pytest.approx(sum(said[i : i + 3])) for i in range(0, 12, 3)]
+    assert seen.epochs[0].train.criterion == pytest.approx(sum(said) / 12)
