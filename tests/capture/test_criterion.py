@@ -46,6 +46,20 @@ def test_criterion_of_two_optimizers_that_take_turns_is_the_mean_of_their_own_ca
     assert seen.epochs[0].train.criterion == pytest.approx(sum(said[::2]) / 6)
 
 
+def test_loss_that_is_divided_in_place_before_its_backward_is_what_was_differentiated(watching, model, inputs, labels):
+    optimizer, said = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with watching() as seen:
+        for index in range(9):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            if index % 2:
+                loss /= 4
+            said.append(loss.item())
+            loss.backward()
+            optimizer.step()
+    assert seen.losses() == said
+
+
 def test_criterion_of_losses_that_are_summed_up_by_their_backwards_is_their_mean(watching, model):
     optimizer, said = torch.optim.SGD(model.parameters(), lr=0.1), []
     with watching() as seen:

@@ -16,6 +16,7 @@ scaling       GradScaler and gradient clipping
 clipped       the norms that gradients had before they were clipped
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
+objective     whether backward is called on what they returned, so that little of it need be read
 said          what those in training have said since the last step
 loaders       DataLoader iterators
 identity      tells loaders and datasets apart, which are not held

@@ -42,7 +42,7 @@ from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Sampler
-from trimtab.sample.scalars import Held, hold
+from trimtab.sample.scalars import Held
 from trimtab.types import PhaseSummary
 
 NO_LOSS = (
@@ -228,7 +228,7 @@ class Capture:
             return self._before_any_backward(tensors, grad_tensors)
         if not only.is_applied and self._steps.found_probe():
             return self._before_any_backward(tensors, grad_tensors)
-        loss, said = hold(tensors), self._criteria.said
+        loss, said = self._criteria.value_of(tensors), self._criteria.said
         if said.marked is not NOTHING:
             said.drop_marked()
             self._steps.are_cleared()
@@ -259,17 +259,17 @@ class Capture:
             found = self._scaled.unscaled(tensors)
             if found is not None:
                 loss, source = found
-        self._criteria.backward(source)
-        if self._passes.has_news:
-            self._passes.training()
-        self._steps.before_backward()
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
         else:
             roots, scalar = objective(tensors, grad_tensors, self._criteria.returned)
         if loss is None and scalar is not None:
-            loss = hold(scalar)
+            loss = self._criteria.value_of(scalar)
+        self._criteria.backward(source)
+        if self._passes.has_news:
+            self._passes.training()
+        self._steps.before_backward()
         return loss, roots
 
     def _after_backward(self, token: tuple[Held | None, Sequence[Tensor]], inputs: Any) -> None:

@@ -14,18 +14,17 @@ from torch import Tensor, is_grad_enabled
 from trimtab.capture.autograd import in_backward, in_checkpoint
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
+from trimtab.capture.objective import Objective
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.chance import TALLIES, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
-from trimtab.sample.scalars import Held, hold
+from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 LOOKS_TOGETHER = 64  # at predictions in one step
-TRUSTED_AFTER = 3  # backwards on the very mean that the loss function returned
-DOUBTED_FOR = 100  # of them, after one on something else: GANs take turns, and some penalties come every so many steps
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
@@ -49,15 +48,7 @@ class Criteria:
         self._has_classes = False  # whether it knows any
         self.on_change: Callable[[], object] = lambda: None  # called before it is another one
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
-        self._output: weakref.ref[Tensor] | None = None  # of the newest training call
-        self._output_is_mean = False
-        self._is_objective = False  # backward is called on the very mean that the loss function returned
-        self._is_sum = False  # ... or on the very sum over samples
-        self._newest: Loss | None = None
-        self._plain: Loss | None = None  # a loss of which nothing need be read, since its mean is the objective
-        self._doubted = TRUSTED_AFTER  # backwards until that is believed of the next ones too
-        self._unread: list[Held] = []  # what its calls since the last backward returned
-        self._backwards = 0  # since the last step
+        self._objective = Objective()
         self._undecided: dict[str, _Undecided] = {}  # by loss function, of one batch
         self._origins = Origins()
         self._eval_mode_backwards = 0
@@ -72,13 +63,12 @@ class Criteria:
         """A loss function has returned."""
         if output.is_meta:  # shapes only: a model is built, or its size measured
             return
-        is_usual = loss is self._plain and self._tally.at > self._calls < self._look.at
+        is_usual = loss is self._objective.plain and self._tally.at > self._calls < self._look.at
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
-                self._unread.append(hold(output))
+                self._objective.called_plain(output)
                 self._pass_over(loss)
-                self._output = weakref.ref(output)
                 if self._passes.batch_samples:
                     self._called = True
                 elif in_backward() == -1 and not _is_being_traced():  # a checkpoint computes it again there
@@ -95,7 +85,7 @@ class Criteria:
                 self._validate(loss, output, args)
         elif in_eval_mode:
             self._undecided[loss.name] = _Undecided(loss, self._judged(loss.call(output, args)), output, args)
-            self._plain = None
+            self._doubt()
         elif output.requires_grad:
             self._train(loss, output, args)
 
@@ -110,10 +100,7 @@ class Criteria:
     def backward(self, tensor: Any) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
         self._called = self.awaits_step = False
-        is_usual = self._plain is not None and self._output is not None and self._output() is tensor
-        self._backwards += 1
-        if is_usual and self._backwards == 1:
-            self._unread.clear()
+        if self._objective.backward(tensor):
             self.said.mark()
             return
         self._doubt()
@@ -127,14 +114,7 @@ class Criteria:
             self.awaits_step = self._passes.hears_steps
             if not self.awaits_step:
                 self._eval_mode_backwards += 1
-        output = self._output
-        if output is not None:
-            given = output() is tensor
-            self._is_objective = given and self._output_is_mean
-            self._is_sum = given and not self._output_is_mean
-            is_all = self._is_objective and self._backwards == 1
-            self._doubted = max(0, self._doubted - 1) if is_all else DOUBTED_FOR
-            self._plain = None if self._doubted else self._newest
+        self._objective.learn(tensor)
 
     def hear_steps(self) -> None:
         """Steps are announced from now on: of the backwards before the first, one at least was for it."""
@@ -147,8 +127,8 @@ class Criteria:
 
     def begin_anew(self) -> None:
         """Another model is trained: if not by the loss function of the one before, it is compared by its own."""
-        newest = self._newest
-        if newest is not None and newest.name != self._primary and (self._is_objective or not self.said.values):
+        newest = self._objective.newest
+        if newest is not None and newest.name != self._primary and (self._objective.is_mean or not self.said.values):
             self._trained.clear()
             self._primary, self._has_classes = None, False
             self._meet(newest)
@@ -156,30 +136,34 @@ class Criteria:
 
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
-        return self._output is not None and self._output() is tensor
+        return self._objective.returned(tensor)
+
+    def value_of(self, tensor: Tensor) -> Held:
+        """The value of what backward is called on, of which `backward` is to be told next."""
+        return self._objective.value_of(tensor)
 
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
         if self._called:
             self.said.forget()
             self._called = False
-            self._unread.clear()
+            self._objective.forget()
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
-        plain = self._plain
+        plain = self._objective.plain
         return plain if type(plain) is BuiltinLoss and not self._are_pending() else None
 
     def are_silent(self) -> bool:
         """Whether training has called no loss function so far: its loss is written by hand."""
-        return self._newest is None and not self._are_pending()
+        return self._objective.newest is None and not self._are_pending()
 
     def _are_pending(self) -> bool:
         return bool(self._called or self._undecided or self.said.has_news)
 
     def ordinary_calls(self) -> float:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
-        plain = self._plain
+        plain = self._objective.plain
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
         return min(self._look.at, self._tally.at) - self._calls if looks else math.inf
 
@@ -208,23 +192,21 @@ class Criteria:
         `output`: of the newest call; `samples`: of those since the last step; `is_trained`: backward was called on it;
         `is_looked_at`: as `look` was told.
         """
-        if self._newest is not None:
+        if self._objective.newest is not None:
             self._calls += calls
         self.said.samples = samples
         self.said.marked = NOTHING
         if is_trained:
             self.said.mark(is_sealed=True)
         self._called = output is not None
-        self._unread = [] if output is None else [hold(output)]
-        self._backwards = int(is_trained)
-        if output is not None:
-            self._output = weakref.ref(output)
-        if (self._called or is_trained) and self._plain is not None and not is_looked_at:
-            self._pass_over(self._plain)
+        self._objective.catch_up(output, is_trained=is_trained)
+        plain = self._objective.plain
+        if (self._called or is_trained) and plain is not None and not is_looked_at:
+            self._pass_over(plain)
 
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""
-        self._backwards = 0
+        self._objective.end_step()
         if self._look.end():
             self._end_look()
         if self._tally.end() and self._tally.at < math.inf:
@@ -232,7 +214,7 @@ class Criteria:
 
     def take(self, *, is_one: bool = True) -> News:
         """What the calls since the last step said, then forget it. `is_one`: not several losses were summed up."""
-        return self.said.take(self._is_objective and is_one, self._is_sum)
+        return self.said.take(self._objective.is_mean and is_one, self._objective.is_sum)
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
@@ -255,10 +237,10 @@ class Criteria:
         self._calls += 1
         if loss.name != self._primary:
             return
-        if self._plain is None:
+        if self._objective.plain is None:
             self.said.values.append(criterion(call))
         else:
-            self._unread.append(criterion(call).value)
+            self._objective.keep(criterion(call).value)
         if loss.classes is not None:
             self._read(call)
 
@@ -309,18 +291,15 @@ class Criteria:
     def _remember(self, loss: Loss, output: weakref.ref[Tensor], *, is_mean: bool) -> None:
         if loss.name not in self._trained:
             self._meet(loss)
-        if loss is not self._newest:
+        if loss is not self._objective.newest:
             self._doubt()
-        self._newest = loss
-        self._output = output
-        self._output_is_mean = is_mean
+        self._objective.called(loss, output, is_mean=is_mean)
 
     def _doubt(self) -> None:
         """Its mean is not the whole objective this time: what its calls returned counts after all."""
-        if self._plain is not None and self._plain.name == self._primary:
-            self.said.values += [Criterion(value, 1.0, 1) for value in self._unread]
-        self._plain = None
-        self._unread.clear()
+        plain, waiting = self._objective.plain, self._objective.doubt()
+        if plain is not None and plain.name == self._primary:
+            self.said.values += [Criterion(value, 1.0, 1) for value in waiting]
 
     def _meet(self, loss: Loss) -> None:
         """Training uses a loss function for the first time. One that knows classes goes before one that does not."""
@@ -335,7 +314,7 @@ class Criteria:
             if self._primary is not None:
                 self.on_change()
             self._primary = name
-            self._plain = None
+            self._objective.doubt()
             self.said.compare_by(name)
             self._tally_anew()
 

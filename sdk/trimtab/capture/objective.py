@@ -1,0 +1,99 @@
+"""Whether backward is called on the very mean that a loss function returned, so that little of it need be read."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import Tensor
+
+from trimtab.capture.losses import Loss
+from trimtab.sample.scalars import Held, hold
+
+TRUSTED_AFTER = 3  # backwards on the very mean that the loss function returned
+DOUBTED_FOR = 100  # of them, after one on something else: GANs take turns, and some penalties come every so many steps
+
+
+class Objective:
+    """Compares what backward is called on with what the newest call of a loss function in training returned.
+
+    A loss whose mean was all of it for long enough is `plain`. What its calls return waits for the next backward: it is
+    the objective's own value, or there is more to that one, and it counts beside it (`doubt`).
+    """
+
+    def __init__(self) -> None:
+        self.newest: Loss | None = None  # that training called
+        self.plain: Loss | None = None
+        self.is_mean = False  # backward was called on the very mean that it returned
+        self.is_sum = False  # ... or on the very sum over samples
+        self._output: weakref.ref[Tensor] | None = None  # of the newest call
+        self._output_is_mean = False
+        self._version = -1  # of that output, when its value was kept
+        self._waiting: list[Held] = []  # what calls of the plain loss returned since the last backward
+        self._doubted = TRUSTED_AFTER  # backwards until a loss is plain
+        self._backwards = 0  # since the last step
+
+    def returned(self, tensor: Any) -> bool:
+        """Whether it is what the newest call of a loss function in training returned."""
+        return self._output is not None and self._output() is tensor
+
+    def called(self, loss: Loss, output: weakref.ref[Tensor], *, is_mean: bool) -> None:
+        """Training has called a loss function."""
+        self.newest, self._output, self._output_is_mean, self._version = loss, output, is_mean, -1
+
+    def called_plain(self, output: Tensor) -> None:
+        """Training has called the plain loss."""
+        self.keep(hold(output))
+        self._output, self._version = weakref.ref(output), output._version
+
+    def keep(self, value: Held) -> None:
+        """What a call of the plain loss returned waits for the next backward."""
+        self._waiting.append(value)
+
+    def value_of(self, tensor: Tensor) -> Held:
+        """The value of what backward is called on. Not read again where it was kept: on a device each is a copy."""
+        if self._waiting and tensor._version == self._version and self.returned(tensor):
+            return self._waiting[-1]
+        return hold(tensor)
+
+    def backward(self, tensor: Any) -> bool:
+        """Backward is called on `tensor`: whether that is all of the objective, as it was before. Else `learn`."""
+        self._backwards += 1
+        if self.plain is None or self._backwards > 1 or not self.returned(tensor):
+            return False
+        self._waiting.clear()
+        return True
+
+    def learn(self, tensor: Any) -> None:
+        """Whether backward is called on what was returned; nothing waits."""
+        if self._output is None:
+            return
+        is_given = self.returned(tensor)
+        self.is_mean = is_given and self._output_is_mean
+        self.is_sum = is_given and not self._output_is_mean
+        is_all = self.is_mean and self._backwards == 1
+        self._doubted = max(0, self._doubted - 1) if is_all else DOUBTED_FOR
+        self.plain = None if self._doubted else self.newest
+
+    def doubt(self) -> list[Held]:
+        """The mean may not be all of it this time: what waited."""
+        waiting, self._waiting, self.plain = self._waiting, [], None
+        return waiting
+
+    def forget(self) -> None:
+        """What was called since the last backward was no training."""
+        self._waiting.clear()
+
+    def end_step(self) -> None:
+        """A step is over."""
+        self._backwards = 0
+
+    def catch_up(self, output: Tensor | None, *, is_trained: bool) -> None:
+        """The plain loss was called in the steps before this one: in this one too if `output` is given or `is_trained`.
+
+        `is_trained`: backward was called on what that call returned.
+        """
+        self._waiting.clear()
+        self._backwards = int(is_trained)
+        if output is not None:
+            self.called_plain(output)
