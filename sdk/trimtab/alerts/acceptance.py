@@ -58,8 +58,8 @@ class Acceptance:
         self._asked = act in (False, True, "alerts")
         self._decided = decided
         self._clock, self._elapsed = clock, elapsed
-        self._fenced_at, self._fenced = clock(), elapsed()
         self._open: dict[str, tuple[Incoming, Verdict | None]] = {}  # accepted, and perhaps not answered yet
+        self.fence()
         self._episodes: Counter[str] = Counter()  # of alerts that are bound by name
         self._numbered: OrderedDict[tuple[str, float], None] = OrderedDict()  # alerts bound by name that have a number
         self._recorded: OrderedDict[tuple[str, str, float], int] = OrderedDict()  # alerts that fire: which episode
