@@ -24,6 +24,11 @@ class Scale:
         """Linear from where the scale was to the target, which the last step of the ramp uses."""
         return self._after(self._done + 1)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an update to come still moves it."""
+        return self._done < self._ramp
+
     def multiply(self, factor: float, *, floor: float, ceiling: float, ramp: int) -> None:
         """Raises `Refused` where the bounds leave no room. What lies outside of them is not brought back by force."""
         target = bounded(self.target, factor, floor, ceiling)
@@ -43,7 +48,7 @@ class Scale:
 
     def advance(self) -> None:
         """An update was made."""
-        if self._done < self._ramp:
+        if self.is_under_way:
             self._done += 1
 
     def state(self) -> dict[str, float]:

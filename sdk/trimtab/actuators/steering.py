@@ -180,6 +180,11 @@ class Steering:
         """The scale that was set last, which may be reached over several updates."""
         return self._steered[label].settings.scale.target if label in self._steered else 1.0
 
+    @property
+    def ramps(self) -> bool:
+        """Whether a learning rate is still on its way to its scale."""
+        return any(steered.settings.scale.is_under_way for steered in self._steered.values())
+
     def state_dict(self) -> dict[str, Any]:
         """Scales, decays and dropout by label, JSON-able."""
         return {label: steered.state() for label, steered in self._steered.items()} | dict(self._resumed)

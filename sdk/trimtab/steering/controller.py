@@ -357,6 +357,11 @@ class Controller:
         """Scales, budgets, cooldowns and episodes, in plain values that JSON holds."""
         return self._standing.state()
 
+    @property
+    def ramps(self) -> bool:
+        """Whether `state` becomes another one with the steps that are made, and nothing is said."""
+        return self._actuators.steering.ramps
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
         self._standing.restore(state)

@@ -17,6 +17,8 @@ ANEW = "Scales, budgets and cooldowns begin anew."
 class Steers(Protocol):
     """What is needed of the controller."""
 
+    @property
+    def ramps(self) -> bool: ...
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: dict[str, Any]) -> None: ...
 
@@ -62,7 +64,5 @@ class SteeringState:
         self._guard.wrap("state", self._put)()
 
     def _put(self) -> None:
-        state = self._controller.state()
-        directory.write_state(self._run, state)
-        scales = [saved["learning_rate"] for saved in state["steering"].values()]
-        self._is_old = any(scale["done"] < scale["ramp"] for scale in scales)
+        directory.write_state(self._run, self._controller.state())
+        self._is_old = self._controller.ramps
