@@ -21,6 +21,7 @@ from trimtab.sample.seclusion import secluded
 D = TypeVar("D")
 
 UNCLEARED_LOSSES = 1024
+LOOKED_AT = 4096  # elements of a large gradient, or a row if that has more, before all of it is: 3 ms for 2 million
 UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
 
 
@@ -236,4 +237,5 @@ def holds_something(gradient: Tensor) -> bool:
     if not gradient.is_cpu or gradient.is_sparse:
         return False
     with torch.no_grad():
-        return bool(gradient.any())
+        every = 1 + gradient.numel() // LOOKED_AT
+        return (every > 1 and bool(gradient[::every].any())) or bool(gradient.any())
