@@ -130,7 +130,10 @@ def suspended(spec: RuleSpec) -> list[str]:
     if spec.steady:
         lines.append("- while the learning rate is rising (a warm-up), or under a fifth of its highest value;")
     if spec.descent:
-        lines.append("- for optimizers that work against each other (GAN, actor and critic).")
+        lines.append("- for optimizers that work against each other (GAN, actor and critic);")
+        lines.append(
+            "- in reinforcement learning (see [policies](../policies.md)), unless you give it a table of its own."
+        )
     if not lines:
         return []
     lines[-1] = lines[-1].rstrip(";.") + "."

@@ -61,7 +61,7 @@ IMPORTS = {
     "steering.elsewhere": set(),
     "steering.telling": {"types", "actuators", "policies", "rules", "sample"},
     "steering.evidence": {"types", "actuators", "policies", "rules"},
-    "steering.judging": {"types", "rules", "sample"},
+    "steering.judging": {"types", "steering.evidence", "rules", "sample"},
     "steering.execution": {"types", "actions", "actuators", "guard", "steering.noting", "policies"},
     "steering.noting": {"actions"},
     "steering.agreement": set(),
@@ -121,7 +121,7 @@ KNOWN_BY = {
     "steering.answering": {"steering.controller"},
     "steering.elsewhere": {"steering.controller"},
     "steering.telling": {"steering.answering", "steering.controller"},
-    "steering.evidence": {"steering.assembly"},
+    "steering.evidence": {"steering.assembly", "steering.judging"},
     "steering.judging": {"steering.controller"},
     "steering.execution": {
         "steering.answering",

@@ -85,6 +85,20 @@ def test_spike_of_the_loss_fires_and_the_run_is_no_longer_healthy():
     assert not steps.judge.healthy("0")
 
 
+def test_rules_that_presume_a_loss_that_comes_down_are_not_judged_where_it_says_nothing():
+    steps = Steps(resolve())
+    assert "loss_spike" in steps.judge.distrust_loss()
+    steps.take(falling())
+    assert edges(steps.take([SPIKE, math.nan])) == [("loss_nonfinite", "firing")]
+    assert "loss_spike" not in steps.judge.take_levels("0")
+
+
+def test_rule_that_was_chosen_is_judged_also_where_the_loss_says_nothing():
+    steps = Steps(resolve(), chosen=["loss_spike"])
+    assert "loss_spike" not in steps.judge.distrust_loss()
+    assert edges(steps.take([*falling(), SPIKE])) == [("loss_spike", "firing")]
+
+
 def test_health_is_judged_at_the_newest_point_of_a_rule_that_waits():
     steps = Steps(shipped("loss_diverged"))
     steps.take(falling())

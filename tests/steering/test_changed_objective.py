@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import trimtab
 
 STEPS, SWITCH = 300, 150
+RISING = {"loss_spike", "loss_diverged", "loss_oscillating", "loss_high"}
 
 
 def train(inputs, places, nan_at=None):
@@ -43,14 +44,14 @@ def inputs():
 
 @pytest.fixture
 def watched(tmp_path, inputs, places):
-    """`watched(nan_at=..., **settings)` trains where gymnasium is loaded; returns accuracy and adjustments."""
+    """`watched(nan_at=..., **settings)` trains where gymnasium is loaded; returns accuracy and the run."""
 
-    def make(nan_at=None, **settings):
+    def make(nan_at=None, library="gymnasium", **settings):
         given = {"run": "rl", "directory": tmp_path, "backends": ["jsonl"], "gradients_every": 1} | settings
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "gymnasium", types.ModuleType("gymnasium"))
+            patch.setitem(sys.modules, library, types.ModuleType(library))
             with trimtab.watch(act="process", **given) as run:
-                return train(inputs, places, nan_at), run.adjustments
+                return train(inputs, places, nan_at), run
 
     return make
 
@@ -64,19 +65,38 @@ def test_run_whose_task_changes_is_neither_halted_nor_slowed(tmp_path, inputs, p
     assert watched > bare - 0.05
 
 
-def test_loss_is_not_acted_upon_in_reinforcement_learning(watched, inputs, places):
-    accuracy, adjustments = watched()
+def fired(run):
+    return {alert.rule for alert in run.alerts}
+
+
+def test_loss_is_neither_judged_nor_acted_upon_in_reinforcement_learning(watched, inputs, places, capsys):
+    accuracy, run = watched(backends=["console"])
     assert accuracy == train(inputs, places)
-    assert {each.outcome for each in adjustments} == {"refused"}
-    assert all(each.reason.startswith("gymnasium is loaded") for each in adjustments)
-    assert len({(each.policy, each.action) for each in adjustments}) == len(adjustments)  # said once in an episode
+    assert not fired(run) & RISING
+    assert not [each for each in run.adjustments if each.outcome == "applied"]
+    assert "gymnasium is loaded" in capsys.readouterr().err
+
+
+def test_loss_is_judged_where_no_library_of_environments_is_loaded(watched):
+    _, run = watched(library="no_environments")
+    assert fired(run) & RISING
+
+
+def test_rule_with_a_table_is_judged_in_reinforcement_learning_and_not_acted_upon(watched, inputs, places):
+    table = {"name": "loss_diverged", "threshold": 0.5}
+    accuracy, run = watched(rules=[table])
+    assert accuracy == train(inputs, places)
+    assert fired(run) & RISING == {"loss_diverged"}
+    assert {each.outcome for each in run.adjustments} == {"refused"}
+    assert all(each.reason.startswith("gymnasium is loaded") for each in run.adjustments)
+    assert len({(each.policy, each.action) for each in run.adjustments}) == len(run.adjustments)  # once in an episode
 
 
 def test_nan_is_answered_in_reinforcement_learning_too(watched):
-    _, adjustments = watched(nan_at=50)
-    assert [each.action for each in adjustments if each.outcome == "applied"] == ["skip_step"]
+    _, run = watched(nan_at=50)
+    assert [each.action for each in run.adjustments if each.outcome == "applied"] == ["skip_step"]
 
 
 def test_named_policies_act_in_reinforcement_learning(watched):
-    _, adjustments = watched(policies=["shipped"])
-    assert any(each.action == "roll_back" and each.outcome == "applied" for each in adjustments)
+    _, run = watched(policies=["shipped"])
+    assert any(each.action == "roll_back" and each.outcome == "applied" for each in run.adjustments)

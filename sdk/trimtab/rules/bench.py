@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from trimtab import signals
@@ -55,6 +55,7 @@ class Bench:
         self.seats: list[Seat] = []
         self.skips = 0
         self.contested = False
+        self.unjudged: Collection[str] = ()  # rules, by name
         self.usual_norm = UsualNorm()
         self._optimizer = optimizer
         self._attempt = attempt
@@ -106,7 +107,7 @@ class Bench:
         """Give `value` to every signal that reads `source`."""
         verdicts: list[Verdict] = []
         rate = self._rate
-        hindered = rate.settling > 0 or not rate.steady or self.contested
+        hindered = rate.settling > 0 or not rate.steady or self.contested or bool(self.unjudged)
         for seat, signal, level in self._by_source.get(source, ()):
             found = signal(value)
             if not found and (found is None or level.idle):  # as nearly always
@@ -124,6 +125,7 @@ class Bench:
             (seat.relative and rate.settling > 0)
             or (seat.steady and not rate.steady)
             or (seat.descent and self.contested)
+            or seat.rule.name in self.unjudged
         )
 
     def fence(self) -> None:

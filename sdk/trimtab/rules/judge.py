@@ -29,7 +29,8 @@ class Judge:
     """Every rule of a run. `monitor` is what tells a better model, and whether less of it is better.
 
     `attempt(function)` calls a function of the user's and returns what it raised, or None: see `Guard.attempt`.
-    `averages(optimizer)` says whether that steps along an average of gradients; it is asked once for each.
+    `averages(optimizer)` says whether that steps along an average of gradients; it is asked once for each. `chosen` are
+    rules of which the user knows what they rest on, see `distrust_loss`.
     A step costs about 5 us while nothing is the matter.
     """
 
@@ -39,6 +40,7 @@ class Judge:
         monitor: tuple[str, Literal["min", "max"]] = ("loss", "min"),
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
         averages: Callable[[str], bool] = lambda optimizer: True,
+        chosen: Collection[str] = (),
     ) -> None:
         self.rules = [rule.name for rule in rules]
         self.monitor = monitor[0]
@@ -50,6 +52,8 @@ class Judge:
         self._monitor = monitor
         self._attempt = attempt
         self._averages = averages
+        self._chosen = chosen
+        self._unjudged: Collection[str] = ()
         self._benches: dict[str, Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
         self._best = ValidationsSinceBest(monitor[1])
@@ -69,7 +73,17 @@ class Judge:
         if self._several and loss is not None:
             self.contest.step(optimizer, loss)
             bench.contested = self.contest.involves(optimizer)
+        bench.unjudged = self._unjudged
         return bench.step(step, loss, gradients, learning_rate)
+
+    def distrust_loss(self) -> Collection[str]:
+        """That the loss comes down says nothing in this run: rules that presume it are not judged from now on.
+
+        Those that the user chose are. Returns the names of the others.
+        """
+        presuming = (rule.name for rule in self._given if isinstance(rule, RuleSpec) and rule.descent)
+        self._unjudged = [name for name in presuming if name not in self._chosen]
+        return self._unjudged
 
     def skipped(self, optimizer: str, step: int) -> list[Verdict]:
         """GradScaler skipped a step. One is information; three in a row are gradients that are not finite."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,12 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
     )
     check(chosen, names)
     return rules, chosen
+
+
+def _chosen(config: Config, policies: Sequence[Policy]) -> set[str]:
+    """The rules that the user named, or whose policy. Their settings are known to be good."""
+    of_rules = {rule["name"] if isinstance(rule, Mapping) else rule.name for rule in config.rules or ()}
+    return of_rules | ({policy.on for policy in policies} if config.policies is not None else set())
 
 
 def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Callable[[str, str], None]) -> Replay:
@@ -137,6 +143,7 @@ def build(
         config.monitor,
         guard.attempt,
         lambda label: StepControls(actuators.steering, label).averages(),
+        _chosen(config, chosen),
     )
     act: Act = config.act
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)

@@ -12,8 +12,13 @@ from trimtab.sample.books import Books
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Point, Points, points
 from trimtab.sample.scalars import Held
+from trimtab.steering.evidence import environments
 from trimtab.types import PhaseSummary, Verdict
 
+UNJUDGED = (
+    "{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better: {rules} are not "
+    "judged. Log the return, as trimtab.log(episode_return=...), and name it by monitor=('episode_return', 'max')."
+)
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
 
@@ -48,6 +53,7 @@ class Judging:
         self._trained: set[str] = set()  # the optimizers that they are of
         self._validations = 0
         self._logged: set[str] = set()  # names
+        self._is_distrusted = False  # the loss
 
     def steps(
         self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples
@@ -66,6 +72,8 @@ class Judging:
         if not (read := self._level(step, read)):
             return None, late
         self._trained.add(label)
+        if not self._is_distrusted:
+            self._doubt_loss()
         verdicts: list[Verdict] = []
         self._judge.chance(label, ledger.chance.read())
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
@@ -76,6 +84,15 @@ class Judging:
             if loss is not None:
                 self._train = self._train[0] + loss, self._train[1] + 1
         return verdicts, late
+
+    def _doubt_loss(self) -> None:
+        """In reinforcement learning the loss may rise as the policy gets better."""
+        library = environments()
+        if library is None:
+            return
+        self._is_distrusted = True
+        if unjudged := self._judge.distrust_loss():
+            self._say("loss in reinforcement learning", UNJUDGED.format(library=library, rules=", ".join(unjudged)))
 
     def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
         """Judge a validation pass against the training since the one before."""
