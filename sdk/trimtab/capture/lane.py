@@ -97,9 +97,11 @@ class Lane:
             self._resting -= 1
             return
         tracked = self._steps.ordinary(optimizer)
+        if tracked is None:
+            return
         plain = BY_HAND if self._criteria.are_silent() else self._criteria.ordinary()
         model = self._models.only()
-        if tracked is None or plain is None or model is None or self._recorder.pace.warming_up:
+        if plain is None or model is None or self._recorder.pace.warming_up:
             return
         if self._attribution.only is not tracked.share or not tracked.share.ordinary or not self._passes.ordinary():
             return

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from threading import get_ident
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from trimtab.sample.scalars import Held, sum_of
@@ -236,6 +235,7 @@ def holds_something(gradient: Tensor) -> bool:
     gradient = getattr(gradient, "_local_tensor", gradient)  # of a DTensor: asking the whole would be a collective
     if not gradient.is_cpu or gradient.is_sparse:
         return False
-    with torch.no_grad():
-        every = 1 + gradient.numel() // LOOKED_AT
-        return (every > 1 and bool(gradient[::every].any())) or bool(gradient.any())
+    if gradient.requires_grad:  # after `create_graph=True`
+        gradient = gradient.detach()
+    every = 1 + gradient.numel() // LOOKED_AT
+    return (every > 1 and bool(gradient[::every].any())) or bool(gradient.any())
