@@ -108,6 +108,12 @@ def test_optimizers_are_named_as_they_are_called(write, tmp_path):
     assert texts(panel(drawing.draw([log]), "Gradient mean"))[:2] == [r"{0} \$x_\$ %", "d"]
 
 
+def test_optimizers_are_named_where_several_runs_are_drawn(write):
+    steps = [sample_step(step, optimizer=name) for step in (1, 2) for name in ("generator", "critic")]
+    figure = drawing.draw([read(write(*steps, run=run)) for run in ("a", "b")])
+    assert sorted(texts(panel(figure, "Loss"))) == ["critic", "critic", "generator", "generator"]
+
+
 @pytest.mark.parametrize("name", ["", r"$\\nothing$", "$x_$ and $"])
 def test_name_in_a_log_is_no_formula(write, tmp_path, name):
     path = write(sample_step(1), sample_step(2))

@@ -86,27 +86,32 @@ def save(logs: Sequence[RunLog], file: Path) -> None:
 
 
 def draw(logs: Sequence[RunLog]) -> Figure:
-    """A figure of six panels. One run: a colour a curve. Several: a colour a run, the second curve dashed."""
+    """A figure of six panels. One run: a colour a curve. Several: a colour a run, the second curve dashed.
+
+    Where a run has several optimizers or groups, its curves have their names beside them.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise TrimtabError("a report needs matplotlib, which is not installed. Run: pip install 'trimtab[report]'")
     from matplotlib.figure import Figure
 
     from trimtab.report import panels
 
+    strokes = [_strokes(panel, logs) for panel in _PANELS]
+    is_named = any(stroke.label for drawn in strokes for stroke in drawn)  # which takes room beside the curves
     head = 0.72 + _HEAD_ROW * len(logs)  # inches
     height = 9.5 + head
     figure = Figure(figsize=(13.0, height))
     grid = figure.subplots(3, 2, sharex=True)
     figure.subplots_adjust(
         left=_LEFT,
-        right=_right(logs),
+        right=0.885 if is_named else 0.97,
         top=1 - head / height,
         bottom=0.75 / height,
         hspace=0.27,
-        wspace=0.42 if len(logs) == 1 else 0.2,
+        wspace=0.42 if is_named else 0.2,
     )
-    for axes, panel in zip(grid.flat, _PANELS, strict=True):
-        panels.draw(axes, panel.title, panel.scale, _strokes(panel, logs))
+    for axes, panel, drawn in zip(grid.flat, _PANELS, strokes, strict=True):
+        panels.draw(axes, panel.title, panel.scale, drawn)
     steps = sorted({record.step for log in logs for record in log.steps})
     if len(steps) == 1:
         grid[0, 0].set_xlim(steps[0] - 1, steps[0] + 1)
@@ -128,15 +133,15 @@ def _strokes(panel: _Panel, logs: Sequence[RunLog]) -> list[Stroke]:
         for line, siblings in known:
             for place, curve in enumerate(siblings):
                 colour = COLOURS[(number if several else line.second + 2 * place) % len(COLOURS)]
-                # One line of several optimizers: their names are enough. Several runs: their names are at the top.
-                words = (curve.of.replace("$", r"\$"), line.label if len(known) > 1 or not curve.of else "")
-                label = "" if several else " ".join(filter(None, words))
+                # One line of several optimizers: their names are enough. Several runs have theirs at the top.
+                is_told = several or (len(known) == 1 and curve.of)
+                label = " ".join(filter(None, (curve.of.replace("$", r"\$"), "" if is_told else line.label)))
                 strokes.append(
                     Stroke(
                         curve,
                         label,
                         colour,
-                        valued=panel.valued,
+                        valued=panel.valued and not several,
                         dashed=several and line.second,
                         smooth=line.smooth,
                         faintness=1 / len(logs),
@@ -164,10 +169,6 @@ def _frame(figure: Figure, logs: Sequence[RunLog]) -> None:
         figure.text(_LEFT, 1 - (top + 0.24) / height, _facts(log), fontsize=9.5, color=FAINT, parse_math=False)
     key = f"solid: train, as applied · dashed: validation, before clipping · {_KEY}" if several else _KEY
     figure.text(_LEFT, 0.2 / height, key, fontsize=8.5, color=FAINT, va="center")
-
-
-def _right(logs: Sequence[RunLog]) -> float:
-    return 0.885 if len(logs) == 1 else 0.97  # one run has the names of its curves beside them
 
 
 def _facts(log: RunLog) -> str:
