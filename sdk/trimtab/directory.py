@@ -10,8 +10,9 @@ import json
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +24,7 @@ FILE = "run.json"
 STATE = "steering.json"
 LARGEST = 16 * 1024 * 1024  # bytes that are read of either
 LARGEST_NUMBER = 2**63 - 1  # that is whole, and read of a state
+LOCKED_FOR = 2.0  # seconds at most that a run waits for another one which starts at the same time
 
 
 class Facts(msgspec.Struct):
@@ -56,8 +58,30 @@ def read(directory: Path) -> Written:
         raise ValueError("nested too deep") from error
 
 
-def make(run: RunInfo) -> None:
-    """Make the run's directory. Raises ConfigError when it cannot be written, or another process is writing it."""
+class Former(NamedTuple):
+    """What was there before a run."""
+
+    is_new: bool  # the directory: there was none
+    status: bytes | None  # its `run.json`
+
+
+def make(run: RunInfo) -> Former:
+    """Make the run's directory, and have it say that this process writes there.
+
+    Raises ConfigError when it cannot be written, or another process is writing it: also one that starts at this moment.
+    """
+    is_new = not run.directory.exists()
+    try:
+        _probe(run)
+        return Former(is_new, _claim(run) if run.rank == 0 else None)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # there is something in it
+                run.directory.rmdir()
+        raise
+
+
+def _probe(run: RunInfo) -> None:
     probe = run.directory / f".probe-{run.run_id}-{run.rank}"
     try:
         run.directory.mkdir(parents=True, exist_ok=True)
@@ -65,22 +89,39 @@ def make(run: RunInfo) -> None:
         probe.unlink()
     except OSError as error:
         raise _unwritable(run, run.directory, error) from error
-    other = _writing_process(run)
-    if other is not None:
-        raise ConfigError(
-            f"run={run.run!r}: process {other} on this machine is writing {run.directory}. Give this run another name."
-        )
-    if run.rank == 0 and not run.config.resume:  # what an earlier run of this name left is not this one's
+
+
+def _claim(run: RunInfo) -> bytes | None:
+    """Have `run.json` name this process. Returns the one before it."""
+    with _locked(run.directory):
+        other = _writing_process(run)
+        if other is not None:
+            raise ConfigError(
+                f"run={run.run!r}: process {other} on this machine is writing {run.directory}. "
+                "Give this run another name."
+            )
+        try:
+            status = _content(run.directory / FILE)
+        except (OSError, ValueError):
+            status = None
+        write_status(run, "running", 0)
+    if not run.config.resume:  # what an earlier run of this name left is not this one's
         with contextlib.suppress(OSError):
             (run.directory / STATE).unlink(missing_ok=True)
+    return status
 
 
-def unmake(run: RunInfo) -> None:
-    """Remove the directory of a run that could not start, unless something is in it."""
+def unmake(run: RunInfo, former: Former) -> None:
+    """Leave the directory of a run that could not start as it was."""
     with contextlib.suppress(OSError):
-        if run.log.exists() and run.log.stat().st_size == 0:  # its backend opened it, and wrote nothing
-            run.log.unlink()
-        run.directory.rmdir()
+        if former.status is not None:
+            renaming.put(run.directory / FILE, former.status, by=_temporary(FILE))
+        elif run.rank == 0:
+            (run.directory / FILE).unlink(missing_ok=True)
+        if former.is_new:
+            if run.log.exists() and run.log.stat().st_size == 0:  # its backend opened it, and wrote nothing
+                run.log.unlink()
+            run.directory.rmdir()
 
 
 def write_status(run: RunInfo, status: Status, step: int) -> None:
@@ -142,7 +183,34 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
 
 
 def _put(path: Path, content: str) -> None:
-    renaming.put(path, content + "\n", by=f"{path.stem}.{os.getpid()}.tmp")
+    renaming.put(path, content + "\n", by=_temporary(path.name))
+
+
+def _temporary(name: str) -> str:
+    return f"{Path(name).stem}.{os.getpid()}.tmp"
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """While no other process of this machine is in here. Not every system and file system can tell."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    held, until = os.open(directory, os.O_RDONLY), time.monotonic() + LOCKED_FOR
+    try:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:  # no locks there
+                break
+        yield
+    finally:
+        os.close(held)
 
 
 def _unwritable(run: RunInfo, path: Path, error: OSError) -> ConfigError:

@@ -121,6 +121,7 @@ class Run:
         self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._hear = self._guard.wrap("halt", self._halting.hear)
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
+        self._former: directory.Former | None = None  # once the directory is this run's
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
         self._forget_exit: Callable[[], None] = lambda: None
@@ -138,19 +139,18 @@ class Run:
 
     def start(self) -> None:
         """Open backends, attach to torch. Raises `ConfigError` or `BackendError`; then nothing is left behind."""
-        is_new = not self.info.directory.exists()
         try:
             with generators.kept(), apart.kept():  # rich draws a number from `random` when it is imported
                 self._start()
         except BaseException:
             if not self._closed:
                 self.close("failed")
-            if is_new:
-                directory.unmake(self.info)
+            elif self._former is not None:
+                directory.unmake(self.info, self._former)
             raise
 
     def _start(self) -> None:
-        directory.make(self.info)
+        self._former = directory.make(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:
             self._books.steps_before, notice = directory.last_step(self.info)

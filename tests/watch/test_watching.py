@@ -226,9 +226,23 @@ def test_directory_that_is_a_file_is_told(tmp_path):
         pass
 
 
-def test_backends_are_closed_where_the_status_cannot_be_written(tmp_path):
+def test_run_begins_nowhere_where_the_status_cannot_be_written(tmp_path):
     (tmp_path / "test" / "run.json").mkdir(parents=True)
-    backend = RecordingBackend()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write .*run.json: Is a directory"),
+        trimtab.watch(run="test", directory=tmp_path, backends=[RecordingBackend()]),
+    ):
+        pass
+
+
+def test_backends_are_closed_where_the_status_cannot_be_written_any_more(tmp_path):
+    class Obstructing(RecordingBackend):
+        def start(self, run):
+            super().start(run)
+            (run.directory / "run.json").unlink()
+            (run.directory / "run.json").mkdir()
+
+    backend = Obstructing()
     with (
         pytest.raises(ConfigError, match=r"cannot write .*run.json: Is a directory"),
         trimtab.watch(run="test", directory=tmp_path, backends=[backend]),

@@ -1,0 +1,70 @@
+"""Of several processes that start one run at the same time, one writes it."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+
+import pytest
+
+import trimtab
+from trimtab import directory, facts
+from trimtab.errors import ConfigError
+from trimtab.testing import sample_run
+
+PROCESSES, ROUNDS = 4, 10
+fork = multiprocessing.get_context("fork")
+
+
+def own(place, name):
+    return dataclasses.replace(sample_run(place, run=name), run_id=str(os.getpid()), facts=facts.collect())
+
+
+def start(place, barrier, made):
+    for number in range(ROUNDS):
+        info = own(place, f"run-{number}")
+        barrier.wait(timeout=60)
+        try:
+            directory.make(info)
+            made.put(number)
+        except ConfigError:
+            pass
+    barrier.wait(timeout=60)  # nobody ends before all have asked who lives
+
+
+def test_one_of_those_that_start_at_once_gets_the_directory(tmp_path):
+    barrier, made = fork.Barrier(PROCESSES), fork.Queue()
+    processes = [fork.Process(target=start, args=(tmp_path, barrier, made)) for _ in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    numbers = sorted(made.get(timeout=60) for _ in range(ROUNDS))
+    for process in processes:
+        process.join(timeout=60)
+    assert numbers == list(range(ROUNDS))
+    assert made.empty()
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """No backend can be started."""
+
+    def start(*args):
+        raise RuntimeError("no backend")
+
+    monkeypatch.setattr("trimtab.plugins.start", start)
+
+
+def test_run_that_cannot_start_leaves_no_directory(tmp_path, failing):
+    with pytest.raises(RuntimeError, match="no backend"), trimtab.watch(run="new", directory=tmp_path):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_run_that_cannot_start_leaves_the_run_json_of_the_one_before(tmp_path, failing):
+    (tmp_path / "old").mkdir()
+    before = json.dumps({"status": "completed", "run_id": "1"})
+    (tmp_path / "old" / "run.json").write_text(before)
+    with pytest.raises(RuntimeError, match="no backend"), trimtab.watch(run="old", directory=tmp_path):
+        pass
+    assert [each.name for each in (tmp_path / "old").iterdir()] == ["run.json"]
+    assert (tmp_path / "old" / "run.json").read_text() == before
