@@ -287,11 +287,11 @@ class Run:
         return bool(self._guard.wrap("restore_best", self._controller.restore_best)())
 
     def state_dict(self) -> dict[str, Any]:
-        """Scales, budgets, cooldowns and episodes, for a checkpoint of yours: plain values that JSON holds."""
+        """Scales, clipping, budgets, cooldowns and episodes, for your checkpoint: plain values that JSON holds."""
         return self._controller.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the scales, budgets, cooldowns and episodes of another run's `state_dict`.
+        """Continue with the scales, clipping, budgets, cooldowns and episodes of another run's `state_dict`.
 
         Raises:
             ConfigError: `state` is none. Nothing was changed then.

@@ -101,7 +101,7 @@ def watch(fn: Any = None, **options: Any) -> Any:
         targets: directory of the file by which Prometheus finds the run. Default: `targets` under `directory`.
         linger: seconds to wait at the end for a last scrape. Default: one scrape interval, if it is known by then.
             `math.inf` waits until interrupted.
-        resume: continue the run of the same name: its step count, scales, budgets, cooldowns and episodes.
+        resume: continue the run of the same name: its step count, scales, clipping, budgets, cooldowns and episodes.
         act: who may adjust the run: False (nobody: a dry run, shown and logged), "process" (rules judged in the run),
             "alerts" (alerts from outside) or True (both). Default: False.
         replay: name, directory or log of a run. Its adjustments are made again, each at its own step, and no others,

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,3 +172,76 @@ def test_our_clip_is_not_shown_as_the_users(watching, model):
 def test_harmless_norm_under_a_momentum_that_forgets_nothing_is_that_of_a_hundred_steps():
     group = {"lr": 0.1, "momentum": 1.0, "dampening": 0.0, "params": [torch.ones(4)]}
     assert harmless_norm([group], 1.0).item() == pytest.approx(UPDATE_RATIO * 2.0 / (0.1 * 100))
+
+
+@pytest.fixture
+def former(helm):
+    """Controls of the optimizer of a run that is resumed."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    yield helm.controls(optimizer)
+    del optimizer  # which steering holds weakly
+
+
+@pytest.fixture
+def resumed(helm, applied):
+    """`resumed(change)` is the optimizer under another label, where `change` was made to the state under its own."""
+
+    def resumed(change=lambda saved: saved):
+        saved = json.loads(json.dumps(helm.steering.state_dict(), allow_nan=False))
+        helm.steering.load_state_dict({"1": change(saved["0"])})
+        return helm.controls(applied, label="1")
+
+    return resumed
+
+
+def test_resumed_run_clips_for_the_steps_that_are_left(helm, fit, applied, former, resumed):
+    former.clip_gradients(0.01, steps=2)
+    resumed()
+    for _ in range(3):
+        fit()
+        applied.step()
+    assert applied.norms[:2] == pytest.approx([0.01, 0.01], rel=1e-3)
+    assert applied.norms[2] > 0.02
+    assert helm.steering.state_dict()["1"]["clip"] is None
+
+
+def test_resumed_run_clips_to_what_was_usual_until_it_is_known_again(helm, fit, applied, former, resumed):
+    helm.usual_norm = 0.01
+    former.clip_gradients(None, steps=FOR_GOOD)
+    controls = resumed()
+    for usual in (None, 0.02):
+        helm.usual_norm = usual
+        fit()
+        applied.step()
+    assert applied.norms == pytest.approx([0.01, 0.02], rel=1e-3)
+    helm.usual_norm = None
+    assert controls.clip_gradients(None, steps=FOR_GOOD).after == {"max_norm": 0.01}
+
+
+def test_resumed_run_bounds_what_is_harmless(model, fit, applied, former, resumed):
+    former.clip_gradients(None, steps=FOR_GOOD)
+    resumed()
+    fit()
+    for p in model.parameters():
+        p.grad *= 1e6
+    limit = UPDATE_RATIO * norm_of_weights(model) / 0.1
+    applied.step()
+    assert applied.norms == pytest.approx([limit], rel=1e-3)
+
+
+def test_state_that_says_nothing_of_clipping_is_one_that_does_not_clip(fit, applied, former, resumed):
+    former.clip_gradients(0.01, steps=2)
+    resumed(lambda saved: {name: value for name, value in saved.items() if name != "clip"})
+    fit()
+    applied.step()
+    assert applied.norms[0] > 0.02
+
+
+def test_what_begins_anew_is_not_clipped(helm, fit, applied):
+    helm.controls(applied).clip_gradients(0.01, steps=FOR_GOOD)
+    assert helm.steering.steers
+    helm.steering.begin_anew()
+    fit()
+    applied.step()
+    assert applied.norms[0] > 0.02
+    assert not helm.steering.steers

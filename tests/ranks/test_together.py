@@ -344,6 +344,29 @@ said(rate=last.learning_rate, at=last.step)
     assert [(rank["rate"], rank["at"]) for rank in ranks] == [([0.005], 20)] * 2
 
 
+def test_resumed_run_clips_on_all_ranks_as_the_first_one_did(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab.actions import FOR_GOOD, ClipGradients
+options = {"directory": f"runs-{rank}", "run": "a", "gradients_every": 1, "act": "process"}
+always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+policies = [trimtab.Policy(on="always", ladder=[ClipGradients(1e-6, steps=FOR_GOOD)])]
+first = ["jsonl"] if rank == 0 else [RecordingBackend()]
+with trimtab.watch(backends=first, rules=[always], policies=policies, **options):
+    step()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+before = [p.detach().clone() for p in model.parameters()]
+with trimtab.watch(backends=[backend], resume=True, policies=[], **options):
+    step()
+moved = [(p.detach() - q).double().square().sum().item() for p, q in zip(model.parameters(), before)]
+said(moved=sum(moved) ** 0.5)
+"""
+    )
+    alike(ranks)
+    assert [rank["moved"] for rank in ranks] == [pytest.approx(1e-6, rel=0.2)] * 2
+
+
 def test_scales_that_the_first_rank_does_not_know_are_taken_on_by_no_other(in_ranks):
     """The other rank's disk has the state of an older run of that name, which was the first rank's place then."""
     ranks = in_ranks(

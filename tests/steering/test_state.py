@@ -100,6 +100,7 @@ def test_state_that_a_run_is_given_is_on_disk_with_the_next_record(steered, watc
     assert (written["steering"], written["engine"]["accounts"]["spent"]) == (given["steering"], {"once": 1})
 
 
+CLIP = {"max_norm": None, "remaining": 1, "harmless": False, "usual": None}
 SPOILT = {
     "a negative scale": ("steering", "0", "learning_rate", "target", -1.0),
     "a scale that is no number": ("steering", "0", "learning_rate", "start", math.nan),
@@ -109,6 +110,10 @@ SPOILT = {
     "a ramp that began before it was asked for": ("steering", "0", "learning_rate", "done", -(10**18)),
     "a negative decay": ("steering", "0", "weight_decay", "scale", -1.0),
     "a decay in words": ("steering", "0", "weight_decay", "much"),
+    "a negative norm": ("steering", "0", "clip", {**CLIP, "max_norm": -1.0}),
+    "a norm in words": ("steering", "0", "clip", {**CLIP, "usual": "much"}),
+    "clipping that is over": ("steering", "0", "clip", {**CLIP, "remaining": 0}),
+    "clipping in a word": ("steering", "0", "clip", True),
     "no dropout at all": ("steering", "0", "dropout", 1.0),
     "a scale to go back to that is negative": ("engine", "rates", "creeping", "0", "home", -1.0),
     "a time in words": ("engine", "rates", "seen", "0", "late"),

@@ -11,6 +11,7 @@ direction stays. Optimizers that divide by the size of gradients need no such bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +33,34 @@ class Clip:
     remaining: int
     usual: Callable[[], float | None]
     harmless: bool = False
+    known: float | None = None  # what was usual in the run that this one resumes, until `usual` is known again
+
+    def usual_now(self) -> float | None:
+        """The norm that gradients usually have; None while nobody knows."""
+        usual = self.usual()
+        return self.known if usual is None else usual
 
     def norm_now(self) -> float | None:
         """The norm to clip to on this update; None while nobody knows what is usual."""
-        return self.usual() if self.max_norm is None else self.max_norm
+        return self.usual_now() if self.max_norm is None else self.max_norm
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes."""
+        return {
+            "max_norm": self.max_norm,
+            "remaining": self.remaining,
+            "harmless": self.harmless,
+            "usual": self.usual_now(),
+        }
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any], usual: Callable[[], float | None]) -> Clip:
+        """Go on where the run of `state` was. Raises ValueError or TypeError for what `state` does not say."""
+        norms = state["max_norm"], state["usual"]
+        if not (all(norm is None or 0 < norm < math.inf for norm in norms) and 0 < state["remaining"] < math.inf):
+            raise ValueError(f"{state}: this is no clipping of gradients")
+        max_norm, known = (None if norm is None else float(norm) for norm in norms)
+        return cls(max_norm, int(state["remaining"]), usual, bool(state["harmless"]), known)
 
 
 def check_clippable(parameters: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
+from trimtab.actuators.clipping import Clip
 from trimtab.actuators.dropout import Dropout
 from trimtab.actuators.updates import Settings, Updates, Used
 
@@ -71,10 +72,11 @@ class Steered:
 
     def state(self) -> dict[str, Any]:
         """JSON-able, see `Steering.state_dict`."""
-        scale, decay = self.settings.scale.state(), self.settings.decay.state()
+        scale, decay, clip = self.settings.scale.state(), self.settings.decay.state(), self.settings.clip
         return {
             "learning_rate": scale,
             "weight_decay": decay,
+            "clip": None if clip is None else clip.state(),
             "dropout": self.dropout.ratio,
             "lower": self.dropout.lower,
         }
@@ -186,7 +188,7 @@ class Steering:
         return any(steered.settings.scale.is_under_way for steered in self._steered.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Scales, decays and dropout by label, JSON-able."""
+        """Scales, decays, clipping and dropout by label, JSON-able."""
         return {label: steered.state() for label, steered in self._steered.items()} | dict(self._resumed)
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -205,13 +207,13 @@ class Steering:
     @property
     def steers(self) -> bool:
         """Whether anything is, or will be, other than what a run begins with."""
-        return any(_read(saved).rescales or saved["dropout"] is not None for saved in self.state_dict().values())
+        return any(_read(saved).steers or saved["dropout"] is not None for saved in self.state_dict().values())
 
     def begin_anew(self) -> None:
         """Forget what `load_state_dict` was given."""
         self._resumed.clear()
         for steered in self._steered.values():
-            steered.settings.rescale_no_more()
+            steered.settings.clear()
             steered.drop_out_as_before()
             self._reset(steered.label)
 
@@ -232,11 +234,12 @@ class Steering:
         settings = steered.settings
         settings.scale.load(saved["learning_rate"])
         settings.decay.load(saved["weight_decay"])
+        settings.clip = _clip(saved, lambda: self.usual_norm(steered.label))
         if saved["dropout"] is not None:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
                 models = self.models_of(parameters_of(steered))
                 steered.dropout.set(models, saved["dropout"], lower=saved.get("lower", False))
-        if settings.rescales:
+        if settings.steers:
             with contextlib.suppress(Refused):
                 self.surround(steered)
 
@@ -253,9 +256,16 @@ def _read(saved: Mapping[str, Any]) -> Settings:
     trial, ratio = Settings(), saved["dropout"]
     trial.scale.load(saved["learning_rate"])
     trial.decay.load(saved["weight_decay"])
+    trial.clip = _clip(saved, lambda: None)
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(f"dropout {ratio}: this is no ratio")
     return trial
+
+
+def _clip(saved: Mapping[str, Any], usual: Callable[[], float | None]) -> Clip | None:
+    """Runs of earlier versions say nothing of it."""
+    clip = saved.get("clip")
+    return None if clip is None else Clip.load(clip, usual)
 
 
 def parameters_of(steered: Steered) -> list[Tensor]:

@@ -94,8 +94,10 @@ class StepControls:
         harmless one. Gradients that are held to that already stay so.
         """
         self._only_one("clipped together")
-        usual, settings = self._usual_norm, self._steered.settings
-        before, norm = settings.clip, usual() if max_norm is None else max_norm
+        settings = self._steered.settings
+        before = settings.clip
+        plan = Clip(max_norm, steps, self._usual_norm, known=None if before is None else before.known)
+        norm = plan.norm_now()
         harmless = max_norm is None and (norm is None or (before is not None and before.harmless))
         if harmless:
             found = harmless_norm([g for o in self._optimizers() for g in o.param_groups], settings.scale.value)
@@ -104,7 +106,7 @@ class StepControls:
             norm = found.item()
         check_clippable(parameters_of(self._steered))
         self._steering.surround(self._steered)
-        settings.clip = Clip(max_norm, steps, usual, harmless)
+        plan.harmless, settings.clip = harmless, plan
         return Change({"max_norm": before.norm_now() if before is not None else None}, clipped(norm, steps))
 
     def skip_step(self) -> Change:

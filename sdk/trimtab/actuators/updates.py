@@ -30,9 +30,10 @@ class Settings:
     _made: set[int] = field(default_factory=set)  # whose update was made since the scale went on
 
     @property
-    def rescales(self) -> bool:
-        """Whether rates or decays are others than the optimizer's own, or will be."""
-        return self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
+    def steers(self) -> bool:
+        """Whether rates, decays or gradients are others than the optimizer's own, or will be."""
+        rescales = self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
+        return rescales or self.clip is not None
 
     def clear(self) -> None:
         """Nothing is asked of the next updates."""

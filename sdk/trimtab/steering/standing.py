@@ -1,4 +1,4 @@
-"""Where a run's scales, budgets, cooldowns and episodes stand: what a resumed run goes on from."""
+"""Where a run's scales, clipping, budgets, cooldowns and episodes stand: what a resumed run goes on from."""
 
 from __future__ import annotations
 
