@@ -2,9 +2,9 @@
 
 import json
 
-from trimtab.actions import RollBack, SkipStep
+from trimtab.actions import Halt, RollBack, SkipStep
 from trimtab.policies import Policy
-from trimtab.policies.accounts import Accounts
+from trimtab.policies.accounts import FAILURES, Accounts
 
 AIDING = Policy(on="loss_nonfinite", ladder=[SkipStep(), SkipStep(), RollBack(), RollBack()], cooldown=30, memory=50)
 
@@ -20,3 +20,18 @@ def test_steps_that_are_counted_anew_leave_every_place_and_wait_as_long():
             here = known.waiting(AIDING, "0", step, critical=critical)
             assert here == goes_on.waiting(AIDING, "0", step - 900, critical=critical)
     assert goes_on.remaining(AIDING) == AIDING.budget - 1
+
+
+def test_policy_that_halted_a_run_or_failed_too_often_goes_on_where_it_stood_when_that_is_resumed():
+    stopping = Policy(on="loss_diverged", ladder=[RollBack(), Halt()], cooldown=0)
+    known = Accounts()
+    known.done(stopping, "0", 0, 10, 1)
+    known.done(stopping, "0", 1, 20, 1)
+    known.failures[AIDING.name] = FAILURES
+    assert known.over(stopping, "0")
+    assert known.over(AIDING, "0")
+    goes_on = Accounts.restore(json.loads(json.dumps(known.state())), ahead=0)
+    assert not goes_on.over(stopping, "0")
+    assert not goes_on.over(AIDING, "0")
+    assert goes_on.position(stopping, "0", 30, 1) == (0, 1)
+    assert goes_on.remaining(stopping) == stopping.budget - 2

@@ -1,7 +1,7 @@
 """What policies have done so far, in steps: where each stands on its ladder, what it may still do, and when.
 
-Everything here outlives the process through `state` and `restore`; there is no clock, so that a run that is done again
-decides the same.
+This outlives the process through `state` and `restore`, but for what ends with it: a halt that was asked for, and
+failures, whose cause may be mended by then. There is no clock, so that a run that is done again decides the same.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class Accounts:
         return {
             **keyed,
             "settling": dict(self.settling),
-            "finished": sorted(map(list, self.finished)),
             "spent": dict(self.spent),
-            "failures": dict(self.failures),
         }
 
     @classmethod
@@ -97,9 +95,7 @@ class Accounts:
             cooling={key: int(until) - ahead for key, until in keyed("cooling").items()},
             settling={optimizer: int(until) - ahead for optimizer, until in state["settling"].items()},
             acted={key: int(episode) for key, episode in keyed("acted").items()},
-            finished={(a, b) for a, b in state["finished"]},
             spent=Counter({policy: int(count) for policy, count in state["spent"].items()}),
-            failures=Counter({policy: int(count) for policy, count in state["failures"].items()}),
         )
 
 
