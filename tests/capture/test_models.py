@@ -157,6 +157,7 @@ def test_search_among_new_objects_finds_a_new_model():
 
 @pytest.mark.parametrize(("affordable_s", "name"), [(60.0, "weight"), (0.0, "parameter.0")])
 def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkeypatch, affordable_s, name):
+    monkeypatch.setattr(recorder, "FIRST_SEARCHES", 0)
     monkeypatch.setattr(recorder, "SEARCHES_S", affordable_s)
     monkeypatch.setattr(recorder, "SEARCH_SHARE", 0.0)
     model = nn.Linear(2, 1)
@@ -166,6 +167,19 @@ def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkey
         gc.collect()
         optimizer.step()
     assert next(iter(seen.steps()[0].layers)) == name
+
+
+def test_model_of_a_second_optimizer_is_found_however_long_the_first_search_took(watching, monkeypatch):
+    monkeypatch.setattr(recorder, "SEARCHES_S", 0.0)
+    monkeypatch.setattr(recorder, "SEARCH_SHARE", 0.0)
+    models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    gc.collect()
+    with watching() as seen:
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert [next(iter(seen.steps(label)[0].layers)) for label in "01"] == ["weight", "Linear.weight"]
 
 
 def test_models_of_one_class_are_numbered_whatever_begins_like_it():

@@ -20,7 +20,8 @@ from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.updates import Weights
 
-SEARCHES_S = 1.0  # in all that may go into searching the whole process for models; then this
+FIRST_SEARCHES = 4  # of the whole process for models, that are made whatever they take: a GAN has two optimizers
+SEARCHES_S = 1.0  # in all that may go into such searches; then this
 SEARCH_SHARE = 0.005  # of the time that has passed
 
 
@@ -56,6 +57,7 @@ class Recorder:
         self._held_for = 0.0  # seconds, the newest time
         self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._began_at = self.clock()
+        self._searches = 0
         self._searched_for = 0.0  # seconds in all
         self._passes = passes
         self._criteria = criteria
@@ -171,7 +173,8 @@ class Recorder:
         """
         started = self.clock()
         affordable_s = SEARCHES_S + SEARCH_SHARE * (started - self._began_at)
-        models.search(parameters, everywhere=self._searched_for < affordable_s)
+        self._searches += 1
+        models.search(parameters, everywhere=self._searches <= FIRST_SEARCHES or self._searched_for < affordable_s)
         cost = self.clock() - started
         self._searched_for += cost
         self.meter.add(cost)
