@@ -79,6 +79,16 @@ def test_close_puts_the_users_ratios_back(helm, steer):
     assert [module.p for module in model[1:]] == [0.1, 0.2, 0.7]
 
 
+@pytest.mark.parametrize("labels", ["010", "101", "01", "10"])
+def test_close_puts_back_what_two_optimizers_of_one_model_raised_in_turn(helm, steer, labels):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    controls = {label: steer(model, label) for label in "01"}
+    for label, ratio in zip(labels, (0.2, 0.5, 0.6), strict=False):
+        controls[label].set_dropout(ratio)
+    helm.close()
+    assert model[1].p == 0.1
+
+
 def test_resumed_run_keeps_its_dropout(helm, steer):
     first, second = (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)) for _ in range(2))
     steer(first).set_dropout(0.5)

@@ -51,13 +51,23 @@ class Dropout:
         self.ratio, self.lower = ratio, lower
         return before
 
-    def put_back(self) -> None:
-        """Put the user's ratios back, where ours still are."""
+    def put_back(self) -> bool:
+        """Put the user's ratios back, where ours still are. Whether they were anywhere."""
+        left, before = [], len(self._own)
         for reference, name, own, ratio in self._own:
             module = reference()
             if module is not None and getattr(module, name) == ratio:
                 setattr(module, name, own)
-        self._own = []
+            else:
+                left.append((reference, name, own, ratio))
+        self._own = left
+        return len(left) < before
+
+
+def put_back(dropouts: Sequence[Dropout]) -> None:
+    """Put the user's ratios back in all of them: one may have raised what another one had set."""
+    while any(dropout.put_back() for dropout in dropouts):
+        pass
 
 
 class LargestRatio:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from trimtab.actions import Refused
 from trimtab.actuators.clipping import Clip
-from trimtab.actuators.dropout import Dropout
+from trimtab.actuators.dropout import Dropout, put_back
 from trimtab.actuators.updates import Settings, Updates, Used
 
 OVERWRITTEN = (
@@ -212,6 +212,7 @@ class Steering:
     def begin_anew(self) -> None:
         """Forget what `load_state_dict` was given."""
         self._resumed.clear()
+        self._drop_out_as_before()
         for steered in self._steered.values():
             steered.settings.clear()
             steered.drop_out_as_before()
@@ -221,8 +222,10 @@ class Steering:
         """Put everything back. The hooks are removed by whoever registered them."""
         for optimizer, updates in list(self._updates.items()):
             updates.end(optimizer)
-        for steered in self._steered.values():
-            steered.dropout.put_back()
+        self._drop_out_as_before()
+
+    def _drop_out_as_before(self) -> None:
+        put_back([steered.dropout for steered in self._steered.values()])
 
     def _find(self, label: str) -> Steered:
         return self._steered.setdefault(label, Steered(label))
