@@ -29,6 +29,53 @@ def test_criterion_is_told_without_a_penalty_that_comes_now_and_then(watching, m
     assert seen.epochs[0].train.criterion == pytest.approx(sum(said) / 18)
 
 
+CHANGES = {
+    "added in place": lambda loss, penalty: loss.add_(penalty),
+    "divided in place": lambda loss, _: loss.div_(4),
+    "added": lambda loss, penalty: loss + penalty,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_criterion_is_what_the_loss_function_returned_whatever_becomes_of_it(
+    watching, model, inputs, labels, change, mode
+):
+    optimizer, said, objectives = torch.optim.SGD(model.parameters(), lr=0.1), [], []
+    model.train(mode == "train")
+    with watching() as seen:
+        for _ in range(18):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            said.append(loss.item())
+            loss = change(loss, model[0].weight.square().sum())
+            objectives.append(loss.item())
+            loss.backward()
+            optimizer.step()
+        validate(model, inputs, labels)
+    assert seen.losses() == pytest.approx(objectives)
+    train = seen.epochs[0].train
+    assert (train.loss, train.criterion) == pytest.approx((sum(objectives) / 18, sum(said) / 18))
+    assert train.samples == 18 * len(labels)
+
+
+def test_criterion_is_told_without_a_penalty_that_is_added_in_place_now_and_then(watching, model, inputs, labels):
+    optimizer, said, penalties = torch.optim.SGD(model.parameters(), lr=0.1), [], []
+    with watching(gradients_every=1000) as seen:
+        for index in range(420):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            said.append(loss.item())
+            if index >= 200 and index % 20 == 0:
+                penalties.append(model[0].weight.square().sum().item())
+                loss += model[0].weight.square().sum()
+            loss.backward()
+            optimizer.step()
+        validate(model, inputs, labels)
+    found = seen.epochs[0].train.criterion
+    assert found == pytest.approx(sum(said) / 420, abs=1.01 * max(penalties) / 420)  # the first one is not foreseen
+
+
 @pytest.mark.parametrize("first_is_plain", [False, True])
 def test_criterion_of_two_optimizers_that_take_turns_is_the_mean_of_their_own_calls(watching, first_is_plain):
     networks = [nn.Linear(4, 3), nn.Linear(4, 3)]

@@ -28,7 +28,7 @@ def plain():
 def train(found, steps, more=0.0):
     for _ in range(steps):
         output = returned()
-        found.called(LOSS, weakref.ref(output), is_mean=True)
+        found.called(LOSS, weakref.ref(output), output._version, is_mean=True)
         found.backward(output + more if more else output)
         found.learn(output + more if more else output)
         found.end_step()
@@ -55,29 +55,29 @@ def test_value_of_the_plain_loss_is_read_once(plain, monkeypatch):
     read = []
     monkeypatch.setattr(objective, "hold", lambda tensor: read.append(tensor) or tensor.item())
     output = returned(3.0)
-    plain.called_plain(output)
+    plain.called_plain(output, output._version)
     assert plain.value_of(output) == 3.0
     assert len(read) == 1
 
 
 def test_value_that_was_changed_since_is_read_again(plain):
     output = returned(3.0)
-    plain.called_plain(output)
+    plain.called_plain(output, output._version)
     output *= 2
     assert plain.value_of(output) == 6.0
 
 
 def test_value_of_anything_else_is_its_own(plain):
     output = returned(3.0)
-    plain.called_plain(output)
+    plain.called_plain(output, output._version)
     assert plain.value_of(output + 1) == 4.0
 
 
 def test_what_waits_is_given_to_who_doubts_and_to_nobody_after_a_usual_backward(plain):
     outputs = [returned(1.0), returned(2.0)]
-    plain.called_plain(outputs[0])
+    plain.called_plain(outputs[0], 0)
     assert plain.backward(outputs[0])
-    plain.called_plain(outputs[1])
+    plain.called_plain(outputs[1], 0)
     assert not plain.backward(outputs[1])  # the second of one step: there is more to the objective than this mean
     assert plain.doubt() == [2.0]
     assert plain.doubt() == []

@@ -67,7 +67,7 @@ class Criteria:
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._calls += 1
-                self._objective.called_plain(output)
+                self._objective.called_plain(output, output._version)
                 self._pass_over(loss)
                 if self._passes.batch_samples:
                     self._called = True
@@ -104,16 +104,17 @@ class Criteria:
             self.said.mark()
             return
         self._doubt()
-        self.said.mark()
         if self._undecided and not self._models.any_in_eval_mode():  # it is called on another loss, written by hand
             self.decide()
         if self._undecided:
             for held in self._undecided.values():
-                self._remember(held.loss, held.output, is_mean=held.is_mean)
+                self._train_in_eval_mode(held)
             self._undecided.clear()
+            self._called = False
             self.awaits_step = self._passes.hears_steps
             if not self.awaits_step:
                 self._eval_mode_backwards += 1
+        self.said.mark()
         self._objective.learn(tensor)
 
     def hear_steps(self) -> None:
@@ -228,7 +229,7 @@ class Criteria:
             said.compare_by(self._primary)
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        self._remember(loss, weakref.ref(output), is_mean=loss.is_mean(args))
+        self._remember(loss, weakref.ref(output), output._version, is_mean=loss.is_mean(args))
         call = loss.call(output, args)
         if not self._passes.batch_samples:
             self._count(call.samples)
@@ -243,6 +244,15 @@ class Criteria:
             self._objective.keep(criterion(call).value)
         if loss.classes is not None:
             self._read(call)
+
+    def _train_in_eval_mode(self, held: _Undecided) -> None:
+        said, *_ = held.judged
+        self._remember(held.loss, held.output, held.version, is_mean=held.is_mean)
+        if not self._passes.batch_samples:
+            self._count(said.samples)
+        self._called = True
+        if held.loss.name == self._primary:
+            self.said.values.append(said)
 
     def _read(self, call: LossCall) -> None:
         """What is due of the newest call, which is of the primary."""
@@ -288,12 +298,12 @@ class Criteria:
         self.said.samples += samples
         self.said.several = self.said.several or self._called
 
-    def _remember(self, loss: Loss, output: weakref.ref[Tensor], *, is_mean: bool) -> None:
+    def _remember(self, loss: Loss, output: weakref.ref[Tensor], version: int, *, is_mean: bool) -> None:
         if loss.name not in self._trained:
             self._meet(loss)
         if loss is not self._objective.newest:
             self._doubt()
-        self._objective.called(loss, output, is_mean=is_mean)
+        self._objective.called(loss, output, version, is_mean=is_mean)
 
     def _doubt(self) -> None:
         """Its mean is not the whole objective this time: what its calls returned counts after all."""
@@ -346,7 +356,7 @@ class _Undecided:
     def __init__(self, loss: Loss, judged: _Judged, output: Tensor, args: tuple[Any, ...]) -> None:
         self.loss = loss
         self.judged = judged
-        self.output, self.is_mean = weakref.ref(output), loss.is_mean(args)
+        self.output, self.version, self.is_mean = weakref.ref(output), output._version, loss.is_mean(args)
         self.is_differentiated = False
         if output.grad_fn is not None:
             output.grad_fn.register_prehook(self._note)  # which tells of `torch.autograd.grad` too

@@ -98,7 +98,7 @@ def backward_of(lane: Lane, original: Hook) -> Hook:
         try:
             awaits = lane.awaits
             ordinary = (
-                (awaits is tensors or (awaits is BY_HAND and _may_be_loss(lane, tensors)))
+                ((awaits is tensors and tensors._version == 0) or (awaits is BY_HAND and _may_be_loss(lane, tensors)))
                 and lane.probe.grad is None
                 and grad_tensors is None
                 and grad_variables is None

@@ -28,7 +28,8 @@ class Objective:
         self.is_sum = False  # ... or on the very sum over samples
         self._output: weakref.ref[Tensor] | None = None  # of the newest call
         self._output_is_mean = False
-        self._version = -1  # of that output, when its value was kept
+        self._version = 0  # of that output, as it was returned
+        self._kept: Held | None = None  # the value of that output, where it was read
         self._waiting: list[Held] = []  # what calls of the plain loss returned since the last backward
         self._doubted = TRUSTED_AFTER  # backwards until a loss is plain
         self._backwards = 0  # since the last step
@@ -37,14 +38,15 @@ class Objective:
         """Whether it is what the newest call of a loss function in training returned."""
         return self._output is not None and self._output() is tensor
 
-    def called(self, loss: Loss, output: weakref.ref[Tensor], *, is_mean: bool) -> None:
-        """Training has called a loss function."""
-        self.newest, self._output, self._output_is_mean, self._version = loss, output, is_mean, -1
+    def called(self, loss: Loss, output: weakref.ref[Tensor], version: int, *, is_mean: bool) -> None:
+        """Training has called a loss function, whose output was of this version then."""
+        self.newest, self._output, self._version, self._output_is_mean = loss, output, version, is_mean
+        self._kept = None
 
-    def called_plain(self, output: Tensor) -> None:
-        """Training has called the plain loss."""
-        self.keep(hold(output))
-        self._output, self._version = weakref.ref(output), output._version
+    def called_plain(self, output: Tensor, version: int) -> None:
+        """Training has called the plain loss, whose output was of this version then."""
+        self._output, self._version, self._kept = weakref.ref(output), version, hold(output)
+        self.keep(self._kept)
 
     def keep(self, value: Held) -> None:
         """What a call of the plain loss returned waits for the next backward."""
@@ -52,14 +54,14 @@ class Objective:
 
     def value_of(self, tensor: Tensor) -> Held:
         """The value of what backward is called on. Not read again where it was kept: on a device each is a copy."""
-        if self._waiting and tensor._version == self._version and self.returned(tensor):
-            return self._waiting[-1]
+        if self._kept is not None and self._is_as_returned(tensor):
+            return self._kept
         return hold(tensor)
 
     def backward(self, tensor: Any) -> bool:
         """Backward is called on `tensor`: whether that is all of the objective, as it was before. Else `learn`."""
         self._backwards += 1
-        if self.plain is None or self._backwards > 1 or not self.returned(tensor):
+        if self.plain is None or self._backwards > 1 or not self._is_as_returned(tensor):
             return False
         self._waiting.clear()
         return True
@@ -68,7 +70,7 @@ class Objective:
         """Whether backward is called on what was returned; nothing waits."""
         if self._output is None:
             return
-        is_given = self.returned(tensor)
+        is_given = self._is_as_returned(tensor)
         self.is_mean = is_given and self._output_is_mean
         self.is_sum = is_given and not self._output_is_mean
         is_all = self.is_mean and self._backwards == 1
@@ -96,4 +98,11 @@ class Objective:
         self._waiting.clear()
         self._backwards = int(is_trained)
         if output is not None:
-            self.called_plain(output)
+            self.called_plain(output, 0)  # as builtin loss functions return it
+
+    def _is_as_returned(self, tensor: Any) -> bool:
+        """Whether it is what the newest call returned, and nobody has written to it since, as `loss += penalty` does.
+
+        None, for a loss that is gone, is: so is what the newest call returned.
+        """
+        return self.returned(tensor) and (tensor is None or tensor._version == self._version)
