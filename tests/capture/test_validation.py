@@ -38,6 +38,35 @@ def test_loss_of_a_model_in_eval_mode_is_validation_though_grad_is_on(watching, 
     assert len(seen.steps()) == 1
 
 
+def test_validation_before_training_is_no_part_of_it_though_grad_is_on(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        model.eval()
+        validated = [F.cross_entropy(model(part), labels[:3]).item() for part in inputs.split(3)]
+        model.train()
+        trained = F.cross_entropy(model(inputs), labels)
+        (trained / 2).backward()
+        optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(inputs), labels)
+    assert seen.validations[0].loss == pytest.approx(sum(validated) / 2)
+    (step,) = seen.steps()
+    assert step.loss == pytest.approx(trained.item() / 2)
+    assert step.samples == 6
+    assert seen.epochs[0].train.criterion == pytest.approx(trained.item())
+
+
+def test_model_that_is_evaluated_before_training_and_not_trained_is_not_asked(
+    watching, model, optimizer, inputs, labels
+):
+    other = nn.Linear(4, 3).eval()
+    with watching() as seen:
+        F.cross_entropy(other(inputs), labels)
+        for _ in range(6):
+            train_step(model, optimizer, inputs, labels)
+    assert len(seen.losses()) == 6
+    assert all(step.samples == 6 for step in seen.steps())
+
+
 class WithLoss(nn.Module):
     """A model and its loss in one module, as it is given to the optimizer."""
 

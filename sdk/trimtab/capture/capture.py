@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.capture.attribution import Attribution
-from trimtab.capture.autograd import are_real, as_tensors, in_backward, objective, watch_backward
+from trimtab.capture.autograd import are_real, as_tensors, in_backward, objective, reach_of, watch_backward
 from trimtab.capture.controlling import StepController
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
@@ -95,6 +95,7 @@ class Capture:
         self._passes.counted = lambda: self._criteria.said.samples
         self._criteria.on_change = books.forget_criterion
         recorder = Recorder(books, sampler, self._passes, self._criteria, meter)
+        self._criteria.on_first = lambda loss: recorder.guess(models, reach_of([loss]).leaves)
         recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)

@@ -47,6 +47,7 @@ class Criteria:
         self._primary: str | None = None  # the loss function that training is compared by
         self._has_classes = False  # whether it knows any
         self.on_change: Callable[[], object] = lambda: None  # called before it is another one
+        self.on_first: Callable[[Tensor], object] | None = None  # called with the first loss that has a graph
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._objective = Objective()
         self._undecided: dict[str, _Undecided] = {}  # by loss function, of one batch
@@ -75,6 +76,9 @@ class Criteria:
                     self._count(loss.samples(args))
                     self._called = True
                 return
+        if self.on_first is not None and output.requires_grad and not _is_being_traced():
+            on_first, self.on_first = self.on_first, None
+            on_first(output)
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
         if self._undecided and (not in_eval_mode or loss.name in self._undecided):
             self.decide()
@@ -246,13 +250,14 @@ class Criteria:
             self._read(call)
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
-        said, *_ = held.judged
+        said, met, _ = held.judged
         self._remember(held.loss, held.output, held.version, is_mean=held.is_mean)
         if not self._passes.batch_samples:
             self._count(said.samples)
         self._called = True
         if held.loss.name == self._primary:
             self.said.values.append(said)
+            self.said.predictions += [] if met is None else [met]
 
     def _read(self, call: LossCall) -> None:
         """What is due of the newest call, which is of the primary."""

@@ -27,11 +27,13 @@ class Models:
         self._known: list[_Known] = []
         self._averages: list[weakref.ref[nn.Module]] = []
         self.before_change: Callable[[], object] = lambda: None
+        self._are_guessed = False  # those that are known, from a loss that may be of others than are trained
         self._named: dict[str, weakref.ref[Tensor]] = {}  # so that no two living parameters share a name
 
     def add(self, model: nn.Module) -> None:
         """A model that the user named."""
         self.before_change()
+        self._are_guessed = False
         if all(known.root() is not model for known in self._known):
             self._known.insert(0, _Known(weakref.ref(model), weakref.ref(model)))
 
@@ -43,6 +45,17 @@ class Models:
     def averages(self) -> list[nn.Module]:
         """The copies that the user named, and that live."""
         return [average for known in self._averages if (average := known()) is not None]
+
+    def guesses(self) -> bool:
+        """Nobody has stepped: whether no model is known yet, so that those which are found now are a guess."""
+        self._are_guessed = not self._known
+        return self._are_guessed
+
+    def begin(self, parameters: Iterable[Tensor]) -> None:
+        """These are trained: where models were guessed before, others than theirs are forgotten."""
+        if self._are_guessed:
+            self._are_guessed = False
+            self.keep(parameters)
 
     def search(self, parameters: Iterable[Tensor], *, everywhere: bool = True) -> None:
         """Find the outermost modules that hold `parameters`. One scan of the garbage collector's objects: 40 ms.

@@ -171,6 +171,15 @@ class Recorder:
 
         So it is where copies of a model are trained for a few steps each.
         """
+        models.begin(parameters)
+        self._search(models, parameters)
+
+    def guess(self, models: Models, parameters: Sequence[Tensor]) -> None:
+        """The same before anybody has stepped: who trains may evaluate first, and only a model tells which it is."""
+        if models.guesses():
+            self._search(models, parameters)
+
+    def _search(self, models: Models, parameters: Sequence[Tensor]) -> None:
         started = self.clock()
         affordable_s = SEARCHES_S + SEARCH_SHARE * (started - self._began_at)
         self._searches += 1
