@@ -18,7 +18,7 @@ from least import Least
 from paired import Plan, Round, Side, blocks_for, compare, difference, ratio
 from results import MICROSECONDS, PERCENT, Figure, judged
 from watched import Watched, idle_share
-from workloads import WORKLOADS, Workload, tiny, tiny_loaded
+from workloads import WORKLOADS, Rivals, Workload, rivals, tiny, tiny_loaded
 
 DEFAULT_BARS = {"mlp": 0.015, "cnn": 0.005, "gpt": 0.005}
 EVERY_BARS = {"mlp": 0.15, "cnn": 0.03, "gpt": 0.02}
@@ -70,6 +70,7 @@ def unsampled(quick: bool) -> list[Figure]:
         *_unsampled("a step on which nothing is sampled", tiny_loaded(), quick, UNSAMPLED_BAR_S),
         *_unsampled("the same without a DataLoader", tiny(), quick, None),
         *_unsampled("the same with clipping", dataclasses.replace(tiny_loaded(), clips=True), quick, None),
+        _unsampled("a step each of two optimizers that take turns", rivals(), quick, None)[0],
     ]
 
 
@@ -89,7 +90,7 @@ def statistics_of_gpt(quick: bool) -> list[Figure]:
     return [measure_gpt(4.0 if quick else 15.0)[0], accuracy]
 
 
-def _unsampled(name: str, workload: Workload, quick: bool, bar: float | None) -> list[Figure]:
+def _unsampled(name: str, workload: Workload | Rivals, quick: bool, bar: float | None) -> list[Figure]:
     least = Least()
     with tempfile.TemporaryDirectory() as directory, Watched(Path(directory), port=0) as watched:
         step = workload.loop()

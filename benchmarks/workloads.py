@@ -89,6 +89,38 @@ def tiny_loaded() -> Workload:
     return Workload(made.title, made.model, made.optimizer, made.criterion, _loader(data, 64))
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """Two small networks that take turns, as in a GAN: the loss of the second goes through the first."""
+
+    first: nn.Module
+    second: nn.Module
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer]
+
+    def loop(self) -> Callable[[], Tensor]:
+        """A function that makes one step of each, and returns the second's loss."""
+        first, second, inputs = self.first, self.second, torch.randn(64, 16)
+        labels, others = torch.randint(4, (64,)), torch.randint(4, (64,))
+
+        def steps() -> Tensor:
+            self.optimizers[0].zero_grad()
+            F.cross_entropy(first(inputs), labels).backward()
+            self.optimizers[0].step()
+            self.optimizers[1].zero_grad()
+            loss = F.cross_entropy(first(second(inputs)), others)
+            loss.backward()
+            self.optimizers[1].step()
+            return loss
+
+        return steps
+
+
+def rivals() -> Rivals:
+    """Linear layers, which a microsecond shows in."""
+    first, second = nn.Linear(16, 4), nn.Linear(16, 16)
+    return Rivals(first, second, tuple(torch.optim.SGD(each.parameters(), lr=1e-3) for each in (first, second)))
+
+
 WORKLOADS: dict[str, Callable[[], Workload]] = {"mlp": mlp, "cnn": cnn, "gpt": gpt}
 
 
