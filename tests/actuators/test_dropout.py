@@ -111,6 +111,14 @@ def test_ratio_for_export_is_the_largest_as_it_is_now():
     assert LargestRatio(lambda: [nn.Linear(1, 1)]).read() is None
 
 
+def test_ratio_is_read_as_soon_as_there_is_a_model():
+    models = []
+    largest = LargestRatio(lambda: models)
+    assert largest.read() is None
+    models.append(nn.Sequential(nn.Dropout(0.1)))
+    assert largest.read() == 0.1
+
+
 def test_new_dropout_is_found_in_time():
     now, models = 0.0, [nn.Sequential(nn.Dropout(0.1))]
     largest = LargestRatio(lambda: models, lambda: now)

@@ -88,9 +88,9 @@ class LargestRatio:
     def read(self) -> float | None:
         """None where there is no dropout at all."""
         now = self._clock()
-        if now - self._looked_at >= LOOK_EVERY_S:
+        if now - self._looked_at >= LOOK_EVERY_S and (models := self._models()):
             self._looked_at = now
-            self._found = [(weakref.ref(module), name) for module, name in _dropouts(self._models())]
+            self._found = [(weakref.ref(module), name) for module, name in _dropouts(models)]
         ratios: list[Any] = [getattr(reference(), name, None) for reference, name in self._found]
         return max(filter(is_number, ratios), default=None)
 
