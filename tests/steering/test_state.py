@@ -8,7 +8,7 @@ import pytest
 from controller_training import Training
 
 import trimtab
-from trimtab.actions import ScaleLearningRate
+from trimtab.actions import ClipGradients, ScaleLearningRate
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
@@ -27,7 +27,7 @@ class Controller:
 
     def __init__(self):
         self.asked = 0
-        self.ramps = False
+        self.is_under_way = False
 
     def state(self):
         self.asked += 1
@@ -72,10 +72,11 @@ def test_scale_is_on_disk_with_the_next_record_after_an_adjustment(watching, tra
     assert 0.5 in written["steering"]["0"]["learning_rate"].values()
 
 
-def test_ramp_is_on_disk_as_far_as_it_has_gone(watching, training, monkeypatch):
+@pytest.mark.parametrize("action", [ScaleLearningRate(0.5, ramp=8), ClipGradients(0.01, steps=8)])
+def test_what_is_under_way_is_on_disk_as_far_as_it_has_gone(watching, training, monkeypatch, action):
     monkeypatch.setattr(steering_state, "SHARE", math.inf)
     once = trimtab.Rule("once", signal=lambda loss: 1.0, threshold=0.5)
-    policy = trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.5, ramp=8)], budget=1)
+    policy = trimtab.Policy(on="once", ladder=[action], budget=1)
     with watching(act="process", rules=[once], policies=[policy]) as seen:
         training.step()
         for _ in range(12):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm  # bound before capture wraps what is below
 
-from trimtab.actions import Refused
+from trimtab.actions import FOR_GOOD, Refused
 
 UPDATE_RATIO = 0.05
 
@@ -34,6 +34,11 @@ class Clip:
     usual: Callable[[], float | None]
     harmless: bool = False
     known: float | None = None  # what was usual in the run that this one resumes, until `usual` is known again
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it ends before the run does."""
+        return self.remaining < FOR_GOOD
 
     def usual_now(self) -> float | None:
         """The norm that gradients usually have; None while nobody knows."""

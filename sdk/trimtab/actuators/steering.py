@@ -183,9 +183,9 @@ class Steering:
         return self._steered[label].settings.scale.target if label in self._steered else 1.0
 
     @property
-    def ramps(self) -> bool:
-        """Whether a learning rate is still on its way to its scale."""
-        return any(steered.settings.scale.is_under_way for steered in self._steered.values())
+    def is_under_way(self) -> bool:
+        """Whether a learning rate is still on its way to its scale, or clipping to its end."""
+        return any(steered.settings.is_under_way for steered in self._steered.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Scales, decays, clipping and dropout by label, JSON-able."""

@@ -35,6 +35,11 @@ class Settings:
         rescales = self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
         return rescales or self.clip is not None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a learning rate is still on its way to its scale, or clipping to its end."""
+        return self.scale.is_under_way or (self.clip is not None and self.clip.is_counted)
+
     def clear(self) -> None:
         """Nothing is asked of the next updates."""
         self.rescale_no_more()
@@ -136,7 +141,7 @@ class Updates:
             skip.undo()
             self.skipped, settings.skip = True, False
         settings.made(self)
-        if self._clipped and settings.clip is not None:
+        if self._clipped and settings.clip is not None and settings.clip.is_counted:
             settings.clip.remaining -= 1
             if settings.clip.remaining <= 0:
                 settings.clip = None

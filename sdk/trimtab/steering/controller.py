@@ -358,9 +358,9 @@ class Controller:
         return self._standing.state()
 
     @property
-    def ramps(self) -> bool:
+    def is_under_way(self) -> bool:
         """Whether `state` becomes another one with the steps that are made, and nothing is said."""
-        return self._actuators.steering.ramps
+        return self._actuators.steering.is_under_way
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""

@@ -18,7 +18,7 @@ class Steers(Protocol):
     """What is needed of the controller."""
 
     @property
-    def ramps(self) -> bool: ...
+    def is_under_way(self) -> bool: ...
     def state(self) -> dict[str, Any]: ...
     def restore(self, state: dict[str, Any]) -> None: ...
 
@@ -31,7 +31,7 @@ class SteeringState:
         self._controller = controller
         self._guard = guard
         self._meter = meter
-        self._is_old = False  # something has happened since it was written, or a scale was on its way then
+        self._is_old = False  # something has happened since it was written, or something was under way then
         self._next_at = 0.0  # on the clock of `time.perf_counter`
 
     def resume(self) -> list[str]:
@@ -65,4 +65,4 @@ class SteeringState:
 
     def _put(self) -> None:
         directory.write_state(self._run, self._controller.state())
-        self._is_old = self._controller.ramps
+        self._is_old = self._controller.is_under_way
