@@ -59,6 +59,22 @@ def test_criterion_is_what_the_loss_function_returned_whatever_becomes_of_it(
     assert train.samples == 18 * len(labels)
 
 
+@pytest.mark.parametrize("change", [lambda loss: loss, lambda loss: loss / 4, lambda loss: loss.div_(4)])
+def test_criterion_is_told_under_a_scaler_though_nobody_holds_it(watching, model, inputs, labels, change):
+    optimizer, said = torch.optim.SGD(model.parameters(), lr=0.1), []
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with watching() as seen:
+        for _ in range(8):
+            optimizer.zero_grad()
+            output = model(inputs)
+            said.append(-output.log_softmax(1)[torch.arange(len(labels)), labels].mean().item())
+            scaler.scale(change(F.cross_entropy(output, labels))).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        validate(model, inputs, labels)
+    assert seen.epochs[0].train.criterion == pytest.approx(sum(said) / 8)
+
+
 def test_criterion_is_told_without_a_penalty_that_is_added_in_place_now_and_then(watching, model, inputs, labels):
     optimizer, said, penalties = torch.optim.SGD(model.parameters(), lr=0.1), [], []
     with watching(gradients_every=1000) as seen:

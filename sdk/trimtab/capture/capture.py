@@ -82,12 +82,12 @@ class Capture:
         self._guard = guard
         self._patches = Patches()
         self._attribution = Attribution()
-        self._scaled = ScaledLosses()
         self._controller: Controller
         unclear = functools.partial(say, "validation_unclear", UNCLEAR)
         self._passes = Passes(self._validated, books.end_epoch, unclear)
         books.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
+        self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.on_validating = self._validating
@@ -255,11 +255,9 @@ class Capture:
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
         loss: Held | None = None
-        source = tensors
-        if self._scaled.recent:
-            found = self._scaled.unscaled(tensors)
-            if found is not None:
-                loss, source = found
+        is_returned: bool | None = None
+        if self._scaled.recent and (found := self._scaled.unscaled(tensors)) is not None:
+            loss, is_returned = found
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
@@ -267,7 +265,7 @@ class Capture:
             roots, scalar = objective(tensors, grad_tensors, self._criteria.returned)
         if loss is None and scalar is not None:
             loss = self._criteria.value_of(scalar)
-        self._criteria.backward(source)
+        self._criteria.backward(tensors, is_returned=is_returned)
         if self._passes.has_news:
             self._passes.training()
         self._steps.before_backward()

@@ -101,10 +101,13 @@ class Criteria:
                 self._passes.validated(*held.judged, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
-    def backward(self, tensor: Any) -> None:
-        """Backward is called on `tensor`: learn whether that is the very output of the loss function."""
+    def backward(self, tensor: Any, *, is_returned: bool | None = None) -> None:
+        """Backward is called on `tensor`: learn whether that is the very output of the loss function.
+
+        `is_returned`: whether what `GradScaler` multiplied was.
+        """
         self._called = self.awaits_step = False
-        if self._objective.backward(tensor):
+        if self._objective.backward(tensor, is_returned=is_returned):
             self.said.mark()
             return
         self._doubt()
@@ -119,7 +122,7 @@ class Criteria:
             if not self.awaits_step:
                 self._eval_mode_backwards += 1
         self.said.mark()
-        self._objective.learn(tensor)
+        self._objective.learn(tensor, is_returned=is_returned)
 
     def hear_steps(self) -> None:
         """Steps are announced from now on: of the backwards before the first, one at least was for it."""
@@ -142,6 +145,10 @@ class Criteria:
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
         return self._objective.returned(tensor)
+
+    def is_as_returned(self, tensor: Tensor) -> bool:
+        """The same, and nobody has written to it since."""
+        return self._objective.is_as_returned(tensor)
 
     def value_of(self, tensor: Tensor) -> Held:
         """The value of what backward is called on, of which `backward` is to be told next."""

@@ -54,23 +54,33 @@ class Objective:
 
     def value_of(self, tensor: Tensor) -> Held:
         """The value of what backward is called on. Not read again where it was kept: on a device each is a copy."""
-        if self._kept is not None and self._is_as_returned(tensor):
+        if self._kept is not None and self.is_as_returned(tensor):
             return self._kept
         return hold(tensor)
 
-    def backward(self, tensor: Any) -> bool:
-        """Backward is called on `tensor`: whether that is all of the objective, as it was before. Else `learn`."""
+    def is_as_returned(self, tensor: Any) -> bool:
+        """The same, and nobody has written to it since, as `loss += penalty` does."""
+        output = None if self._output is None else self._output()
+        return output is not None and output is tensor and output._version == self._version
+
+    def backward(self, tensor: Any, *, is_returned: bool | None = None) -> bool:
+        """Backward is called on `tensor`: whether that is all of the objective, as it was before. Else `learn`.
+
+        `is_returned`: whether the tensor is as it was returned, where that is known.
+        """
         self._backwards += 1
-        if self.plain is None or self._backwards > 1 or not self._is_as_returned(tensor):
+        if self.plain is None or self._backwards > 1:
+            return False
+        if not (self.is_as_returned(tensor) if is_returned is None else is_returned):
             return False
         self._waiting.clear()
         return True
 
-    def learn(self, tensor: Any) -> None:
+    def learn(self, tensor: Any, *, is_returned: bool | None = None) -> None:
         """Whether backward is called on what was returned; nothing waits."""
         if self._output is None:
             return
-        is_given = self._is_as_returned(tensor)
+        is_given = self.is_as_returned(tensor) if is_returned is None else is_returned
         self.is_mean = is_given and self._output_is_mean
         self.is_sum = is_given and not self._output_is_mean
         is_all = self.is_mean and self._backwards == 1
@@ -99,10 +109,3 @@ class Objective:
         self._backwards = int(is_trained)
         if output is not None:
             self.called_plain(output, 0)  # as builtin loss functions return it
-
-    def _is_as_returned(self, tensor: Any) -> bool:
-        """Whether it is what the newest call returned, and nobody has written to it since, as `loss += penalty` does.
-
-        None, for a loss that is gone, is: so is what the newest call returned.
-        """
-        return self.returned(tensor) and (tensor is None or tensor._version == self._version)

@@ -26,6 +26,7 @@ _Node: TypeAlias = tuple[str, int]  # of a graph, by its name and number: held i
 @dataclass(frozen=True, slots=True)
 class _Scaled:
     source: weakref.ref[Tensor]
+    is_returned: bool  # the source is the very output of the loss function
     output: weakref.ref[Tensor]
     node: _Node  # that computed the output
     loss: Held
@@ -35,11 +36,12 @@ class _Scaled:
 class ScaledLosses:
     """Tells what a tensor given to backward was before `GradScaler.scale` multiplied it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_returned: Callable[[Tensor], bool]) -> None:
         self.recent: list[_Scaled] = []  # since the last backward
+        self._is_returned = is_returned  # whether a tensor is the output of the newest loss function, as it was
 
-    def unscaled(self, tensor: Tensor) -> tuple[Held, Tensor | None] | None:
-        """The loss behind `tensor` and the tensor that held it, or None when nothing was scaled.
+    def unscaled(self, tensor: Tensor) -> tuple[Held, bool] | None:
+        """The loss behind `tensor`, and whether a loss function returned just that, or None when nothing was scaled.
 
         The memory is one backward long.
         """
@@ -47,10 +49,10 @@ class ScaledLosses:
         for scaled in recent:
             if scaled.output() is tensor:
                 self.recent = [other for other in recent if other is not scaled]
-                return scaled.loss, scaled.source()
+                return scaled.loss, scaled.is_returned
         for scaled in recent:  # what was given to backward was computed from a scaled loss
             if _descends(tensor, scaled.node):
-                return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), None
+                return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), False
         return None
 
     def remember(self, scaler: GradScaler, outputs: Any, scaled: Any) -> None:
@@ -61,8 +63,9 @@ class ScaledLosses:
         for loss, output in pairs:
             if loss.numel() == 1 and not loss.is_meta and scaler._scale is not None and output.grad_fn is not None:
                 self.recent = [each for each in self.recent if each.source() is not loss]  # a subclass asks its parent
+                is_returned, node = self._is_returned(loss), _node(output.grad_fn)
                 self.recent.append(
-                    _Scaled(weakref.ref(loss), weakref.ref(output), _node(output.grad_fn), hold(loss), scaler._scale)
+                    _Scaled(weakref.ref(loss), is_returned, weakref.ref(output), node, hold(loss), scaler._scale)
                 )
         del self.recent[:-ANCESTORS]
 
