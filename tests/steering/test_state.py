@@ -84,6 +84,17 @@ def test_what_is_under_way_is_on_disk_as_far_as_it_has_gone(watching, training, 
             assert on_disk(seen)["steering"] == seen.run.state_dict()["steering"]
 
 
+def test_what_is_under_way_when_a_run_is_resumed_is_on_disk_as_far_as_it_has_gone(watching, training, monkeypatch):
+    monkeypatch.setattr(steering_state, "SHARE", math.inf)
+    once = trimtab.Rule("once", signal=lambda loss: 1.0, threshold=0.5)
+    policy = trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.5, ramp=8)], budget=1)
+    with watching(act="process", rules=[once], policies=[policy]):
+        training.steps(3)
+    with watching(act="process", policies=[], resume=True) as seen:
+        training.steps(3)
+        assert on_disk(seen)["steering"] == seen.run.state_dict()["steering"]
+
+
 def test_episode_that_nothing_was_done_about_is_on_disk(watching, training, monkeypatch):
     monkeypatch.setattr(steering_state, "SHARE", math.inf)
     always = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)

@@ -39,6 +39,7 @@ class SteeringState:
         state, problem = directory.read_state(self._run)
         if state is not None and self._guard.attempt(lambda: self._controller.restore(state)) is not None:
             problem = f"{directory.STATE} is not what a run of this version writes"
+        self._is_old = state is not None and not problem  # what was under way goes on with the first step
         return [f"resume=True: {problem}. {ANEW}"] if problem else []
 
     def follow(self, event: Event) -> None:
