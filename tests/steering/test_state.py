@@ -15,8 +15,8 @@ from trimtab.sample.meter import Meter
 from trimtab.steering import control
 from trimtab.steering import state as steering_state
 from trimtab.steering.state import SteeringState
-from trimtab.testing import RecordingBackend
-from trimtab.types import Adjustment, Notice, Step
+from trimtab.testing import RecordingBackend, sample_step
+from trimtab.types import Adjustment, Alert, Notice, Step
 
 ADJUSTED = Adjustment(ts=0.0, step=1, policy="p", action="skip_step", outcome="applied")
 RECORD = Step(ts=0.0, step=1)
@@ -209,6 +209,22 @@ def test_state_is_written_once_for_what_was_adjusted_since(state, controller, mo
     for event in (RECORD, ADJUSTED, ADJUSTED, RECORD, RECORD, RECORD):
         state.follow(event)
     assert controller.asked == 1
+
+
+def test_state_is_not_written_between_an_alert_and_what_is_done_about_it(state, controller):
+    alert = Alert(ts=0.0, step=2, rule="loss_spike", episode=1, state="firing", severity="warning")
+    for event in (alert, sample_step(2), ADJUSTED):
+        state.follow(event)
+    assert controller.asked == 0
+    state.follow(sample_step(3))
+    assert controller.asked == 1
+
+
+def test_state_is_written_though_there_is_an_alert_at_every_step(state, controller):
+    for step in range(2, 6):
+        state.follow(Alert(ts=0.0, step=step, rule="loss_spike", episode=step, state="firing", severity="warning"))
+        state.follow(sample_step(step))
+    assert controller.asked > 0
 
 
 def test_state_that_changes_with_every_step_is_written_seldom(state, controller):

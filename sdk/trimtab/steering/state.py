@@ -32,6 +32,7 @@ class SteeringState:
         self._guard = guard
         self._meter = meter
         self._is_old = False  # something has happened since it was written, or something was under way then
+        self._alerted_at = 0  # the step of an alert, which may be answered after the record of that step
         self._next_at = 0.0  # on the clock of `time.perf_counter`
 
     def resume(self) -> list[str]:
@@ -45,11 +46,18 @@ class SteeringState:
     def follow(self, event: Event) -> None:
         """Write with the next record of steps after an adjustment, when all that belongs to it is done.
 
-        And after an alert, as episodes are numbered on.
+        And after an alert, as episodes are numbered on: with that of a later step.
         """
         if isinstance(event, Adjustment | Alert):
+            if isinstance(event, Alert) and not self._is_old:
+                self._alerted_at = event.step
             self._is_old = True
-        elif self._is_old and isinstance(event, Step) and (started := time.perf_counter()) >= self._next_at:
+        elif (
+            self._is_old
+            and isinstance(event, Step)
+            and event.step > self._alerted_at
+            and (started := time.perf_counter()) >= self._next_at
+        ):
             self.write()
             ended = time.perf_counter()
             self._next_at = ended + (ended - started) / SHARE
