@@ -160,7 +160,7 @@ class Watched:
         """Where it is written when gradients are sampled, predictions looked at and labels counted next."""
         criteria = self._capture._criteria
         due = [(each, "sample_at") for each in self._capture._steps._roster]
-        return [*due, (criteria._look, "at"), (criteria._tally, "at")]
+        return [*due, (criteria._looks.predictions, "at"), (criteria._looks.labels, "at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""

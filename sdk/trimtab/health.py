@@ -9,7 +9,7 @@ from trimtab.bus import Bus
 from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
 from trimtab.sample.pace import Pace
-from trimtab.types import Health
+from trimtab.types import Health, Step
 
 INTERVAL_S = 5.0
 ALIVE_INTERVAL_S = 30.0  # without a word from the loop; servers call a run hung after ten minutes at the earliest
@@ -72,6 +72,13 @@ class HealthReport:
                 excess = more_s / window_s / self._budget if self._budget else 0.0
                 self._recorded(overhead_excess=excess, backend_errors=float(more_errors))
         self._bus.publish(self._state())
+
+    def judge(self, step: Step) -> None:
+        """Judge what a record of steps says of the run itself."""
+        if step.step_seconds and step.data_wait_seconds is not None:
+            self._recorded(data_wait_share=step.data_wait_seconds / step.step_seconds)
+        if step.samples and step.gradient_noise_scale is not None:
+            self._recorded(gradient_noise_ratio=step.gradient_noise_scale * step.steps / step.samples)
 
     def alive(self) -> None:
         """The loop moves on, though it may have nothing to say for long: a validation pass is told of at its end.

@@ -118,7 +118,6 @@ class Run:
         )
         self._logged = Logged(self._emit_logged, self._say, self._books.steps_written, self._books.nonfinite)
         self._log = self._guard.wrap("log", self._logged.log)
-        self._recorded = self._guard.wrap("record", self._controller.recorded)
         self._hear = self._guard.wrap("halt", self._halting.hear)
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
         self._former: directory.Former | None = None  # once the directory is this run's
@@ -173,7 +172,7 @@ class Run:
             budget=self.info.config.overhead,
             elsewhere_s=lambda: reception.busy_seconds if reception is not None else 0.0,
             hung_after_s=lambda: self._watchdog.limit_s,
-            recorded=self._recorded,
+            recorded=self._guard.wrap("record", self._controller.recorded),
         )
         self._publish_start(started)
         for text in (*self.info.config.notices, *notices, *more):
@@ -358,18 +357,11 @@ class Run:
         self._bus.publish(event)
         self._state.follow(event)
         if isinstance(event, Step):
-            self._judge_record(event)
+            self._health.judge(event)
         if isinstance(event, Intake | Notice) or self._watchdog.speaks:
             return  # may be said on a thread that does not train
         if not self._closed and self._health.due:
             self._health.publish()
-
-    def _judge_record(self, step: Step) -> None:
-        """Judge what a record of steps says of the run itself."""
-        if step.step_seconds and step.data_wait_seconds is not None:
-            self._recorded(data_wait_share=step.data_wait_seconds / step.step_seconds)
-        if step.samples and step.gradient_noise_scale is not None:
-            self._recorded(gradient_noise_ratio=step.gradient_noise_scale * step.steps / step.samples)
 
     def _emit_logged(self, event: Metric) -> None:
         self._emit(event)

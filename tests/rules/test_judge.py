@@ -537,3 +537,43 @@ def test_rule_that_is_only_told_makes_no_run_unhealthy(severity, healthy):
     steps = Steps([Rule("told", signal=lambda loss: 2.0, threshold=1.0, severity=severity)])
     steps.take([1.0] * 3)
     assert steps.judge.healthy("0") == healthy
+
+
+def test_losses_of_another_kind_are_not_judged_by_those_before():
+    steps = Steps(shipped("loss_spike", "loss_diverged"))
+    steps.take(falling(200))
+    steps.judge.forget_losses()
+    assert steps.take([40.0 * loss for loss in falling(200)]) == []
+    assert ("loss_spike", "firing") in edges(steps.take([40.0 * SPIKE] * 3))
+
+
+def test_episodes_are_numbered_on_when_losses_are_of_another_kind():
+    steps = Steps(shipped("loss_nonfinite"))
+    steps.take([math.nan])
+    steps.judge.forget_losses()
+    assert [verdict.episode for verdict in steps.take([math.nan])] == [2]
+
+
+def test_rate_is_still_compared_with_its_highest_when_losses_are_of_another_kind():
+    judge = Steps(shipped("gradient_vanishing")).judge
+    dead = reading(a=1.0, b=0.0, c=0.0)
+    for step in range(60):
+        judge.step("0", step, 1.0, None, 0.1)
+    judge.forget_losses()
+    assert [judge.step("0", step, 1.0, dead, 0.001) for step in range(60, 120)] == [[]] * 60
+
+
+def test_validation_goes_on_when_losses_are_of_another_kind():
+    judge = Judge(shipped("no_improvement"))
+    for step in range(10):
+        judge.validation(step, 1.0, None, None)
+    judge.forget_losses()
+    assert edges(judge.validation(10, 1.0, None, None)) == [("no_improvement", "firing")]
+
+
+def test_best_of_a_validation_of_another_kind_is_no_best():
+    judge = Judge(shipped("no_improvement"))
+    judge.validation(0, 0.1, None, None)
+    judge.forget_validation()
+    assert [edges(judge.validation(step, 2.0 / step, None, None)) for step in range(1, 12)] == [[]] * 11
+    assert judge.improved

@@ -61,14 +61,10 @@ class Steered:
     def begin_anew(self) -> None:
         """What was asked of the optimizers so far is asked no more. Should one step on, it is added again."""
         self.settings.clear()
-        self.drop_out_as_before()
-        self.refusal = ""
-        self._optimizers.clear()
-
-    def drop_out_as_before(self) -> None:
-        """Dropout is the model's own again."""
         self.dropout.put_back()
         self.dropout = Dropout()
+        self.refusal = ""
+        self._optimizers.clear()
 
     def state(self) -> dict[str, Any]:
         """JSON-able, see `Steering.state_dict`."""
@@ -215,7 +211,7 @@ class Steering:
         self._drop_out_as_before()
         for steered in self._steered.values():
             steered.settings.clear()
-            steered.drop_out_as_before()
+            steered.dropout = Dropout()
             self._reset(steered.label)
 
     def close(self) -> None:

@@ -93,7 +93,8 @@ class Capture:
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.said.samples
-        self._criteria.on_change = books.forget_criterion
+        self._criteria.on_change = self._compares_anew
+        self._criteria.on_another = self._another_loss
         recorder = Recorder(books, sampler, self._passes, self._criteria, meter)
         self._criteria.on_first = lambda loss: recorder.guess(models, reach_of([loss]).leaves)
         recorder.closed = lambda: self._controller.record_closed()
@@ -292,6 +293,15 @@ class Capture:
         started = time.perf_counter()
         self._controller.validating()
         self._meter.add(time.perf_counter() - started)
+
+    def _another_loss(self, loss: str) -> None:
+        self._passes.end_validation(is_last=False)  # what stands before it is judged by what was known
+        self._controller.another_loss(loss)
+
+    def _compares_anew(self, *, is_new: bool) -> None:
+        self._books.forget_criterion()
+        if is_new:
+            self._controller.another_validation()
 
     def _validated(self, sums: PassSums, loss: str) -> None:
         if loss:

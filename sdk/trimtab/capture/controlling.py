@@ -39,6 +39,17 @@ class StepController(Protocol):
         """Before `met`: what was trained under this label is trained no more, and another model is from now on."""
         ...
 
+    def another_loss(self, loss: str) -> None:
+        """Training has a loss that it did not have before: of the function `loss`, or (empty) one written by hand.
+
+        Not called for the first that it has. Comes in the middle of a step.
+        """
+        ...
+
+    def another_validation(self) -> None:
+        """Before `validated`: validation is by a loss function that it was not by before."""
+        ...
+
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
         ...

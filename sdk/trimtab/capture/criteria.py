@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, is_grad_enabled
 
 from trimtab.capture.autograd import in_backward, in_checkpoint
+from trimtab.capture.looks import Looks
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.objective import Objective
 from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
-from trimtab.sample.chance import TALLIES, next_call, tally
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
-LOOKS_TOGETHER = 64  # at predictions in one step
 
 _Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
 
@@ -42,11 +40,13 @@ class Criteria:
         self._called = False  # since the last backward
         self._models = models
         self._passes = passes
-        self._spacing = spacing
         self._clock = clock
         self._primary: str | None = None  # the loss function that training is compared by
         self._has_classes = False  # whether it knows any
-        self.on_change: Callable[[], object] = lambda: None  # called before it is another one
+        self._compared: set[str] = set()  # those that it ever was compared by
+        self.on_change: Callable[..., object] = lambda *, is_new: None  # called before it is another one
+        self.on_another: Callable[[str], object] = lambda loss: None  # called when training has one it never had
+        self._is_by_hand = False  # whether it ever had a loss that is not of any
         self.on_first: Callable[[Tensor], object] | None = None  # called with the first loss that has a graph
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._objective = Objective()
@@ -54,20 +54,16 @@ class Criteria:
         self._origins = Origins()
         self._eval_mode_backwards = 0
         self.awaits_step = False  # whether the newest backward is one more of them if a step follows
-        self._calls = 0
-        self._look = _WholeSteps()  # at predictions
-        self._looked_for = 0.0  # seconds, in the step under way
-        self._tally = _WholeSteps()  # of labels
-        self._tallies = 0  # calls whose labels were counted
+        self._looks = Looks(spacing, clock)
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
         if output.is_meta:  # shapes only: a model is built, or its size measured
             return
-        is_usual = loss is self._objective.plain and self._tally.at > self._calls < self._look.at
+        is_usual = loss is self._objective.plain and self._looks.calls_left > 0
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
-                self._calls += 1
+                self._looks.calls += 1
                 self._objective.called_plain(output, output._version)
                 self._pass_over(loss)
                 if self._passes.batch_samples:
@@ -106,11 +102,16 @@ class Criteria:
 
         `is_returned`: whether what `GradScaler` multiplied was.
         """
+        is_by_hand = not (self._called or self._undecided)
         self._called = self.awaits_step = False
         if self._objective.backward(tensor, is_returned=is_returned):
             self.said.mark()
             return
         self._doubt()
+        if is_by_hand and not self._is_by_hand:
+            self._is_by_hand = True
+            if self._trained:
+                self.on_another("")
         if self._undecided and not self._models.any_in_eval_mode():  # it is called on another loss, written by hand
             self.decide()
         if self._undecided:
@@ -140,14 +141,14 @@ class Criteria:
             self._trained.clear()
             self._primary, self._has_classes = None, False
             self._meet(newest)
-        self._tally_anew()
+        self._looks.begin_anew()
 
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
         return self._objective.returned(tensor)
 
     def is_as_returned(self, tensor: Tensor) -> bool:
-        """The same, and nobody has written to it since."""
+        """Whether it is `returned`, and nobody has written to it since."""
         return self._objective.is_as_returned(tensor)
 
     def value_of(self, tensor: Tensor) -> Held:
@@ -177,17 +178,17 @@ class Criteria:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
         plain = self._objective.plain
         looks = plain is not None and plain.classes is not None and plain.name == self._primary
-        return min(self._look.at, self._tally.at) - self._calls if looks else math.inf
+        return self._looks.calls_left if looks else math.inf
 
     def look(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> bool:
         """The ordinary loss was called, and is due to be looked at, or its labels to be counted. Whether it was."""
         if output.is_meta or _is_being_traced():
             return False
-        self._calls += 1
+        self._looks.calls += 1
         call = loss.call(output, args)
         if not self._passes.batch_samples:
             self._origins.trained_on(call.target)
-        self._read(call)
+        self._looks.read(call, self.said)
         return True
 
     def catch_up(
@@ -205,7 +206,7 @@ class Criteria:
         `is_looked_at`: as `look` was told.
         """
         if self._objective.newest is not None:
-            self._calls += calls
+            self._looks.calls += calls
         self.said.samples = samples
         self.said.marked = NOTHING
         if is_trained:
@@ -219,10 +220,7 @@ class Criteria:
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""
         self._objective.end_step()
-        if self._look.end():
-            self._end_look()
-        if self._tally.end() and self._tally.at < math.inf:
-            self._tally.at = next_call(self._calls - 1, self._tallies)
+        self._looks.end_step()
 
     def take(self, *, is_one: bool = True) -> News:
         """What the calls since the last step said, then forget it. `is_one`: not several losses were summed up."""
@@ -246,7 +244,7 @@ class Criteria:
             self._count(call.samples)
             self._origins.trained_on(call.target)
         self._called = True
-        self._calls += 1
+        self._looks.calls += 1
         if loss.name != self._primary:
             return
         if self._objective.plain is None:
@@ -254,7 +252,7 @@ class Criteria:
         else:
             self._objective.keep(criterion(call).value)
         if loss.classes is not None:
-            self._read(call)
+            self._looks.read(call, self.said)
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
         said, met, _ = held.judged
@@ -266,45 +264,10 @@ class Criteria:
             self.said.values.append(said)
             self.said.predictions += [] if met is None else [met]
 
-    def _read(self, call: LossCall) -> None:
-        """What is due of the newest call, which is of the primary."""
-        if self._tally.is_due(self._calls):
-            self._count_labels(call)
-        if self._look.is_due(self._calls):
-            self._look_at(call)
-
-    def _look_at(self, call: LossCall) -> None:
-        started = self._clock()
-        found = predictions(call)
-        self._looked_for += self._clock() - started
-        if found is not None:
-            self.said.predictions.append(found)
-        if found is None or self._look.calls == LOOKS_TOGETHER:
-            self._look.stop()
-            self._end_look()
-
-    def _end_look(self) -> None:
-        self._look.at = self._spacing.after(self._calls - 1)
-        self._spacing.cost(self._looked_for)
-        self._looked_for = 0.0
-
-    def _count_labels(self, call: LossCall) -> None:
-        found = tally(call)
-        if found is None:
-            self._tally.at = math.inf
-            return
-        self._tallies += 1
-        self.said.labels.append(found)
-        if self._tallies >= TALLIES:
-            self._tally.at = math.inf
-
-    def _tally_anew(self) -> None:
-        self._tallies, self._tally = 0, _WholeSteps(self._calls)
-
     def _pass_over(self, loss: Loss) -> None:
         """A call was ordinary, of which nothing was read."""
         if loss.name == self._primary:
-            self._look.is_passed = self._tally.is_passed = True
+            self._looks.pass_over()
 
     def _count(self, samples: int) -> None:
         self.said.samples += samples
@@ -325,6 +288,8 @@ class Criteria:
 
     def _meet(self, loss: Loss) -> None:
         """Training uses a loss function for the first time. One that knows classes goes before one that does not."""
+        if self._trained or self._is_by_hand:
+            self.on_another(loss.name)
         self._trained[loss.name] = 1 + len(self._trained)
         if self._primary is None or (loss.classes is not None and not self._has_classes):
             self._has_classes = loss.classes is not None
@@ -334,11 +299,12 @@ class Criteria:
         """From now on the training criterion and its accuracy are those of this loss function, as validation is."""
         if name in self._trained and name != self._primary:
             if self._primary is not None:
-                self.on_change()
+                self.on_change(is_new=name not in self._compared)
             self._primary = name
+            self._compared.add(name)
             self._objective.doubt()
             self.said.compare_by(name)
-            self._tally_anew()
+            self._looks.begin_anew()
 
     def _rank(self, name: str) -> int:
         return 0 if name == self._primary else self._trained.get(name, 0)
@@ -375,36 +341,6 @@ class _Undecided:
 
     def _note(self, _gradients: Any) -> None:
         self.is_differentiated = True
-
-
-@dataclass(slots=True, eq=False)
-class _WholeSteps:
-    """Steps of which all calls are read, or none: of two in a step, for what is real and what is faked, one misleads.
-
-    `at` is the call from which on the next such step may begin.
-    """
-
-    at: float = 0
-    calls: int = 0  # that were read of the step under way
-    is_passed: bool = False  # whether one of it was not
-
-    def is_due(self, call: int) -> bool:
-        """Whether the call of that number, from 1, is read."""
-        if self.is_passed or call <= self.at:
-            self.is_passed = True
-            return False
-        self.calls += 1
-        return True
-
-    def stop(self) -> None:
-        """Read no more of the step under way."""
-        self.calls, self.is_passed = 0, True
-
-    def end(self) -> bool:
-        """The step is over: whether any of it was read."""
-        was_read = self.calls > 0
-        self.calls, self.is_passed = 0, False
-        return was_read
 
 
 def _is_being_traced() -> bool:

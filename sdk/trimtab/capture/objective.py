@@ -59,7 +59,7 @@ class Objective:
         return hold(tensor)
 
     def is_as_returned(self, tensor: Any) -> bool:
-        """The same, and nobody has written to it since, as `loss += penalty` does."""
+        """Whether it is `returned`, and nobody has written to it since, as `loss += penalty` does."""
         output = None if self._output is None else self._output()
         return output is not None and output is tensor and output._version == self._version
 

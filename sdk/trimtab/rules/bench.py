@@ -49,6 +49,7 @@ class Bench:
         optimizer: str,
         rules: Iterable[AnyRule],
         mode: Literal["min", "max"],
+        rate: LearningRate,
         attempt: Callable[[Callable[[], object]], Exception | None] | None,
     ) -> None:
         self.course = Course()
@@ -59,7 +60,7 @@ class Bench:
         self.usual_norm = UsualNorm()
         self._optimizer = optimizer
         self._attempt = attempt
-        self._rate = LearningRate()
+        self._rate = rate
         self._ratios: Mapping[str, float] = {}  # the newest update ratios
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it

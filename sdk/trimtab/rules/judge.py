@@ -15,6 +15,7 @@ from trimtab.catalog.rules import EVER, RULES, RuleSpec
 from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
+from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationLost, ValidationsSinceBest
 from trimtab.signals.course import BASELINE
@@ -48,6 +49,7 @@ class Judge:
         self.monitored = False  # whether the monitored value was ever seen
         self.newest = 0.0  # ... and what it was last
         self.contest = Contest()
+        self.trusts_loss = True  # to come down where training goes well, see `distrust_loss`
         self._given = list(rules)
         self._monitor = monitor
         self._attempt = attempt
@@ -56,6 +58,7 @@ class Judge:
         self._unjudged: Collection[str] = ()
         self._benches: dict[str, Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
+        self._rates: dict[str, LearningRate] = {}  # by optimizer
         self._best = ValidationsSinceBest(monitor[1])
         self._lost = ValidationLost()
         self._several = False  # optimizers
@@ -81,6 +84,7 @@ class Judge:
 
         Those that the user chose are. Returns the names of the others.
         """
+        self.trusts_loss = False
         presuming = (rule.name for rule in self._given if isinstance(rule, RuleSpec) and rule.descent)
         self._unjudged = [name for name in presuming if name not in self._chosen]
         return self._unjudged
@@ -154,11 +158,24 @@ class Judge:
 
         Its open episodes are over, and new ones are numbered on.
         """
-        self._episodes = self.state()
-        for name in (optimizer, ""):
-            self._benches.pop(name, None)
+        self._forget(optimizer)
+        self._rates.pop(optimizer, None)
+        self.forget_validation()
+
+    def forget_losses(self) -> None:
+        """Training has another objective: no loss or gradient so far is a measure. Episodes are as in `begin_anew`."""
+        self._forget(*self._benches.keys() - {""})
+
+    def forget_validation(self) -> None:
+        """Validation has another measure: neither its course nor its best counts. Episodes are as in `begin_anew`."""
+        self._forget("")
         self._best = ValidationsSinceBest(self._monitor[1])
         self._lost = ValidationLost()
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there have been losses enough, of any optimizer, to measure others by."""
+        return any(b.course.count >= BASELINE for name, b in self._benches.items() if name)
 
     def take_levels(self, optimizer: str) -> dict[str, float]:
         """The worst level of every rule that has one, since this was last asked."""
@@ -254,6 +271,11 @@ class Judge:
         for optimizer, bench in self._benches.items():
             bench.number(self._episodes.get(optimizer, {}))
 
+    def _forget(self, *names: str) -> None:
+        self._episodes = self.state()
+        for name in names:
+            self._benches.pop(name, None)
+
     def _monitored(self, step: int, value: float) -> list[Verdict]:
         self.improved, self.monitored, self.newest = self._best.update(value) == 0.0, True, value
         for bench in self._benches.values():
@@ -265,7 +287,8 @@ class Judge:
         if bench is None:
             of_run = ("validation", "record")
             rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
-            bench = self._benches[optimizer] = Bench(optimizer, rules, self._monitor[1], self._attempt)
+            rate = self._rates.setdefault(optimizer, LearningRate())
+            bench = self._benches[optimizer] = Bench(optimizer, rules, self._monitor[1], rate, self._attempt)
             bench.course.averages = not optimizer or self._averages(optimizer)
             bench.number(self._episodes.get(optimizer, {}))
             self._several = len(self._benches.keys() - {""}) > 1

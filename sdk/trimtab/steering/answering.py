@@ -70,8 +70,10 @@ class Answering:
             for decision in self._replay.due(moment.step, label, applied=moment.applied):
                 self._execution.take_up(decision, moment)
 
-    def fence_alerts(self) -> None:
-        """Alerts that began before an adjustment are no evidence any more."""
+    def fence(self, *, of_all: bool) -> None:
+        """Alerts that began before an adjustment are no evidence any more, nor `of_all` what rules said."""
+        if of_all:
+            self._engine.fence()
         if self._reception is not None:
             self._reception.acceptance.fence()
 

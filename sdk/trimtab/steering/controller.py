@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -32,6 +31,7 @@ from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
 from trimtab.steering.elsewhere import Elsewhere
 from trimtab.steering.execution import OVER, Execution, Moment
+from trimtab.steering.forgetting import Forgetting
 from trimtab.steering.judging import Judging, fixed_beside
 from trimtab.steering.keeping import Keeping
 from trimtab.steering.membership import Membership
@@ -80,9 +80,8 @@ class Controller:
         self._books, self._pace = books, pace
         self._say = say
         self.reception = reception  # None where no alerts are taken in
-        self._elsewhere = Elsewhere(trains_alone)
         self._clock = clock
-        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._fence, say)
+        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._adjusted, say)
         self._membership = Membership(
             place,
             self._execution,
@@ -105,6 +104,7 @@ class Controller:
             Best(actuators, judge, say, DRY if not acts else "" if self._membership.leads else ELSEWHERE),
             self.optimizers,
             say,
+            acts=lambda: self.acts,
             ranks=ranks,
             replay=replay,
         )
@@ -127,6 +127,15 @@ class Controller:
             )
         )
         self._judging = Judging(judge, books, say, None if ranks is None else ranks.level)
+        self._elsewhere = Elsewhere(
+            judge,
+            self._judging,
+            self._keeping,
+            answer=lambda verdicts, step: self._answer("", verdicts, Moment.after(step)),
+            step=books.steps_written,
+            trains_alone=trains_alone,
+        )
+        self._forgetting = Forgetting(judge, self._judging, self._answering, self._telling, self._labels, say)
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
@@ -170,21 +179,27 @@ class Controller:
         self._labels.setdefault(label)
         self._actuators.steering.meet(label, optimizer)
         self._membership.met(optimizer)
+        self._keeping.met(self._books.steps_written())
         if self.acts:
-            self._keeping.met(self._books.steps_written())
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
 
     def begins_anew(self, label: str) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         step = self._books.steps_written()
-        self._fence_all(step)
+        self._forgetting.another_model(label, step)
         self._membership.withdraw(step, "another model is trained by now", spares_persons=True)
         self.optimizers.pop(label, None)
         self._actuators.steering.forget(label)
-        self._judging.begin_anew(label)
-        self._telling.begin_anew()
         self._actuators.snapshots.forget()
+
+    def another_loss(self, loss: str) -> None:
+        """Training has a loss that it did not have before: of the function `loss`, or (empty) written by hand."""
+        self._forgetting.another_loss(loss, self._books.steps_written())
+
+    def another_validation(self) -> None:
+        """Validation is by a loss function that it was not by before."""
+        self._forgetting.another_validation()
 
     def joined(self, optimizer: Optimizer, label: str) -> None:
         """See `StepController`."""
@@ -256,41 +271,25 @@ class Controller:
 
     def validating(self) -> None:
         """The first loss of a validation pass was computed."""
-        if self.acts:
-            self._keeping.validating()
+        self._keeping.validating()
 
     def validated(self, summary: PhaseSummary) -> None:
         """A validation pass is over, and the weights are still those that were validated."""
         step = self._books.steps_written()
         verdicts = self._judging.validation(step, summary)
-        if self.acts:
-            self._keeping.validated(step)
+        self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
         self.record_closed()  # a record begins anew after the pass: with short epochs none may close at a step
 
     def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         """The user logged values, on any thread. Those `of_training` tell no better model."""
-        self._bring(partial(self._judge_logged, values, of_training=of_training))
+        self._elsewhere.logged(values, of_training=of_training)
+        self.awaits_steps = self.awaits_steps or self._elsewhere.waits
 
     def recorded(self, **values: float) -> None:
         """What is measured of the run itself, by the names of the signals. May come on any thread."""
-        self._bring(partial(self._judge_recorded, values))
-
-    def _bring(self, judge: Callable[[], None]) -> None:
-        self._elsewhere.bring(judge)
+        self._elsewhere.recorded(values)
         self.awaits_steps = self.awaits_steps or self._elsewhere.waits
-
-    def _judge_logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
-        step = self._books.steps_written()
-        for name, value in values.items():
-            verdicts = self._judging.logged(step, name, value, of_training=of_training)
-            if self.acts:
-                self._keeping.monitored(step)
-            self._answer("", verdicts, Moment.after(step))
-
-    def _judge_recorded(self, values: Mapping[str, float]) -> None:
-        step = self._books.steps_written()
-        self._answer("", self._judge.record(step, **values), Moment.after(step))
 
     def hung(self, verdict: Verdict, text: str) -> None:
         """The watchdog says so, on its own thread: advice only."""
@@ -311,7 +310,7 @@ class Controller:
         """The parameters are updated: the moment for what has waited for it."""
         step = self._books.steps_written()
         may_write = self._end_step(label, step)
-        if self.acts and may_write and label in self.optimizers:
+        if may_write and label in self.optimizers:
             self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
 
@@ -332,7 +331,7 @@ class Controller:
             return False
         self._execution.withdraw(step, "refused", "the best state was put back first", spares_persons=True)
         self._execution.cycle.dropped()
-        self._fence(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, best)
+        self._forgetting.adjusted(Decision(policy=PERSON, step=step, since=step, actions=()), step, True, best)
         return True
 
     def completed(self) -> None:
@@ -365,7 +364,7 @@ class Controller:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
         self._standing.restore(state)
-        self._fence_all(self._books.steps_written())
+        self._forgetting.all(self._books.steps_written())
         self._execution.steers = True
         if self._engine.paused:
             self._say(
@@ -392,20 +391,8 @@ class Controller:
         self._answering.alerts(moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
-    def _fence(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
-        """What was seen before an adjustment is no evidence any more."""
-        if of_all:
-            self._fence_all(step, back_to)
-        else:
-            self._judging.fence([decision.optimizer], step, decision.optimizer, back_to)
-            self._answering.fence_alerts()
-        self._telling.fence()
-
-    def _fence_all(self, step: int, back_to: int | None = None) -> None:
-        """Of no optimizer, nor of validation, is there evidence any more."""
-        self._judging.fence(self._labels, step, None, back_to)
-        self._engine.fence()
-        self._answering.fence_alerts()
+    def _adjusted(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
+        self._forgetting.adjusted(decision, step, of_all, back_to)
 
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""

@@ -13,9 +13,12 @@ from trimtab.types import Strides
 ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
 
 
-def environments() -> str | None:
-    """The library of environments that is loaded, if one is. Costs 0.3 us."""
-    return next((name for name in ENVIRONMENTS if name in sys.modules), None)
+def doubt_of_loss() -> str:
+    """Why nothing follows from a loss that rises; empty where something does. Costs 0.3 us."""
+    library = next((name for name in ENVIRONMENTS if name in sys.modules), None)
+    if library is None:
+        return ""
+    return f"{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better"
 
 
 class Findings(Evidence):
@@ -45,10 +48,7 @@ class Findings(Evidence):
         """The loss of reinforcement learning, which rises as the rewards do."""
         if self._chosen or rule in UNMISTAKABLE:
             return ""
-        library = environments()
-        if library is None:
+        doubt = doubt_of_loss()
+        if not doubt:
             return ""
-        return (
-            f"{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better: "
-            f"only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
-        )
+        return f"{doubt}: only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"

@@ -12,12 +12,12 @@ from trimtab.sample.books import Books
 from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.readings import Point, Points, points
 from trimtab.sample.scalars import Held
-from trimtab.steering.evidence import environments
+from trimtab.steering.evidence import doubt_of_loss
 from trimtab.types import PhaseSummary, Verdict
 
 UNJUDGED = (
-    "{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better: {rules} are not "
-    "judged. Log the return, as trimtab.log(episode_return=...), and name it by monitor=('episode_return', 'max')."
+    "{doubt}: {rules} are not judged. Log the return, as trimtab.log(episode_return=...), and name it by "
+    "monitor=('episode_return', 'max')."
 )
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
@@ -53,7 +53,6 @@ class Judging:
         self._trained: set[str] = set()  # the optimizers that they are of
         self._validations = 0
         self._logged: set[str] = set()  # names
-        self._is_distrusted = False  # the loss
 
     def steps(
         self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples
@@ -72,7 +71,7 @@ class Judging:
         if not (read := self._level(step, read)):
             return None, late
         self._trained.add(label)
-        if not self._is_distrusted:
+        if self._judge.trusts_loss:
             self._doubt_loss()
         verdicts: list[Verdict] = []
         self._judge.chance(label, ledger.chance.read())
@@ -86,13 +85,9 @@ class Judging:
         return verdicts, late
 
     def _doubt_loss(self) -> None:
-        """In reinforcement learning the loss may rise as the policy gets better."""
-        library = environments()
-        if library is None:
-            return
-        self._is_distrusted = True
-        if unjudged := self._judge.distrust_loss():
-            self._say("loss in reinforcement learning", UNJUDGED.format(library=library, rules=", ".join(unjudged)))
+        doubt = doubt_of_loss()
+        if doubt and (unjudged := self._judge.distrust_loss()):
+            self._say("loss in reinforcement learning", UNJUDGED.format(doubt=doubt, rules=", ".join(unjudged)))
 
     def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
         """Judge a validation pass against the training since the one before."""
@@ -117,6 +112,12 @@ class Judging:
         """Another model is trained under this label: no loss of the one before it stands behind its validation."""
         self._judge.begin_anew(label)
         self._on_device.pop(label, None)
+        self._train = (0.0, 0)
+
+    def another_loss(self) -> None:
+        """Training has a loss that it did not have before: none of those so far stands behind what follows."""
+        self._judge.forget_losses()
+        self._on_device.clear()
         self._train = (0.0, 0)
 
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:

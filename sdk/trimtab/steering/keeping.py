@@ -20,6 +20,7 @@ class Keeping:
     Args:
         optimizers: those that are known, by label.
         say: `(kind, text)`, called where the user should be told something.
+        acts: whether anything is ever put back. A dry run keeps nothing, since a copy costs time and memory.
         ranks: where there are others, with whom snapshots are taken together; the first keeps the best.
         replay: where there is one, which says when snapshots are taken.
     """
@@ -33,6 +34,7 @@ class Keeping:
         optimizers: Collection[str],
         say: Callable[[str, str], None],
         *,
+        acts: Callable[[], bool],
         ranks: Ranks | None,
         replay: Replay | None,
     ) -> None:
@@ -42,6 +44,7 @@ class Keeping:
         self._pace = pace
         self._optimizers = optimizers
         self._say = say
+        self._acts = acts
         self._ranks = ranks
         self._keeps_best = ranks is None or ranks.leads
         self._replay = replay
@@ -66,7 +69,7 @@ class Keeping:
 
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
-        if self._keeps_best:
+        if self._keeps_best and self._acts():
             self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
 
     def validated(self, step: int) -> None:
@@ -80,11 +83,15 @@ class Keeping:
             self._try(lambda: self.best.keep(step, buffers))
 
     def _is_due(self, step: int) -> bool:
+        if not self._acts():
+            return False
         if self._replay is not None:
             return step in self._replay.snapshots
         return self.wanted(step) if self._ranks is None else self._ranks.takes_snapshot
 
     def _try(self, keep: Callable[[], object]) -> None:
+        if not self._acts():
+            return
         try:
             keep()
         except Refused as refused:

@@ -1,0 +1,112 @@
+"""On which calls of a loss function predictions are looked at, and labels counted. Neither is needed of every call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trimtab.capture.said import Said
+from trimtab.sample.chance import TALLIES, next_call, tally
+from trimtab.sample.criteria import LossCall, predictions
+from trimtab.sample.spacing import Spacing
+
+LOOKS_TOGETHER = 64  # at predictions in one step
+
+
+class Looks:
+    """Counts the calls of training, and reads those that are due of the loss function that it is compared by.
+
+    `spacing` says how often predictions are looked at; labels are counted until the loss at chance is known.
+    """
+
+    def __init__(self, spacing: Spacing, clock: Callable[[], float]) -> None:
+        self.calls = 0
+        self.predictions = WholeSteps()
+        self.labels = WholeSteps()
+        self._spacing = spacing
+        self._clock = clock
+        self._spent_s = 0.0  # on predictions, in the step under way
+        self._tallies = 0  # calls whose labels were counted
+
+    @property
+    def calls_left(self) -> float:
+        """How many calls may pass until one is due."""
+        return min(self.predictions.at, self.labels.at) - self.calls
+
+    def read(self, call: LossCall, said: Said) -> None:
+        """Add what is due of the newest call to what was `said`."""
+        if self.labels.is_due(self.calls):
+            self._count_labels(call, said)
+        if self.predictions.is_due(self.calls):
+            self._look_at(call, said)
+
+    def pass_over(self) -> None:
+        """Nothing of the newest call is read."""
+        self.predictions.is_passed = self.labels.is_passed = True
+
+    def end_step(self) -> None:
+        """A step is over."""
+        if self.predictions.end():
+            self._end_look()
+        if self.labels.end() and self.labels.at < math.inf:
+            self.labels.at = next_call(self.calls - 1, self._tallies)
+
+    def begin_anew(self) -> None:
+        """Labels are those of another loss function."""
+        self._tallies, self.labels = 0, WholeSteps(self.calls)
+
+    def _look_at(self, call: LossCall, said: Said) -> None:
+        started = self._clock()
+        found = predictions(call)
+        self._spent_s += self._clock() - started
+        if found is not None:
+            said.predictions.append(found)
+        if found is None or self.predictions.calls == LOOKS_TOGETHER:
+            self.predictions.stop()
+            self._end_look()
+
+    def _end_look(self) -> None:
+        self.predictions.at = self._spacing.after(self.calls - 1)
+        self._spacing.cost(self._spent_s)
+        self._spent_s = 0.0
+
+    def _count_labels(self, call: LossCall, said: Said) -> None:
+        found = tally(call)
+        if found is None:
+            self.labels.at = math.inf
+            return
+        self._tallies += 1
+        said.labels.append(found)
+        if self._tallies >= TALLIES:
+            self.labels.at = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class WholeSteps:
+    """Steps of which all calls are read, or none: of two in a step, for what is real and what is faked, one misleads.
+
+    `at` is the call from which on the next such step may begin.
+    """
+
+    at: float = 0
+    calls: int = 0  # that were read of the step under way
+    is_passed: bool = False  # whether one of it was not
+
+    def is_due(self, call: int) -> bool:
+        """Whether the call of that number, from 1, is read."""
+        if self.is_passed or call <= self.at:
+            self.is_passed = True
+            return False
+        self.calls += 1
+        return True
+
+    def stop(self) -> None:
+        """Read no more of the step under way."""
+        self.calls, self.is_passed = 0, True
+
+    def end(self) -> bool:
+        """The step is over: whether any of it was read."""
+        was_read = self.calls > 0
+        self.calls, self.is_passed = 0, False
+        return was_read
