@@ -11,6 +11,7 @@ from trimtab.policies.causes import AT_ONCE, LASTING
 DIVERGED = Policy(
     on="loss_diverged", ladder=[(RollBack(), ScaleLearningRate(0.2)), RollBack(), RollBack(), Halt()], cooldown=5
 )
+JUMPED = Policy(on="loss_spike", ladder=[RollBack(), (RollBack(), ScaleLearningRate(0.3))], cooldown=5, memory=1000)
 SWINGS = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.3)], cooldown=5)
 LOWER = "roll_back scale_learning_rate"
 
@@ -150,3 +151,59 @@ def test_raise_waits_until_the_run_is_known_to_be_slow(course):
     assert run.fire("gradient_vanishing", 10, severity="warning") == []
     slow.append(True)
     assert run.judge(40) == ["scale_learning_rate"]
+
+
+@pytest.fixture
+def jumped(course):
+    """A run that went back at step 100, and whose loss jumped at the first step after it, as it has at step 98."""
+    run = course(JUMPED, DIVERGED, evidence=Known())
+    assert run.fire("loss_spike", 100, since=95) == ["roll_back"]
+    run.engine.fence()
+    return run
+
+
+def jump(run, step, *, after=1):
+    """The loss jumps, `after` steps after the newest rollback, and is judged at `step`; the rule has a reach of 3."""
+    went_back = run.decisions[-1].step
+    return run.fire("loss_spike", step, judged=went_back + after, since=went_back + after - 3)
+
+
+def test_jump_at_the_first_step_after_going_back_is_in_vain(jumped):
+    assert jump(jumped, 120) == [LOWER]
+    assert jumped.decisions[-1].actions[0].back == 1
+    jumped.engine.fence()
+    jumped.engine.scaled("0", 0.3)
+    assert jump(jumped, 140) == ["creep_back"]
+    jumped.engine.scaled("0", 1.0)
+    assert jumped.fire("loss_spike", 160) == [LOWER]
+
+
+def test_jump_at_the_second_step_after_going_back_is_of_its_own_making(jumped):
+    for step in (120, 140, 160):
+        assert jump(jumped, step, after=2) == [LOWER]
+        assert jumped.decisions[-1].actions[0].back == 0
+        jumped.engine.fence()
+
+
+def test_divergence_is_heard_of_where_a_jump_has_its_turn(course, verdict):
+    """Both begin right after going back, and the jump, which showed first, is answered."""
+    run = course(JUMPED, DIVERGED, evidence=Known())
+    run.fire("loss_spike", 100)
+    for episode, step in enumerate((120, 140), start=1):
+        run.engine.fence()
+        spike = verdict("loss_spike", step, episode + 1, judged=step - 17)
+        assert run.judge(step, spike, verdict("loss_diverged", step, episode, since=step - 19)) == [LOWER]
+    run.engine.fence()
+    assert run.judge(160, verdict("loss_diverged", 160, 3, since=141)) == ["refused"]
+
+
+def test_divergence_that_is_not_answered_counts_from_the_first_step_only(course, verdict):
+    """A rate far too high needs one step to ruin what was put back."""
+    run = course(JUMPED, DIVERGED, evidence=Known())
+    run.fire("loss_spike", 100)
+    for episode, step in enumerate((120, 140), start=1):
+        run.engine.fence()
+        spike = verdict("loss_spike", step, episode + 1, judged=step - 17)
+        assert run.judge(step, spike, verdict("loss_diverged", step, episode, since=step - 18)) == [LOWER]
+    run.engine.fence()
+    assert run.judge(160, verdict("loss_diverged", 160, 3, since=150)) != ["refused"]

@@ -11,6 +11,7 @@ from trimtab.types import Verdict
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
 OLDER = 1  # times that an older snapshot is tried
 LASTING = 10  # steps that evidence rests on, so that one bad batch is none
+JUMP = "loss_spike"  # the rule of a single loss; the first one after going back is that of weights which were good
 
 CHANGED = (
     "the loss was as high as soon as the run had gone back, so what is asked of the model has changed: "
@@ -22,10 +23,10 @@ class Causes:
     """For each optimizer whether its loss rises because what is asked of the model has changed.
 
     A model that is put back to where it was good has a good loss, whatever the rate. If its loss is as high as before
-    from the first step on, it may have been bad by then: the next snapshot is an older one. If that does not help
-    either, the objective or the data are others: a term that is switched on, the next task, the targets of
-    reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation get worse, before
-    anything is done about it: see `Course.harmful`.
+    from the first step on, for long or by a jump at that step, it may have been bad by then: the next snapshot is an
+    older one. If that does not help either, the objective or the data are others: a term that is switched on, the next
+    task, the targets of reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation
+    get worse, before anything is done about it: see `Course.harmful`.
     """
 
     __slots__ = ("_back", "_elsewhere", "_vain")
@@ -40,17 +41,21 @@ class Causes:
         if went_back and any(isinstance(a, RollBack) for a in decision.actions):
             self._back = step
 
-    def hear(self, verdict: Verdict) -> None:
-        """A rule fires whose policy goes back. Hearing of it again changes nothing."""
-        if self._back is None or not _is_lasting(verdict):
-            return
-        if not 0 < verdict.since - self._back <= AT_ONCE:
-            self._vain.pop(verdict.optimizer, None)
+    def hear(self, verdict: Verdict, *, is_answered: bool) -> None:
+        """A rule fires whose policy goes back. Hearing of it again changes nothing.
+
+        What is not answered, since another rule has its turn, counts only from the very first step on.
+        """
+        after = self._steps_after_going_back(verdict)
+        if self._back is None or after is None:
             return
         vain = self._vain.setdefault(verdict.optimizer, set())
-        vain.add(self._back)
-        if len(vain) > OLDER:
-            self._elsewhere.add(verdict.optimizer)
+        if 0 < after <= (AT_ONCE if is_answered else 1):
+            vain.add(self._back)
+            if len(vain) > OLDER:
+                self._elsewhere.add(verdict.optimizer)
+        elif is_answered and self._back not in vain:
+            vain.clear()
 
     def older(self, optimizer: str) -> int:
         """How many snapshots further back to go than a policy says."""
@@ -58,7 +63,9 @@ class Causes:
 
     def doubted(self, verdict: Verdict) -> bool:
         """Whether a rise of this loss, seen over several steps, no longer tells how well training goes."""
-        return verdict.optimizer in self._elsewhere and _is_lasting(verdict)
+        return verdict.optimizer in self._elsewhere and (
+            _is_lasting(verdict) or self._steps_after_going_back(verdict) == 1
+        )
 
     def state(self) -> list[str]:
         """For `restore`: plain values that JSON holds."""
@@ -70,6 +77,14 @@ class Causes:
         causes = cls()
         causes._elsewhere = set(map(str, state))
         return causes
+
+    def _steps_after_going_back(self, verdict: Verdict) -> int | None:
+        """How many steps after going back its evidence begins; None where it rests on single later steps."""
+        if self._back is None:
+            return None
+        if verdict.rule == JUMP and verdict.step == self._back + 1:
+            return 1
+        return verdict.since - self._back if _is_lasting(verdict) else None
 
 
 def _is_lasting(verdict: Verdict) -> bool:

@@ -229,7 +229,12 @@ class Engine:
         if self._act not in (False, True, origin):
             return []
         decisions: list[Decision] = []
-        for verdict in sorted(verdicts, key=self._precedence):
+        ordered = sorted(verdicts, key=self._precedence)
+        for verdict in ordered:
+            policy = self._policy(verdict.rule)
+            if policy is not None and policy.goes_back:
+                self._causes.hear(verdict, is_answered=False)
+        for verdict in ordered:
             policy = self._policy(verdict.rule)
             if self._stepping is not None and verdict.optimizer not in ("", self._stepping):
                 continue
@@ -257,7 +262,7 @@ class Engine:
         if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
             return None
         if policy.goes_back:
-            self._causes.hear(verdict)
+            self._causes.hear(verdict, is_answered=True)
         doubted = (policy.goes_back or policy.lowers) and self._causes.doubted(verdict)
         if doubted and not self._evidence.is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)
