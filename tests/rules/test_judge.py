@@ -542,7 +542,7 @@ def test_rule_that_is_only_told_makes_no_run_unhealthy(severity, healthy):
 def test_losses_of_another_kind_are_not_judged_by_those_before():
     steps = Steps(shipped("loss_spike", "loss_diverged"))
     steps.take(falling(200))
-    steps.judge.forget_losses()
+    steps.judge.forget_losses(steps.at - 1)
     assert steps.take([40.0 * loss for loss in falling(200)]) == []
     assert ("loss_spike", "firing") in edges(steps.take([40.0 * SPIKE] * 3))
 
@@ -550,7 +550,7 @@ def test_losses_of_another_kind_are_not_judged_by_those_before():
 def test_episodes_are_numbered_on_when_losses_are_of_another_kind():
     steps = Steps(shipped("loss_nonfinite"))
     steps.take([math.nan])
-    steps.judge.forget_losses()
+    steps.judge.forget_losses(steps.at - 1)
     assert [verdict.episode for verdict in steps.take([math.nan])] == [2]
 
 
@@ -559,7 +559,7 @@ def test_rate_is_still_compared_with_its_highest_when_losses_are_of_another_kind
     dead = reading(a=1.0, b=0.0, c=0.0)
     for step in range(60):
         judge.step("0", step, 1.0, None, 0.1)
-    judge.forget_losses()
+    judge.forget_losses(59)
     assert [judge.step("0", step, 1.0, dead, 0.001) for step in range(60, 120)] == [[]] * 60
 
 
@@ -567,7 +567,7 @@ def test_validation_goes_on_when_losses_are_of_another_kind():
     judge = Judge(shipped("no_improvement"))
     for step in range(10):
         judge.validation(step, 1.0, None, None)
-    judge.forget_losses()
+    judge.forget_losses(9)
     assert edges(judge.validation(10, 1.0, None, None)) == [("no_improvement", "firing")]
 
 
@@ -577,3 +577,20 @@ def test_best_of_a_validation_of_another_kind_is_no_best():
     judge.forget_validation()
     assert [edges(judge.validation(step, 2.0 / step, None, None)) for step in range(1, 12)] == [[]] * 11
     assert judge.improved
+
+
+def test_loss_that_is_another_one_need_not_come_down():
+    steps = Steps(shipped("loss_high"))
+    steps.take(falling(200))
+    steps.judge.forget_losses(steps.at - 1)
+    flat = [0.02 + 0.001 * (i % 3) for i in range(2000)]
+    assert edges(Steps(shipped("loss_high")).take(flat)) == [("loss_high", "firing")]
+    assert steps.take(flat) == []
+
+
+def test_what_began_with_the_run_began_with_the_loss_that_it_has_now():
+    rule = dataclasses.replace(RULES["loss_nonfinite"], reach=RULES["loss_high"].reach)
+    steps = Steps([rule])
+    steps.take(falling(200))
+    steps.judge.forget_losses(199)
+    assert [verdict.since for verdict in steps.take([math.nan])] == [200]

@@ -51,7 +51,10 @@ class Bench:
         mode: Literal["min", "max"],
         rate: LearningRate,
         attempt: Callable[[Callable[[], object]], Exception | None] | None,
+        *,
+        began_at: int = 0,
     ) -> None:
+        """`began_at` is the step before which no trouble of these can have begun."""
         self.course = Course()
         self.seats: list[Seat] = []
         self.skips = 0
@@ -61,6 +64,7 @@ class Bench:
         self._optimizer = optimizer
         self._attempt = attempt
         self._rate = rate
+        self._began_at = began_at
         self._ratios: Mapping[str, float] = {}  # the newest update ratios
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
@@ -232,5 +236,5 @@ class Bench:
             threshold=seat.rule.threshold,
             level=level.level if level.level is not None else 0.0,
             step=step,
-            since=level.since - seat.reach if level.since > seat.reach else 0,
+            since=max(level.since - seat.reach, self._began_at),
         )

@@ -59,6 +59,8 @@ class Judge:
         self._benches: dict[str, Bench] = {}
         self._episodes: dict[str, dict[str, int]] = {}  # of a run that this one resumes: optimizer to rule to number
         self._rates: dict[str, LearningRate] = {}  # by optimizer
+        self._learned: set[str] = set()  # optimizers that trained by another objective before
+        self._began_at = 0  # the first step of the objective of now, since a run begins with one
         self._best = ValidationsSinceBest(monitor[1])
         self._lost = ValidationLost()
         self._several = False  # optimizers
@@ -160,11 +162,18 @@ class Judge:
         """
         self._forget(optimizer)
         self._rates.pop(optimizer, None)
+        self._learned.discard(optimizer)
         self.forget_validation()
 
-    def forget_losses(self) -> None:
-        """Training has another objective: no loss or gradient so far is a measure. Episodes are as in `begin_anew`."""
-        self._forget(*self._benches.keys() - {""})
+    def forget_losses(self, step: int) -> None:
+        """After `step` training has another objective: no loss or gradient up to there is a measure of what follows.
+
+        That weights have learned something is still so, and no trouble began before. Episodes are as in `begin_anew`.
+        """
+        of_training = {name: bench.course for name, bench in self._benches.items() if name}
+        self._learned |= {name for name, course in of_training.items() if course.count >= BASELINE}
+        self._began_at = step + 1
+        self._forget(*of_training)
 
     def forget_validation(self) -> None:
         """Validation has another measure: neither its course nor its best counts. Episodes are as in `begin_anew`."""
@@ -288,7 +297,9 @@ class Judge:
             of_run = ("validation", "record")
             rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
             rate = self._rates.setdefault(optimizer, LearningRate())
-            bench = self._benches[optimizer] = Bench(optimizer, rules, self._monitor[1], rate, self._attempt)
+            bench = Bench(optimizer, rules, self._monitor[1], rate, self._attempt, began_at=self._began_at)
+            self._benches[optimizer] = bench
+            bench.course.learned = optimizer in self._learned
             bench.course.averages = not optimizer or self._averages(optimizer)
             bench.number(self._episodes.get(optimizer, {}))
             self._several = len(self._benches.keys() - {""}) > 1

@@ -44,10 +44,11 @@ class Course:
     `excused` how far a loss may be above it that rises while validation gets better: see `validated`.
 
     For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
-    momentum or in Adam; `validation_lost`, the share of its gain that validation has lost since its best pass, and
-    `validation_worsens`, the lesser of that of two passes since a fence, 0 where the second is clearly better;
-    `chance`, the loss of the best answer that is the same for every input; `validation`, the newest validation loss
-    and `stride`, the largest typical update ratio, both since a fence.
+    momentum or in Adam; `learned`, whether the weights have learned by another objective before; `validation_lost`, the
+    share of its gain that validation has lost since its best pass, and `validation_worsens`, the lesser of that of two
+    passes since a fence, 0 where the second is clearly better; `chance`, the loss of the best answer that is the same
+    for every input; `validation`, the newest validation loss and `stride`, the largest typical update ratio, both
+    since a fence.
 
     A course begins with the first value that is not exactly 0, and is `idle` until then: a loss of pairs that are all
     far enough apart has nothing to come down by, and everything is far above it.
@@ -59,12 +60,13 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
-        "excused", "fast", "first", "idle", "lowest", "middle", "peak", "slow", "stride", "swing", "validation",
-        "validation_lost", "validation_worsens",
+        "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride", "swing",
+        "validation", "validation_lost", "validation_worsens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.averages = True
+        self.learned = False
         self.validation_lost = self.validation_worsens = 0.0
         self.chance: float | None = None
         self.validation: float | None = None

@@ -195,7 +195,8 @@ class Progress:
         1 - t / 4, from 0 to 1
 
     `t` is the fall of the middle average in standard errors, which are estimated from the swing: Welch's test of the
-    beginning against now. Once it is 0 it stays 0. Warm-up: 24 values.
+    beginning against now. Once it is 0 it stays 0, and where the weights have learned before (`Course.learned`) it is:
+    another objective may begin with a loss as low as it gets. Warm-up: 24 values.
     """
 
     __slots__ = ("_course", "_moved")
@@ -207,7 +208,7 @@ class Progress:
     def update(self, value: float) -> float | None:
         """What is missing of certainty, after a loss that the course does not hold yet."""
         course = self._course
-        if self._moved:
+        if self._moved or course.learned:
             return 0.0
         if course.count < WARM_UP:
             return None

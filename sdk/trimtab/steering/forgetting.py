@@ -53,7 +53,7 @@ class Forgetting:
         if self._judge.has_baseline:
             self._say(f"another loss {loss}", ANOTHER_LOSS.format(step=step, loss=loss or BY_HAND))
         self._fence(None, step)
-        self._judging.another_loss()
+        self._judging.another_loss(step)
         self._telling.begin_anew()
 
     def another_validation(self) -> None:

@@ -114,9 +114,9 @@ class Judging:
         self._on_device.pop(label, None)
         self._train = (0.0, 0)
 
-    def another_loss(self) -> None:
-        """Training has a loss that it did not have before: none of those so far stands behind what follows."""
-        self._judge.forget_losses()
+    def another_loss(self, step: int) -> None:
+        """After `step` training has a loss that it did not have before: none of those so far stands behind it."""
+        self._judge.forget_losses(step)
         self._on_device.clear()
         self._train = (0.0, 0)
 
