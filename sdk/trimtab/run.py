@@ -253,7 +253,8 @@ class Run:
     def alerts(self) -> Sequence[Alert]:
         """Every rule that began or ceased to fire, oldest first.
 
-        An adjustment ends the episodes that are open without a "resolved": nobody has seen yet whether it helped.
+        An adjustment ends the episodes that are open without a "resolved": nobody has seen yet whether it helped. So
+        does another model, or another loss function: nobody can see any more.
         """
         return tuple(self._controller.alerts)
 
