@@ -203,6 +203,7 @@ KINDS: dict[str, tuple[Callable[[], Variants], bool]] = {  # name to variants, a
     "unfrozen": (unusual.unfrozen, False),
     "distilled": (unusual.distilled, True),
     "bags": (unusual.bags, True),
+    "another loss": (unusual.another_loss, True),
 }
 
 

@@ -54,6 +54,13 @@ def distilled() -> Variants:
         yield _named(recipe, "from a larger one", objective=_from_teacher, model=_after_teacher(recipe))
 
 
+def another_loss() -> Variants:
+    """The second half of the run is by another loss function than the first: larger by far, or smaller."""
+    for recipe in (MLP, CNN, NORMED):
+        yield _named(recipe, "squares, then cross entropy", objective=_squares_first)
+        yield _named(recipe, "cross entropy, then focal loss", objective=_focal_later)
+
+
 def bags() -> Variants:
     """Batches of few classes each, as where data comes from one user after another."""
     for recipe, classes in itertools.product((MLP, CNN), (3, 5)):
@@ -104,6 +111,20 @@ def _from_the_top(model: nn.Module, inputs: Tensor, targets: Tensor, progress: f
     for index, layer in enumerate(reversed(layers)):
         layer.requires_grad_(index < trained)
     return classify(model, inputs, targets, progress)
+
+
+def _squares_first(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    if progress >= 0.5:
+        return classify(model, inputs, targets, progress)
+    return F.mse_loss(model(inputs), F.one_hot(targets, 10).float())
+
+
+def _focal_later(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """Lin et al., arXiv 1708.02002, with a focus of 2."""
+    if progress < 0.5:
+        return classify(model, inputs, targets, progress)
+    said = model(inputs).log_softmax(1).gather(1, targets.unsqueeze(1))
+    return -((1 - said.exp()).square() * said).mean()
 
 
 def _from_teacher(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
