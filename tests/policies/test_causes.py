@@ -155,7 +155,7 @@ def test_raise_waits_until_the_run_is_known_to_be_slow(course):
 
 @pytest.fixture
 def jumped(course):
-    """A run that went back at step 100, and whose loss jumped at the first step after it, as it has at step 98."""
+    """A run that went back at step 100, since its loss had jumped."""
     run = course(JUMPED, DIVERGED, evidence=Known())
     assert run.fire("loss_spike", 100, since=95) == ["roll_back"]
     run.engine.fence()
@@ -185,25 +185,14 @@ def test_jump_at_the_second_step_after_going_back_is_of_its_own_making(jumped):
         jumped.engine.fence()
 
 
-def test_divergence_is_heard_of_where_a_jump_has_its_turn(course, verdict):
-    """Both begin right after going back, and the jump, which showed first, is answered."""
+@pytest.mark.parametrize(("after", "last_since", "is_heard"), [(1, 141, True), (2, 150, False)])
+def test_divergence_behind_a_jump_is_heard_of_from_the_first_step_on(course, verdict, after, last_since, is_heard):
+    """The jump showed first, and is answered. A rate far too high needs one step to ruin what was put back."""
     run = course(JUMPED, DIVERGED, evidence=Known())
     run.fire("loss_spike", 100)
     for episode, step in enumerate((120, 140), start=1):
         run.engine.fence()
         spike = verdict("loss_spike", step, episode + 1, judged=step - 17)
-        assert run.judge(step, spike, verdict("loss_diverged", step, episode, since=step - 19)) == [LOWER]
+        assert run.judge(step, spike, verdict("loss_diverged", step, episode, since=step - 20 + after)) == [LOWER]
     run.engine.fence()
-    assert run.judge(160, verdict("loss_diverged", 160, 3, since=141)) == ["refused"]
-
-
-def test_divergence_that_is_not_answered_counts_from_the_first_step_only(course, verdict):
-    """A rate far too high needs one step to ruin what was put back."""
-    run = course(JUMPED, DIVERGED, evidence=Known())
-    run.fire("loss_spike", 100)
-    for episode, step in enumerate((120, 140), start=1):
-        run.engine.fence()
-        spike = verdict("loss_spike", step, episode + 1, judged=step - 17)
-        assert run.judge(step, spike, verdict("loss_diverged", step, episode, since=step - 18)) == [LOWER]
-    run.engine.fence()
-    assert run.judge(160, verdict("loss_diverged", 160, 3, since=150)) != ["refused"]
+    assert (run.judge(160, verdict("loss_diverged", 160, 3, since=last_since)) == ["refused"]) is is_heard

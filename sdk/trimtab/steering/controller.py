@@ -364,7 +364,7 @@ class Controller:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ConfigError where that is none; then everything is as it was."""
         self._standing.restore(state)
-        self._forgetting.all(self._books.steps_written())
+        self._forgetting.everything(self._books.steps_written())
         self._execution.steers = True
         if self._engine.paused:
             self._say(

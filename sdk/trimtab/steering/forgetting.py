@@ -33,12 +33,12 @@ class Forgetting:
         self._labels = labels
         self._say = say
 
-    def all(self, step: int, back_to: int | None = None) -> None:
-        """Whatever was seen up to `step`, of every optimizer and of validation. `back_to`: see `Judge.fence`."""
-        self._fence(None, step, back_to)
+    def everything(self, step: int) -> None:
+        """Whatever was seen up to `step`, of every optimizer and of validation."""
+        self._fence(None, step)
 
     def adjusted(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
-        """A decision was carried out, about its optimizer or about the whole run."""
+        """A decision was carried out, about its optimizer or about the whole run. `back_to`: see `Judge.fence`."""
         self._fence(None if of_all else decision.optimizer, step, back_to)
         self._telling.fence()
 

@@ -52,7 +52,8 @@ class Keeping:
 
     def met(self, step: int) -> None:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
-        self._try(lambda: self._actuators.snapshots.meet(self._actuators.parts(), step))
+        if self._acts():
+            self._try(lambda: self._actuators.snapshots.meet(self._actuators.parts(), step))
 
     def wanted(self, step: int) -> bool:
         """Whether this rank would keep the state after `step` steps: one is due, and the run is healthy."""
@@ -60,7 +61,7 @@ class Keeping:
 
     def stepped(self, step: int) -> None:
         """The parameters are those after `step` steps, and no graph is pending."""
-        if not self._is_due(step):
+        if not (self._acts() and self._is_due(step)):
             return
         if self._ranks is not None:
             self._ranks.takes_snapshot = False
@@ -79,19 +80,15 @@ class Keeping:
 
     def monitored(self, step: int, buffers: Buffers = NO_BUFFERS) -> None:
         """The monitored value of the weights after `step` steps has been judged. `buffers` are those it was of."""
-        if self._judge.improved and self._keeps_best:
+        if self._judge.improved and self._keeps_best and self._acts():
             self._try(lambda: self.best.keep(step, buffers))
 
     def _is_due(self, step: int) -> bool:
-        if not self._acts():
-            return False
         if self._replay is not None:
             return step in self._replay.snapshots
         return self.wanted(step) if self._ranks is None else self._ranks.takes_snapshot
 
     def _try(self, keep: Callable[[], object]) -> None:
-        if not self._acts():
-            return
         try:
             keep()
         except Refused as refused:
