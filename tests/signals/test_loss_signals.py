@@ -310,6 +310,23 @@ def test_still_high_at_chance_is_certain_five_times_as_soon_with_unusual_steps(a
     assert at_chance(FALLEN + flat(26), stride=2.0, averages=False) == usual
 
 
+def test_still_high_is_certain_five_times_as_soon_where_the_loss_is_clearly_worse_than_chance(at_chance):
+    worse = FALLEN + flat(26, 1.2 * 2.3)
+    usual = at_chance(FALLEN + flat(26))
+    assert at_chance(worse, validation=None) == pytest.approx(5 * usual)
+    assert at_chance(worse, validation=1.2 * 2.3) == pytest.approx(5 * usual)
+    assert at_chance(worse, validation=None, averages=False) == usual
+    between, stride = FALLEN + flat(40, 1.02 * 2.3, noise=0.001), 0.05
+    assert at_chance(between, stride, validation=None) == pytest.approx(2.6 * at_chance(between, stride), rel=0.05)
+
+
+def test_still_high_gives_a_loss_time_that_comes_down_to_chance_or_is_at_it_in_validation(at_chance):
+    usual = at_chance(FALLEN + flat(26))
+    coming_down = [2.3 * (1.2 + 2.0 * 0.97**step) for step in range(34)]
+    assert at_chance(coming_down, validation=None) == usual
+    assert at_chance(FALLEN + flat(26, 1.2 * 2.3), validation=2.3) == usual
+
+
 def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):
     below = 0.93 * 2.3
     assert at_chance(FALLEN + flat(95)) >= HIGH

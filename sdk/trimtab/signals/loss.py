@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from trimtab.signals.course import NO_BETTER, Course
+from trimtab.signals.course import FLAT, NO_BETTER, Course
 
 WARM_UP = 24  # values before anything is compared
 
@@ -28,7 +28,8 @@ FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, NO_BETTER  # of the loss at chanc
 AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 LONGEST_USUAL, UNUSUAL = 0.14, 0.2  # strides of networks that are slow to leave chance; and none of theirs any more
-SOONER = 5.0  # times as soon it is certain at the latter
+WORSE = 0.05  # of the loss at chance: so far above it a model is worse than any guess
+SOONER = 5.0  # times as soon it is certain, of steps so unusual or of a loss so bad
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
 
@@ -239,12 +240,14 @@ class StillHigh:
       average, or the newest validation loss where that is lower. Without a validation it is 0 at 0.93 already, since
       the labels may just be hard to tell;
     - time: values since the warm-up over 80, up to 1.5. With momentum or Adam it passes faster where that ratio is over
-      0.14: five times as fast from 0.2 on. Without, each long step is that of one batch, and the next ones mend it.
+      0.14, five times as fast from 0.2 on; or where the loss is above chance and does not come down, five times as fast
+      from 5 % above on. Without, each long step is that of one batch, and the next ones mend it.
 
     Once the loss was under 0.82 of chance, this score is 0 for good. Healthy runs may be slow to leave chance, or take
     long steps, but hardly ever both: 280 traced ones came to 0.34 at most, before validation was looked at; two with a
     third of their labels wrong, to 0.58. In recurrent networks that are slow the ratio is 0.12 to 0.14. Of 232 runs 24
-    had a larger one, and came to 0.53 at most.
+    had a larger one, and came to 0.53 at most. Where steps are as long as 0.1 healthy losses are at chance at most; 5 %
+    above it rest transformers at a hundred times their rate.
 
     Warm-up: 24 values.
     """
@@ -289,8 +292,11 @@ class StillHigh:
         near = (share - far_below) / (1.0 - far_below)
         if near <= 0.0:
             return 0.0
-        unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL) if course.averages else 0.0
-        pace = 1.0 + (SOONER - 1.0) * min(1.0, max(0.0, unusual))
+        unusual = worse = 0.0
+        if course.averages:
+            unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL)
+            worse = (min(share, course.fast / chance) - 1.0) / WORSE if course.fast >= FLAT * course.middle else 0.0
+        pace = 1.0 + (SOONER - 1.0) * min(1.0, max(0.0, unusual, worse))
         lasting = min(pace * self._seen / AT_CHANCE, LONG_AT_CHANCE)
         return min(1.0, lasting * min(1.0, near) * min(1.0, course.stride / LONG_STRIDE))
 
