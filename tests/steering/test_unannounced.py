@@ -68,6 +68,43 @@ def test_nothing_but_a_halt_can_be_done_where_there_is_no_optimizer(watching):
     ]
 
 
+class DeepByHand(ByHand):
+    """Its graph needs the weights: whenever a step is seen, that of the next one is there already."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+
+
+def test_weights_that_the_next_graph_needs_by_then_are_not_waited_for(watching):
+    training, policy = DeepByHand(), trimtab.Policy(on="late", ladder=[(RollBack(), Halt())])
+    with watching(act="process", rules=[LATE], policies=[policy]) as seen:
+        while not trimtab.should_stop():
+            training.step()
+    (fired,) = [alert.step for alert in seen.backend.of(Alert)]
+    back, halt = seen.backend.of(Adjustment)
+    assert (back.outcome, halt.outcome) == ("refused", "applied")
+    assert "a graph is pending" in back.reason
+    assert fired <= back.step == halt.step <= fired + 1
+
+
+def test_best_weights_are_back_once_such_a_loop_hears_of_its_halt(watching):
+    training = DeepByHand()
+    inputs, targets = torch.ones(8, 4), torch.zeros(8, 1)
+    with watching(act="process", rules=[LATE], policies=[trimtab.Policy(on="late", ladder=[Halt()])]) as seen:
+        for _ in range(4):
+            training.step()
+        training.model.eval()
+        with torch.no_grad():
+            best = F.mse_loss(training.model(inputs), targets)
+        training.model.train()
+        while not seen.backend.of(Adjustment):
+            training.step(spoil=3.0)
+        assert F.mse_loss(training.model(inputs), targets) != best
+        assert trimtab.should_stop()
+        assert F.mse_loss(training.model(inputs), targets) == best
+
+
 @pytest.mark.parametrize("loop", [InBackward, ByHand])
 def test_rules_judge_them(watching, loop):
     training = loop()

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from trimtab.actuators.groups import held_by
 from trimtab.actuators.parts import Parts, owned_by, parameters_in
 
+SOUGHT = (AveragedModel, Optimizer)  # the kinds of objects that `search` looks for
 FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
 
 

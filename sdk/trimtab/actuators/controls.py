@@ -159,7 +159,7 @@ class RunControls:
         saved = save(of.parts(), of.directory / LAST, self._step)
         heard = of.halting.is_heard()
         change = Change({"halted": False}, {"halted": True if heard else ADVICE, "last": str(saved)})
-        if of.snapshots.best is not None and not self._pending:
+        if of.snapshots.best is not None:
             change = self._with_best(change, restore_best, heard)
         of.halting.request(reason)
         return change
@@ -168,6 +168,8 @@ class RunControls:
         of = self._of
         if restore:  # a loop that asks seldom has trained on by then
             of.halting.when_heard(of.put_best_back)
+        if self._pending:
+            return change
         if not (restore and heard):
             written, note = self._write_best()
             return Change(change.before, {**change.after, **written}, note)

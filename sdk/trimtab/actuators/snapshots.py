@@ -18,7 +18,7 @@ import torch
 
 from trimtab.actions import Change, Refused
 from trimtab.actuators import generators
-from trimtab.actuators.averages import Averages
+from trimtab.actuators.averages import SOUGHT, Averages
 from trimtab.actuators.layout import Layout, lay_out
 from trimtab.actuators.memory import default_cap
 from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by
@@ -184,7 +184,8 @@ class Snapshots:
             Refused: another thread trains, or there are weights that cannot be copied.
         """
         self._check_alone()
-        objects = gc.get_objects()
+        sought = (torch.Tensor, *SOUGHT)  # in one pass, since it is the looking at every object that takes the time
+        objects = [thing for thing in gc.get_objects() if issubclass(type(thing), sought)]
         self._averages.search(parts, objects)
         return not is_pending(lay_out(self._averages.added_to(parts)).tensors, objects)
 

@@ -82,8 +82,8 @@ class StepController(Protocol):
         """A record of steps is complete, some two a second, at the end of a step. May set `awaits_steps`."""
         ...
 
-    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
-        """The parameters are updated."""
+    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:
+        """The parameters are updated. `pending`: by now the next forward has been made with them."""
         ...
 
     def left_out(self, optimizer: Optimizer) -> bool:

@@ -53,7 +53,7 @@ class Judge(Protocol):
         *,
         applied: bool = False,
     ) -> int: ...
-    def stepped(self, optimizer: Optimizer | None, label: str) -> None: ...
+    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None: ...
     def rates(self, optimizer: Optimizer) -> Sequence[Any] | None: ...
 
 
@@ -90,11 +90,11 @@ class JudgedAfterwards:
         if self._ledger is not None and self._unjudged.losses:
             self.controller().catch_up(self._ledger, *self._unjudged.take())
 
-    def recorded(self, ledger: Ledger) -> None:
-        """It is recorded: the moment for what has waited for the end of a step."""
+    def recorded(self, ledger: Ledger, *, pending: bool = False) -> None:
+        """It is recorded: the moment for what has waited for the end of a step. `pending`: the next has begun."""
         if self.controller().awaits_steps:
             started = self._recorder.clock()
-            self.controller().stepped(None, ledger.label)
+            self.controller().stepped(None, ledger.label, pending=pending)
             self._recorder.meter.add(self._recorder.clock() - started)
 
 
@@ -247,7 +247,7 @@ class UnseenOptimizer:
         if self._share is not None and self._share.losses and not self._settled:
             self._settled = True
             self._ended_at = None  # when the last one ended, nobody saw
-            self._step(self._share.losses, self._norm, self._recorder.clock())
+            self._step(self._share.losses, self._norm, self._recorder.clock(), pending=False)
 
     def stop(self) -> None:
         """An optimizer was seen after all, or the run ends."""
@@ -311,7 +311,7 @@ class UnseenOptimizer:
             self._recorder.begin_anew(self._ledger)
             self._judging.controller().begins_anew(self._ledger.label)
 
-    def _step(self, losses: list[Held], norm: Held | None, now: float) -> None:
+    def _step(self, losses: list[Held], norm: Held | None, now: float, *, pending: bool = True) -> None:
         if self._ledger is not None:
             if norm is not None:
                 self._ledger.preclip_norms.append((len(self._ledger.rows), norm))
@@ -321,7 +321,7 @@ class UnseenOptimizer:
             ended_at, self._ended_at = self._ended_at, now
             self._judging.judge(self._ledger, total(losses))
             self._record(self._ledger, losses, ended_at, now)
-            self._judging.recorded(self._ledger)
+            self._judging.recorded(self._ledger, pending=pending)
 
     def _record(self, ledger: Ledger, losses: list[Held], ended_at: float | None, now: float) -> None:
         later = self._recorder.set_aside()

@@ -306,10 +306,10 @@ class Controller:
             self._orders.look(self._clock())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
 
-    def stepped(self, optimizer: Optimizer | None, label: str) -> None:
+    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:
         """The parameters are updated: the moment for what has waited for it."""
         step = self._books.steps_written()
-        may_write = self._end_step(label, step)
+        may_write = self._end_step(label, step, pending=pending)
         if may_write and label in self.optimizers:
             self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
@@ -371,13 +371,13 @@ class Controller:
                 "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
             )
 
-    def _end_step(self, label: str, step: int) -> bool:
+    def _end_step(self, label: str, step: int, *, pending: bool = False) -> bool:
         """Do what has waited for the end of a step, taken or skipped. Whether weights may be changed now."""
         self._elsewhere.hear()
         if self._orders is not None:
             self._orders.take_up(step)
         self._answering.record(label, Moment.after(step))
-        return self._execution.stepped(label, step)
+        return self._execution.stepped(label, step, pending=pending)
 
     def _awaits(self) -> bool:
         waits = self._execution.waits or self._elsewhere.waits

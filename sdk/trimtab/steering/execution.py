@@ -132,20 +132,23 @@ class Execution:
         else:
             self._waiting.append(_Waiting(decision, stage, moment.step, told))
 
-    def stepped(self, label: str, step: int) -> bool:
-        """The optimizer `label` has stepped: do what waited for it. Returns whether weights may be changed now."""
+    def stepped(self, label: str, step: int, *, pending: bool = False) -> bool:
+        """The optimizer `label` has stepped: do what waited for it. Returns whether weights may be changed now.
+
+        `pending`: they never may, since each of its steps is seen when the graph of the next one is there.
+        """
         may_write = not self.follows_cycle or self.cycle.stepped(label)
         for waiting in list(self._waiting):
-            is_due = waiting in self._waiting and self._is_due(waiting, label, may_write)
+            is_due = waiting in self._waiting and (pending or self._is_due(waiting, label, may_write))
             if waiting not in self._waiting:  # ranks have parted over this one, or over one before it
                 continue
             if is_due:
                 self._waiting.remove(waiting)
-                pending = waiting.attempts > ATTEMPTS
-                self._carry_out(waiting.decision, Moment.after(step), waiting.told, pending=pending)
+                never_free = pending or waiting.attempts > ATTEMPTS
+                self._carry_out(waiting.decision, Moment.after(step), waiting.told, pending=never_free)
             elif step - waiting.since > PATIENCE_STEPS:
                 self._withdraw(waiting, step, "refused", f"no moment came for it within {PATIENCE_STEPS:,} steps")
-        return may_write
+        return may_write and not pending
 
     def withdraw(
         self,
