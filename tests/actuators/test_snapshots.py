@@ -91,6 +91,28 @@ def test_the_state_before_the_first_step_is_good_whatever_came(model):
     assert model.step == 0
 
 
+def test_a_best_state_that_was_kept_before_the_first_step_is_the_first_one(model):
+    """As in a loop that validates before it trains."""
+    snapshots = Snapshots(cap_bytes=100 * BYTES)
+    untrained = Parts(optimizers={}, models={"model": nn.ParameterList([model.weight])})
+    model.at(0)
+    snapshots.take_best(untrained, 0)
+    snapshots.meet(model.parts)
+    assert not snapshots.due(FIRST_INTERVAL - 1)
+    assert snapshots.due(FIRST_INTERVAL)
+    snapshots.take(model.at(20), 20)
+    snapshots.roll_back(model.at(21), 21, since=0)
+    assert model.step == 0
+
+
+def test_the_best_state_of_another_step_is_not_the_first_one(model):
+    snapshots = Snapshots(cap_bytes=100 * BYTES)
+    snapshots.take_best(Parts(optimizers={}, models={"model": nn.ParameterList([model.weight])}), 0)
+    snapshots.meet(model.at(10), 10)
+    with pytest.raises(Refused, match="no snapshot from before step 1"):
+        snapshots.roll_back(model.at(21), 21, since=1)
+
+
 def test_roll_back_without_a_snapshot_is_refused():
     with pytest.raises(Refused, match="none has been taken yet"):
         Snapshots().roll_back(Parts(optimizers={}), 10)

@@ -9,6 +9,7 @@ from controller_training import Training, same
 from torch.nn import functional as F
 
 import trimtab
+from trimtab.types import Adjustment
 
 GOES_WRONG = trimtab.Rule("goes_wrong", signal=lambda loss: float(loss > 0.5), threshold=0.5, severity="warning")
 NOTHING = {"act": "process", "policies": []}  # the best state is kept, and nothing is adjusted
@@ -264,3 +265,16 @@ def test_best_state_that_does_not_fit_beside_the_present_one_is_not_written(watc
         learn_and_spoil(training)
     assert not (seen.run.directory / "best.pt").exists()
     assert any("no room" in text and "trimtab.restore_best()" in text for text in seen.notices)
+
+
+def test_loop_that_validates_before_it_trains_can_go_back_to_where_it_began(watching, training):
+    early = trimtab.Rule("early", signal=lambda loss: 1.0, threshold=0.5, hold=10)
+    policy = trimtab.Policy(on="early", ladder=[trimtab.actions.RollBack()], budget=1)
+    beginning = training.weights
+    with watching(act="process", rules=[early], policies=[policy]) as seen:
+        validate(training)
+        training.steps(9)
+        training.step(spoil=3.0)
+        assert same(training.weights, beginning)
+    (back,) = seen.backend.of(Adjustment)
+    assert (back.outcome, back.after) == ("applied", {"weights_of_step": 0})

@@ -123,6 +123,9 @@ class Snapshots:
             addition = self._picture(layout, step)
             for snapshot in self._kept:
                 snapshot.shared.append(addition)
+        if self._kept and self._kept[0].step == step:  # a loop that validates before it trains: kept as the best one
+            self._first = self._kept[0]
+            self.turns.begin_anew(step)
 
     def forget(self) -> None:
         """Another model is trained from now on: none of these is one to go back to."""
