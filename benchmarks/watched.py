@@ -159,12 +159,12 @@ class Watched:
     def _samples(self) -> list[tuple[Any, str]]:
         """Where it is written when gradients are sampled, predictions looked at and labels counted next."""
         criteria = self._capture._criteria
-        due = [(each, "sample_at") for each in self._capture._steps._roster]
+        due = [(each, "sample_at") for each in self._capture._steps.roster]
         return [*due, (criteria._looks.predictions, "at"), (criteria._looks.labels, "at")]
 
     def _judgements(self) -> list[tuple[Any, str]]:
         """Where it is written when rules are judged next."""
-        return [(each, "judge_at") for each in self._capture._steps._roster]
+        return [(each, "judge_at") for each in self._capture._steps.roster]
 
 
 def idle_share(seconds: float) -> float:

@@ -1,5 +1,7 @@
 """Several trainings in one process, one after the other: cross-validation, a search, a second stage."""
 
+import copy
+
 import pytest
 import torch
 from controller_training import Training
@@ -172,3 +174,96 @@ def test_next_training_is_turned_back_to_no_state_of_the_one_before(watching):
         wanted.clear()
     applied = next(event for event in seen.backend.of(Adjustment) if event.outcome == "applied")
     assert applied.after["weights_of_step"] == STEPS
+
+
+class Restarted:
+    """A training that is put back to its beginning, as after a search for a learning rate, and ends differently."""
+
+    def __init__(self, others_first):
+        self.training = Training(lr=0.05)
+        self._begun = copy.deepcopy((self.training.model.state_dict(), self.training.optimizer.state_dict()))
+        self._others_first = others_first
+
+    def put_back(self, model=True, optimizer=True):
+        weights, state = copy.deepcopy(self._begun)
+        if optimizer and self._others_first:
+            self.training.optimizer.load_state_dict(state)
+        if model:
+            self.training.model.load_state_dict(weights)
+        if optimizer and not self._others_first:
+            self.training.optimizer.load_state_dict(state)
+
+    def optimizer_anew(self):
+        self.training.optimizer = torch.optim.Adam(self.training.model.parameters(), lr=0.05)
+
+
+@pytest.fixture(params=[False, True], ids=["model first", "optimizer first"])
+def restarted(request):
+    return Restarted(request.param)
+
+
+def first_averages(seen):
+    """The first record after `STEPS` has but one step, and its average is of that alone where a training begins."""
+    after = next(event for event in seen.backend.of(Step) if event.phase == "train" and event.step > STEPS)
+    return after.loss_ema, after.loss
+
+
+def test_training_that_is_put_back_to_its_beginning_begins_anew(watching, restarted):
+    rule = trimtab.Rule("wanted", signal=lambda loss: float(bool(wanted)), threshold=0.5, severity="warning")
+    policy = trimtab.Policy(on="wanted", ladder=[(RollBack(back=100), ScaleLearningRate(0.5))], budget=2)
+    wanted = []
+    with watching(act="process", gradients_every=1, rules=[rule], policies=[policy]) as seen:
+        restarted.training.steps(STEPS - 2)
+        wanted.append(True)
+        restarted.training.steps(2)
+        wanted.clear()
+        restarted.put_back()
+        restarted.training.steps(20)
+        assert seen.run.state_dict()["steering"]["0"]["learning_rate"]["target"] == 1.0
+        wanted.append(True)
+        restarted.training.steps(2)
+    first, _, second, _ = [event for event in seen.backend.of(Adjustment) if event.outcome == "applied"]
+    assert (first.after["weights_of_step"], second.after["weights_of_step"]) == (0, STEPS)
+    ema, loss = first_averages(seen)
+    assert ema == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_new_optimizer_of_a_model_that_is_put_back_begins_anew(watching, restarted, is_kept):
+    kept = [restarted.training.optimizer] if is_kept else []
+    with watching(gradients_every=1) as seen:
+        restarted.training.steps(STEPS)
+        restarted.put_back(optimizer=False)
+        restarted.optimizer_anew()
+        restarted.training.steps(2)
+    ema, loss = first_averages(seen)
+    assert ema == pytest.approx(loss)
+    assert len(kept) == is_kept
+
+
+@pytest.mark.parametrize("loaded", ["optimizer alone", "model alone", "both, of a later step"])
+def test_what_is_loaded_otherwise_is_no_beginning(watching, restarted, loaded):
+    training = restarted.training
+    with watching(gradients_every=1) as seen:
+        training.steps(STEPS // 2)
+        if loaded == "both, of a later step":
+            restarted._begun = copy.deepcopy((training.model.state_dict(), training.optimizer.state_dict()))
+        training.steps(STEPS // 2)
+        restarted.put_back(model=loaded != "optimizer alone", optimizer=loaded != "model alone")
+        training.steps(2)
+    ema, loss = first_averages(seen)
+    assert abs(ema - loss) > 0.02 * loss
+
+
+def test_search_for_a_learning_rate_is_no_evidence_against_the_training_after_it(watching, restarted):
+    """A rate that rises until the loss diverges; then the first weights, and a rate that suits them."""
+    training = restarted.training
+    with watching(act="process") as seen:
+        for step in range(100):
+            training.optimizer.param_groups[0]["lr"] = 1e-4 * 1.15**step
+            training.step()
+        restarted.put_back()
+        training.steps(100)
+        losses = [training.step() for _ in range(4)]
+    assert max(losses) < 0.1
+    assert [a.step for a in seen.backend.of(Adjustment) if a.outcome == "applied" and a.step > 100] == []

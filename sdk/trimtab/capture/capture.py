@@ -29,7 +29,7 @@ from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
-from trimtab.capture.optimizers import OptimizerHooks
+from trimtab.capture.optimizers import OptimizerHooks, watch_loading
 from trimtab.capture.passes import UNSEEN, Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
@@ -131,6 +131,7 @@ class Capture:
                 unscaling=guard("GradScaler.unscale_", steps.unscaling),
             ),
         )
+        watch_loading(patches, guard("load_state_dict", self._state_loaded))
         self.hooks.attach(hook, guard)
 
     def detach(self) -> None:
@@ -185,7 +186,7 @@ class Capture:
 
     def name(self, optimizer: Optimizer, name: str) -> None:
         """Label `optimizer` with a name instead of its index."""
-        self._steps.name(optimizer, name)
+        self._steps.roster.name(optimizer, name)
 
     def watch_criterion(self, criterion: nn.Module) -> None:
         """Take the output of a loss module of the user's own as the mean loss of its batch."""
@@ -293,6 +294,10 @@ class Capture:
         started = time.perf_counter()
         self._controller.validating()
         self._meter.add(time.perf_counter() - started)
+
+    def _state_loaded(self, optimizer: Optimizer) -> None:
+        self._lane.leave()
+        self._steps.loaded(optimizer)
 
     def _another_loss(self, loss: str) -> None:
         self._passes.end_validation(is_last=False)  # what stands before it is judged by what was known

@@ -86,7 +86,7 @@ class Lane:
         self.clipped: weakref.ref[Tensor]  # the first of the gradients that were clipped last
         self._tracked: Tracked
         self.probe: Any
-        steps.call_when_gone(self._let_go)
+        steps.roster.let_go = self._let_go
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now
         self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did

@@ -7,6 +7,7 @@ that reports when it first returns. Optimizers that step inside `backward`, one 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from threading import get_ident
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from trimtab.capture.dynamo import keep_out, leave_alone
 from trimtab.capture.hooks import after_step_of, before_step_of
 from trimtab.capture.lane import Lane
+from trimtab.capture.patches import Patches
 from trimtab.capture.surround import Surrounded, Surrounding, Wrapping
 
 
@@ -41,6 +43,17 @@ class StepListener(Protocol):
 
 
 Call: TypeAlias = tuple[int, CodeType]  # a frame by its id: held itself, it would hold all that a failed step left
+
+
+def watch_loading(patches: Patches, on_loaded: Callable[[Optimizer], object]) -> None:
+    """Call `on_loaded(optimizer)` after every `load_state_dict` of an optimizer."""
+    original = Optimizer.load_state_dict
+
+    def load_state_dict(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        on_loaded(self)
+
+    patches.replace(Optimizer, "load_state_dict", keep_out(functools.wraps(original)(load_state_dict)))
 
 
 class OptimizerHooks:

@@ -6,13 +6,15 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab import facts
 from trimtab.capture.attribution import Attribution
+from trimtab.capture.beginning import Beginning
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.tracked import Tracked, parameters_of
+
+LEARNED = 24  # steps, of which fewer have taught nothing that would have to be forgotten; a rate may be 0 for some
 
 
 class Arrival(NamedTuple):
@@ -20,7 +22,7 @@ class Arrival(NamedTuple):
 
     tracked: Tracked
     over: Sequence[Tracked]  # those of other models, which have left: another training begins
-    is_another: bool  # it has the label of one that trained another model: likewise
+    is_another: bool  # it has the label of one that trained another model, or that has begun where this one does
     is_stage: bool  # the others step no more, and it goes on with their model
 
     @property
@@ -37,7 +39,7 @@ class Roster:
         self._attribution = attribution
         self.let_go: Callable[[Tracked], object] = lambda _: None  # called for each whose optimizer is gone
         self._tracked: dict[int, Tracked] = {}  # replaced, never changed: other threads may go through it
-        self._former: dict[str, list[weakref.ref[Tensor]]] = {}  # label to the parameters of who had it last
+        self._former: dict[str, Beginning] = {}  # label to where that began who had it last
         self._labels: weakref.WeakKeyDictionary[Optimizer, str] = weakref.WeakKeyDictionary()  # given, or had before
         self._reserved: set[str] = set()
 
@@ -71,11 +73,12 @@ class Roster:
         new = Tracked(optimizer, ledger, parameters, share, lambda gone: self.let_go(gone))
         idle = self._idle(new, gone)
         over = [] if any(known.share.ids & new.share.ids for known in idle) else idle
+        over = over or self._put_back(new, gone)
         for known in (*gone, *over):  # only now, since the new one may take over from one of them
             self._leave(known)
         self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
-        self._former[label] = [weakref.ref(p) for p in parameters]
+        self._former[label] = new.beginning
         return Arrival(new, over, is_another, is_stage=bool(idle))
 
     def _free_label(self, gone: Sequence[Tracked]) -> str:
@@ -101,6 +104,11 @@ class Roster:
         )
         return [] if is_busy else others
 
+    def _put_back(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
+        """The optimizers of which a parameter is one of the `new` one's, and all are where those began."""
+        others = [known for known in self if known not in gone and known.calls >= LEARNED]
+        return [known for known in others if known.share.ids & new.share.ids and known.beginning.is_now()]
+
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it enters again under its label."""
         optimizer = known.optimizer()
@@ -110,12 +118,9 @@ class Roster:
         self._attribution.drop(known.share)
 
     def _is_another(self, label: str, parameters: set[int]) -> bool:
-        """Whether these are another model's: neither a part of those that had the label before, nor more than those."""
+        """Whether these are another model's than those that had the label before, or are where those began."""
         former = self._former.get(label)
-        if former is None:
-            return False
-        alive = {id(p) for known in former if (p := known()) is not None}
-        return not parameters <= alive and not (len(alive) == len(former) and alive <= parameters)
+        return former is not None and (not former.is_of(parameters) or former.is_now())
 
 
 def _lowest(taken: set[str]) -> str:

@@ -39,8 +39,8 @@ class Steps:
     ):
         self._afterwards = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
         self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
-        self._roster = Roster(recorder, attribution)
-        self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self._roster.reserve)
+        self.roster = Roster(recorder, attribution)
+        self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self.roster.reserve)
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
@@ -57,20 +57,12 @@ class Steps:
         """Whether somebody waits for the end of a step, be it an ordinary one."""
         return self.controller.awaits_steps
 
-    def name(self, optimizer: Optimizer, name: str) -> None:
-        """Label `optimizer` with a name instead of its index."""
-        self._roster.name(optimizer, name)
-
-    def call_when_gone(self, let_go: Callable[[Tracked], object]) -> None:
-        """Call `let_go` whenever an optimizer is gone."""
-        self._roster.let_go = let_go
-
     def ordinary(self, optimizer: Optimizer) -> Tracked | None:
         """What is known of the only optimizer, if its last step was an ordinary one, and the next may be one."""
-        tracked = self._roster.find(optimizer)
+        tracked = self.roster.find(optimizer)
         if (
             tracked is None
-            or len(self._roster) > 1
+            or len(self.roster) > 1
             or self._scaler_seen
             or self._clipped.any
             or self.controller.awaits_steps
@@ -89,16 +81,16 @@ class Steps:
 
         To be asked before a backward that follows another one, with no step between them.
         """
-        return any(tracked.share.found_gradient(tracked.parameters) for tracked in self._roster)
+        return any(tracked.share.found_gradient(tracked.parameters) for tracked in self.roster)
 
     def before_backward(self) -> None:
         """A backward may add to gradients that are there: where one alone has brought them, they are a small batch's.
 
         Of one optimizer, in one process, without a GradScaler: else it is not known what the two have in common.
         """
-        if len(self._roster) != 1 or self._scaler_seen:
+        if len(self.roster) != 1 or self._scaler_seen:
             return
-        (tracked,) = self._roster
+        (tracked,) = self.roster
         share = tracked.share
         is_second = len(share.losses) == 1 and not share.is_applied and share.thread == get_ident()
         if is_second and tracked.calls >= tracked.sample_at and facts.group() is None:
@@ -112,10 +104,12 @@ class Steps:
                 self.in_backward.untold = only.losses[-1]
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
-        tracked = self._roster.find(optimizer) or self._meet(optimizer)
+        tracked = self.roster.find(optimizer) or self._meet(optimizer)
         if tracked is None:
             return
         self._recorder.stepping()
+        if tracked.is_reloaded:
+            self._reloaded(tracked, optimizer)
         tracked.evaluated, tracked.weights_held, tracked.judged = None, False, False
         if tracked.is_sampled:  # the step before raised
             tracked.drop_sample()
@@ -141,7 +135,7 @@ class Steps:
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
-        tracked = self._roster.find(optimizer)
+        tracked = self.roster.find(optimizer)
         if tracked is not None:
             self._recorder.stepping()
             tracked.evaluated = list(tracked.share.losses)
@@ -155,7 +149,7 @@ class Steps:
         """An optimizer has stepped; see `StepListener`."""
         recorder = self._recorder
         now = recorder.clock()
-        tracked = self._roster.find(optimizer)
+        tracked = self.roster.find(optimizer)
         if tracked is None:
             return
         losses = tracked.share.losses
@@ -184,6 +178,12 @@ class Steps:
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
+    def loaded(self, optimizer: Optimizer) -> None:
+        """A state was loaded into `optimizer`: weights may have been, too, or may be before it steps."""
+        tracked = self.roster.find(optimizer)
+        if tracked is not None:
+            tracked.is_reloaded = True
+
     def judge_rest(self) -> None:
         """Between two steps, something is judged that rests on those which wait for their turn.
 
@@ -193,7 +193,7 @@ class Steps:
             return
         for judging in self._afterwards:
             judging.judge_rest()
-        for tracked in self._roster:
+        for tracked in self.roster:
             if tracked.unjudged.losses:
                 self.controller.catch_up(tracked.ledger, *tracked.unjudged.take())
 
@@ -223,7 +223,7 @@ class Steps:
 
     def unscaling(self, optimizer: Optimizer) -> None:
         """The gradients of `optimizer` are about to be written to, not cleared."""
-        tracked = self._roster.find(optimizer)
+        tracked = self.roster.find(optimizer)
         for share in self._attribution.unapplied if tracked is None else [tracked.share]:
             share.clipped()
 
@@ -232,12 +232,12 @@ class Steps:
         if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
             self._scaler_seen = True
             self.scalers.append(weakref.ref(scaler))
-        tracked = self._roster.find(optimizer) or self._meet(optimizer)
+        tracked = self.roster.find(optimizer) or self._meet(optimizer)
         self._calls_before_scaler = 0 if tracked is None else tracked.calls
 
     def scaler_stepped(self, optimizer: Optimizer) -> None:
         """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
-        tracked = self._roster.find(optimizer)
+        tracked = self.roster.find(optimizer)
         if tracked is not None and tracked.calls == self._calls_before_scaler:
             tracked.calls += 1
             self._preclip_norm(tracked)
@@ -251,23 +251,34 @@ class Steps:
         with self._meeting:
             self.unseen.stop()
             self._recorder.search(self._models, parameters)
-            arrival = self._roster.enter(optimizer)
+            arrival = self.roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
             self._recorder.hear_steps()
             started = self._recorder.clock()
             if arrival.begins_anew:
-                self._models.keep(p for known in self._roster for p in known.parameters)
-                self._recorder.begin_anew(tracked.ledger)
-                for known in (*arrival.over, tracked):
-                    self.controller.begins_anew(known.ledger.label)
+                self._begin_anew(tracked, arrival.over)
             elif arrival.is_stage:
                 self._recorder.books.count_on()
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
-            if len(self._roster) > 1:
+            if len(self.roster) > 1:
                 self._attribution.on_reached = self._reached
             return tracked
+
+    def _begin_anew(self, tracked: Tracked, over: Sequence[Tracked] = ()) -> None:
+        self._models.keep(p for known in self.roster for p in known.parameters)
+        self._recorder.begin_anew(tracked.ledger)
+        for known in (*over, tracked):
+            self.controller.begins_anew(known.ledger.label)
+
+    def _reloaded(self, tracked: Tracked, optimizer: Optimizer) -> None:
+        """A state was loaded. Where the first weights were, too, this is the first step of another training."""
+        tracked.is_reloaded = False
+        if tracked.beginning.is_now():
+            tracked.unjudged.take()
+            self._begin_anew(tracked)
+            self.controller.met(optimizer, tracked.ledger.label)
 
     def _look_closer(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Where the gradients come from, which the probe does not show."""
@@ -289,7 +300,7 @@ class Steps:
             self._attribution.renew(tracked.share, before, tracked.parameters)
 
     def _reached(self, share: Share) -> None:
-        for tracked in self._roster:
+        for tracked in self.roster:
             if tracked.share is share:
                 self.controller.backward_reached(
                     tracked.ledger.label, loss=share.losses[-1], cleared=len(share.losses) == 1
@@ -338,7 +349,7 @@ class Steps:
         shares = self._attribution.of_thread
         found = [share for share in shares if share.is_among(gradients)]
         if found or (
-            len(shares) > 1 and any(t.share in shares and _is_part(t.parameters, gradients) for t in self._roster)
+            len(shares) > 1 and any(t.share in shares and _is_part(t.parameters, gradients) for t in self.roster)
         ):
             return found
         return self._attribution.unapplied
@@ -376,7 +387,7 @@ class Steps:
 
     def _preclip_norm(self, tracked: Tracked) -> Held | None:
         """Take the norm that was found when this optimizer's gradients were clipped."""
-        is_only = len(self._roster) == 1 and tracked.calls > 1  # nobody else can be meant
+        is_only = len(self.roster) == 1 and tracked.calls > 1  # nobody else can be meant
         return self._clipped.take(None if is_only else tracked.parameters)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trimtab.capture.beginning import Beginning
 from trimtab.capture.share import Share
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
@@ -45,9 +46,9 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "__weakref__", "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf", "hasty",
-        "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged",
-        "update_at", "weights", "weights_held",
+        "__weakref__", "beginning", "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf",
+        "hasty", "is_reloaded", "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters", "sample_at",
+        "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,8 @@ class Tracked:
         self.ledger = ledger
         self.parameters = parameters
         self.share = share
+        self.beginning = Beginning(parameters)
+        self.is_reloaded = False  # whether a state of its own was loaded since its last step
         self.calls = 0  # steps, taken or skipped
         self.sample_at = 0  # the call on which gradients are sampled next
         self.is_sampled = False  # whether they were, for the step that is under way

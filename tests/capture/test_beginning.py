@@ -1,0 +1,57 @@
+"""Where a training began is known again."""
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.capture.beginning import Beginning
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.PReLU())
+
+
+def test_a_beginning_is_now_until_a_weight_is_another_and_once_it_is_back(model):
+    begun, state = Beginning([*model.parameters()]), {n: v.clone() for n, v in model.state_dict().items()}
+    assert begun.is_now()
+    with torch.no_grad():
+        model[0].weight[-1, -1] += 1.0
+    assert not begun.is_now()
+    model.load_state_dict(state)
+    assert begun.is_now()
+
+
+def test_parameters_that_are_gone_are_nowhere(model):
+    begun = Beginning([*model.parameters()])
+    del model[0]
+    assert not begun.is_now()
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        nn.Parameter(torch.ones(2, device="meta")),
+        torch.ones(2).to_sparse().requires_grad_(),
+        nn.UninitializedParameter(),
+    ],
+)
+def test_of_parameters_that_have_no_element_to_read_nothing_is_noted(model, unusual):
+    assert not Beginning([*model.parameters(), unusual]).is_now()
+
+
+def test_parameters_without_elements_are_passed_over():
+    parameter, empty = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.empty(0))
+    begun = Beginning([empty, parameter])
+    assert begun.is_now()
+    parameter.data.add_(1.0)
+    assert not begun.is_now()
+
+
+def test_whose_it_is(model):
+    ids = list(map(id, model.parameters()))
+    begun = Beginning([*model.parameters()])
+    assert begun.is_of(ids)
+    assert begun.is_of(ids[:1])
+    assert begun.is_of([*ids, 1])
+    assert not begun.is_of([*ids[:1], 1])
