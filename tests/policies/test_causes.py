@@ -7,7 +7,9 @@ import pytest
 from trimtab.actions import Halt, RollBack, ScaleLearningRate
 from trimtab.policies import Evidence, Policy
 from trimtab.policies.causes import AT_ONCE, LASTING
+from trimtab.types import Strides
 
+NONE = Strides()
 DIVERGED = Policy(
     on="loss_diverged", ladder=[(RollBack(), ScaleLearningRate(0.2)), RollBack(), RollBack(), Halt()], cooldown=5
 )
@@ -19,8 +21,11 @@ LOWER = "roll_back scale_learning_rate"
 class Known(Evidence):
     """True where what it is given is, at that moment."""
 
-    def __init__(self, *, harmful=False, slow=True):
-        self.harmful, self.slow = harmful, slow
+    def __init__(self, *, harmful=False, slow=True, strides=NONE):
+        self.harmful, self.slow, self.known = harmful, slow, strides
+
+    def strides(self, rule, optimizer):
+        return self.known
 
     def is_harmful(self, optimizer):
         return bool(self.harmful)
@@ -102,6 +107,30 @@ def test_a_few_bad_steps_after_going_back_climb_the_ladder(gone_back):
     run = gone_back()
     assert run.fire("loss_diverged", 100 + LASTING, since=101) == ["roll_back"]
     assert run.decisions[-1].actions[0].back == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "strides", "done"),
+    [
+        (0.02, Strides(measured=0.0009), "creep_back"),
+        (0.02, Strides(first=0.0009), "creep_back"),
+        (0.02, Strides(measured=0.0011, first=0.0009), "roll_back"),
+        (0.02, Strides(), "roll_back"),
+        (0.2, Strides(measured=0.0009), "roll_back"),
+    ],
+)
+def test_loss_that_rises_though_steps_hardly_move_the_weights_is_not_the_rates_fault(course, left, strides, done):
+    run = course(DIVERGED, evidence=Known(strides=strides))
+    run.fire("loss_diverged", 100, since=81)
+    run.engine.fence()
+    run.engine.scaled("0", left)
+    assert run.fire("loss_diverged", 160, since=141) == [done]
+
+
+def test_first_rise_of_a_loss_is_answered_however_short_its_steps_are(course):
+    run = course(DIVERGED, evidence=Known(strides=Strides(measured=0.0009)))
+    run.engine.scaled("0", 0.02)
+    assert run.fire("loss_diverged", 100, since=81) == [LOWER]
 
 
 def test_halt_follows_at_once_where_training_does_harm(in_vain):

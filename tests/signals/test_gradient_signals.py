@@ -15,13 +15,13 @@ from trimtab.signals import (
     UpdateRatio,
     VanishingShare,
 )
-from trimtab.signals.gradients import WARM_UP
+from trimtab.signals.gradients import WARM_UP, WARM_UP_OF_LEARNED
 
 EXPLODING = RULES["gradient_exploding"].threshold
 
 
 def norm_scores(norms):
-    signal = NormSpikeScore()
+    signal = NormSpikeScore(Course())
     return [signal.update(norm) for norm in norms]
 
 
@@ -58,7 +58,7 @@ def test_norm_score_of_three_times_the_largest_fires_where_it_lasts():
 
 
 def test_norm_score_takes_a_norm_a_hundred_times_the_first_ones_for_an_explosion_before_it_is_warm():
-    signal = NormSpikeScore()
+    signal = NormSpikeScore(Course())
     found = [signal.update(norm) for norm in (6.7, 3.8, 4.2, 3.9, 3e3, 4.0)]
     assert found[:4] == [None] * 4
     assert found[4] > EXPLODING
@@ -66,7 +66,7 @@ def test_norm_score_takes_a_norm_a_hundred_times_the_first_ones_for_an_explosion
 
 
 def test_norm_score_of_gradients_that_grow_tenfold_while_it_warms_up_has_no_value():
-    signal = NormSpikeScore()
+    signal = NormSpikeScore(Course())
     assert [signal.update(norm) for norm in (0.1, 0.3, 0.9, 2.7, 8.0)] == [None] * 5
 
 
@@ -83,7 +83,7 @@ def test_norm_score_counts_an_explosion_of_the_warm_up_as_three_times_the_larges
 
 
 def test_norm_that_is_not_finite_has_no_score_and_changes_no_baseline():
-    with_gaps, without = NormSpikeScore(), NormSpikeScore()
+    with_gaps, without = NormSpikeScore(Course()), NormSpikeScore(Course())
     for norm in usual_norms():
         assert with_gaps.update(math.inf) is None
         assert with_gaps.update(math.nan) is None
@@ -93,6 +93,16 @@ def test_norm_that_is_not_finite_has_no_score_and_changes_no_baseline():
 def test_vanishing_share_counts_layers_under_a_thousandth_of_the_largest():
     norms = {"a.weight": 1e-5, "b.weight": 5e-4, "c.weight": 0.5, "d.weight": 1.0}
     assert VanishingShare().update(norms) == 0.5
+
+
+def test_norm_score_of_weights_that_have_learned_waits_for_batches_that_they_do_not_know_yet():
+    course = Course()
+    course.learned = True
+    signal = NormSpikeScore(course)
+    found = [signal.update(norm) for norm in [0.01] * 6 + [2.0] + [0.01] * (WARM_UP_OF_LEARNED - 7)]
+    assert set(found) == {None}
+    assert signal.update(1.5) == 0.0
+    assert signal.update(2000.0) > EXPLODING
 
 
 def test_norm_spike_of_a_run_whose_gradients_begin_at_0_is_measured_against_those_that_follow():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from trimtab.catalog.rules import RULES
 from trimtab.signals import Course, Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
+from trimtab.signals.course import KNOWN
 from trimtab.signals.loss import PATIENCE, WARM_UP
 
 OF_THE_COURSE = [SpikeScore, Divergence, Oscillation, Progress, StillHigh]
@@ -364,3 +365,29 @@ def test_still_high_waits_at_chance_anew_after_a_fence_and_by_steps_made_since()
     assert course.stride == 0.0
     course.stride = 0.2
     assert signal.update(2.3) < 0.1
+
+
+@pytest.fixture
+def learned():
+    """`learned(losses)`: the divergence of weights that have learned by another loss, after each of `losses`."""
+
+    def scores(losses):
+        course = Course()
+        course.learned = True
+        signal, found = Divergence(course), []
+        for loss in losses:
+            found.append(signal.update(loss))
+            course.update(loss)
+        return found
+
+    return scores
+
+
+KNOWS_ITS_TASK = [0.03 if index % 10 == 5 else 1e-5 for index in range(150)]  # next to nothing for most batches
+
+
+def test_divergence_of_weights_that_have_learned_is_measured_by_their_first_swings(learned):
+    found = learned(KNOWS_ITS_TASK + [0.004] * 40)
+    assert set(found[:KNOWN]) == {None}
+    assert max(found[KNOWN:]) < RULES["loss_diverged"].threshold / 2
+    assert learned(KNOWS_ITS_TASK + [1.0] * 40)[-1] > RULES["loss_diverged"].threshold

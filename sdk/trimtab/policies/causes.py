@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 from trimtab.actions import RollBack
 from trimtab.policies.decisions import Decision
-from trimtab.types import Verdict
+from trimtab.types import Strides, Verdict
 
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
 OLDER = 1  # times that an older snapshot is tried
 LASTING = 10  # steps that evidence rests on, so that one bad batch is none
 JUMP = "loss_spike"  # the rule of a single loss; the first one after going back is that of weights which were good
 
+LITTLE = 0.05  # of the learning rate: two falls leave less
+SHORT = 1e-3  # of its own size: by more a usual step moves a typical layer
+
 CHANGED = (
-    "the loss was as high as soon as the run had gone back, so what is asked of the model has changed: "
+    "going back and lower rates did not help, so what is asked of the model has changed: "
     "only what shows that training does harm counts from here on: a bad validation, a loss that rests at chance"
 )
 
@@ -25,8 +28,9 @@ class Causes:
     A model that is put back to where it was good has a good loss, whatever the rate. If its loss is as high as before
     from the first step on, for long or by a jump at that step, it may have been bad by then: the next snapshot is an
     older one. If that does not help either, the objective or the data are others: a term that is switched on, the next
-    task, the targets of reinforcement learning, wrong labels. From then on the loss must rest at chance, or validation
-    get worse, before anything is done about it: see `Course.harmful`.
+    task, the targets of reinforcement learning, wrong labels. Or the loss rises again though the rate was lowered until
+    steps hardly move the weights: then it belongs to training, as while a codebook is learned. From then on the loss
+    must rest at chance, or validation get worse, before anything is done about it: see `Course.harmful`.
     """
 
     __slots__ = ("_back", "_elsewhere", "_vain")
@@ -41,10 +45,11 @@ class Causes:
         if went_back and any(isinstance(a, RollBack) for a in decision.actions):
             self._back = step
 
-    def hear(self, verdict: Verdict, *, is_answered: bool) -> None:
+    def hear(self, verdict: Verdict, *, is_answered: bool, moves: bool = True) -> None:
         """A rule fires whose policy goes back. Hearing of it again changes nothing.
 
-        What is not answered, since another rule has its turn, counts only from the very first step on.
+        What is not answered, since another rule has its turn, counts only from the very first step on. For `moves` see
+        `is_moving`.
         """
         after = self._steps_after_going_back(verdict)
         if self._back is None or after is None:
@@ -54,6 +59,8 @@ class Causes:
             vain.add(self._back)
             if len(vain) > OLDER:
                 self._elsewhere.add(verdict.optimizer)
+        elif not moves and after > 0:
+            self._elsewhere.add(verdict.optimizer)
         elif is_answered and self._back not in vain:
             vain.clear()
 
@@ -85,6 +92,11 @@ class Causes:
         if verdict.rule == JUMP and verdict.step == self._back + 1:
             return 1
         return verdict.since - self._back if _is_lasting(verdict) else None
+
+
+def is_moving(left: float, strides: Strides) -> bool:
+    """Whether steps may still do harm, with this share of the learning rate left by policies."""
+    return left > LITTLE or not 0.0 < (strides.measured or strides.first) <= SHORT
 
 
 def _is_lasting(verdict: Verdict) -> bool:

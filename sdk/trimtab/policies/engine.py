@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
-from trimtab.policies.causes import CHANGED, Causes
+from trimtab.policies.causes import CHANGED, Causes, is_moving
 from trimtab.policies.decisions import Decision
 from trimtab.policies.evidence import Evidence
 from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, rate_raise
@@ -262,7 +262,8 @@ class Engine:
         if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
             return None
         if policy.goes_back:
-            self._causes.hear(verdict, is_answered=True)
+            moves = is_moving(self._rates.left(verdict.optimizer), self._evidence.strides(policy.on, verdict.optimizer))
+            self._causes.hear(verdict, is_answered=True, moves=moves)
         doubted = (policy.goes_back or policy.lowers) and self._causes.doubted(verdict)
         if doubted and not self._evidence.is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)

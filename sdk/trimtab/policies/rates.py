@@ -35,6 +35,11 @@ class Rates:
         else:
             creeping.raised(scale)
 
+    def left(self, optimizer: str) -> float:
+        """What share of its learning rate policies have left it."""
+        creeping = self._creeping.get(optimizer)
+        return 1.0 if creeping is None else creeping.scale / creeping.home
+
     def forget(self, optimizer: str) -> None:
         """Nothing is known of its scale any more, but when a rule fired."""
         self._creeping.pop(optimizer, None)
@@ -83,7 +88,7 @@ class Rates:
             step=step,
             since=step,
             actions=(CreepBack(creeping.home / creeping.scale, ceiling=creeping.home),),
-            reason=f"{verdict.rule} as soon as the run had gone back: neither its weights nor its rate are the cause",
+            reason=f"{verdict.rule} whatever was done about it: neither weights nor rate are the cause",
         )
 
     def __bool__(self) -> bool:

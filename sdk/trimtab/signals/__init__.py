@@ -87,7 +87,7 @@ SIGNALS: dict[str, SignalSpec] = {
     "loss_stuck": SignalSpec(StillHigh, "loss", StillHigh),
     "loss_crawl": SignalSpec(Crawl, "update_ratios", Crawl),
     "gradient_nonfinite": SignalSpec(lambda course: Nonfinite(), "norm", Nonfinite),
-    "gradient_spike_score": SignalSpec(lambda course: NormSpikeScore(), "norm", NormSpikeScore),
+    "gradient_spike_score": SignalSpec(NormSpikeScore, "norm", NormSpikeScore),
     "vanishing_share": SignalSpec(lambda course: VanishingShare(), "layer_norms", VanishingShare),
     "dead_share": SignalSpec(lambda course: DeadShare(), "layer_norms", DeadShare),
     "update_ratio": SignalSpec(lambda course: UpdateRatio(), "update_ratios", UpdateRatio),

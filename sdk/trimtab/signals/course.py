@@ -21,6 +21,7 @@ LOST = 0.6  # of what validation had gained
 BETTER = 0.1  # of that: by less, a pass is no better than the one before
 FLAT = 0.97  # of the slow average: a middle one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
+KNOWN = 100  # values after which it is known what swings are usual
 
 
 class _Moment(NamedTuple):
@@ -59,8 +60,8 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "_of", "averages", "best", "calm", "chance", "count",
-        "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride", "swing",
+        "_began", "_every", "_fenced", "_good", "_history", "_of", "_widest", "averages", "best", "calm", "chance",
+        "count", "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride", "swing",
         "validation", "validation_lost", "validation_worsens",
     )  # fmt: skip
 
@@ -77,7 +78,7 @@ class Course:
         self.count = 0
         self.idle = False
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
-        self.swing = self.peak = self.calm = 0.0
+        self.swing = self.peak = self.calm = self._widest = 0.0
         self.excused = 0.0
         self.lowest = math.inf
         self._of = 0  # values that the slow average is of
@@ -89,8 +90,12 @@ class Course:
 
     @property
     def scale(self) -> float:
-        """What a change is measured against: how far the loss has come down, or `NOISE` swings where that is more."""
-        gain, noise = self.first - self.best, NOISE * self.calm
+        """What a change is measured against: how far the loss has come down, or `NOISE` swings where that is more.
+
+        Swings are those of when it was best; of weights that have `learned` before, and whose loss may be next to
+        nothing for most batches, the widest of the first `KNOWN` values where that is more.
+        """
+        gain, noise = self.first - self.best, NOISE * (self.calm if self.calm > self._widest else self._widest)
         return gain if gain > noise else noise
 
     def update(self, value: float) -> None:
@@ -113,6 +118,8 @@ class Course:
             elif off < -reach:
                 off = -reach
         self.swing = swing = swing + SWING * ((off if off > 0 else -off) - swing)
+        if self.learned and swing > self._widest and self.count <= KNOWN:
+            self._widest = swing
         peak *= FORGET
         self.peak = peak + LEARN * (off - peak) if off > peak else peak
         value = fast + off

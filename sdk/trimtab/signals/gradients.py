@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from trimtab.signals.course import BEGINNING, Course
 from trimtab.signals.loss import Progress
 
-WARM_UP = 8  # readings before anything is compared
+WARM_UP, WARM_UP_OF_LEARNED = 8, 50  # readings before anything is compared
 FIRST = 3  # ... but with what is far beyond
 FAR = 2.3  # in logarithms: so much more does it take before the end of the warm-up
 GROW = 3.0  # how many times the largest norm a reading counts at most
@@ -34,12 +34,14 @@ class NormSpikeScore:
     batches do not have; against the largest as in Megatron's rerun machine.
 
     Warm-up: 8 readings, of which the first is not 0. From the fourth on a norm ten times further counts, since
-    gradients may explode at once.
+    gradients may explode at once. Of weights that have learned by another objective before: 50 readings, of which none
+    counts, since most batches of a model that knows its task may have next to no gradient.
     """
 
-    __slots__ = ("_before", "_count", "_largest", "_last")
+    __slots__ = ("_before", "_count", "_course", "_largest", "_last")
 
-    def __init__(self) -> None:
+    def __init__(self, course: Course) -> None:
+        self._course = course
         self._count = 0
         self._largest = 0.0
         self._last = self._before = 0.0
@@ -52,8 +54,9 @@ class NormSpikeScore:
         if not (norm or largest):
             return None
         self._count += 1
-        if self._count <= WARM_UP:
-            return self._warm(largest, norm)
+        learned = self._course.learned
+        if self._count <= (WARM_UP_OF_LEARNED if learned else WARM_UP):
+            return self._warm(largest, norm, learned=learned)
         score = 0.0
         if norm > largest:
             score = math.log(norm / largest)
@@ -63,8 +66,9 @@ class NormSpikeScore:
         self._before, self._last = self._last, score
         return lasting if lasting > score else score
 
-    def _warm(self, largest: float, norm: float) -> float | None:
-        far = math.log(norm / largest) - FAR if self._count > FIRST and norm > largest > 0.0 else 0.0
+    def _warm(self, largest: float, norm: float, *, learned: bool) -> float | None:
+        is_known = self._count > FIRST and not learned
+        far = math.log(norm / largest) - FAR if is_known and norm > largest > 0.0 else 0.0
         self._largest = max(largest, norm if far <= 0.0 else GROW * largest)
         return far if far > 0.0 else None
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 
-from trimtab.signals.course import FLAT, NO_BETTER, Course
+from trimtab.signals.course import FLAT, KNOWN, NO_BETTER, Course
 
 WARM_UP = 24  # values before anything is compared
 
 SHARE = 0.028  # of the gain: an excess of so much that lasts for three values counts as one of all of it that does not
 SURE = 0.12  # ... but of the largest usual swing
-KNOWN = 100  # values after which it is known what swings are usual
 
 REVERSAL = 0.05  # weight of the newest reversal
 QUIET = 8.0  # reversals so many times those at the best are still usual
@@ -112,7 +111,8 @@ class Divergence:
     `excused` is how much the loss had risen when validation was better than ever (see `Course.validated`): such a rise
     does no harm.
 
-    Warm-up: 24 values. For the mean over 50 values: 50, again after each fence, and a validation pass.
+    Warm-up: 24 values; 100 of weights that have learned by another objective before. For the mean over 50 values: 50,
+    again after each fence, and a validation pass.
 
     After the rule of thumb that a run has diverged when its average is at twice the best (evidence: llm-foundry); as a
     share of the gain, since twice the best means nothing near zero or below.
@@ -126,7 +126,7 @@ class Divergence:
     def update(self, value: float) -> float | None:
         """The share that is lost, after a loss that the course does not hold yet."""
         course = self._course
-        if course.count < WARM_UP:
+        if course.count < (KNOWN if course.learned else WARM_UP):
             return None
         scale, above = course.scale, course.lost
         slowly = course.worsened if course.validation_lost > 0.0 else 0.0
