@@ -157,6 +157,19 @@ def test_loss_that_told_nothing_is_not_believed_later(in_vain, rule):
     assert run.fire(rule, 950, since=931, optimizer="1") != ["refused"]
 
 
+def test_jump_after_the_rate_was_given_back_twice_is_not_answered_any_more(course):
+    run = course(DIVERGED, JUMPED, evidence=Known(strides=Strides(measured=0.0009)))
+    run.fire("loss_diverged", 100, since=81)
+    run.engine.fence()
+    for step, answer in ((200, "roll_back"), (300, "refused")):
+        run.engine.scaled("0", 0.02)
+        assert run.fire("loss_diverged", step, since=step - 19) == ["creep_back"]
+        run.engine.scaled("0", 1.0)
+        run.engine.fence()
+        assert run.fire("loss_spike", step + 10, since=step + 8) == [answer]
+        run.engine.fence()
+
+
 def test_what_was_found_out_survives_a_resume(in_vain):
     run = in_vain()
     run.fire("loss_diverged", 140, since=121)

@@ -115,6 +115,19 @@ def test_verdict_reaches_back_to_where_the_trouble_may_have_begun():
     assert (late.step, late.since, early.since) == (3 * reach, 2 * reach, 0)
 
 
+def test_steps_are_as_long_as_those_of_weights_whose_biases_have_no_gradient_by_their_nature():
+    """As where every layer is followed by a normalisation without parameters of its own."""
+    judge, layers = Judge(shipped("update_too_large")), [f"{i}.weight" for i in range(3)]
+    biases = [name.replace("weight", "bias") for name in layers]
+    torn = GradientReading(
+        norm=1.0,
+        finite=True,
+        layer_norms=dict.fromkeys(layers, 0.6) | dict.fromkeys(biases, 1e-8),
+        update_ratios=dict.fromkeys(layers, 2.0) | dict.fromkeys(biases, 1e-8),
+    )
+    assert [v.rule for v in judge.step("0", 1, None, torn, 0.1)] == ["update_too_large"]
+
+
 def test_long_steps_along_single_gradients_may_cost_more_of_the_gain():
     judge = Judge(resolve(), averages=lambda optimizer: optimizer == "adam")
     torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))

@@ -15,7 +15,7 @@ from trimtab.signals import (
     UpdateRatio,
     VanishingShare,
 )
-from trimtab.signals.gradients import WARM_UP, WARM_UP_OF_LEARNED
+from trimtab.signals.gradients import WARM_UP, WARM_UP_OF_LEARNED, of_trained
 
 EXPLODING = RULES["gradient_exploding"].threshold
 
@@ -287,3 +287,11 @@ def test_crawl_is_zero_once_the_loss_has_come_down(healthy):
 
 def test_crawl_has_no_value_while_losses_are_few():
     assert Crawl(course_of([2.3] * 10)).update({"a": 1e-9}) is None
+
+
+def test_ratios_are_of_parameters_that_have_a_gradient_to_speak_of():
+    """A bias before a normalisation has none, but for rounding errors."""
+    ratios = {"0.weight": 0.02, "0.bias": 1e-8, "1.weight": 0.01, "1.bias": 0.001, "scale": 0.5}
+    norms = {"0.weight": 2.0, "0.bias": 1e-6, "1.weight": 1e-4, "1.bias": 1e-7, "scale": 1e-9}
+    assert list(of_trained(ratios, norms)) == ["0.weight", "1.weight", "1.bias", "scale"]
+    assert of_trained(ratios, {}) == ratios

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from trimtab.actions import RollBack
 from trimtab.policies.decisions import Decision
@@ -10,6 +10,7 @@ from trimtab.types import Strides, Verdict
 
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
 OLDER = 1  # times that an older snapshot is tried
+ENOUGH = 2  # times that the rate is given back, until a jump of the loss is no reason to lower it any more
 LASTING = 10  # steps that evidence rests on, so that one bad batch is none
 JUMP = "loss_spike"  # the rule of a single loss; the first one after going back is that of weights which were good
 
@@ -38,7 +39,7 @@ class Causes:
     def __init__(self) -> None:
         self._back: int | None = None  # the step at which the run was last put back, all of it as always
         self._vain: dict[str, set[int]] = {}  # by optimizer, the steps at which that did not help
-        self._elsewhere: set[str] = set()  # optimizers
+        self._elsewhere: dict[str, int] = {}  # optimizers, and how often their rate was given back
 
     def settled(self, decision: Decision, step: int, *, went_back: bool) -> None:
         """A decision was carried out, at `step`: see `Engine.settle`."""
@@ -58,31 +59,40 @@ class Causes:
         if 0 < after <= (AT_ONCE if is_answered else 1):
             vain.add(self._back)
             if len(vain) > OLDER:
-                self._elsewhere.add(verdict.optimizer)
+                self._elsewhere.setdefault(verdict.optimizer, 0)
         elif not moves and after > 0:
-            self._elsewhere.add(verdict.optimizer)
+            self._elsewhere.setdefault(verdict.optimizer, 0)
         elif is_answered and self._back not in vain:
             vain.clear()
+
+    def gave_back(self, optimizer: str) -> None:
+        """What its rate was lowered by is undone."""
+        self._elsewhere[optimizer] = self._elsewhere.get(optimizer, 0) + 1
 
     def older(self, optimizer: str) -> int:
         """How many snapshots further back to go than a policy says."""
         return len(self._vain.get(optimizer, ()))
 
     def doubted(self, verdict: Verdict) -> bool:
-        """Whether a rise of this loss, seen over several steps, no longer tells how well training goes."""
-        return verdict.optimizer in self._elsewhere and (
-            _is_lasting(verdict) or self._steps_after_going_back(verdict) == 1
-        )
+        """Whether a rise of this loss, seen over several steps, no longer tells how well training goes.
 
-    def state(self) -> list[str]:
+        Nor does a jump where the rate was given back twice: it was lowered for such a one in between, in vain.
+        """
+        given_back = self._elsewhere.get(verdict.optimizer)
+        if given_back is None:
+            return False
+        is_jump_again = verdict.rule == JUMP and given_back >= ENOUGH
+        return is_jump_again or _is_lasting(verdict) or self._steps_after_going_back(verdict) == 1
+
+    def state(self) -> dict[str, int]:
         """For `restore`: plain values that JSON holds."""
-        return sorted(self._elsewhere)
+        return dict(self._elsewhere)
 
     @classmethod
-    def restore(cls, state: Sequence[str]) -> Causes:
+    def restore(cls, state: Mapping[str, int]) -> Causes:
         """Go on from `state`; when a run went back is no evidence after a resume."""
         causes = cls()
-        causes._elsewhere = set(map(str, state))
+        causes._elsewhere = {str(optimizer): int(count) for optimizer, count in state.items()}
         return causes
 
     def _steps_after_going_back(self, verdict: Verdict) -> int | None:

@@ -189,7 +189,7 @@ class Engine:
         self.paused = bool(state["paused"])
         self._accounts = Accounts.restore(state["accounts"], ahead)
         self._rates = Rates.restore(state["rates"], ahead)
-        self._causes = Causes.restore(state.get("causes", ()))
+        self._causes = Causes.restore(state.get("causes", {}))
         self._step, self._gap = int(state["step"]) - ahead, max(int(state["gap"]), 1)
         self._under_way.clear()
         self.fence()
@@ -292,6 +292,7 @@ class Engine:
         is_told = self._is_told(verdict)
         if decision is not None:
             self._under_way.add(verdict.optimizer)
+            self._causes.gave_back(verdict.optimizer)
         elif not is_told:
             decision = self._decision(policy, verdict, source, step, policy.first_aid)
             return replace(decision, outcome="refused", reason=CHANGED)

@@ -13,6 +13,7 @@ from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
 from trimtab.rules.usual import UsualNorm
 from trimtab.signals import Course, Itself, Signal, UpdateExcess, ValidationsSinceBest
+from trimtab.signals.gradients import of_trained
 from trimtab.types import GradientReading, Verdict
 
 NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
@@ -65,7 +66,8 @@ class Bench:
         self._attempt = attempt
         self._rate = rate
         self._began_at = began_at
-        self._ratios: Mapping[str, float] = {}  # the newest update ratios
+        self._read: Mapping[str, float] = {}  # the newest update ratios
+        self._ratios: Mapping[str, float] = {}  # ... of parameters that have a gradient
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
         self._first_rate = 0.0  # at which the first update ratio was measured
@@ -162,10 +164,11 @@ class Bench:
             verdicts += self.take("layer_norms", step, reading.layer_norms)
             self.usual_norm.update(reading.norm)
         if reading.update_ratios:
-            if reading.update_ratios is not self._ratios:
-                self._ratios, self._until = reading.update_ratios, step + LASTS
-            self.excess.read(reading.update_ratios)
-            verdicts += self.take("update_ratios", step, reading.update_ratios)
+            if reading.update_ratios is not self._read:
+                self._read, self._until = reading.update_ratios, step + LASTS
+                self._ratios = of_trained(reading.update_ratios, reading.layer_norms)
+            self.excess.read(self._ratios)
+            verdicts += self.take("update_ratios", step, self._ratios)
             if not self._first_rate and self.excess.first:
                 self._first_rate = rate_before or 0.0
         return verdicts

@@ -17,6 +17,7 @@ GROW = 3.0  # how many times the largest norm a reading counts at most
 FORGET = 0.9995  # of the largest norm, a reading
 FEWEST = 3  # layers that can be compared
 TINY = 1e-3  # of the largest layer's norm: under it a layer learns nothing beside it
+ROUNDING = 1e-5  # of the largest norm in its module: a gradient of less is made of rounding errors
 USUAL_RATIO = 1e-3
 LASTING = 1.8  # a logarithm that lasts for three readings counts so many times one that does not
 
@@ -259,6 +260,23 @@ def layers_of(names: Sequence[str]) -> list[int]:
     """For each parameter the index of the module that holds it, in order of appearance."""
     order: dict[str, int] = {}
     return [order.setdefault(name.rpartition(".")[0] or name, len(order)) for name in names]
+
+
+def of_trained(ratios: Mapping[str, float], norms: Mapping[str, float]) -> Mapping[str, float]:
+    """The update ratios of parameters that have a gradient to speak of.
+
+    A bias before a normalisation has none by its nature, but for rounding: its ratio says nothing of how fast its
+    module learns. Both are by parameter name.
+    """
+    largest: dict[str, float] = {}
+    for name, norm in norms.items():
+        module = name.rpartition(".")[0]
+        largest[module] = max(largest.get(module, 0.0), norm)
+    return {
+        name: ratio
+        for name, ratio in ratios.items()
+        if name not in norms or norms[name] >= ROUNDING * largest[name.rpartition(".")[0]]
+    }
 
 
 class _Modules:
