@@ -40,6 +40,19 @@ def test_of_parameters_that_have_no_element_to_read_nothing_is_noted(model, unus
     assert not Beginning([*model.parameters(), unusual]).is_now()
 
 
+def test_weights_of_another_type_are_not_those_of_then(model):
+    begun = Beginning([*model.parameters()])
+    model.double()
+    assert not begun.is_now()
+    model.float()
+    assert begun.is_now()
+
+
+def test_of_a_shard_nothing_is_noted(model):
+    model[0].weight._fsdp_flattened = True  # as FSDP marks parameters of which each rank has a part
+    assert not Beginning([*model.parameters()]).is_now()
+
+
 def test_parameters_without_elements_are_passed_over():
     parameter, empty = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.empty(0))
     begun = Beginning([empty, parameter])

@@ -48,7 +48,12 @@ def _copied(parameters: Iterable[Tensor]) -> list[Tensor]:
 @secluded
 def _are(parameters: Iterable[Tensor], marks: Collection[Tensor]) -> bool:
     now = [_mark(p) for p in parameters if p.numel()]
-    return len(now) == len(marks) and all(map(torch.equal, now, marks))
+    return len(now) == len(marks) and all(map(_is_equal, now, marks))
+
+
+def _is_equal(mark: Tensor, then: Tensor) -> bool:
+    """Of tensors of two devices or types torch would raise."""
+    return mark.device == then.device and mark.dtype == then.dtype and torch.equal(mark, then)
 
 
 def _mark(parameter: Tensor) -> Tensor:
@@ -59,4 +64,4 @@ def _mark(parameter: Tensor) -> Tensor:
 def _is_unusual(parameter: Tensor) -> bool:
     """Whether an element of it may not be had by itself."""
     plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
-    return not plain or parameter.is_meta
+    return not plain or parameter.is_meta or hasattr(parameter, "_fsdp_flattened")
