@@ -10,10 +10,9 @@ average from a frozen teacher, or from the best copy so far, which must not be t
 from __future__ import annotations
 
 import dataclasses
-import gc
 import weakref
 from collections.abc import Sequence, Set
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 from trimtab.actuators.groups import held_by
 from trimtab.actuators.parts import Parts, owned_by, parameters_in
 
-SOUGHT = (AveragedModel, Optimizer)  # the kinds of objects that `search` looks for
+M = TypeVar("M", bound=nn.Module)
+
+SOUGHT = (nn.Module, Optimizer)  # the kinds of objects that `search` looks for
 FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
 
 
@@ -33,10 +34,12 @@ class Averages:
     def __init__(self) -> None:
         self._found: list[weakref.ref[AveragedModel]] = []
         self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
+        self._modules: list[weakref.ref[nn.Module]] = []  # every module that there was
         self._told = False  # of copies that are left behind
 
     def search(self, parts: Parts, objects: Sequence[object]) -> None:
         """Find, among `objects`, averaged copies of the models of `parts`, or of a part of one, and holders."""
+        self._modules = [weakref.ref(cast(nn.Module, each)) for each in objects if issubclass(type(each), nn.Module)]
         optimizers = (cast(Optimizer, each) for each in objects if issubclass(type(each), Optimizer))
         self._holders = [(label, weakref.ref(each)) for each in optimizers for label in _held_labels(each, parts)]
         shapes = {_shapes(module) for model in parts.models.values() for module in model.modules()} - {()}
@@ -49,13 +52,13 @@ class Averages:
         holders = {f"{label}.holder": holder for label, held in self._holders if (holder := held()) is not None}
         if holders:
             parts = dataclasses.replace(parts, optimizers={**parts.optimizers, **holders})
-        found = [average for average in self._alive() if all(average is not given for given in parts.averages)]
+        found = [average for average in _living(self._found) if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
 
     def left_behind(self, parts: Parts) -> str:
         """What to tell the user, once, of modules that look like a copy of a model and are no part.
 
-        Looks at every module of the process, which takes some 10 us for each.
+        Looks at every module that the last search found, which takes some 10 us for each.
         """
         if self._told:
             return ""
@@ -66,12 +69,11 @@ class Averages:
         ours |= {id(p) for optimizer in parts.optimizers.values() for p in owned_by(optimizer)}
         kinds = {type(model).__name__ for model in parts.models.values()}
         copies: dict[int, str] = {}  # the class, by the first parameter: that of the copy, or of what holds it
-        for each in gc.get_objects() if shapes else ():
-            if issubclass(type(each), nn.Module):
-                found = _parameters(cast(nn.Module, each))
-                if len(found) >= FEWEST and id(found[0]) not in ours and tuple(p.shape for p in found) in shapes:
-                    known = copies.get(id(found[0]), "")
-                    copies[id(found[0])] = known if known and known not in kinds else type(each).__name__
+        for each in _living(self._modules) if shapes else ():
+            found = _parameters(each)
+            if len(found) >= FEWEST and id(found[0]) not in ours and tuple(p.shape for p in found) in shapes:
+                known = copies.get(id(found[0]), "")
+                copies[id(found[0])] = known if known and known not in kinds else type(each).__name__
         if not copies:
             return ""
         self._told = True
@@ -83,14 +85,15 @@ class Averages:
 
     def begin_anew(self, covered: Set[object]) -> None:
         """Let those that a snapshot does not cover, being younger, begin again: their next update copies the model."""
-        for average in self._alive():
+        for average in _living(self._found):
             counter = average._buffers.get("n_averaged")
             if isinstance(counter, Tensor) and (id(average), "n_averaged") not in covered:
                 with torch.no_grad():
                     counter.zero_()
 
-    def _alive(self) -> list[AveragedModel]:
-        return [average for found in self._found if (average := found()) is not None]
+
+def _living(held: Sequence[weakref.ref[M]]) -> list[M]:
+    return [module for each in held if (module := each()) is not None]
 
 
 def _held_labels(optimizer: Optimizer, parts: Parts) -> list[str]:
