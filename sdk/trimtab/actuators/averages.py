@@ -10,6 +10,7 @@ average from a frozen teacher, or from the best copy so far, which must not be t
 from __future__ import annotations
 
 import dataclasses
+import gc
 import weakref
 from collections.abc import Sequence, Set
 from typing import TypeVar, cast
@@ -24,7 +25,7 @@ from trimtab.actuators.parts import Parts, owned_by, parameters_in
 
 M = TypeVar("M", bound=nn.Module)
 
-SOUGHT = (nn.Module, Optimizer)  # the kinds of objects that `search` looks for
+SOUGHT = (nn.Module, Optimizer, Tensor)  # the last for whoever looks for pending graphs
 FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
 
 
@@ -37,8 +38,13 @@ class Averages:
         self._modules: list[weakref.ref[nn.Module]] = []  # every module that there was
         self._told = False  # of copies that are left behind
 
-    def search(self, parts: Parts, objects: Sequence[object]) -> None:
-        """Find, among `objects`, averaged copies of the models of `parts`, or of a part of one, and holders."""
+    def search(self, parts: Parts) -> list[object]:
+        """Find averaged copies of the models of `parts`, or of a part of one, and holders.
+
+        Goes once through the objects of the process, which is what takes the time. Returns every module, optimizer and
+        tensor among them.
+        """
+        objects = [each for each in gc.get_objects() if issubclass(type(each), SOUGHT)]
         self._modules = [weakref.ref(cast(nn.Module, each)) for each in objects if issubclass(type(each), nn.Module)]
         optimizers = (cast(Optimizer, each) for each in objects if issubclass(type(each), Optimizer))
         self._holders = [(label, weakref.ref(each)) for each in optimizers for label in _held_labels(each, parts)]
@@ -46,6 +52,7 @@ class Averages:
         if shapes:
             found = (cast(AveragedModel, each) for each in objects if issubclass(type(each), AveragedModel))
             self._found = [weakref.ref(average) for average in found if _shapes(average) in shapes]
+        return objects
 
     def added_to(self, parts: Parts) -> Parts:
         """`parts`, with those that were found."""

@@ -28,7 +28,7 @@ def is_pending(tensors: Iterable[Tensor], objects: Iterable[object]) -> bool:
 
     What hooks of the user's have packed (offloaded, checkpointed) is not unpacked, since that may compute it anew:
     such a graph counts as pending until it has run. Cost: a pass over `objects`, and 2 us a node. Only graphs that one
-    of `objects`, those of `gc.get_objects()`, holds are seen.
+    of `objects` holds are seen.
     """
     storages = {_storage(tensor) for tensor in tensors} - {0}
     packed = reached = False

@@ -9,7 +9,6 @@ good one; so is the best, and the newest.
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from trimtab.actions import Change, Refused
 from trimtab.actuators import generators
-from trimtab.actuators.averages import SOUGHT, Averages
+from trimtab.actuators.averages import Averages
 from trimtab.actuators.layout import Layout, lay_out
 from trimtab.actuators.memory import default_cap
 from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by
@@ -110,7 +109,7 @@ class Snapshots:
         Every snapshot that does not know it takes up its state as it is now, since it has not stepped before. Not so
         what was added to an optimizer that has: of that no earlier state is known, and none before now is restored.
         """
-        self._averages.search(parts, gc.get_objects())
+        self._averages.search(parts)
         if not self._kept:
             self._first = self._take(parts, step)
             self.turns.begin_anew(step)
@@ -187,9 +186,7 @@ class Snapshots:
             Refused: another thread trains, or there are weights that cannot be copied.
         """
         self._check_alone()
-        sought = (torch.Tensor, *SOUGHT)  # in one pass, since it is the looking at every object that takes the time
-        objects = [thing for thing in gc.get_objects() if issubclass(type(thing), sought)]
-        self._averages.search(parts, objects)
+        objects = self._averages.search(parts)
         return not is_pending(lay_out(self._averages.added_to(parts)).tensors, objects)
 
     def roll_back(self, parts: Parts, step: int, *, since: int | None = None, back: int = 0) -> Change:
