@@ -94,7 +94,13 @@ class Run:
             self._say,
             lambda: self._logged.any,
         )
-        self._halting = Halting(config.on_halt, self._say, self._capture.before_backwards)
+        self._halting = Halting(
+            config.on_halt,
+            self._say,
+            self._capture.before_backwards,
+            self._books.steps_written,
+            self._guard.wrap("halt", self._capture.look_out),
+        )
         self._controller = build(
             self.info,
             capture=self._capture,

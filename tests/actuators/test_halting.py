@@ -17,8 +17,8 @@ def said():
     return {}
 
 
-def halting(on_halt, said):
-    return Halting(on_halt, said.__setitem__, lambda call: None)
+def halting(on_halt, said, *, steps=lambda: 0, prepares=lambda: False):
+    return Halting(on_halt, said.__setitem__, lambda call: None, steps, lambda: prepares)
 
 
 def test_a_loop_that_asks_is_told_to_stop(said):
@@ -50,6 +50,39 @@ def test_unwinding_waits_for_a_loop_that_asks(said):
         halt.before_backward()
     with pytest.raises(HaltTraining):
         halt.before_backward()
+
+
+def test_next_training_may_ask_before_its_first_step(said):
+    is_prepared = []
+    halt = halting("ask", said, prepares=lambda: bool(is_prepared))
+    halt.request("loss_diverged")
+    assert halt.asked()
+    assert halt.asked()
+    is_prepared.append(True)
+    assert not halt.asked()
+    assert not halt.heeded
+
+
+def test_loop_that_asks_at_each_step_and_goes_on_costs_no_search(said):
+    steps, searches = itertools.count(), []
+    halt = halting("ask", said, steps=lambda: next(steps), prepares=lambda: searches.append(1))
+    halt.request("loss_diverged")
+    assert [halt.asked() for _ in range(5)] == 5 * [True]
+    assert searches == []
+
+
+def test_unwinding_that_was_caught_unwinds_again_but_not_the_next_training(said):
+    is_prepared = []
+    halt = halting("unwind", said, prepares=lambda: bool(is_prepared))
+    halt.request("loss_diverged")
+    for _ in range(2):
+        with pytest.raises(HaltTraining):
+            halt.before_backward()
+    is_prepared.append(True)
+    halt.before_backward()
+    is_prepared.clear()
+    halt.before_backward()
+    assert not halt.heeded
 
 
 class Module(lightning.LightningModule):

@@ -35,3 +35,17 @@ def test_policy_that_halted_a_run_or_failed_too_often_goes_on_where_it_stood_whe
     assert not goes_on.over(AIDING, "0")
     assert goes_on.position(stopping, "0", 30, 1) == (0, 1)
     assert goes_on.remaining(stopping) == stopping.budget - 2
+
+
+def test_model_that_takes_over_a_label_has_accounts_of_its_own():
+    stopping = Policy(on="loss_diverged", ladder=[RollBack(), Halt()], cooldown=9)
+    known = Accounts()
+    for optimizer in ("0", "1", ""):
+        known.done(stopping, optimizer, 0, 10, 1)
+        known.done(stopping, optimizer, 1, 20, 1)
+    known.begin_anew("0")
+    assert [known.over(stopping, optimizer) for optimizer in ("0", "1", "")] == [False, True, False]
+    assert known.remaining(stopping) == stopping.budget - 2
+    assert known.position(stopping, "0", 21, 1) == (0, 0)
+    assert known.position(stopping, "1", 21, 1) == (0, 1)
+    assert [known.waiting(stopping, optimizer, 21, critical=False) for optimizer in ("0", "1")] == [False, True]

@@ -91,6 +91,13 @@ def test_episode_that_goes_on_counts_once(gone_back):
     assert run.judge(140) == ["roll_back"]
 
 
+def test_model_that_takes_over_the_label_is_believed(in_vain):
+    run = in_vain()
+    run.engine.begin_anew("0")
+    assert run.fire("loss_diverged", 140, since=121) == [LOWER]
+    assert run.decisions[-1].actions[0].back == 0
+
+
 def test_loss_that_rises_again_later_climbs_the_ladder(gone_back):
     assert gone_back().fire("loss_diverged", 123, since=100 + AT_ONCE + 1) == ["roll_back"]
 

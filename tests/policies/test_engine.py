@@ -406,6 +406,16 @@ class TestCreepingBack:
         run.judge(410, verdict("loss_spike", 410))
         assert [run.judge(step, healthy=["0"]) for step in (510, 909, 910)] == [[], [], ["creep_back"]]
 
+    def test_counts_no_health_of_a_model_that_had_the_label_before(self, course):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        run.judge(400, healthy=["0"])
+        run.engine.begin_anew("0")
+        for step in range(401, 1000):
+            run.judge(step, healthy=["0"])
+        run.engine.scaled("0", 0.5)
+        assert next(step for step in range(1000, 2000) if run.judge(step, healthy=["0"])) == 1000 + PATIENCE
+
     def test_counts_the_health_of_each_optimizer(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5)

@@ -1,6 +1,7 @@
 """Several trainings in one process, one after the other: cross-validation, a search, a second stage."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import trimtab
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SetDropout
-from trimtab.types import Adjustment, Alert, Step
+from trimtab.types import Adjustment, Alert, RunEnd, Step
 
 STEPS = 120
 
@@ -133,6 +134,77 @@ def test_what_the_last_validation_of_a_fold_brings_about_is_not_done_to_the_next
         assert not trimtab.should_stop()
     ((outcome, reason),) = [(a.outcome, a.reason) for a in seen.run.adjustments if a.action == action.name]
     assert (outcome, reason) == ("refused", "another model is trained by now")
+
+
+def test_each_training_has_a_budget_of_its_own(watching, train_in_turn):
+    rule = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)
+    policies = [trimtab.Policy(on="always", ladder=[ScaleLearningRate(0.5), Halt()], budget=1, cooldown=0)]
+    with watching(act="process", rules=[rule], policies=policies) as seen:
+        train_in_turn(3)
+    applied = [(a.action, a.step) for a in seen.run.adjustments if a.outcome == "applied"]
+    assert [action for action, _ in applied] == 3 * ["scale_learning_rate"]
+    assert [step // STEPS for _, step in applied] == [0, 1, 2]
+
+
+HALTING = {
+    "rules": [trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)],
+    "policies": [trimtab.Policy(on="always", ladder=[Halt()])],
+}
+
+
+@pytest.mark.parametrize("asks_first", [False, True])
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_halt_ends_the_training_that_it_is_about(watching, asks_first, is_kept):
+    kept, counts = [], []
+    with watching(act="process", **HALTING) as seen:
+        for _ in range(3):
+            training = Training()
+            kept += [training] if is_kept else []
+            counts.append(0)
+            while not (asks_first and trimtab.should_stop()):
+                training.step()
+                counts[-1] += 1
+                if trimtab.should_stop():
+                    break
+            assert trimtab.should_stop()  # as an outer loop asks again
+            assert seen.run.halted
+            validate(training.model, training.inputs, training.labels)
+    assert [a.step for a in seen.run.adjustments if a.outcome == "applied"] == list(itertools.accumulate(counts))
+
+
+def test_run_whose_last_training_was_not_halted_is_no_halted_run(watching):
+    rule = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
+    policy = trimtab.Policy(on="bad", ladder=[Halt()])
+    with watching(act="process", rules=[rule], policies=[policy]) as seen:
+        first = Training()
+        first.steps(3)
+        seen.run.log(bad=2.0)
+        first.step()
+        assert trimtab.should_stop()
+        Training().steps(3)
+        assert not trimtab.should_stop()
+    assert seen.backend.of(RunEnd)[-1].status == "completed"
+
+
+def test_unwinding_that_a_search_catches_leaves_the_next_training_alone(watching):
+    ends = []
+    with watching(act="process", on_halt="unwind", **HALTING) as seen:
+        for _ in range(3):
+            with pytest.raises(trimtab.HaltTraining):
+                Training().steps(STEPS)
+            ends.append(seen.run.adjustments[-1].step)
+    assert len(set(ends)) == len(seen.run.adjustments) == 3
+
+
+def test_optimizer_that_was_there_when_the_run_was_halted_is_no_next_training(watching):
+    training, waiting = Training(), Training()
+    with watching(act="process", **HALTING):
+        while not trimtab.should_stop():
+            training.step()
+        assert trimtab.should_stop()
+        other = torch.optim.SGD(training.model.parameters(), lr=0.1)  # of the model that was trained
+        assert trimtab.should_stop()
+    assert waiting.optimizer is not other
 
 
 def test_next_fold_of_one_name_begins_at_its_own_rate_and_dropout(watching):

@@ -109,7 +109,7 @@ def test_state_that_a_run_is_given_is_on_disk_with_the_next_record(steered, watc
         seen.run.load_state_dict(given)
         training.steps(2)
         written = on_disk(seen)
-    assert (written["steering"], written["engine"]["accounts"]["spent"]) == (given["steering"], {"once": 1})
+    assert (written["steering"], written["engine"]["accounts"]["spent"]) == (given["steering"], [["once", "0", 1]])
 
 
 CLIP = {"max_norm": None, "remaining": 1, "harmless": False, "usual": None}
@@ -129,7 +129,7 @@ SPOILT = {
     "no dropout at all": ("steering", "0", "dropout", 1.0),
     "a scale to go back to that is negative": ("engine", "rates", "creeping", "0", "home", -1.0),
     "a time in words": ("engine", "rates", "seen", "0", "late"),
-    "a budget in words": ("engine", "accounts", "spent", "once", "much"),
+    "a budget in words": ("engine", "accounts", "spent", [["once", "0", "much"]]),
     "a cooldown in words": ("engine", "accounts", "cooling", [["once", "0", "long"]]),
     "a gap in words": ("engine", "gap", "wide"),
     "episodes in words": ("judge", "0", "once", "many"),

@@ -65,7 +65,7 @@ def test_scales_and_budgets_are_there_after_a_kill(start, tmp_path):
         model(torch.ones(4, 2)).square().mean().backward()
         optimizer.step()
         state = run.state_dict()
-    assert state["engine"]["accounts"]["spent"] == {"always": 1}
+    assert state["engine"]["accounts"]["spent"] == [["always", "0", 1]]
     assert next(e for e in reversed(script.log()) if e["event"] == "step")["learning_rate"] == [0.05]
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from torch.optim import Optimizer
+
 from trimtab.actions import Change, Refused
 from trimtab.actuators.dropout import LargestRatio
 from trimtab.actuators.halting import Halting
@@ -87,6 +89,17 @@ class Actuators:
         best = self.snapshots.best
         self.snapshots.with_best(self.parts(), step, lambda: save(self.parts(), self.directory / BEST, best or 0))
         return self.directory / BEST
+
+    def met(self, label: str, optimizer: Optimizer) -> None:
+        """An optimizer is about to step for the first time."""
+        self.halting.give_way()
+        self.steering.meet(label, optimizer)
+
+    def begin_anew(self, label: str) -> None:
+        """Another model is trained under this label, which was steered, kept and halted by nobody yet."""
+        self.steering.forget(label)
+        self.snapshots.forget()
+        self.halting.begin_anew()
 
     def close(self) -> None:
         """Put everything back as the user had it, and let the copies go."""

@@ -5,6 +5,8 @@ What nobody hears is advice: the run trains on with the weights that it has, unt
 Frameworks have a stop of their own, which still runs `on_train_end` and saves: they are told through it. A loop of the
 user's own asks `trimtab.should_stop()`. Where nobody asks, `on_halt="unwind"` raises `HaltTraining` at the beginning of
 a backward, where neither an optimizer nor a scaler is in the middle of anything.
+
+A halt is about the training that it was decided in: where a search goes on with the next model, it is over.
 """
 
 from __future__ import annotations
@@ -35,17 +37,31 @@ class Halting:
         on_halt: Literal["ask", "unwind"],
         say: Callable[[str, str], None],
         before_backwards: Callable[[Callable[[], None]], object],
+        steps: Callable[[], int],
+        look_out: Callable[[], Callable[[], bool | None] | None],
     ) -> None:
-        """`before_backwards(call)` has `call` called at the beginning of every backward from then on."""
+        """Nothing is requested.
+
+        Args:
+            before_backwards: has what it is given called at the beginning of every backward from then on.
+            steps: how many there were.
+            look_out: returns what says whether another training is prepared since then, or None on a fault. Both
+                may take 0.1 s.
+        """
         self.requested = False
         self._reason = ""
         self._on_halt = on_halt
         self.say = say
         self._before_backwards = before_backwards
+        self._steps = steps
+        self._look_out = look_out
         self._asks = False  # whether the loop has ever asked
         self._told = False  # whether a framework was told
+        self._raised = False
         self._ignored = 0  # backwards since the request
+        self._asked_at = -1  # how many steps there were when the loop asked last, since the request
         self._on_heard: Callable[[], object] = _nothing
+        self._is_another_prepared: Callable[[], bool | None] = _never
 
     @property
     def asks(self) -> bool:
@@ -73,6 +89,7 @@ class Halting:
         if self.requested:
             return
         self.requested, self._reason, self._asks = True, reason, self._asks or asks
+        self._is_another_prepared = self._look_out() or _never
         if self._on_halt == "unwind":
             self._before_backwards(self.before_backward)
         for owner, flag in _owners():
@@ -85,9 +102,24 @@ class Halting:
                 "goes on, with the weights that it has. Ask in the loop, or use on_halt='unwind'.",
             )
 
+    def begin_anew(self) -> None:
+        """Another training has begun: what was requested of the one before is over."""
+        self.requested = self._told = self._raised = False
+        self._ignored, self._asked_at = 0, -1
+        self._on_heard, self._is_another_prepared = _nothing, _never
+
+    def give_way(self) -> None:
+        """Where another training is prepared, or has begun, what was requested is over. Takes 0.1 s, where there is."""
+        if self.requested and self._is_another_prepared():
+            self.begin_anew()
+
     def asked(self) -> bool:
-        """The loop asks whether to stop."""
+        """The loop asks whether to stop. It may be the loop of the next training, before its first step."""
         self._asks = True
+        if self.requested:
+            before, self._asked_at = self._asked_at, self._steps()
+            if before == self._asked_at:
+                self.give_way()
         return self.requested
 
     def hear(self) -> None:
@@ -97,14 +129,25 @@ class Halting:
 
     def before_backward(self) -> None:
         """Raise `HaltTraining` once the loop has had its chance."""
+        if not self.requested:
+            return
         self._ignored += 1
         patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
-        if self._ignored > patience:
-            raise HaltTraining(self._reason)
+        if self._ignored <= patience:
+            return
+        if self._raised and self._is_another_prepared():
+            self.begin_anew()
+            return
+        self._raised = True
+        raise HaltTraining(self._reason)
 
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def _owners() -> Iterator[tuple[Any, str]]:

@@ -6,7 +6,7 @@ A search for a learning rate, or the next fold of a cross-validation, puts the f
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ class Beginning:
         """Whether these, by their ids, are a part of those, or more than all of those."""
         living, asked = {id(p) for p in self._living()}, set(parameters)
         return asked <= living or (len(living) == len(self._held) and living <= asked)
+
+    def is_apart_from(self, parameters: Set[int]) -> bool:
+        """Whether it has none of these, by their ids."""
+        return parameters.isdisjoint(map(id, self._living()))
 
     def is_now(self) -> bool:
         """Whether all have the values of then. Waits for their device, and stops at the first that has not."""

@@ -179,6 +179,10 @@ class Capture:
         self._gate = call
         self._lane.close()
 
+    def look_out(self) -> Callable[[], bool | None]:
+        """See `Roster.look_out`."""
+        return self._guard.wrap("halt", self._steps.roster.look_out())
+
     @property
     def scalers(self) -> list[GradScaler]:
         """Every GradScaler that has stepped."""

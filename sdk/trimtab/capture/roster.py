@@ -12,7 +12,7 @@ from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.beginning import Beginning
 from trimtab.capture.recorder import Recorder
-from trimtab.capture.tracked import Tracked, parameters_of
+from trimtab.capture.tracked import Tracked, living_optimizers, parameters_of
 
 LEARNED = 24  # steps, of which fewer have taught nothing that would have to be forgotten; a rate may be 0 for some
 
@@ -63,6 +63,19 @@ class Roster:
         """What is known of it; None before its first step, and once it has left."""
         tracked = self._tracked.get(id(optimizer))
         return tracked if tracked is not None and tracked.optimizer() is optimizer else None
+
+    def look_out(self) -> Callable[[], bool]:
+        """Returns what tells whether an optimizer was made since then for another training than those up to then.
+
+        Its parameters are none of theirs, or are where those began. Both go through the objects of the process.
+        """
+        there, former = weakref.WeakSet(living_optimizers()), list(self._former.values())
+
+        def is_for_another(optimizer: Optimizer) -> bool:
+            parameters = {id(p) for p in parameters_of(optimizer)}
+            return bool(parameters) and all(b.is_apart_from(parameters) or b.is_now() for b in former)
+
+        return lambda: any(each not in there and is_for_another(each) for each in living_optimizers())
 
     def enter(self, optimizer: Optimizer) -> Arrival:
         """It steps for the first time. It takes the lowest index that no living optimizer has."""

@@ -7,7 +7,6 @@ these are cleared between two backwards, a step was taken. Its learning rate can
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +18,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Behind, Recorder, total
 from trimtab.capture.share import Share
-from trimtab.capture.tracked import Unjudged, held, parameters_of, rates_of
+from trimtab.capture.tracked import Unjudged, held, living_optimizers, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger, Samples
 from trimtab.sample.scalars import Held
@@ -277,8 +276,7 @@ class UnseenOptimizer:
         if self._patience > ROUNDS_WITHOUT_STEP:
             return False
         reached = {id(leaf): leaf for leaf in self._attribution.newest_leaves}
-        optimizers = [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
-        hooked = [parameters_of(each) for each in optimizers if getattr(type(each).step, "hooked", False)]
+        hooked = [parameters_of(each) for each in living_optimizers() if getattr(type(each).step, "hooked", False)]
         concerned = [ps for ps in hooked if not (reached.keys().isdisjoint(map(id, ps)) and _is_trained(ps))]
         own = {id(p) for parameters in concerned for p in parameters}
         others = [leaf for key, leaf in reached.items() if key not in own]

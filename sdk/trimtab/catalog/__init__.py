@@ -156,7 +156,7 @@ ADJUSTMENT_AFTER = _gauge(
     "adjustment_after", "", "Value of the setting after it.", "policy", "action", "outcome", "optimizer", "setting"
 )
 POLICY_BUDGET = _gauge(
-    "policy_budget_remaining", "adjustments", "Adjustments that a policy may still make in this run.", "policy"
+    "policy_budget_remaining", "adjustments", "Adjustments that a policy may still make in this training.", "policy"
 )
 SNAPSHOT_AGE = _gauge("snapshot_age_seconds", "seconds", "Age of the newest snapshot that a rollback could use.")
 

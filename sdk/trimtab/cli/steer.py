@@ -60,7 +60,7 @@ def resume(run: str, directory: str | None, wait: float) -> int:
 @click.option("--restore-best", is_flag=True, help="Put the best weights back before it stops.")
 @_of_a_run
 def stop(run: str, directory: str | None, wait: float, restore_best: bool) -> int:
-    """Save the best and the last state of RUN, and ask its loop to stop."""
+    """Save the best and the last state of RUN, and ask its loop to stop. In a search the next training goes on."""
     from trimtab.actions import Halt
 
     return _ask(run, directory, wait, "stop", [Halt("a person asked for it", restore_best=restore_best)])

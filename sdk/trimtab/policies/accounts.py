@@ -29,7 +29,7 @@ class Accounts:
     settling: dict[str, int] = field(default_factory=dict)  # optimizer: ... on which less than critical rules may
     acted: dict[Key, int] = field(default_factory=dict)  # rule: the last episode that was acted on
     finished: set[Key] = field(default_factory=set)  # policies that have asked for a halt
-    spent: Counter[str] = field(default_factory=Counter)  # policy: adjustments, over all optimizers
+    spent: Counter[Key] = field(default_factory=Counter)  # policy: adjustments
     failures: Counter[str] = field(default_factory=Counter)  # policy: adjustments that raised
 
     def position(self, policy: Policy, optimizer: str, step: int, gap: int) -> tuple[int, int]:
@@ -50,7 +50,7 @@ class Accounts:
             return
         self.aided.pop((policy.name, optimizer), None)
         self.climbed[policy.group, optimizer] = max(rung, lasting) - policy.first_aid + 1, step
-        self.spent[policy.name] += 1
+        self.spent[policy.name, optimizer] += 1
         self.cool(policy, optimizer, step)
         self.settling[optimizer] = step + policy.cooldown
         if halts(policy.rungs[rung]):
@@ -60,8 +60,19 @@ class Accounts:
         self.cooling[policy.name, optimizer] = step + policy.cooldown
 
     def remaining(self, policy: Policy) -> int:
-        """Adjustments left in the policy's budget."""
-        return max(policy.budget - self.spent[policy.name], 0)
+        """Adjustments left in the policy's budget, which all optimizers share."""
+        return max(policy.budget - sum(count for (name, _), count in self.spent.items() if name == policy.name), 0)
+
+    def begin_anew(self, optimizer: str) -> None:
+        """It trains another model: nothing was done to that one yet, nor to the run as a whole since it is there.
+
+        Episodes are numbered on, and a policy that fails does so whatever is trained.
+        """
+        for entries in (self.climbed, self.aided, self.cooling, self.spent):
+            for key in [key for key in entries if meets(key[1], optimizer)]:
+                del entries[key]
+        self.settling = {other: until for other, until in self.settling.items() if not meets(other, optimizer)}
+        self.finished = {key for key in self.finished if not meets(key[1], optimizer)}
 
     def over(self, policy: Policy, optimizer: str) -> bool:
         """Whether the policy does nothing any more: it asked for a halt, or failed too often."""
@@ -79,7 +90,6 @@ class Accounts:
         return {
             **keyed,
             "settling": dict(self.settling),
-            "spent": dict(self.spent),
         }
 
     @classmethod
@@ -95,11 +105,11 @@ class Accounts:
             cooling={key: int(until) - ahead for key, until in keyed("cooling").items()},
             settling={optimizer: int(until) - ahead for optimizer, until in state["settling"].items()},
             acted={key: int(episode) for key, episode in keyed("acted").items()},
-            spent=Counter({policy: int(count) for policy, count in state["spent"].items()}),
+            spent=Counter({key: int(count) for key, count in keyed("spent").items()}),
         )
 
 
-_KEYED = ("climbed", "aided", "cooling", "acted")
+_KEYED = ("climbed", "aided", "cooling", "acted", "spent")
 
 
 def meets(one: str, other: str) -> bool:

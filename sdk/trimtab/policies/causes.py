@@ -69,6 +69,12 @@ class Causes:
         """What its rate was lowered by is undone."""
         self._elsewhere[optimizer] = self._elsewhere.get(optimizer, 0) + 1
 
+    def begin_anew(self, optimizer: str) -> None:
+        """It trains another model."""
+        self._back = None
+        self._vain.pop(optimizer, None)
+        self._elsewhere.pop(optimizer, None)
+
     def older(self, optimizer: str) -> int:
         """How many snapshots further back to go than a policy says."""
         return len(self._vain.get(optimizer, ()))

@@ -157,6 +157,12 @@ class Engine:
             del self._newest[key]
             self._open.pop(key, None)
 
+    def begin_anew(self, optimizer: str) -> None:
+        """Another model is trained under this label: ladders, budgets and cooldowns are those of a new run."""
+        self._accounts.begin_anew(optimizer)
+        self._causes.begin_anew(optimizer)
+        self._rates.begin_anew(optimizer)
+
     def scaled(self, optimizer: str, scale: float, *, by_person: bool = False) -> None:
         """The learning rate's scale of one optimizer was set. A person's choice is not crept away from."""
         self._rates.set(optimizer, scale, by_person=by_person)

@@ -34,7 +34,7 @@ class Policy:
         ladder: rungs. Each is an action, or several in a tuple, which are applied in the order given.
         name: unique. Default: that of the rule or alert.
         cooldown: steps after an adjustment in which this policy makes no other. First aid needs none and sets none.
-        budget: adjustments in a run, over all optimizers, 1 or more. First aid is not counted.
+        budget: adjustments in a training, over all optimizers, 1 or more. First aid is not counted.
         memory: steps after an adjustment within which the rule climbs when it fires again.
         group: policies of one group share their place on the ladder, since one trouble may show as a spike first and
             as divergence next. Default: each policy for itself.

@@ -43,6 +43,12 @@ class Rates:
     def forget(self, optimizer: str) -> None:
         """Nothing is known of its scale any more, but when a rule fired."""
         self._creeping.pop(optimizer, None)
+        self._seen.pop(optimizer, None)
+
+    def begin_anew(self, optimizer: str) -> None:
+        """It trains another model: nothing is known of it at all, nor when a rule of the run as a whole fired."""
+        self.forget(optimizer)
+        self._lowered = {other: at for other, at in self._lowered.items() if not meets(other, optimizer)}
 
     def trouble(self, optimizer: str, step: int, *, lowers: bool) -> None:
         """A rule fired. `lowers`: its policy lowers the learning rate."""

@@ -77,6 +77,10 @@ class Answering:
         if self._reception is not None:
             self._reception.acceptance.fence()
 
+    def begin_anew(self, label: str) -> None:
+        """Another model is trained under this label."""
+        self._engine.begin_anew(label)
+
     def close(self, say: Callable[[str, str], None]) -> None:
         """The run ends."""
         if self._replay is not None and self._replay.left:

@@ -177,7 +177,7 @@ class Controller:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
         self.optimizers[label] = weakref.ref(optimizer)
         self._labels.setdefault(label)
-        self._actuators.steering.meet(label, optimizer)
+        self._actuators.met(label, optimizer)
         self._membership.met(optimizer)
         self._keeping.met(self._books.steps_written())
         if self.acts:
@@ -190,8 +190,7 @@ class Controller:
         self._forgetting.another_model(label, step)
         self._membership.withdraw(step, "another model is trained by now", spares_persons=True)
         self.optimizers.pop(label, None)
-        self._actuators.steering.forget(label)
-        self._actuators.snapshots.forget()
+        self._actuators.begin_anew(label)
 
     def another_loss(self, loss: str) -> None:
         """Training has a loss that it did not have before: of the function `loss`, or (empty) written by hand."""

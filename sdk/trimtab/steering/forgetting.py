@@ -46,6 +46,7 @@ class Forgetting:
         """Another model is trained under this label from now on."""
         self._fence(None, step)
         self._judging.begin_anew(label)
+        self._answering.begin_anew(label)
         self._telling.begin_anew()
 
     def another_loss(self, loss: str, step: int) -> None:
