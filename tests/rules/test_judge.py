@@ -421,7 +421,7 @@ def test_validation_of_another_training_says_nothing_of_a_loss_that_creeps_up():
     steps = Steps(shipped("loss_diverged"))
     steps.take(falling(200))
     steps.judge.validation(steps.at, 0.1, None, 0.3)
-    steps.judge.begin_anew("0")
+    steps.judge.begin_anew("0", steps.at)
     steps.take(falling(200))
     steps.judge.validation(steps.at, 1.2, None, 0.3)
     assert steps.take(CREPT) == []
@@ -519,7 +519,7 @@ def test_restoring_never_numbers_backwards():
 def test_episodes_of_another_training_are_numbered_on():
     steps = Steps(shipped("loss_nonfinite"))
     steps.take([math.nan])
-    steps.judge.begin_anew("0")
+    steps.judge.begin_anew("0", steps.at)
     assert [verdict.episode for verdict in steps.take([1.0, math.nan])] == [2]
 
 

@@ -50,6 +50,26 @@ def test_settled_steps_are_multiples_of_the_interval():
     assert [spacing.after(step) for step in (16, 17, 31, 32)] == [32, 32, 32, 48]
 
 
+def test_first_steps_of_a_later_training_are_looked_at_as_those_of_the_first():
+    spacing, acted, due = Spacing(0.01), [], 100
+    settle(spacing, cost_s=1e-3, step_s=1e-2)
+    for step in range(100, 140):
+        if step >= due:
+            acted.append(step - 100)
+            due = spacing.after(step, 100)
+    assert acted == [0, 1, 2, 4, 8, 12, 16, 28]  # and multiples of 16, as always
+
+
+def test_later_training_is_looked_at_no_less_often_than_the_interval_says():
+    spacing = Spacing(0.01)
+    settle(spacing, cost_s=1e-4, step_s=1e-1)
+    assert [spacing.after(step, 100) for step in (104, 108)] == [105, 109]
+
+
+def test_fixed_interval_knows_no_later_training():
+    assert Spacing(0.01, fixed=3).after(100, 100) == 102
+
+
 def test_fixed_interval_is_exact_from_the_first_step_on():
     spacing, acted, due = Spacing(0.01, fixed=3), [], 0
     for step in range(10):

@@ -58,7 +58,7 @@ def test_validation_is_compared_with_the_training_since_the_one_before(judging, 
 
 def test_validation_of_another_model_is_not_compared_with_the_losses_of_the_first(judging, judge):
     trained(judging, [4.0, 2.0])
-    judging.begin_anew("0")
+    judging.begin_anew("0", 2)
     trained(judging, [1.0, 0.5])
     judging.validation(4, summary(1.0))
     assert judge.train_loss == 0.75
@@ -67,7 +67,7 @@ def test_validation_of_another_model_is_not_compared_with_the_losses_of_the_firs
 def test_losses_of_another_model_that_are_on_a_device_yet_are_none_of_its_successors(judging, judge):
     ledger = judging._books.ledger("0")
     judging.steps(ledger, 2, [torch.tensor(4.0), torch.tensor(2.0)], ())
-    judging.begin_anew("0")
+    judging.begin_anew("0", 2)
     for at in (4, 6):
         judging.steps(ledger, at, [torch.tensor(1.0), torch.tensor(0.5)], ())
     judging.validation(6, summary(1.0))

@@ -146,6 +146,20 @@ def test_each_training_has_a_budget_of_its_own(watching, train_in_turn):
     assert [step // STEPS for _, step in applied] == [0, 1, 2]
 
 
+def test_first_steps_of_each_training_are_looked_at_as_closely(tmp_path, train_in_turn):
+    """Though the intervals have settled in the first: steps that are far too long are seen at the second."""
+    bad = Training()
+    bad.model = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 3))
+    bad.optimizer = torch.optim.Adam(bad.model.parameters(), lr=1.0)
+    with trimtab.watch(run="closely", directory=tmp_path, backends=[], act="process") as run:
+        train_in_turn(2)
+        bad.steps(5)
+    first = next(each for each in run.adjustments if each.outcome == "applied")
+    assert (first.rule, first.step - 2 * STEPS) == ("update_too_large", 2)
+    assert first.after["weights_of_step"] == 2 * STEPS
+    assert f"since step {2 * STEPS + 1}" in first.reason
+
+
 HALTING = {
     "rules": [trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5)],
     "policies": [trimtab.Policy(on="always", ladder=[Halt()])],

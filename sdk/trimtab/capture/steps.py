@@ -269,6 +269,7 @@ class Steps:
     def _begin_anew(self, tracked: Tracked, over: Sequence[Tracked] = ()) -> None:
         self._models.keep(p for known in self.roster for p in known.parameters)
         self._recorder.begin_anew(tracked.ledger)
+        tracked.begin_anew()
         for known in (*over, tracked):
             self.controller.begins_anew(known.ledger.label)
 
@@ -308,13 +309,13 @@ class Steps:
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""
-        tracked.update_at = self._recorder.pace.updates.after(tracked.calls)
+        tracked.update_at = self._recorder.pace.updates.after(tracked.calls, tracked.begun)
         self._refresh(tracked, optimizer)
         self._recorder.hold_weights(tracked.ledger, tracked.parameters, tracked.weights)
         tracked.weights_held = True
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
-        tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls)
+        tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls, tracked.begun)
         self._refresh(tracked, optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
@@ -334,6 +335,8 @@ class Steps:
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
         interval = self.controller.judge(optimizer, tracked.ledger, values, samples)
+        if self.controller.judges_at_once and self._recorder.pace.gradients.is_early(tracked.calls, tracked.begun):
+            interval = 1
         tracked.judge_at = (tracked.calls // interval + 1) * interval
         self._recorder.meter.add(self._recorder.clock() - started)
 

@@ -47,9 +47,9 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "__weakref__", "beginning", "calls", "ended_at", "evaluated", "evaluated_samples", "first", "found_inf",
-        "hasty", "is_reloaded", "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters", "sample_at",
-        "share", "unjudged", "update_at", "weights", "weights_held",
+        "__weakref__", "beginning", "begun", "calls", "ended_at", "evaluated", "evaluated_samples", "first",
+        "found_inf", "hasty", "is_reloaded", "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters",
+        "sample_at", "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Tracked:
         self.beginning = Beginning(parameters)
         self.is_reloaded = False  # whether a state of its own was loaded since its last step
         self.calls = 0  # steps, taken or skipped
+        self.begun: int | None = None  # how many there were when a later training than the first began with it
         self.sample_at = 0  # the call on which gradients are sampled next
         self.is_sampled = False  # whether they were, for the step that is under way
         self.update_at = 0  # ... and how far it moved the weights
@@ -87,6 +88,10 @@ class Tracked:
     def general_at(self) -> float:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
+
+    def begin_anew(self) -> None:
+        """Another training begins with the next step, which is looked at closely."""
+        self.begun = self.sample_at = self.update_at = self.judge_at = self.calls
 
     def drop_sample(self) -> None:
         """Forget what was sampled for a step that did not end. The next one takes its place."""

@@ -155,11 +155,12 @@ class Judge:
                 if back_to is not None:
                     bench.course.turn_back(step - back_to)
 
-    def begin_anew(self, optimizer: str) -> None:
-        """Another model is trained under this label: nothing that was seen of the one before it counts.
+    def begin_anew(self, optimizer: str, step: int) -> None:
+        """After `step` another model is trained under this label: nothing that was seen of the one before it counts.
 
         Its open episodes are over, and new ones are numbered on.
         """
+        self._began_at = step + 1
         self._forget(optimizer)
         self._rates.pop(optimizer, None)
         self._learned.discard(optimizer)

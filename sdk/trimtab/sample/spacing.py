@@ -31,11 +31,21 @@ class Spacing:
         self._costs_s: deque[float] = deque(maxlen=COSTS)
         self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
 
-    def after(self, step: int) -> int:
-        """The step on which to act next, having acted on `step`. Steps count from 0."""
-        if self.settled:
-            return (step // self.interval + 1) * self.interval
-        return 1 << step.bit_length()
+    def after(self, step: int, begun: int | None = None) -> int:
+        """The step on which to act next, having acted on `step`. Steps count from 0.
+
+        `begun`: the first step of a later training, whose first steps are looked at as closely as those of the first.
+        """
+        if not self.settled:
+            return 1 << step.bit_length()
+        settled = (step // self.interval + 1) * self.interval
+        if begun is None or not self.is_early(step, begun):
+            return settled
+        return min(settled, begun + (1 << (step - begun).bit_length()))
+
+    def is_early(self, step: int, begun: int | None) -> bool:
+        """Whether `step` is among the first of a training that began with step `begun`, and that counts."""
+        return self.fixed is None and begun is not None and step - begun < WARM_UP_STEPS
 
     def cost(self, seconds: float) -> None:
         """What acting cost this time."""

@@ -45,7 +45,7 @@ class Forgetting:
     def another_model(self, label: str, step: int) -> None:
         """Another model is trained under this label from now on."""
         self._fence(None, step)
-        self._judging.begin_anew(label)
+        self._judging.begin_anew(label, step)
         self._answering.begin_anew(label)
         self._telling.begin_anew()
 

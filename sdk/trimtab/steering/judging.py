@@ -108,9 +108,9 @@ class Judging:
         self._logged.add(name)
         return self._judge.logged(step, name, value, of_training=of_training)
 
-    def begin_anew(self, label: str) -> None:
-        """Another model is trained under this label: no loss of the one before it stands behind its validation."""
-        self._judge.begin_anew(label)
+    def begin_anew(self, label: str, step: int) -> None:
+        """After `step` another model is trained under this label: no loss of before stands behind its validation."""
+        self._judge.begin_anew(label, step)
         self._on_device.pop(label, None)
         self._train = (0.0, 0)
 
