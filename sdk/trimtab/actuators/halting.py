@@ -135,11 +135,11 @@ class Halting:
         patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
         if self._ignored <= patience:
             return
-        if self._raised and self._is_another_prepared():
-            self.begin_anew()
-            return
-        self._raised = True
-        raise HaltTraining(self._reason)
+        if self._raised:
+            self.give_way()
+        if self.requested:
+            self._raised = True
+            raise HaltTraining(self._reason)
 
 
 def _nothing() -> None:
