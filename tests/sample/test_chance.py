@@ -55,6 +55,16 @@ def test_chance_is_the_least_cost_of_one_answer_to_all(labels, smoothing):
     assert chance == pytest.approx(least, abs=1e-3)
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 2, None])
+def test_few_labels_are_counted_one_by_one_like_many(labels, monkeypatch, ignore_index):
+    few = call(torch.zeros(100, 5), labels[::10], ignore_index=ignore_index, smoothing=0.1)
+    one_by_one = tally(few)
+    monkeypatch.setattr("trimtab.sample.chance.FEW", 0)
+    by_kernels = tally(few)
+    assert torch.equal(one_by_one.wanted, by_kernels.wanted)
+    assert one_by_one[1:] == by_kernels[1:]
+
+
 @pytest.mark.parametrize(("most", "is_counted"), [(4, False), (5, True)])
 def test_so_many_classes_that_counting_takes_memory_are_not_counted(labels, monkeypatch, most, is_counted):
     monkeypatch.setattr("trimtab.sample.chance.MOST_CLASSES", most)
