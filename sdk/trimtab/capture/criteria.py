@@ -185,10 +185,11 @@ class Criteria:
         if output.is_meta or _is_being_traced():
             return False
         self._looks.calls += 1
+        started = self._clock()
         call = loss.call(output, args)
         if not self._passes.batch_samples:
             self._origins.trained_on(call.target)
-        self._looks.read(call, self.said)
+        self._looks.read(call, self.said, started)
         return True
 
     def catch_up(
@@ -252,7 +253,7 @@ class Criteria:
         else:
             self._objective.keep(criterion(call).value)
         if loss.classes is not None:
-            self._looks.read(call, self.said)
+            self._looks.read(call, self.said, self._clock())
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
         said, met, _ = held.judged

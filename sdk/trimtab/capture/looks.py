@@ -34,12 +34,12 @@ class Looks:
         """How many calls may pass until one is due."""
         return min(self.predictions.at, self.labels.at) - self.calls
 
-    def read(self, call: LossCall, said: Said) -> None:
-        """Add what is due of the newest call to what was `said`."""
+    def read(self, call: LossCall, said: Said, started: float) -> None:
+        """Add what is due of the newest call to what was `said`. `started`: when it began to be described."""
+        if self.predictions.is_due(self.calls):
+            self._look_at(call, said, started)
         if self.labels.is_due(self.calls):
             self._count_labels(call, said)
-        if self.predictions.is_due(self.calls):
-            self._look_at(call, said)
 
     def pass_over(self) -> None:
         """Nothing of the newest call is read."""
@@ -56,8 +56,7 @@ class Looks:
         """Labels are those of another loss function."""
         self._tallies, self.labels = 0, WholeSteps(self.calls)
 
-    def _look_at(self, call: LossCall, said: Said) -> None:
-        started = self._clock()
+    def _look_at(self, call: LossCall, said: Said, started: float) -> None:
         found = predictions(call)
         self._spent_s += self._clock() - started
         if found is not None:
