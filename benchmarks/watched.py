@@ -1,6 +1,6 @@
 """A watched run that takes turns with the bare loop: attached for a block, then put aside as if time stood still.
 
-Put aside, nothing of it is hooked or wrapped. What runs by the clock (a record every half second, the backends' threads
+Put aside, nothing of it is hooked or wrapped. What runs by the clock (a record every second, the backends' threads
 once a second) must cost a watched second what it costs in a run of its own, and must cost the bare blocks nothing. So
 the run's deadlines move by the time it was put aside, and its backends' threads wake when a second of watched time has
 passed: within a watched block, which is not over before they are done.

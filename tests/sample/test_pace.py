@@ -13,7 +13,9 @@ def settled(*, step_s, gradients_every=None):
     return pace
 
 
-@pytest.mark.parametrize(("acts", "step_s", "interval"), [(True, 0.05, 2), (True, 1e-4, 64), (False, 1e-4, 256)])
+@pytest.mark.parametrize(
+    ("acts", "step_s", "interval"), [(True, 0.05, 2), (True, 1e-4, 64), (False, 1e-4, 256), (False, 0.3, 2)]
+)
 def test_rules_are_judged_as_often_as_steps_are_long(acts, step_s, interval):
     assert settled(step_s=step_s).judging_interval(acts) == interval
 

@@ -22,7 +22,8 @@ from trimtab.sample.scalars import Held
 from trimtab.types import Epoch, Event, Step, Totals
 
 LOSSES_SHOW_WITHIN = 20  # steps: where none has shown by then, none is going to
-RECORD_INTERVAL_S = 0.5  # at most two records of steps and two of validation a second, over all optimizers
+RECORD_INTERVAL_S = 1.0  # at most one record of steps a second, over all optimizers
+MARKS = 2  # records of validation in that time, at most, with the steps before them
 
 
 class Place(NamedTuple):
@@ -178,7 +179,7 @@ class Books:
     def _cut_all_in_time(self) -> None:
         now = self._clock()
         cuts_nothing = all(ledger.is_empty for ledger in self.ledgers)  # an epoch after its pass
-        if cuts_nothing or now - self._marked_at >= self._interval_s:
+        if cuts_nothing or now - self._marked_at >= self._interval_s / MARKS:
             self._cut_all(now)
             self._publish(keep=len(self.ledgers))
 

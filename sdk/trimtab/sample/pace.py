@@ -11,7 +11,7 @@ ACCURACY_SHARE = 0.1
 UPDATE_SHARE = 0.025
 JUDGED_EVERY_S = 0.1
 JUDGED_TOGETHER = 64  # steps, at most
-WATCHED_EVERY_S = 0.25  # instead, where nothing can come of it but a word
+WATCHED_EVERY_S = 0.5  # instead, where nothing can come of it but a word
 WATCHED_TOGETHER = 256
 UPDATES_EVERY = 8  # samples of gradients, where their interval is given: a comparison costs as much as a sample
 
@@ -57,7 +57,7 @@ class Pace:
     def judging_interval(self, acts: bool) -> int:
         """Every how many steps rules are judged: ten times a second or every 64th step where something `acts` on it.
 
-        Where nothing does, four times a second or every 256th step.
+        Where nothing does, twice a second or every 256th step.
         """
         fixed = self.gradients.fixed
         if acts and fixed is not None:  # the same steps in every run, and all that are sampled
