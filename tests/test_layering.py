@@ -31,6 +31,7 @@ IMPORTS = {
     "steering.controller": {
         "types",
         "alerts",
+        "steering.absent",
         "actuators",
         "steering.answering",
         "steering.best",
@@ -49,6 +50,7 @@ IMPORTS = {
         "steering.standing",
         "steering.telling",
     },
+    "steering.absent": {"actuators", "policies", "rules"},
     "steering.standing": {"errors", "actuators", "alerts", "guard", "policies", "rules"},
     "steering.answering": {
         "types",
@@ -118,6 +120,7 @@ KNOWN_BY = {
     "alerts": {"steering.answering", "steering.assembly", "steering.controller", "steering.standing"},
     "http": {"alerts", "doctor"},
     "steering.controller": {"steering.assembly"},
+    "steering.absent": {"steering.controller"},
     "steering.best": {"steering.controller", "steering.keeping"},
     "steering.keeping": {"steering.controller", "steering.elsewhere"},
     "steering.answering": {"steering.controller", "steering.forgetting"},

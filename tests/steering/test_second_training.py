@@ -314,6 +314,80 @@ def test_training_that_is_put_back_to_its_beginning_begins_anew(watching, restar
     assert ema == pytest.approx(loss)
 
 
+class Turns:
+    """Two models that are trained in turns, of which a policy lowers the rate of the first."""
+
+    def __init__(self):
+        self.wanted = []
+        self.first, self.second = Training(lr=0.05), Training(lr=0.05)
+        self.begun = copy.deepcopy(self.first.model.state_dict())
+        self.rule = trimtab.Rule("wanted", signal=lambda loss: float(bool(self.wanted)), threshold=0.5)
+        self.policy = trimtab.Policy(on="wanted", ladder=[ScaleLearningRate(0.5)])
+
+    def lower(self):
+        self.wanted.append(True)
+        self.first.steps(2)
+        self.wanted.clear()
+
+    def train_each(self):
+        self.first.steps(STEPS // 2)
+        self.lower()
+        validate(self.first.model, self.first.inputs, self.first.labels)
+        self.second.steps(STEPS // 2)
+        validate(self.second.model, self.second.inputs, self.second.labels)
+
+
+@pytest.fixture
+def turns():
+    return Turns()
+
+
+def steering_of(seen, label):
+    return seen.run.state_dict()["steering"][label]
+
+
+def test_model_that_comes_back_goes_on_at_the_rate_that_it_was_lowered_to(watching, turns):
+    with watching(act="process", gradients_every=1, rules=[turns.rule], policies=[turns.policy]) as seen:
+        turns.train_each()
+        away = steering_of(seen, "0")
+        turns.first.steps(2)
+        back = steering_of(seen, "0")
+        second = steering_of(seen, "1")
+        turns.lower()
+        twice = seen.run.state_dict()["engine"]["rates"]["creeping"]["0"]
+    assert away["learning_rate"]["target"] == second["learning_rate"]["target"] == 1.0
+    assert back["learning_rate"]["target"] == 0.5
+    assert (twice["scale"], twice["fell_at"]) == (0.25, 0.5)
+
+
+def test_model_that_comes_back_to_its_beginning_is_another_one(watching, turns):
+    with watching(act="process", gradients_every=1, rules=[turns.rule], policies=[turns.policy]) as seen:
+        turns.train_each()
+        turns.first.model.load_state_dict(turns.begun)
+        turns.first.steps(2)
+        assert steering_of(seen, "0")["learning_rate"]["target"] == 1.0
+
+
+def test_new_optimizer_of_a_model_that_comes_back_does_not_take_over_what_was_asked_of_the_old_one(watching, turns):
+    with watching(act="process", gradients_every=1, rules=[turns.rule], policies=[turns.policy]) as seen:
+        turns.train_each()
+        turns.first.optimizer = torch.optim.Adam(turns.first.model.parameters(), lr=0.05)
+        turns.first.steps(2)
+        assert steering_of(seen, "0")["learning_rate"]["target"] == 1.0
+        assert "0" not in seen.run.state_dict()["engine"]["rates"]["creeping"]
+
+
+def test_low_loss_of_a_model_that_comes_back_is_not_where_it_began(watching, turns):
+    """Its loss has nothing to come down by any more."""
+    stuck = trimtab.Rule("stuck", signal="loss_progress", threshold=0.5)
+    with watching(gradients_every=1, rules=[stuck]) as seen:
+        turns.train_each()
+        validate(turns.second.model, turns.second.inputs, turns.second.labels)
+        turns.first.optimizer.param_groups[0]["lr"] = 0.0
+        turns.first.steps(STEPS)
+    assert [alert.rule for alert in seen.backend.of(Alert) if alert.optimizer == "0"] == []
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_new_optimizer_of_a_model_that_is_put_back_begins_anew(watching, restarted, is_kept):
     kept = [restarted.training.optimizer] if is_kept else []

@@ -35,8 +35,11 @@ class StepController(Protocol):
         """An optimizer is about to step for the first time."""
         ...
 
-    def begins_anew(self, label: str) -> None:
-        """Before `met`: what was trained under this label is trained no more, and another model is from now on."""
+    def begins_anew(self, label: str, *, may_return: bool = False) -> None:
+        """Before `met`: what was trained under this label is trained no more, and another model is from now on.
+
+        `may_return`: the other model has a label of its own, and that one may be trained on later.
+        """
         ...
 
     def another_loss(self, loss: str) -> None:
@@ -79,7 +82,7 @@ class StepController(Protocol):
         ...
 
     def record_closed(self) -> None:
-        """A record of steps is complete, some two a second, at the end of a step. May set `awaits_steps`."""
+        """A record of steps is complete, about one a second, at the end of a step. May set `awaits_steps`."""
         ...
 
     def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:

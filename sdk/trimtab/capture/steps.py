@@ -270,8 +270,9 @@ class Steps:
         self._models.keep(p for known in self.roster for p in known.parameters)
         self._recorder.begin_anew(tracked.ledger)
         tracked.begin_anew()
-        for known in (*over, tracked):
-            self.controller.begins_anew(known.ledger.label)
+        for known in over:
+            self.controller.begins_anew(known.ledger.label, may_return=True)
+        self.controller.begins_anew(tracked.ledger.label)
 
     def _reloaded(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """A state was loaded. Where the first weights were, too, this is the first step of another training."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
 from trimtab.policies.causes import CHANGED, Causes, is_moving
+from trimtab.policies.creeping import Creeping
 from trimtab.policies.decisions import Decision
 from trimtab.policies.evidence import Evidence
 from trimtab.policies.policy import Policy, Rung, halts, measured, momentary, rate_raise
@@ -166,6 +167,14 @@ class Engine:
     def scaled(self, optimizer: str, scale: float, *, by_person: bool = False) -> None:
         """The learning rate's scale of one optimizer was set. A person's choice is not crept away from."""
         self._rates.set(optimizer, scale, by_person=by_person)
+
+    def rate(self, optimizer: str) -> Creeping | None:
+        """How its scale stands, for `put_rate_back`."""
+        return self._rates.creeping(optimizer)
+
+    def put_rate_back(self, optimizer: str, creeping: Creeping) -> None:
+        """It trains the model again that it trained when its scale stood so."""
+        self._rates.put_back(optimizer, creeping)
 
     def unscaled(self, optimizer: str) -> None:
         """Its scale is 1 again, and there is nothing that it was, or may come, back from: the optimizer is another."""

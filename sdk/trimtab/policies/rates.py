@@ -40,6 +40,15 @@ class Rates:
         creeping = self._creeping.get(optimizer)
         return 1.0 if creeping is None else creeping.scale / creeping.home
 
+    def creeping(self, optimizer: str) -> Creeping | None:
+        """Where its scale stands, and how far it may come back; None where it was never set."""
+        return self._creeping.get(optimizer)
+
+    def put_back(self, optimizer: str, creeping: Creeping) -> None:
+        """Its scale stands where it did before it was forgotten. Health is counted anew."""
+        creeping.trouble()
+        self._creeping[optimizer] = creeping
+
     def forget(self, optimizer: str) -> None:
         """Nothing is known of its scale any more, but when a rule fired."""
         self._creeping.pop(optimizer, None)

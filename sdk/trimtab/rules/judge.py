@@ -166,6 +166,15 @@ class Judge:
         self._learned.discard(optimizer)
         self.forget_validation()
 
+    def has_learned(self, optimizer: str) -> bool:
+        """Whether its loss has come down, under this objective or another one."""
+        bench = self._benches.get(optimizer)
+        return optimizer in self._learned or (bench is not None and bench.course.has_come_down)
+
+    def learned_before(self, optimizer: str) -> None:
+        """It goes on with a model that it has trained before. To be told before its first step is judged."""
+        self._learned.add(optimizer)
+
     def forget_losses(self, step: int) -> None:
         """After `step` training has another objective: no loss or gradient up to there is a measure of what follows.
 

@@ -149,6 +149,11 @@ class Course:
             self._every *= 2
 
     @property
+    def has_come_down(self) -> bool:
+        """Whether the loss has fallen by more than it swings, once there is a baseline."""
+        return self.count >= BASELINE and self.first - self.best > NOISE * self.calm
+
+    @property
     def lost(self) -> float:
         """How far the fast average is above the best that it may be measured by."""
         return self.fast - self.best - self.excused

@@ -10,6 +10,7 @@ execution    carries each decision out at its moment, and records what became of
 keeping      which states are kept to go back to; `best` is the one at the best validation
 membership   whether this rank is the only one, one of several, or can only watch
 ranks        rank 0 decides and all carry it out; `agreement` is how they talk
+absent       what was asked of optimizers that have left, for when they come back
 control      what a person asks for, in files; `orders` takes it up
 standing     where scales, budgets, cooldowns and episodes stand; `state` writes that down for a run that is resumed
 """

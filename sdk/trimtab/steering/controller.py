@@ -26,6 +26,7 @@ from trimtab.sample.ledger import Ledger, Samples
 from trimtab.sample.pace import Pace
 from trimtab.sample.records import Judged
 from trimtab.sample.scalars import Held
+from trimtab.steering.absent import Absent
 from trimtab.steering.answering import Answering
 from trimtab.steering.best import DRY, ELSEWHERE, Best
 from trimtab.steering.control import Control
@@ -136,6 +137,7 @@ class Controller:
             trains_alone=trains_alone,
         )
         self._forgetting = Forgetting(judge, self._judging, self._answering, self._telling, self._labels, say)
+        self._absent = Absent(engine, judge, actuators.steering)
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
@@ -178,15 +180,17 @@ class Controller:
         self.optimizers[label] = weakref.ref(optimizer)
         self._labels.setdefault(label)
         self._actuators.met(label, optimizer)
+        self._absent.met(label, optimizer)
         self._membership.met(optimizer)
         self._keeping.met(self._books.steps_written())
         if self.acts:
             self._execution.met([each for each, held in self.optimizers.items() if held() is not None])
         self.awaits_steps = self._awaits()
 
-    def begins_anew(self, label: str) -> None:
+    def begins_anew(self, label: str, *, may_return: bool = False) -> None:
         """See `StepController`. A fold of a cross-validation says nothing of the next one, nor can it go back there."""
         step = self._books.steps_written()
+        (self._absent.leaves if may_return else self._absent.forget)(label)
         self._forgetting.another_model(label, step)
         self._membership.withdraw(step, "another model is trained by now", spares_persons=True)
         self.optimizers.pop(label, None)
