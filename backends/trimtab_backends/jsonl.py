@@ -1,8 +1,9 @@
 """The record of a run: JSON Lines on disk, one whole object a line, append-only.
 
 A batch becomes one `write` to the file, so what was handed over survives `kill -9`. A batch that does not fit (disk
-full, quota) is taken back whole: the file never holds half a line, and the count of what was lost is exact. Where the
-file was moved or removed meanwhile, the next batch begins it anew.
+full, quota) is taken back whole: it leaves no half a line, and the count of what was lost is exact. A process that is
+killed in the middle of a write may leave one, which the next run ends. Where the file was moved or removed meanwhile,
+the next batch begins it anew.
 """
 
 from __future__ import annotations
