@@ -239,8 +239,14 @@ def test_update_excess_counts_a_reading_once_however_often_it_is_shown():
     assert [signal.update(same) for _ in range(10)] == [first] * 10
 
 
-def test_update_excess_has_no_value_of_a_linear_model():
-    assert UpdateExcess(Course()).update({"weight": 5.0, "bias": 5.0}) is None
+@pytest.mark.parametrize("names", [("weight", "bias"), ("0.weight", "0.bias"), ("w", "b")])
+def test_update_excess_has_no_value_of_a_linear_model(names):
+    assert UpdateExcess(Course()).update(dict.fromkeys(names, 5.0)) is None
+
+
+def test_update_excess_of_a_network_of_two_layers_is_between_theirs():
+    ratios = {"hidden.weight": 0.4, "hidden.bias": 9.0, "head.weight": 0.8}
+    assert UpdateExcess(course_of([2.3, 4.0])).update(ratios) == pytest.approx(0.6)
 
 
 def test_update_excess_forgets_its_readings_at_a_fence():

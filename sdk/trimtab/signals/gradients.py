@@ -152,9 +152,10 @@ class UpdateExcess:
     While the loss comes down, long steps are no fault. Those of healthy runs, the first one of Adam above all, are as
     long as harmful ones. Where no loss is seen, the steps alone count.
 
-    Warm-up: 10 losses for the sum. There is no score for fewer than three modules, as in a linear model, whose steps
-    are long by nature. Layers that begin at zero have no ratio at first (see `sample.updates`), and are left out later
-    too: each step is a large part of them, however slow they are.
+    Warm-up: 10 losses for the sum. There is no score for a single module, as in a linear model, whose steps are long
+    by nature; nor for one or two parameters that no module of their own holds. Layers that begin at zero have no ratio
+    at first (see `sample.updates`), and are left out later too: each step is a large part of them, however slow they
+    are.
     """
 
     __slots__ = ("_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first")
@@ -206,7 +207,7 @@ class UpdateExcess:
             return
         self._newest = ratios
         least = self._of_modules.least(ratios)
-        if len(least) >= FEWEST:
+        if len(least) >= self._of_modules.fewest:
             self._typical = statistics.median(least)
             self._ratios.append(self._typical)
             self._furthest.append(max(least))
@@ -282,9 +283,10 @@ def of_trained(ratios: Mapping[str, float], norms: Mapping[str, float]) -> Mappi
 class _Modules:
     """Which parameters belong together; they seldom change."""
 
-    __slots__ = ("_known", "_names", "_places")
+    __slots__ = ("_known", "_names", "_places", "fewest")
 
     def __init__(self) -> None:
+        self.fewest = 1  # of which a typical one can be told
         self._known: frozenset[str] = frozenset()
         self._names: tuple[str, ...] = ()
         self._places: list[int] = []
@@ -297,6 +299,7 @@ class _Modules:
         names = tuple(ratios)
         if names != self._names:
             self._names, self._places = names, layers_of(names)
+            self.fewest = 2 if all("." in name for name in names) else FEWEST  # a weight and a bias may be one layer
         least = [math.inf] * (max(self._places, default=-1) + 1)
         for place, ratio in zip(self._places, ratios.values(), strict=True):
             least[place] = min(least[place], ratio)
