@@ -19,7 +19,7 @@ from trimtab.sample.criteria import FEW, LossCall
 from trimtab.sample.scalars import Held, Transfer, hold
 from trimtab.sample.seclusion import secluded
 
-FIRST = 8  # calls of a loss function whose labels are counted, at 80 us each; then every
+FIRST = 8  # calls of a loss function whose labels are counted, at 100 us each; then every
 THEN_EVERY = 16  # th one,
 TALLIES = 256  # in all. There is a figure after the first ones, and another whenever there are twice as many
 LABELS = 16  # for each class that came; of fewer the entropy is not known
@@ -79,7 +79,7 @@ def _multiclass(call: LossCall, target: Tensor, wide: torch.dtype) -> Tally | No
 
 
 def _few(call: LossCall, target: Tensor, classes: int, wide: torch.dtype) -> Tally:
-    """In plain Python, which is three times faster: each kernel is cold when it is needed."""
+    """In plain Python, which takes half of the time: each kernel is cold when it is needed."""
     labels = [label for label in target.flatten().tolist() if label != call.ignore_index]
     wanted = [0.0] * classes
     for label in labels:
