@@ -1,11 +1,15 @@
 """Averaged copies of the models go back with them: one that took a NaN would keep it for ever."""
 
 import copy
+import gc
 
+import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trimtab import searches
+from trimtab.actuators.averages import Averages
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.snapshots import Snapshots
 
@@ -165,3 +169,38 @@ def test_optimizer_that_holds_another_one_is_left_alone():
     stranger.slow[0].fill_(7.0)
     snapshots.roll_back(parts, 2)
     assert stranger.slow[0].eq(7.0).all()
+
+
+@pytest.mark.parametrize(("affordable_s", "values"), [(60.0, [1.0]), (0.0, [2.0])])
+def test_average_that_is_no_new_object_is_looked_for_within_what_is_affordable(monkeypatch, affordable_s, values):
+    monkeypatch.setattr(searches, "FIRST", 0)
+    monkeypatch.setattr(searches, "FREE_S", affordable_s)
+    monkeypatch.setattr(searches, "SHARE", 0.0)
+    model, parts = trained()
+    average = AveragedModel(model)
+    average.module.weight.data.fill_(1.0)
+    gc.collect()
+    snapshots = Snapshots()
+    snapshots.meet(parts)
+    average.module.weight.data.fill_(2.0)
+    snapshots.roll_back(parts, 2)
+    assert average.module.weight.unique().tolist() == values
+
+
+def test_average_that_was_found_is_kept_by_a_search_among_new_objects():
+    model, parts = trained()
+    before, averages = AveragedModel(model), Averages()
+    averages.search(parts)
+    gc.collect()
+    after = AveragedModel(model)
+    averages.search(parts, everywhere=False)
+    assert list(map(id, averages.added_to(parts).averages)) == [id(before), id(after)]
+
+
+def test_holder_that_was_found_is_kept_by_a_search_among_new_objects():
+    _, parts = trained()
+    holder, averages = Lookahead(parts.optimizers["0"]), Averages()
+    averages.search(parts)
+    gc.collect()
+    averages.search(parts, everywhere=False)
+    assert averages.added_to(parts).optimizers["0.holder"] is holder

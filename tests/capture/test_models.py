@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.capture import recorder
+from trimtab import searches
 from trimtab.capture.models import Models
 
 
@@ -157,9 +157,9 @@ def test_search_among_new_objects_finds_a_new_model():
 
 @pytest.mark.parametrize(("affordable_s", "name"), [(60.0, "weight"), (0.0, "parameter.0")])
 def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkeypatch, affordable_s, name):
-    monkeypatch.setattr(recorder, "FIRST_SEARCHES", 0)
-    monkeypatch.setattr(recorder, "SEARCHES_S", affordable_s)
-    monkeypatch.setattr(recorder, "SEARCH_SHARE", 0.0)
+    monkeypatch.setattr(searches, "FIRST", 0)
+    monkeypatch.setattr(searches, "FREE_S", affordable_s)
+    monkeypatch.setattr(searches, "SHARE", 0.0)
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:
@@ -170,8 +170,8 @@ def test_whole_process_is_searched_no_longer_than_is_affordable(watching, monkey
 
 
 def test_model_of_a_second_optimizer_is_found_however_long_the_first_search_took(watching, monkeypatch):
-    monkeypatch.setattr(recorder, "SEARCHES_S", 0.0)
-    monkeypatch.setattr(recorder, "SEARCH_SHARE", 0.0)
+    monkeypatch.setattr(searches, "FREE_S", 0.0)
+    monkeypatch.setattr(searches, "SHARE", 0.0)
     models = [nn.Linear(2, 1), nn.Linear(2, 1)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
     gc.collect()

@@ -10,7 +10,6 @@ average from a frozen teacher, or from the best copy so far, which must not be t
 from __future__ import annotations
 
 import dataclasses
-import gc
 import weakref
 from collections.abc import Sequence, Set
 from typing import TypeVar, cast
@@ -22,8 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from trimtab.actuators.groups import held_by
 from trimtab.actuators.parts import Parts, owned_by, parameters_in
+from trimtab.searches import objects
 
-M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 SOUGHT = (nn.Module, Optimizer, Tensor)  # the last for whoever looks for pending graphs
 FEWEST = 2  # parameters that make it likely that a module of the same shapes is a copy
@@ -35,24 +35,28 @@ class Averages:
     def __init__(self) -> None:
         self._found: list[weakref.ref[AveragedModel]] = []
         self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
-        self._modules: list[weakref.ref[nn.Module]] = []  # every module that there was
+        self._modules: list[weakref.ref[nn.Module]] = []  # every module that was met
         self._told = False  # of copies that are left behind
 
-    def search(self, parts: Parts) -> list[object]:
+    def search(self, parts: Parts, *, everywhere: bool = True) -> list[object]:
         """Find averaged copies of the models of `parts`, or of a part of one, and holders.
 
-        Goes once through the objects of the process, which is what takes the time. Returns every module, optimizer and
-        tensor among them.
+        Goes once through the objects of the process, which is what takes the time; or, where it is not to be done
+        `everywhere`, through new ones and those of the searches before. Returns every module, optimizer and tensor
+        among them.
         """
-        objects = [each for each in gc.get_objects() if issubclass(type(each), SOUGHT)]
-        self._modules = [weakref.ref(cast(nn.Module, each)) for each in objects if issubclass(type(each), nn.Module)]
-        optimizers = (cast(Optimizer, each) for each in objects if issubclass(type(each), Optimizer))
+        found = [each for each in objects(everywhere=everywhere) if issubclass(type(each), SOUGHT)]
+        if not everywhere:
+            held = [*_living(self._modules), *_living([holder for _, holder in self._holders])]
+            found = list({id(each): each for each in (*held, *found)}.values())
+        self._modules = [weakref.ref(cast(nn.Module, each)) for each in found if issubclass(type(each), nn.Module)]
+        optimizers = (cast(Optimizer, each) for each in found if issubclass(type(each), Optimizer))
         self._holders = [(label, weakref.ref(each)) for each in optimizers for label in _held_labels(each, parts)]
         shapes = {_shapes(module) for model in parts.models.values() for module in model.modules()} - {()}
         if shapes:
-            found = (cast(AveragedModel, each) for each in objects if issubclass(type(each), AveragedModel))
-            self._found = [weakref.ref(average) for average in found if _shapes(average) in shapes]
-        return objects
+            averages = (cast(AveragedModel, each) for each in found if issubclass(type(each), AveragedModel))
+            self._found = [weakref.ref(average) for average in averages if _shapes(average) in shapes]
+        return found
 
     def added_to(self, parts: Parts) -> Parts:
         """`parts`, with those that were found."""
@@ -99,8 +103,8 @@ class Averages:
                     counter.zero_()
 
 
-def _living(held: Sequence[weakref.ref[M]]) -> list[M]:
-    return [module for each in held if (module := each()) is not None]
+def _living(held: Sequence[weakref.ref[T]]) -> list[T]:
+    return [thing for each in held if (thing := each()) is not None]
 
 
 def _held_labels(optimizer: Optimizer, parts: Parts) -> list[str]:

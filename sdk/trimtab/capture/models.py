@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from trimtab.searches import objects
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -72,7 +73,7 @@ class Models:
         if not wanted:
             return
         holders = []
-        for thing in gc.get_objects() if everywhere else [*gc.get_objects(0), *gc.get_objects(1)]:
+        for thing in objects(everywhere=everywhere):
             if issubclass(type(thing), nn.Module):  # isinstance would run properties of foreign objects
                 held = wanted.intersection(map(id, _parameters(thing)))
                 if held:

@@ -19,10 +19,7 @@ from trimtab.sample.noise import FirstBackward
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.updates import Weights
-
-FIRST_SEARCHES = 4  # of the whole process for models, that are made whatever they take: a GAN has two optimizers
-SEARCHES_S = 1.0  # in all that may go into such searches; then this
-SEARCH_SHARE = 0.005  # of the time that has passed
+from trimtab.searches import Searches
 
 
 @dataclass(slots=True)
@@ -56,9 +53,7 @@ class Recorder:
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
         self._first_for = 0.0  # likewise, of the first backward of the step to come
-        self._began_at = self.clock()
-        self._searches = 0
-        self._searched_for = 0.0  # seconds in all
+        self._searches = Searches()  # of the whole process for models
         self._passes = passes
         self._criteria = criteria
 
@@ -181,11 +176,9 @@ class Recorder:
 
     def _search(self, models: Models, parameters: Sequence[Tensor]) -> None:
         started = self.clock()
-        affordable_s = SEARCHES_S + SEARCH_SHARE * (started - self._began_at)
-        self._searches += 1
-        models.search(parameters, everywhere=self._searches <= FIRST_SEARCHES or self._searched_for < affordable_s)
+        models.search(parameters, everywhere=self._searches.may_go_everywhere())
         cost = self.clock() - started
-        self._searched_for += cost
+        self._searches.took(cost)
         self.meter.add(cost)
 
     def sample(
