@@ -12,6 +12,7 @@ from trimtab.rules.judge import FAILURES, SKIPS, Judge
 from trimtab.rules.rates import SETTLE
 from trimtab.rules.rule import Rule, resolve
 from trimtab.signals import UpdateExcess
+from trimtab.signals.course import UNSEEN
 from trimtab.types import GradientReading, Strides
 
 
@@ -607,3 +608,24 @@ def test_what_began_with_the_run_began_with_the_loss_that_it_has_now():
     steps.take(falling(200))
     steps.judge.forget_losses(199)
     assert [verdict.since for verdict in steps.take([math.nan])] == [200]
+
+
+def test_divergence_that_creeps_began_where_the_loss_began_to_rise():
+    steps = Steps(shipped("loss_diverged"))
+    steps.take(falling(300))
+    steps.judge.validation(steps.at, 0.3, None, None)
+    began = steps.at
+    steps.take([1.0] * 30)
+    steps.judge.validation(steps.at, 1.0, None, None)
+    (verdict,) = steps.take([1.0] * 60)
+    assert verdict.step - RULES["loss_diverged"].hold > verdict.since
+    assert began - UNSEEN <= verdict.since <= began
+
+
+def test_divergence_right_after_a_fence_is_told_as_such():
+    steps = Steps(shipped("loss_diverged"))
+    steps.take(falling(300))
+    steps.judge.fence(steps.at)
+    began = steps.at
+    (verdict,) = steps.take([2.0] * 40)
+    assert verdict.since == began + 1

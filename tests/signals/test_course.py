@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED
+from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, UNSEEN
 
 
 def course_of(losses):
@@ -193,3 +193,28 @@ def test_loss_is_at_chance_where_that_is_known_and_there_is_a_baseline(loss, cha
     course = course_of([loss] * count)
     course.chance = chance
     assert course.at_chance == found
+
+
+def noisy(level, count, size=0.02):
+    return [level + size * (-1) ** i for i in range(count)]
+
+
+def course_that_has_fallen():
+    return course_of([*(2.0 - 0.01 * i for i in range(150)), *noisy(0.5, 200)])
+
+
+def test_rise_is_counted_from_where_the_slow_average_leaves_its_lowest():
+    fallen = course_that_has_fallen()
+    assert fallen.rising <= UNSEEN + 2
+    for loss in noisy(0.9, 60):
+        fallen.update(loss)
+    assert 60 <= fallen.rising <= 60 + UNSEEN
+
+
+def test_a_rise_that_a_fence_interrupts_is_counted_from_some_values_after_it():
+    course = course_that_has_fallen()
+    for losses in (noisy(0.9, 60), noisy(0.9, 41)):
+        course.fence()
+        for loss in losses:
+            course.update(loss)
+    assert course.rising == 40 - UNSEEN

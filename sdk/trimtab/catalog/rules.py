@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 EVER = sys.maxsize  # a reach: nothing since the run began was good
+RISING = -1  # ... or nothing since the mean of the loss over 50 steps began to rise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,7 @@ RULES: dict[str, RuleSpec] = {
             hold=20,
             severity="critical",
             relative=False,
+            reach=RISING,
             descent=True,
             meaning="The loss has been so high, for many steps in a row, that much of its improvement is lost. Or it "
             "rises slowly, and validation has lost as large a share of its own improvement.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from trimtab import signals
-from trimtab.catalog.rules import RuleSpec
+from trimtab.catalog.rules import RISING, RuleSpec
 from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
@@ -227,6 +227,12 @@ class Bench:
         call()
         return None
 
+    def _since(self, seat: Seat, step: int) -> int:
+        """The first step in which the trouble may have begun that shows now."""
+        if seat.reach == RISING:
+            return min(seat.level.since, step + 1 - self.course.rising)
+        return seat.level.since - seat.reach
+
     def _verdict(self, seat: Seat, step: int) -> Verdict:
         level = seat.level
         return Verdict(
@@ -239,5 +245,5 @@ class Bench:
             threshold=seat.rule.threshold,
             level=level.level if level.level is not None else 0.0,
             step=step,
-            since=max(level.since - seat.reach, self._began_at),
+            since=max(self._since(seat, step), self._began_at),
         )

@@ -22,6 +22,8 @@ BETTER = 0.1  # of that: by less, a pass is no better than the one before
 FLAT = 0.97  # of the slow average: a middle one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 KNOWN = 100  # values after which it is known what swings are usual
+REST = 0.25  # of a swing: by less, the slow average is where it was lowest
+UNSEEN = 10  # values until a rise is larger
 
 
 class _Moment(NamedTuple):
@@ -60,9 +62,9 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "_of", "_widest", "averages", "best", "calm", "chance",
-        "count", "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride", "swing",
-        "validation", "validation_lost", "validation_worsens",
+        "_began", "_every", "_fenced", "_good", "_history", "_of", "_rested", "_widest", "averages", "best", "calm",
+        "chance", "count", "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride",
+        "swing", "validation", "validation_lost", "validation_worsens",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -82,6 +84,7 @@ class Course:
         self.excused = 0.0
         self.lowest = math.inf
         self._of = 0  # values that the slow average is of
+        self._rested = 2 * UNSEEN  # the last value at which it was about where it is lowest
         self._good = False  # whether there was a validation while the loss was near its best
         self._began = 0.0
         self._fenced = False
@@ -108,6 +111,7 @@ class Course:
             self._fenced = False
             self.fast = self.middle = self.slow = value
             self._of = 1
+            self._rested = self.count + 2 * UNSEEN
             return
         fast, swing, peak = self.fast, self.swing, self.peak
         off = value - fast
@@ -135,12 +139,12 @@ class Course:
 
     def _follow_slowly(self, value: float) -> None:
         self._of = count = self._of + 1
-        if count < SETTLED:
-            self.slow += (value - self.slow) / count
-            return
-        self.slow = slow = self.slow + SLOW * (value - self.slow)
-        if slow < self.lowest:
+        slow = self.slow
+        self.slow = slow = slow + (value - slow) * (1 / count if count < SETTLED else SLOW)
+        if slow < self.lowest and count >= SETTLED:
             self.lowest = slow
+        if slow - self.lowest <= self.excused + REST * self.calm and self.count > self._rested:
+            self._rested = self.count
 
     def _remember(self) -> None:
         self._history.append(_Moment(self.count, self.best, self.calm, self.swing, self.peak, self.lowest))
@@ -162,6 +166,14 @@ class Course:
     def worsened(self) -> float:
         """How far the slow average is above its lowest; 0 while it is of fewer than 50 values."""
         return self.slow - self.lowest - self.excused if self._of >= SETTLED else 0.0
+
+    @property
+    def rising(self) -> int:
+        """For how many values the slow average has been above its lowest, with some for its rise to show.
+
+        Not for the first `UNSEEN` ones after a fence: those tell whether going back has helped.
+        """
+        return self.count - self._rested + UNSEEN
 
     @property
     def at_chance(self) -> bool:
