@@ -128,9 +128,9 @@ class ScaleLearningRate:
         return controls.scale_learning_rate(self.factor, floor=self.floor, ceiling=self.ceiling, ramp=self.ramp)
 
 
-# By which Adam's first step should move a typical layer (seen from 0.01 to 0.04, in recurrent nets to 0.14), and the
-# least factor that its rate is multiplied by for that.
-FIRST_RATIO, FIRST_LOWEST = 0.05, 0.01
+# By which Adam's first step should move a typical layer (it trains best with 0.04 to 0.3, far too long is 1 and more),
+# and the least factor that its rate is multiplied by for that.
+FIRST_RATIO, FIRST_LOWEST = 0.1, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class LimitUpdates:
     ratio (see `signals.UpdateExcess`).
 
     For optimizers that divide by the size of gradients (Adam) recent ratios say too little: the first steps have made
-    the weights large by then. There the factor is 0.05 / `first`, at least 0.01 and at most `highest`; `first` is how
+    the weights large by then. There the factor is 0.1 / `first`, at least 0.01 and at most `highest`; `first` is how
     far a first step moves a typical layer at this rate. Where that is not known it is `lowest`.
 
     `furthest` is how far any one layer went recently: see `most`. The engine fills in all three, so that the record

@@ -268,7 +268,7 @@ class TestLimitUpdates:
     def test_lowers_the_rate_of_an_optimizer_that_normalizes_as_far_as_it_may(self):
         assert LimitUpdates(0.02, measured=0.2).apply(self.Controls(normalizes=True)) == 0.05
 
-    @pytest.mark.parametrize(("first", "factor"), [(0.1, 0.2), (0.4, 0.125), (2.0, 0.025), (70.0, 0.01), (0.0, 0.05)])
+    @pytest.mark.parametrize(("first", "factor"), [(0.2, 0.2), (0.8, 0.125), (4.0, 0.025), (70.0, 0.01), (0.0, 0.05)])
     def test_lowers_the_rate_of_an_optimizer_that_normalizes_by_its_first_step(self, first, factor):
         found = LimitUpdates(measured=0.2, first=first).apply(self.Controls(normalizes=True))
         assert found == pytest.approx(factor)
