@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, UNSEEN
+from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, TRACED, UNSEEN
 
 
 def course_of(losses):
@@ -209,6 +209,9 @@ def test_rise_is_counted_from_where_the_slow_average_leaves_its_lowest():
     for loss in noisy(0.9, 60):
         fallen.update(loss)
     assert 60 <= fallen.rising <= 60 + UNSEEN
+    for loss in noisy(0.9, 1000):
+        fallen.update(loss)
+    assert fallen.rising == TRACED + UNSEEN
 
 
 def test_a_rise_that_a_fence_interrupts_is_counted_from_some_values_after_it():

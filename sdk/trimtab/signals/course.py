@@ -24,6 +24,7 @@ NOISE = 4.0  # a loss that has not come down is measured in so many swings
 KNOWN = 100  # values after which it is known what swings are usual
 REST = 0.25  # of a swing: by less, the slow average is where it was lowest
 UNSEEN = 10  # values until a rise is larger
+TRACED = 200  # ... that a rise is traced back at most: where it took longer, it is how the run has been
 
 
 class _Moment(NamedTuple):
@@ -169,11 +170,11 @@ class Course:
 
     @property
     def rising(self) -> int:
-        """For how many values the slow average has been above its lowest, with some for its rise to show.
+        """For how many values, up to 200, the slow average has been above its lowest, and some for its rise to show.
 
         Not for the first `UNSEEN` ones after a fence: those tell whether going back has helped.
         """
-        return self.count - self._rested + UNSEEN
+        return min(self.count - self._rested, TRACED) + UNSEEN
 
     @property
     def at_chance(self) -> bool:
