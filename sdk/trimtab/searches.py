@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
+from collections.abc import Iterator
 from typing import Any
 
 FIRST = 4  # searches that are made whatever they take: a GAN has two optimizers
@@ -19,16 +21,20 @@ class Searches:
         self._made = 0
         self._spent_s = 0.0
 
-    def may_go_everywhere(self) -> bool:
-        """Whether the next one may look at all objects, or at those alone that came to be a short while ago: 1 ms."""
-        return self._made < FIRST or self._spent_s < FREE_S + SHARE * (time.perf_counter() - self._began_at)
-
-    def took(self, seconds: float) -> None:
-        """One was made."""
+    @contextlib.contextmanager
+    def one(self) -> Iterator[bool]:
+        """Around one of them: whether it may look everywhere, or at those alone that came to be a short while ago."""
+        started = time.perf_counter()
+        yield self._made < FIRST or self._spent_s < FREE_S + SHARE * (started - self._began_at)
         self._made += 1
-        self._spent_s += seconds
+        self._spent_s += time.perf_counter() - started
 
 
-def objects(*, everywhere: bool = True) -> list[Any]:
-    """All that the garbage collector knows, or what is new to it: what has outlived no more than one of its rounds."""
-    return gc.get_objects() if everywhere else [*gc.get_objects(0), *gc.get_objects(1)]
+def living(kinds: type | tuple[type, ...], *, everywhere: bool = True) -> list[Any]:
+    """The objects of these classes that the garbage collector knows.
+
+    Of those alone that are new to it, and have outlived no more than one of its rounds, where it is not to be done
+    `everywhere`: 1 ms.
+    """
+    objects = gc.get_objects() if everywhere else [*gc.get_objects(0), *gc.get_objects(1)]
+    return [each for each in objects if issubclass(type(each), kinds)]  # isinstance would run properties of theirs

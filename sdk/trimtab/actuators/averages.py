@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from trimtab.actuators.groups import held_by
 from trimtab.actuators.parts import Parts, owned_by, parameters_in
-from trimtab.searches import objects
+from trimtab.searches import Searches, living
 
 T = TypeVar("T")
 
@@ -37,6 +37,12 @@ class Averages:
         self._holders: list[tuple[str, weakref.ref[Optimizer]]] = []  # with the label of the optimizer that each holds
         self._modules: list[weakref.ref[nn.Module]] = []  # every module that was met
         self._told = False  # of copies that are left behind
+        self._searches = Searches()  # when an optimizer is met
+
+    def meet(self, parts: Parts) -> None:
+        """Search, no longer than is affordable: an optimizer was met."""
+        with self._searches.one() as everywhere:
+            self.search(parts, everywhere=everywhere)
 
     def search(self, parts: Parts, *, everywhere: bool = True) -> list[object]:
         """Find averaged copies of the models of `parts`, or of a part of one, and holders.
@@ -45,9 +51,9 @@ class Averages:
         `everywhere`, through new ones and those of the searches before. Returns every module, optimizer and tensor
         among them.
         """
-        found = [each for each in objects(everywhere=everywhere) if issubclass(type(each), SOUGHT)]
+        found = living(SOUGHT, everywhere=everywhere)
         if not everywhere:
-            held = [*_living(self._modules), *_living([holder for _, holder in self._holders])]
+            held = [*_alive(self._modules), *_alive([holder for _, holder in self._holders])]
             found = list({id(each): each for each in (*held, *found)}.values())
         self._modules = [weakref.ref(cast(nn.Module, each)) for each in found if issubclass(type(each), nn.Module)]
         optimizers = (cast(Optimizer, each) for each in found if issubclass(type(each), Optimizer))
@@ -63,7 +69,7 @@ class Averages:
         holders = {f"{label}.holder": holder for label, held in self._holders if (holder := held()) is not None}
         if holders:
             parts = dataclasses.replace(parts, optimizers={**parts.optimizers, **holders})
-        found = [average for average in _living(self._found) if all(average is not given for given in parts.averages)]
+        found = [average for average in _alive(self._found) if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
 
     def left_behind(self, parts: Parts) -> str:
@@ -80,7 +86,7 @@ class Averages:
         ours |= {id(p) for optimizer in parts.optimizers.values() for p in owned_by(optimizer)}
         kinds = {type(model).__name__ for model in parts.models.values()}
         copies: dict[int, str] = {}  # the class, by the first parameter: that of the copy, or of what holds it
-        for each in _living(self._modules) if shapes else ():
+        for each in _alive(self._modules) if shapes else ():
             found = _parameters(each)
             if len(found) >= FEWEST and id(found[0]) not in ours and tuple(p.shape for p in found) in shapes:
                 known = copies.get(id(found[0]), "")
@@ -96,14 +102,14 @@ class Averages:
 
     def begin_anew(self, covered: Set[object]) -> None:
         """Let those that a snapshot does not cover, being younger, begin again: their next update copies the model."""
-        for average in _living(self._found):
+        for average in _alive(self._found):
             counter = average._buffers.get("n_averaged")
             if isinstance(counter, Tensor) and (id(average), "n_averaged") not in covered:
                 with torch.no_grad():
                     counter.zero_()
 
 
-def _living(held: Sequence[weakref.ref[T]]) -> list[T]:
+def _alive(held: Sequence[weakref.ref[T]]) -> list[T]:
     return [thing for each in held if (thing := each()) is not None]
 
 

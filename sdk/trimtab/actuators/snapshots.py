@@ -25,7 +25,6 @@ from trimtab.actuators.pending import is_pending
 from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
 from trimtab.actuators.turns import SHARE, Turns
-from trimtab.searches import Searches
 
 MOST = 8  # snapshots, with the first and the best; more of them reach back no further
 IN_THREADS = "Another thread of this process trains too, and may need the weights as they are."
@@ -73,7 +72,6 @@ class Snapshots:
         self._best: Snapshot | None = None
         self._pool = Pool()
         self._averages = Averages()
-        self._searches = Searches()  # for them, when an optimizer is met
         self._files = 0
         self._damaged = ""  # what the next rollback has to say of a file
         self._made = False  # the directory
@@ -111,9 +109,7 @@ class Snapshots:
         Every snapshot that does not know it takes up its state as it is now, since it has not stepped before. Not so
         what was added to an optimizer that has: of that no earlier state is known, and none before now is restored.
         """
-        started = self._clock()
-        self._averages.search(parts, everywhere=self._searches.may_go_everywhere())
-        self._searches.took(self._clock() - started)
+        self._averages.meet(parts)
         if not self._kept:
             self._first = self._take(parts, step)
             self.turns.begin_anew(step)

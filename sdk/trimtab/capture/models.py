@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from trimtab.searches import objects
+from trimtab.searches import living
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -73,11 +73,10 @@ class Models:
         if not wanted:
             return
         holders = []
-        for thing in objects(everywhere=everywhere):
-            if issubclass(type(thing), nn.Module):  # isinstance would run properties of foreign objects
-                held = wanted.intersection(map(id, _parameters(thing)))
-                if held:
-                    holders.append((len(held), sum(1 for _ in _modules(thing)), thing))
+        for module in living(nn.Module, everywhere=everywhere):
+            held = wanted.intersection(map(id, _parameters(module)))
+            if held:
+                holders.append((len(held), sum(1 for _ in _modules(module)), module))
         holders.sort(key=lambda holder: (-holder[0], -holder[1]))
         for _, _, module in holders:
             held = wanted.intersection(map(id, _parameters(module)))

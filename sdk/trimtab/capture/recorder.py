@@ -176,10 +176,9 @@ class Recorder:
 
     def _search(self, models: Models, parameters: Sequence[Tensor]) -> None:
         started = self.clock()
-        models.search(parameters, everywhere=self._searches.may_go_everywhere())
-        cost = self.clock() - started
-        self._searches.took(cost)
-        self.meter.add(cost)
+        with self._searches.one() as everywhere:
+            models.search(parameters, everywhere=everywhere)
+        self.meter.add(self.clock() - started)
 
     def sample(
         self, ledger: Ledger, parameters: Sequence[Tensor], scale: Tensor | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import operator
 import sys
 import weakref
@@ -18,6 +17,7 @@ from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
+from trimtab.searches import living
 
 
 class Unjudged:
@@ -126,7 +126,7 @@ def _letting_go(tracked: Tracked, let_go: Callable[[Tracked], object]) -> Callab
 
 def living_optimizers() -> list[Optimizer]:
     """Every optimizer of the process. Takes some 50 ms, as it goes through all that the garbage collector knows."""
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+    return living(Optimizer)
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

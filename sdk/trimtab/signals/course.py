@@ -85,7 +85,7 @@ class Course:
         self.excused = 0.0
         self.lowest = math.inf
         self._of = 0  # values that the slow average is of
-        self._rested = 2 * UNSEEN  # the last value at which it was about where it is lowest
+        self._rested = 2 * UNSEEN  # the last value at which it was about where it is lowest, or past a beginning
         self._good = False  # whether there was a validation while the loss was near its best
         self._began = 0.0
         self._fenced = False
