@@ -62,6 +62,8 @@ def measure(event: Event, run: RunInfo) -> Iterator[Measurement]:
     elif isinstance(event, Health):
         yield from _health(event)
     elif isinstance(event, Alert):
+        if event.count is not None:
+            yield Measurement(catalog.RULE_FIRED, (event.rule,), event.count)
         yield from _hung(event, run)
     elif isinstance(event, Intake):
         yield from _intake(event)
@@ -135,8 +137,6 @@ def _verdicts(verdicts: Verdicts, run: RunInfo) -> Iterator[Measurement]:
         yield Measurement(catalog.RULE_LEVEL, (rule, run.run_id), level)
     for labels, value in verdicts.signals.items():
         yield Measurement(catalog.SIGNAL, labels, value)
-    for rule, count in verdicts.fired.items():
-        yield Measurement(catalog.RULE_FIRED, (rule,), count)
     for (optimizer, group), scale in verdicts.learning_rate_scale.items():
         yield Measurement(catalog.LEARNING_RATE_SCALE, (optimizer, str(group)), scale)
     if verdicts.dropout_ratio is not None:

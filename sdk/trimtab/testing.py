@@ -131,7 +131,6 @@ def sample_events() -> list[Event]:
     verdicts = Verdicts(
         rule_levels={"loss_spike": 1.5, "loss_diverged": 0.0},
         signals={("loss_spike_score", "0"): 9.0},
-        fired={"loss_spike": 1},
         learning_rate_scale={("0", 0): 0.5},
         dropout_ratio=0.1,
         snapshot_age_s=2.5,
@@ -157,7 +156,7 @@ def sample_events() -> list[Event]:
             step_durations=(0.1,) * 4,
             **folded,
         ),
-        Alert(**at, **of_rule, state="firing", severity="warning", value=9.0, threshold=6.0),
+        Alert(**at, **of_rule, state="firing", severity="warning", value=9.0, threshold=6.0, count=1),
         Adjustment(
             **at,
             **of_rule,

@@ -182,7 +182,6 @@ class Verdicts:
 
     rule_levels: Mapping[str, float]  # worst over a trailing window; 0 after a fence, until that window is over
     signals: Mapping[tuple[str, str], float]  # signal and optimizer to its newest value
-    fired: Mapping[str, int]  # rule to episodes since the run began
     learning_rate_scale: Mapping[tuple[str, int], float]  # optimizer and group
     dropout_ratio: float | None = None  # the largest of any module; None where there is no dropout
     snapshot_age_s: float | None = None
@@ -246,6 +245,7 @@ class Alert(Event):
     value: float | None = None  # of the rule's signal: the least of its last `hold` points
     threshold: float | None = None
     outcome: str | None = None  # what became of it, in a word, where it came from outside
+    count: int | None = field(default=None, metadata=_UNLOGGED)  # of the episodes of a rule of ours since the run began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,7 @@ class Minutes:
 
 def judged(level, **more):
     levels = {"loss_spike": level, "run_hung": 0.0}
-    verdicts = Verdicts(rule_levels=levels, signals={}, fired={}, learning_rate_scale={}, **more)
+    verdicts = Verdicts(rule_levels=levels, signals={}, learning_rate_scale={}, **more)
     return sample_step(1, verdicts=verdicts)
 
 

@@ -18,9 +18,11 @@ from trimtab.actuators import saving
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision, creeping
 from trimtab.rules.judge import Judge
+from trimtab.sample import books
 from trimtab.steering import execution
-from trimtab.testing import RecordingBackend
+from trimtab.testing import RecordingBackend, sample_run
 from trimtab.types import Adjustment, Alert, Step
+from trimtab_backends.series import SeriesTable
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
 
@@ -782,3 +784,40 @@ def test_weights_for_which_a_scaler_skips_every_step_are_turned_back(watching, t
                 training.model[0].weight.data.fill_(math.nan)
     assert [a.action for a in seen.run.adjustments if a.outcome == "applied"][-1] == "roll_back"
     assert all(weights.isfinite().all() for weights in training.weights)
+
+
+def test_record_ends_with_the_step_in_which_a_rule_begins_to_fire(watching, training, monkeypatch):
+    """Nothing may come after it, as where training hangs or validates for long: servers see it all the same."""
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
+    bad = []
+    rule = trimtab.Rule("bad", signal=lambda loss: float(bool(bad)), threshold=0.5, severity="warning")
+    with watching(rules=[rule], gradients_every=1000) as seen:
+        training.steps(3)
+        bad.append(True)
+        training.steps(1)
+        bad.clear()
+        training.steps(3)
+    first, fired, rest = seen.steps()
+    assert (first.step, fired.step, rest.step) == (1, 4, 7)
+    assert fired.levels["bad"] == fired.verdicts.rule_levels["bad"] == 2.0
+
+
+def test_rule_that_fires_all_the_time_makes_a_record_at_times_only(watching, training, monkeypatch):
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
+    turns = itertools.cycle([0.0, 1.0])
+    rule = trimtab.Rule("bad", signal=lambda loss: next(turns), threshold=0.5, clear=0.5, severity="warning")
+    with watching(rules=[rule], act="process", gradients_every=1) as seen:
+        training.steps(20)
+    assert len([alert for alert in seen.backend.of(Alert) if alert.state == "firing"]) == 10
+    assert [step.step for step in seen.steps()] == [1, 2, 20]
+
+
+def test_rule_that_fires_at_the_last_validation_is_counted_though_no_record_follows(watching, training, tmp_path):
+    worse = trimtab.Rule("worse", signal="logged:validation_error", threshold=0.5)
+    with watching(rules=[worse]) as seen:
+        training.steps(2)
+        trimtab.log(validation_error=1.0)
+    series = SeriesTable(sample_run(tmp_path))
+    series.take(seen.backend.events)
+    (fired,) = series.metric("trimtab_rule_fired_total").samples
+    assert (fired.labels["rule"], fired.value) == ("worse", 1)

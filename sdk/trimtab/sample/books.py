@@ -23,6 +23,7 @@ from trimtab.types import Epoch, Event, Step, Totals
 
 LOSSES_SHOW_WITHIN = 20  # steps: where none has shown by then, none is going to
 RECORD_INTERVAL_S = 1.0  # at most one record of steps a second, over all optimizers
+SOON = 0.1  # of that time there is at most one record of steps in which a rule began to fire
 MARKS = 2  # records of validation in that time, at most, with the steps before them
 
 
@@ -137,6 +138,17 @@ class Books:
             else:
                 self._cut(ledger, now)
             self._publish(keep=len(self.ledgers))
+
+    def close_soon(self, label: str) -> None:
+        """A rule began to fire, on steps of this optimizer or (empty) on none: servers should see it with this step.
+
+        It may be the last one for a while, before a long validation or for good.
+        """
+        now = self._clock()
+        for ledger in self.ledgers:
+            soon = max(now, ledger.may_close_at)
+            if label in ("", ledger.label) and soon < ledger.close_at:
+                ledger.close_at, ledger.may_close_at = soon, soon + SOON * self._interval_s
 
     def validation(self, sums: PassSums) -> None:
         """A validation pass is over. Passes in quick succession are folded into one record."""

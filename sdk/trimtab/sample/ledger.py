@@ -178,6 +178,7 @@ class Ledger:
         self.used_decay: Sequence[Any] | None = None  # of the last step, where it was not the groups' own
         self.newly_skipped: Counter[str] = Counter()
         self.close_at = 0.0
+        self.may_close_at = 0.0  # where there is something to say before that, see `Books.close_soon`
         self.nonfinite_seen = False
 
     @property

@@ -387,6 +387,8 @@ class Controller:
         return waits or self._execution.follows_cycle or self._answering.replays
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
+        if any(verdict.state == "firing" for verdict in verdicts):
+            self._books.close_soon(label)
         self._answering.verdicts(label, verdicts, moment)
         self.awaits_steps = self.awaits_steps or self._execution.waits
 

@@ -53,6 +53,7 @@ class Telling:
             severity=verdict.severity,
             value=verdict.value,
             threshold=verdict.threshold,
+            count=self._fired[verdict.rule],
         )
         self.alerts.append(alert)
         self._emit(alert)
@@ -65,7 +66,6 @@ class Telling:
         verdicts = Verdicts(
             rule_levels=self._trailing.worst(now),
             signals=self._judge.signals(),
-            fired=dict(self._fired),
             learning_rate_scale=self._scales(),
             dropout_ratio=self._actuators.largest_dropout.read(),
             budgets=self._engine.budgets(),
