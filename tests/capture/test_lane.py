@@ -22,6 +22,8 @@ from kinds_of_loops import (
 )
 from torch.utils.data import DataLoader
 
+import trimtab
+import trimtab.actions
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
 from trimtab.capture import attribution
@@ -207,6 +209,23 @@ def test_fault_in_the_lane_is_told_and_shuts_it(watching, monkeypatch, guarded, 
     assert len(taken) == 1
     assert any("a fault of ours" in notice for notice in seen.notices)
     assert len(seen.steps()) >= STEPS - 1
+
+
+def test_training_after_one_whose_halt_was_caught_takes_the_lane(watching, taken):
+    rule = trimtab.Rule("bad", signal="logged:bad", threshold=1.0)
+    halt = trimtab.Policy(on="bad", ladder=[trimtab.actions.Halt()])
+    with watching(act="process", on_halt="unwind", gradients_every=1000, rules=[rule], policies=[halt]):
+        on_and_on(halted := Loop())
+        trimtab.log(bad=2.0)
+        for _ in range(2):
+            before = len(taken)
+            with pytest.raises(trimtab.HaltTraining):
+                on_and_on(halted)
+        assert len(taken) == before > STEPS // 2
+        del halted
+        gc.collect()
+        on_and_on(Loop())
+        assert len(taken) > before + STEPS // 2
 
 
 def test_training_is_bit_for_bit_the_same(watching, taken):

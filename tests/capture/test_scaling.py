@@ -83,6 +83,22 @@ def test_skipped_steps_are_counted_and_are_no_steps(watching, scaled_step, unsca
     assert seen.end.totals["skipped"] == {"0": {"scaler": 2}}
 
 
+@pytest.mark.parametrize("in_a_row", [2, 3])
+def test_overflow_is_no_alarm_before_the_third_in_a_row(watching, model, optimizer, scaler, inputs, labels, in_a_row):
+    with watching(act="process") as seen:
+        for step in range(12):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(inputs), labels)).backward()
+            if 12 - 4 - in_a_row <= step < 12 - 4:  # the loss is finite, and its scale too large
+                next(model.parameters()).grad.fill_(torch.inf)
+            scaler.step(optimizer)
+            scaler.update()
+    assert seen.end.totals["skipped"] == {"0": {"scaler": in_a_row}}
+    firing = [alert.rule for alert in seen.run.alerts if alert.state == "firing"]
+    assert firing == (["gradient_nonfinite"] if in_a_row == 3 else [])
+    assert bool(seen.run.adjustments) == (in_a_row == 3)
+
+
 def test_first_step_that_is_skipped_is_counted(watching, scaled_step):
     with watching() as seen:
         scaled_step(bad=True)

@@ -1,12 +1,19 @@
 """What the judge is given, when, and beside what."""
 
+import math
+
 import pytest
 import torch
 
+from trimtab.capture.tracked import Unjudged
 from trimtab.rules.judge import Judge
 from trimtab.rules.rule import resolve
+from trimtab.sample import readings
 from trimtab.sample.books import Books
+from trimtab.sample.gradients import take
 from trimtab.sample.layers import LayerChoice
+from trimtab.sample.ledger import GradientSample
+from trimtab.sample.readings import Due
 from trimtab.sample.updates import UpdateSample
 from trimtab.steering.judging import Judging
 from trimtab.types import PhaseSummary
@@ -42,7 +49,7 @@ def summary(loss):
 
 def trained(judging, losses, label="0"):
     ledger = judging._books.ledger(label)
-    verdicts, late = judging.steps(ledger, len(losses), losses, ())
+    verdicts, late = judging.steps(ledger, len(losses), Due(losses))
     assert not late
     return verdicts
 
@@ -66,10 +73,10 @@ def test_validation_of_another_model_is_not_compared_with_the_losses_of_the_firs
 
 def test_losses_of_another_model_that_are_on_a_device_yet_are_none_of_its_successors(judging, judge):
     ledger = judging._books.ledger("0")
-    judging.steps(ledger, 2, [torch.tensor(4.0), torch.tensor(2.0)], ())
+    judging.steps(ledger, 2, Due([torch.tensor(4.0), torch.tensor(2.0)]))
     judging.begin_anew("0", 2)
     for at in (4, 6):
-        judging.steps(ledger, at, [torch.tensor(1.0), torch.tensor(0.5)], ())
+        judging.steps(ledger, at, Due([torch.tensor(1.0), torch.tensor(0.5)]))
     judging.validation(6, summary(1.0))
     assert judge.train_loss == 0.75
 
@@ -100,3 +107,27 @@ def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, s
     judging.validation(2, summary(1.0))
     assert len(said) == 1
     assert "f1_macro" in said[0]
+
+
+def test_step_that_a_device_left_out_is_no_evidence_but_the_third_in_a_row_is(judging, judge):
+    """GradScaler tells a fused optimizer on the device; who judges hears of it with the losses, one step later."""
+    ledger, firing = judging._books.ledger("0"), {}
+    for step, found in enumerate([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0], start=1):
+        overflowed = GradientSample(0, [take([torch.tensor([math.inf if found else 1.0])])], ["weight"])
+        due = Due([torch.tensor(1.0)], [(0, overflowed)], [(0, torch.tensor(found))])
+        verdicts, _ = judging.steps(ledger, step, due)
+        firing |= {verdict.rule: verdict.step for verdict in verdicts or () if verdict.state == "firing"}
+    assert firing == {"gradient_nonfinite": 7}
+    judging.validation(8, summary(1.0))
+    assert judge.train_loss == 1.0
+
+
+def test_steps_that_wait_keep_what_may_have_left_them_out_by_their_place():
+    unjudged = Unjudged()
+    for step in range(2):
+        unjudged.add(1.0, 0.0)  # it is known
+        unjudged.add(2.0, torch.tensor(float(step)))
+    points = readings.points(unjudged.take()).read()
+    assert [point.loss for point in points] == [1.0, 2.0, 1.0, None]
+    assert [point.is_skipped for point in points] == [False, False, False, True]
+    assert readings.points(unjudged.take()).read() == []

@@ -36,14 +36,14 @@ class Halting:
         self,
         on_halt: Literal["ask", "unwind"],
         say: Callable[[str, str], None],
-        before_backwards: Callable[[Callable[[], None]], object],
+        before_backwards: Callable[[Callable[[], None] | None], object],
         steps: Callable[[], int],
         look_out: Callable[[], Callable[[], bool | None] | None],
     ) -> None:
         """Nothing is requested.
 
         Args:
-            before_backwards: has what it is given called at the beginning of every backward from then on.
+            before_backwards: has what it is given called at the beginning of every backward from then on; None ends it.
             steps: how many there were.
             look_out: returns what says whether another training is prepared since then, or None on a fault. Both
                 may take 0.1 s.
@@ -107,6 +107,8 @@ class Halting:
         self.requested = self._told = self._raised = False
         self._ignored, self._asked_at = 0, -1
         self._on_heard, self._is_another_prepared = _nothing, _never
+        if self._on_halt == "unwind":
+            self._before_backwards(None)
 
     def give_way(self) -> None:
         """Where another training is prepared, or has begun, what was requested is over. Takes 0.1 s, where there is."""

@@ -174,10 +174,11 @@ class Capture:
         trained = {share.thread for share in self._attribution.shares}
         return not any(map(is_at_work, trained - {get_ident()}))
 
-    def before_backwards(self, call: Callable[[], None]) -> None:
-        """Call `call` at the beginning of every backward from now on. It may raise what no guard catches."""
+    def before_backwards(self, call: Callable[[], None] | None) -> None:
+        """Call `call`, if any, at the beginning of every backward from now on. It may raise what no guard catches."""
         self._gate = call
-        self._lane.close()
+        self._lane.is_shut = call is not None
+        self._lane.leave()
 
     def look_out(self) -> Callable[[], bool | None]:
         """See `Roster.look_out`."""

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from trimtab.sample.ledger import Ledger, Samples
+from trimtab.sample.ledger import Ledger
+from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held
 
 
@@ -57,23 +58,14 @@ class StepController(Protocol):
         """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
         ...
 
-    def judge(
-        self,
-        optimizer: Optimizer | None,
-        ledger: Ledger,
-        losses: Sequence[Held | None],
-        samples: Samples,
-        *,
-        applied: bool = False,
-    ) -> int:
-        """The loss and the gradients of a step are known and not `applied` yet; `losses` has those before it too.
+    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
+        """The loss and the gradients of a step are known and not `applied` yet; `due` has those before it too.
 
-        `samples` are of gradients, each with its place in `losses`. Returns every how many steps to judge. There is no
-        `optimizer` where the step was not its own to announce.
+        Returns every how many steps to judge. There is no `optimizer` where the step was not its own to announce.
         """
         ...
 
-    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None:
+    def catch_up(self, ledger: Ledger, due: Due) -> None:
         """Judge steps that are over and recorded, before something is judged that rests on them."""
         ...
 

@@ -62,8 +62,8 @@ class Lane:
     __slots__ = (
         "_attribution", "_base", "_criteria", "_looked", "_models", "_passes", "_recorder", "_rest", "_resting",
         "_stay", "_steady", "_steps", "_tracked", "alike", "awaits", "clipped", "close_at", "ended_at", "epoch",
-        "first", "first_of", "full", "guard", "ledger", "left_in_step", "looks", "loss", "model", "optimizer", "plain",
-        "probe", "rates", "rows", "samples", "thread", "trying", "wait_s", "ways",
+        "first", "first_of", "full", "guard", "is_shut", "ledger", "left_in_step", "looks", "loss", "model",
+        "optimizer", "plain", "probe", "rates", "rows", "samples", "thread", "trying", "wait_s", "ways",
     )  # fmt: skip
 
     def __init__(
@@ -89,10 +89,13 @@ class Lane:
         steps.roster.let_go = self._let_go
         self.first_of: Callable[[Any, int], Any] = first_of_list
         self._rest = self._resting = 0  # steps to wait after the next leave, and now
+        self.is_shut = False  # for as long as something is to be done at every backward
         self.left_in_step: weakref.ref[Optimizer] | None = None  # who steps, or raised while it did
 
     def enter(self, optimizer: Optimizer) -> None:
         """A step has ended that took the long way. If it was an ordinary one, the next may take the short one."""
+        if self.is_shut:
+            return
         if self._resting:
             self._resting -= 1
             return

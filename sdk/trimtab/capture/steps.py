@@ -66,7 +66,6 @@ class Steps:
             or self._scaler_seen
             or self._clipped.any
             or self.controller.awaits_steps
-            or self.controller.steers
             or tracked.evaluated is not None
             or tracked.calls >= tracked.general_at
         ):
@@ -125,6 +124,8 @@ class Steps:
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
+            if isinstance(tracked.found_inf, float) and tracked.found_inf > 0:  # it is going to be skipped
+                return
         if tracked.calls >= tracked.sample_at:
             if tracked.calls >= tracked.update_at:
                 self._hold_weights(tracked, optimizer)
@@ -174,7 +175,7 @@ class Steps:
             recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
         if not tracked.judged:
-            tracked.unjudged.losses.append(losses[0] if len(losses) == 1 else total(losses))
+            tracked.unjudged.add(losses[0] if len(losses) == 1 else total(losses), found_inf)
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
@@ -195,7 +196,7 @@ class Steps:
             judging.judge_rest()
         for tracked in self.roster:
             if tracked.unjudged.losses:
-                self.controller.catch_up(tracked.ledger, *tracked.unjudged.take())
+                self.controller.catch_up(tracked.ledger, tracked.unjudged.take())
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
@@ -331,11 +332,11 @@ class Steps:
         started = self._recorder.clock()
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
-        tracked.unjudged.losses.append(total(losses))
-        values, samples = tracked.unjudged.take()
+        tracked.unjudged.add(total(losses), tracked.found_inf)
+        due = tracked.unjudged.take()
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
-        interval = self.controller.judge(optimizer, tracked.ledger, values, samples)
+        interval = self.controller.judge(optimizer, tracked.ledger, due)
         if self.controller.judges_at_once and self._recorder.pace.gradients.is_early(tracked.calls, tracked.begun):
             interval = 1
         tracked.judge_at = (tracked.calls // interval + 1) * interval

@@ -15,19 +15,21 @@ from trimtab.capture.beginning import Beginning
 from trimtab.capture.share import Share
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
+from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
 from trimtab.searches import living
 
 
 class Unjudged:
-    """Steps that wait to be judged: their losses, and what was sampled on some of them, by its place among these."""
+    """Steps that wait to be judged, see `Due`."""
 
-    __slots__ = ("losses", "samples")
+    __slots__ = ("found_inf", "losses", "samples")
 
     def __init__(self) -> None:
         self.losses: list[Held | None] = []
         self.samples: list[tuple[int, GradientSample]] = []
+        self.found_inf: list[tuple[int, Tensor]] = []
 
     def sampled(self, sample: GradientSample) -> None:
         """Gradients of the step whose loss follows. They replace what was sampled on it before."""
@@ -36,11 +38,17 @@ class Unjudged:
             self.samples.pop()
         self.samples.append((place, sample))
 
-    def take(self) -> tuple[list[Held | None], list[tuple[int, GradientSample]]]:
+    def add(self, loss: Held | None, found_inf: Held | None = None) -> None:
+        """A step. Where it may have been left out on a device, that is asked together with the losses."""
+        if isinstance(found_inf, Tensor):
+            self.found_inf.append((len(self.losses), found_inf))
+        self.losses.append(loss)
+
+    def take(self) -> Due:
         """All of them, which wait no more."""
-        taken = self.losses, self.samples
-        self.losses, self.samples = [], []
-        return taken
+        due = Due(self.losses, self.samples, self.found_inf)
+        self.losses, self.samples, self.found_inf = [], [], []
+        return due
 
 
 class Tracked:

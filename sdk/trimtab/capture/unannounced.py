@@ -20,7 +20,8 @@ from trimtab.capture.recorder import Behind, Recorder, total
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Unjudged, held, living_optimizers, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
-from trimtab.sample.ledger import GradientSample, Ledger, Samples
+from trimtab.sample.ledger import GradientSample, Ledger
+from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
@@ -41,17 +42,9 @@ class Judge(Protocol):
     @property
     def acts(self) -> bool: ...
     def begins_anew(self, label: str) -> None: ...
-    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None: ...
+    def catch_up(self, ledger: Ledger, due: Due) -> None: ...
     def joined(self, optimizer: Optimizer, label: str) -> None: ...
-    def judge(
-        self,
-        optimizer: Optimizer | None,
-        ledger: Ledger,
-        losses: Sequence[Held | None],
-        samples: Samples,
-        *,
-        applied: bool = False,
-    ) -> int: ...
+    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int: ...
     def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None: ...
     def rates(self, optimizer: Optimizer) -> Sequence[Any] | None: ...
 
@@ -74,12 +67,12 @@ class JudgedAfterwards:
     def judge(self, ledger: Ledger, loss: Held | None) -> None:
         """A step is over, and about to be recorded."""
         self._ledger = ledger
-        self._unjudged.losses.append(loss)
+        self._unjudged.add(loss)
         if self._calls >= self._judge_at:
             started = self._recorder.clock()
-            losses, samples = self._unjudged.take()
+            due = self._unjudged.take()
             self._judge_at = self._calls + 1
-            interval = self.controller().judge(None, ledger, losses, samples, applied=True)
+            interval = self.controller().judge(None, ledger, due, applied=True)
             self._judge_at = (self._calls // interval + 1) * interval
             self._recorder.meter.add(self._recorder.clock() - started)
         self._calls += 1
@@ -87,7 +80,7 @@ class JudgedAfterwards:
     def judge_rest(self) -> None:
         """Something is judged that rests on the steps which wait for their turn."""
         if self._ledger is not None and self._unjudged.losses:
-            self.controller().catch_up(self._ledger, *self._unjudged.take())
+            self.controller().catch_up(self._ledger, self._unjudged.take())
 
     def recorded(self, ledger: Ledger, *, pending: bool = False) -> None:
         """It is recorded: the moment for what has waited for the end of a step. `pending`: the next has begun."""

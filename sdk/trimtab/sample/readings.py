@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
+
+from torch import Tensor
 
 from trimtab.sample.gradients import combine
 from trimtab.sample.ledger import GradientSample, Samples
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.types import GradientReading
 
-Point: TypeAlias = "tuple[float | None, GradientReading | None]"  # the loss and, where sampled, the gradients of a step
+
+class Due(NamedTuple):
+    """Steps that are to be judged together: their losses, and what belongs to some of them, by its place among these.
+
+    `found_inf` is of fused optimizers with a GradScaler, which leave a step out without anybody being told.
+    """
+
+    losses: Sequence[Held | None]
+    samples: Samples = ()
+    found_inf: Sequence[tuple[int, Tensor]] = ()  # on a device
+
+
+class Point(NamedTuple):
+    """A step: its loss, its gradients where they were sampled, or that it was none."""
+
+    loss: float | None = None
+    gradients: GradientReading | None = None
+    is_skipped: bool = False
 
 
 class Points(NamedTuple):
-    """Steps that are to be judged together, on their way from tensors to numbers."""
+    """The same steps on their way from tensors to numbers."""
 
-    losses: Sequence[Held | None]
-    samples: Samples
-    transfer: Transfer
+    due: Due
+    transfer: Transfer  # of the losses that there are, and of `found_inf`
 
     @property
     def immediate(self) -> bool:
         """Whether reading costs no wait: nothing is on a device."""
-        return self.transfer.immediate and all(t.ready() for _, s in self.samples for t in s.taken)
+        return self.transfer.immediate and all(t.ready() for _, s in self.due.samples for t in s.taken)
 
     def read(self) -> list[Point]:
         """One for each loss, in order."""
-        values: Sequence[Held | None] = self.losses
-        if not self.transfer.immediate:
-            arrived = iter(self.transfer.read())
-            values = [None if loss is None else next(arrived) for loss in self.losses]
-        readings = {index: self._reading(sample) for index, sample in self.samples}
-        return [(None if v is None else float(v), readings.get(index)) for index, v in enumerate(values)]
+        arrived = iter(self.transfer.read())
+        values = [None if loss is None else next(arrived) for loss in self.due.losses]
+        skipped = {index for index, _ in self.due.found_inf if next(arrived) > 0}
+        readings = {index: self._reading(sample) for index, sample in self.due.samples}
+        return [
+            Point(is_skipped=True) if index in skipped else Point(value, readings.get(index))
+            for index, value in enumerate(values)
+        ]
 
     def _reading(self, sample: GradientSample) -> GradientReading:
         moments = [each for taken in sample.taken for each in taken.read()]
@@ -45,6 +65,7 @@ class Points(NamedTuple):
         )
 
 
-def points(losses: Sequence[Held | None], samples: Samples) -> Points:
+def points(due: Due) -> Points:
     """Start the transfer of what is on a device."""
-    return Points(losses, samples, Transfer([loss for loss in losses if loss is not None]))
+    losses = [loss for loss in due.losses if loss is not None]
+    return Points(due, Transfer([*losses, *(found for _, found in due.found_inf)]))

@@ -22,8 +22,9 @@ from trimtab.policies.policy import PERSON
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
 from trimtab.sample.books import Books
-from trimtab.sample.ledger import Ledger, Samples
+from trimtab.sample.ledger import Ledger
 from trimtab.sample.pace import Pace
+from trimtab.sample.readings import Due
 from trimtab.sample.records import Judged
 from trimtab.sample.scalars import Held
 from trimtab.steering.absent import Absent
@@ -209,20 +210,12 @@ class Controller:
         self._labels[label] = self.shared[label] = None
         self._actuators.steering.meet(label, optimizer)
 
-    def judge(
-        self,
-        optimizer: Optimizer | None,
-        ledger: Ledger,
-        losses: Sequence[Held | None],
-        samples: Samples,
-        *,
-        applied: bool = False,
-    ) -> int:
+    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
         """See `StepController`."""
         label, step = ledger.label, self._books.steps_written() + 1
         if len(self.optimizers) > 1:
             self._judge.contest.held_fixed(fixed_beside(label, self.optimizers), label)
-        late = self._judge_steps(ledger, step, losses, samples, applied=applied)
+        late = self._judge_steps(ledger, step, due, applied=applied)
         self._take_in(Moment(step, applied, True))
         if self._answering.replays:
             if not applied:
@@ -230,15 +223,13 @@ class Controller:
             return 1
         return self._next_in(label, Moment(step, applied, late or applied))
 
-    def catch_up(self, ledger: Ledger, losses: Sequence[Held | None], samples: Samples) -> None:
+    def catch_up(self, ledger: Ledger, due: Due) -> None:
         """See `StepController`."""
-        self._judge_steps(ledger, self._books.steps_written(), losses, samples, applied=True)
+        self._judge_steps(ledger, self._books.steps_written(), due, applied=True)
 
-    def _judge_steps(
-        self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples, *, applied: bool
-    ) -> bool:
+    def _judge_steps(self, ledger: Ledger, step: int, due: Due, *, applied: bool) -> bool:
         """Judge the steps up to `step`, and answer. Whether what was judged is late, being from a device."""
-        verdicts, late = self._judging.steps(ledger, step, losses, samples)
+        verdicts, late = self._judging.steps(ledger, step, due)
         if verdicts is not None:
             self._answer(ledger.label, verdicts, Moment(step, applied, late or applied))
         return late

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch.optim import Optimizer
 
 from trimtab.rules.judge import Judge
 from trimtab.sample.books import Books
-from trimtab.sample.ledger import Ledger, Samples
-from trimtab.sample.readings import Point, Points, points
-from trimtab.sample.scalars import Held
+from trimtab.sample.ledger import Ledger
+from trimtab.sample.readings import Due, Point, Points, points
 from trimtab.steering.evidence import doubt_of_loss
 from trimtab.types import PhaseSummary, Verdict
 
@@ -54,15 +53,13 @@ class Judging:
         self._validations = 0
         self._logged: set[str] = set()  # names
 
-    def steps(
-        self, ledger: Ledger, step: int, losses: Sequence[Held | None], samples: Samples
-    ) -> tuple[list[Verdict] | None, bool]:
+    def steps(self, ledger: Ledger, step: int, due: Due) -> tuple[list[Verdict] | None, bool]:
         """Judge the steps up to `step`. Verdicts are None where nothing has arrived yet.
 
         What is on a device is judged one judgement later, so that nobody waits; the second value says whether it is so.
         """
         label = ledger.label
-        newest = points(losses, samples)
+        newest = points(due)
         arrived: tuple[int, Points] | None = (step, newest)
         if not newest.immediate:
             arrived, self._on_device[label] = self._on_device.get(label), (step, newest)
@@ -77,8 +74,10 @@ class Judging:
         self._judge.chance(label, ledger.chance.read())
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
         fenced_at = self._fenced_at.get(label, 0)
-        for index, (loss, reading) in enumerate(read, start=last - len(read) + 1):
-            if index > fenced_at:
+        for index, (loss, reading, is_skipped) in enumerate(read, start=last - len(read) + 1):
+            if index > fenced_at and is_skipped:
+                verdicts += self._judge.skipped(label, index)
+            elif index > fenced_at:
                 verdicts += self._judge.step(label, index, loss, reading, rate)
             if loss is not None:
                 self._train = self._train[0] + loss, self._train[1] + 1

@@ -98,10 +98,10 @@ class Ranks:
 
     def level(self, step: int, read: Sequence[Point]) -> list[Point]:
         """The same steps with the mean losses of all ranks."""
-        own = [loss for loss, _ in read]
+        own = [point.loss for point in read]
         agreement = self._agreement
         means = None if agreement is None else self._attempt(lambda: agreement.mean_losses(step, own))
-        return list(zip(own if means is None else means, (reading for _, reading in read), strict=True))
+        return list(read) if means is None else [p._replace(loss=m) for p, m in zip(read, means, strict=True)]
 
     def proceed(
         self, moment: Moment, labels: Sequence[str], interval: int, *, step_s: float | None, snapshot: bool
