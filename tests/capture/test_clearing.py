@@ -159,3 +159,28 @@ def test_optimizer_that_was_trained_in_a_thread_is_found_here_though_another_is_
         thread.join()
         own = [step(0, 1) for _ in range(8)]
     assert seen.losses("1")[-7:] == pytest.approx(own[-7:])
+
+
+def uncleared(seen):
+    return [notice for notice in seen.notices if "not cleared" in notice]
+
+
+def test_gradients_that_are_never_cleared_are_told_of_once(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    with watching() as seen:
+        for _ in range(40):
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    (told,) = uncleared(seen)
+    assert "optimizer.zero_grad()" in told
+
+
+def test_accumulation_that_grows_step_by_step_is_no_missing_call(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    with watching() as seen:
+        for backwards in [*range(1, 16), *range(1, 16)]:
+            for _ in range(backwards):
+                F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert uncleared(seen) == []

@@ -759,9 +759,9 @@ def test_last_steps_are_judged_when_the_run_ends(watching, training):
 def test_steps_judged_together_have_each_their_own_update_ratios(watching, training, monkeypatch):
     given, step = {}, Judge.step
 
-    def keeping(judge, optimizer, number, loss, gradients, rate):
+    def keeping(judge, optimizer, number, loss, gradients, *rest):
         given[number] = gradients.update_ratios
-        return step(judge, optimizer, number, loss, gradients, rate)
+        return step(judge, optimizer, number, loss, gradients, *rest)
 
     monkeypatch.setattr(Judge, "step", keeping)
     with watching(gradients_every=1):
@@ -821,3 +821,33 @@ def test_rule_that_fires_at_the_last_validation_is_counted_though_no_record_foll
     series.take(seen.backend.events)
     (fired,) = series.metric("trimtab_rule_fired_total").samples
     assert (fired.labels["rule"], fired.value) == ("worse", 1)
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_accumulation_that_grows_is_no_divergence(watching, divides):
+    """The sum of losses that nobody divides by their number is four times as large in the end."""
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(8, 3), torch.randn(64, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with watching(act="process") as seen:
+        for backwards in [1] * 40 + [2] * 20 + [4] * 60:
+            for part in inputs.split(64 // backwards):
+                loss = F.cross_entropy(model(part), part[:, :3].argmax(1))
+                (loss / backwards if divides else loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    losses = seen.losses()
+    assert (losses[40] > 1.5 * losses[39]) != divides
+    assert not seen.run.alerts
+
+
+def test_function_of_the_user_judges_the_loss_as_it_is(watching, training):
+    given = []
+    rule = trimtab.Rule("seen", signal=lambda loss: given.append(loss) or 0.0, threshold=1.0)
+    with watching(rules=[rule]) as seen:
+        for backwards in [1] * 30 + [3] * 30:
+            for _ in range(backwards):
+                F.cross_entropy(training.model(training.inputs), training.labels).backward()
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+    assert given == pytest.approx(seen.losses())

@@ -50,6 +50,11 @@ NO_LOSS = (
     "torch.autograd.grad or code of your own. Gradients and learning rates are shown. Log it: trimtab.log(loss=...)."
 )
 
+UNCLEARED = (
+    "The gradients of optimizer {label!r} are not cleared between its steps: each step applies what all backwards "
+    "before it have brought, and the loss that is shown is the sum of theirs. Call optimizer.zero_grad() once a step."
+)
+
 
 class Controller(StepController, Protocol):
     """What judges the run, and may change it."""
@@ -89,6 +94,7 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
         self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
+        books.on_uncleared = lambda label: say("gradients_uncleared", UNCLEARED.format(label=label))
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode

@@ -175,7 +175,7 @@ class Steps:
             recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
         if not tracked.judged:
-            tracked.unjudged.add(losses[0] if len(losses) == 1 else total(losses), found_inf)
+            tracked.unjudged.add(losses[0] if len(losses) == 1 else total(losses), len(losses), found_inf)
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
@@ -332,7 +332,7 @@ class Steps:
         started = self._recorder.clock()
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
-        tracked.unjudged.add(total(losses), tracked.found_inf)
+        tracked.unjudged.add(total(losses), len(losses), tracked.found_inf)
         due = tracked.unjudged.take()
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails

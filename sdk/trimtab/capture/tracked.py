@@ -24,11 +24,12 @@ from trimtab.searches import living
 class Unjudged:
     """Steps that wait to be judged, see `Due`."""
 
-    __slots__ = ("found_inf", "losses", "samples")
+    __slots__ = ("backwards", "found_inf", "losses", "samples")
 
     def __init__(self) -> None:
         self.losses: list[Held | None] = []
         self.samples: list[tuple[int, GradientSample]] = []
+        self.backwards: list[tuple[int, int]] = []
         self.found_inf: list[tuple[int, Tensor]] = []
 
     def sampled(self, sample: GradientSample) -> None:
@@ -38,16 +39,18 @@ class Unjudged:
             self.samples.pop()
         self.samples.append((place, sample))
 
-    def add(self, loss: Held | None, found_inf: Held | None = None) -> None:
+    def add(self, loss: Held | None, backwards: int = 1, found_inf: Held | None = None) -> None:
         """A step. Where it may have been left out on a device, that is asked together with the losses."""
+        if backwards > 1:
+            self.backwards.append((len(self.losses), backwards))
         if isinstance(found_inf, Tensor):
             self.found_inf.append((len(self.losses), found_inf))
         self.losses.append(loss)
 
     def take(self) -> Due:
         """All of them, which wait no more."""
-        due = Due(self.losses, self.samples, self.found_inf)
-        self.losses, self.samples, self.found_inf = [], [], []
+        due = Due(self.losses, self.samples, self.backwards, self.found_inf)
+        self.losses, self.samples, self.backwards, self.found_inf = [], [], [], []
         return due
 
 

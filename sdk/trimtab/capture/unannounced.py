@@ -64,10 +64,10 @@ class JudgedAfterwards:
         """Gradients of the step that follows."""
         self._unjudged.sampled(sample)
 
-    def judge(self, ledger: Ledger, loss: Held | None) -> None:
+    def judge(self, ledger: Ledger, losses: Sequence[Held]) -> None:
         """A step is over, and about to be recorded."""
         self._ledger = ledger
-        self._unjudged.add(loss)
+        self._unjudged.add(total(losses), len(losses))
         if self._calls >= self._judge_at:
             started = self._recorder.clock()
             due = self._unjudged.take()
@@ -145,12 +145,13 @@ class StepsInBackward:
         self._parameters, self._taken, self.stepped, self.untold = [], [], False, None
         self._calls += 1
         ended_at, self._ended_at = self._ended_at, now
-        self._judging.judge(ledger, loss)
+        losses = [] if loss is None else [loss]
+        self._judging.judge(ledger, losses)
         newest = None if self._newest is None else self._newest()
         rates = None if newest is None else self._judging.controller().rates(newest)
         if rates is not None:
             ledger.learning_rate = held(rates)
-        recorder.record(ledger, [] if loss is None else [loss], ended_at, now)
+        recorder.record(ledger, losses, ended_at, now)
         self._judging.recorded(ledger)
 
 
@@ -310,7 +311,7 @@ class UnseenOptimizer:
                 self._sample_at = self._recorder.pace.gradients.after(self._calls)
             self._calls += 1
             ended_at, self._ended_at = self._ended_at, now
-            self._judging.judge(self._ledger, total(losses))
+            self._judging.judge(self._ledger, losses)
             self._record(self._ledger, losses, ended_at, now)
             self._judging.recorded(self._ledger, pending=pending)
 

@@ -46,7 +46,11 @@ class _Run(click.Command):
 @click.option(
     "--layer", "layers", metavar="PATTERN", multiple=True, help="Layers to show, by parameter name. Can be repeated."
 )
-@click.option("--act", metavar="WHO", help="Who may adjust the run: process, alerts or true. [default: a dry run]")
+@click.option(
+    "--act",
+    type=click.Choice(["process", "alerts", "true", "false"]),
+    help="Who may adjust the run: rules judged here, alerts, or both (true). [default: false, a dry run]",
+)
 @click.option("--alerts", metavar="URL", help="Alertmanager or Grafana to ask for alerts about this run.")
 @click.option("--replay", metavar="RUN", help="Make the adjustments of RUN again, each at its own step, and no other.")
 @click.option(

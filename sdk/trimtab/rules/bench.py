@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from trimtab import signals
 from trimtab.catalog.rules import RISING, RuleSpec
+from trimtab.rules.accumulation import Accumulation
 from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
@@ -62,6 +63,7 @@ class Bench:
         self.contested = False
         self.unjudged: Collection[str] = ()  # rules, by name
         self.usual_norm = UsualNorm()
+        self._accumulation = Accumulation()
         self._optimizer = optimizer
         self._attempt = attempt
         self._rate = rate
@@ -82,7 +84,12 @@ class Bench:
         return self._rate.steady
 
     def step(
-        self, step: int, loss: float | None, gradients: GradientReading | None, learning_rate: float | None
+        self,
+        step: int,
+        loss: float | None,
+        gradients: GradientReading | None,
+        learning_rate: float | None,
+        backwards: int,
     ) -> list[Verdict]:
         verdicts: list[Verdict] = []
         rate_before = self._rate.last
@@ -90,9 +97,10 @@ class Bench:
             self._settle()
         self.skips = 0
         if loss is not None:
-            verdicts += self.take("loss", step, loss)
-            if loss - loss == 0.0:  # it is finite
-                self.course.update(loss)
+            judged = self._accumulation.judged(loss, backwards)
+            verdicts += self.take("loss", step, judged)
+            if judged - judged == 0.0:  # it is finite
+                self.course.update(judged)
         if self._functions:
             verdicts += self._call(step, loss)
         if gradients is not None:

@@ -72,14 +72,18 @@ class Judge:
         loss: float | None,
         gradients: GradientReading | None,
         learning_rate: float | None,
+        backwards: int = 1,
     ) -> list[Verdict]:
-        """Judge one step of one optimizer. `learning_rate` is the schedule's own, without a scale of ours."""
+        """Judge one step of one optimizer. `learning_rate` is the schedule's own, without a scale of ours.
+
+        `loss` is the sum over so many `backwards`, see `accumulation`.
+        """
         bench = self._benches.get(optimizer) or self._bench(optimizer)
         if self._several and loss is not None:
             self.contest.step(optimizer, loss)
             bench.contested = self.contest.involves(optimizer)
         bench.unjudged = self._unjudged
-        return bench.step(step, loss, gradients, learning_rate)
+        return bench.step(step, loss, gradients, learning_rate, backwards)
 
     def distrust_loss(self) -> Collection[str]:
         """That the loss comes down says nothing in this run: rules that presume it are not judged from now on.

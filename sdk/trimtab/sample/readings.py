@@ -16,11 +16,13 @@ from trimtab.types import GradientReading
 class Due(NamedTuple):
     """Steps that are to be judged together: their losses, and what belongs to some of them, by its place among these.
 
-    `found_inf` is of fused optimizers with a GradScaler, which leave a step out without anybody being told.
+    `backwards` is of those that had several, of whose losses theirs is the sum; `found_inf` of fused optimizers with a
+    GradScaler, which leave a step out without anybody being told.
     """
 
     losses: Sequence[Held | None]
     samples: Samples = ()
+    backwards: Sequence[tuple[int, int]] = ()
     found_inf: Sequence[tuple[int, Tensor]] = ()  # on a device
 
 
@@ -29,6 +31,7 @@ class Point(NamedTuple):
 
     loss: float | None = None
     gradients: GradientReading | None = None
+    backwards: int = 1  # so many losses added up
     is_skipped: bool = False
 
 
@@ -49,8 +52,9 @@ class Points(NamedTuple):
         values = [None if loss is None else next(arrived) for loss in self.due.losses]
         skipped = {index for index, _ in self.due.found_inf if next(arrived) > 0}
         readings = {index: self._reading(sample) for index, sample in self.due.samples}
+        backwards = dict(self.due.backwards)
         return [
-            Point(is_skipped=True) if index in skipped else Point(value, readings.get(index))
+            Point(is_skipped=True) if index in skipped else Point(value, readings.get(index), backwards.get(index, 1))
             for index, value in enumerate(values)
         ]
 

@@ -74,13 +74,13 @@ class Judging:
         self._judge.chance(label, ledger.chance.read())
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
         fenced_at = self._fenced_at.get(label, 0)
-        for index, (loss, reading, is_skipped) in enumerate(read, start=last - len(read) + 1):
-            if index > fenced_at and is_skipped:
+        for index, point in enumerate(read, start=last - len(read) + 1):
+            if index > fenced_at and point.is_skipped:
                 verdicts += self._judge.skipped(label, index)
             elif index > fenced_at:
-                verdicts += self._judge.step(label, index, loss, reading, rate)
-            if loss is not None:
-                self._train = self._train[0] + loss, self._train[1] + 1
+                verdicts += self._judge.step(label, index, point.loss, point.gradients, rate, point.backwards)
+            if point.loss is not None:
+                self._train = self._train[0] + point.loss, self._train[1] + 1
         return verdicts, late
 
     def _doubt_loss(self) -> None:

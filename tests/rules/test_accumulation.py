@@ -1,0 +1,69 @@
+"""A loss is judged as if every step had as many backwards: in loops that divide by their number, and that do not."""
+
+import math
+import random
+
+import pytest
+
+from trimtab.rules.accumulation import Accumulation
+
+
+def noisy(seed, noise):
+    draw = random.Random(seed)
+    return lambda: 2.0 * math.exp(draw.gauss(0.0, noise))
+
+
+def judged(counts, size, *, divides):
+    """What is judged of steps with so many backwards, each of a loss of this size."""
+    accumulation = Accumulation()
+    for count in counts:
+        parts = [size() for _ in range(count)]
+        yield accumulation.judged(sum(parts) / (count if divides else 1), count)
+
+
+WARM_UP = [1] * 20 + [2] * 20 + [3] * 20 + [4] * 60  # as Ultralytics has it
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("divides", [True, False])
+def test_warm_up_of_the_number_changes_nothing(divides, seed):
+    found = list(judged(WARM_UP, noisy(seed, 0.2), divides=divides))
+    assert sum(found[-40:]) / 40 == pytest.approx(2.0, rel=0.15)
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_number_may_become_less(divides):
+    found = list(judged([8] * 30 + [2] * 30, noisy(0, 0.2), divides=divides))
+    assert sum(found[-20:]) / sum(found[:20]) == pytest.approx(1.0, rel=0.15)
+
+
+def test_short_step_at_the_end_of_each_epoch_is_like_the_others_whoever_divides_by_the_usual_number():
+    size, accumulation = noisy(0, 0.1), Accumulation()
+    counts = ([8] * 10 + [3]) * 5
+    found = [accumulation.judged(sum(size() / 8 for _ in range(count)), count) for count in counts]
+    assert found[43] == pytest.approx(found[42], rel=0.3)
+    assert found[54] == pytest.approx(found[53], rel=0.3)
+
+
+def test_second_loss_that_is_added_at_times_is_no_larger_number():
+    accumulation = Accumulation()
+    found = [accumulation.judged(2.3 if step % 4 == 3 else 2.0, 2 if step % 4 == 3 else 1) for step in range(40)]
+    assert set(found) == {2.0, 2.3}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
+def test_loss_that_is_no_measure_teaches_nothing(bad):
+    accumulation = Accumulation()
+    found = [accumulation.judged(loss, count) for loss, count in [(2.0, 1), (bad, 2), (4.0, 2), (4.0, 2), (2.0, 1)]]
+    assert math.isnan(found[1]) if math.isnan(bad) else found[1] == bad
+    assert found[-1] == found[-2] == found[0]
+
+
+def test_negative_losses_have_a_size_too():
+    assert list(judged([1] * 10 + [4] * 10, lambda: -3.0, divides=False))[-1] == -3.0
+
+
+def test_loss_that_changes_with_the_number_is_seen_to():
+    accumulation = Accumulation()
+    found = [accumulation.judged(loss, count) for loss, count in [(2.0, 1)] * 20 + [(4.0, 2)] * 20 + [(40.0, 2)]]
+    assert found[-1] == 10 * found[-2]
