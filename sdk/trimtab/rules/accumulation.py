@@ -9,49 +9,52 @@ from __future__ import annotations
 
 import math
 
-RECENT = 0.3  # weight of the newest loss in what is usual
+RECENT = 0.2  # weight of the newest size in its average
 VOTES = 4  # steps after a change of the number that say which it is
-MOST = 3.0  # evidence that can be gathered, of which one change from 1 to 2 brings 0.7 a step
+LARGE = 0.5  # ln of a change whose votes count in full; over a smaller one the loss itself may have changed as much
+MOST = 3.0  # evidence that is kept: a step after a change from 1 to 2 brings 0.7, less where losses are noisy
 
 
 class Accumulation:
-    """Tells it from the sizes of losses before and after each change.
+    """Tells it from which is predicted better by its average so far: the loss of a step, or that over its backwards.
 
-    A loss of n backwards, after those of m, is r times what was usual: where losses are sums, r is about n / m, where
-    they are means about 1. Each of the first steps after a change votes by |ln r| - |ln r - ln(n / m)|.
+    Evidence is the sum, over the first steps after each change, of |ln(s / avg(s))| - |ln(m / avg(m))|, with s the size
+    of the loss and m that of its mean over backwards, times |ln(change)| / 0.5 up to 1.
     """
 
-    __slots__ = ("_backwards", "_before", "_evidence", "_since", "_unit", "_usual")
+    __slots__ = ("_backwards", "_evidence", "_mean", "_size", "_unit", "_votes", "_weight")
 
     def __init__(self) -> None:
-        self._backwards = 0  # of the newest loss
-        self._usual = 0.0  # its size, over those with as many backwards as the newest
-        self._since = 0  # how many these are
-        self._before = (0, 0.0)  # how many backwards there were until then, and what was usual
+        self._size = 0.0  # average,
+        self._mean: float | None = None  # and that of the other one, once the number has changed
+        self._unit = self._backwards = 0  # of the first loss, which what is judged is of, and of the newest
+        self._votes = 0  # steps that are to vote yet,
+        self._weight = 0.0  # and by how much
         self._evidence = 0.0  # over 0: losses are sums
-        self._unit = 0  # backwards that what is judged is of, where they are
 
     def judged(self, loss: float, backwards: int) -> float:
-        """The loss of a step with so many backwards, as if there were as many as ever. 0.3 us while there are."""
-        size = abs(loss)
-        is_finite = size - size == 0.0
+        """The loss of a step with so many backwards, as if there were as many as at first. 0.3 us while there are."""
         if backwards != self._backwards:
-            self._before = (self._backwards, self._usual)
-            self._backwards, self._usual, self._since = backwards, size if is_finite else 0.0, 0
-            self._unit = self._unit or backwards
-        self._since += 1
-        if is_finite:
-            if self._since <= VOTES:
-                self._vote(size)
-            self._usual += RECENT * (size - self._usual)
-        is_sum = self._evidence > 0.0 and backwards != self._unit
-        return loss * self._unit / backwards if is_sum else loss
+            self._change(backwards)
+        size = abs(loss)
+        if size and size - size == 0.0:  # it is finite
+            if self._mean is not None:
+                self._mean = self._compare(size, size / backwards, self._mean)
+            self._size += RECENT * (size - self._size) if self._size else size
+        return loss * self._unit / backwards if self._evidence > 0.0 and backwards != self._unit else loss
 
-    def _vote(self, size: float) -> None:
-        before, usual = self._before
-        if not (size and usual):
-            return
-        was, risen, ratio = self._evidence, math.log(size / usual), math.log(self._backwards / before)
-        self._evidence = max(-MOST, min(MOST, was + abs(risen) - abs(risen - ratio)))
-        if was <= 0.0 < self._evidence:  # until then losses were judged as they were
-            self._unit = before
+    def _change(self, backwards: int) -> None:
+        before, self._backwards = self._backwards, backwards
+        self._unit = self._unit or backwards
+        if self._size:
+            self._votes, self._weight = VOTES, min(1.0, abs(math.log(backwards / before)) / LARGE)
+            if self._mean is None:
+                self._mean = self._size / before
+
+    def _compare(self, size: float, mean: float, usual: float) -> float:
+        """Vote, if it is time. Returns what is usual for `mean` with this one."""
+        if self._votes:
+            self._votes -= 1
+            better = abs(math.log(size / self._size)) - abs(math.log(mean / usual))
+            self._evidence = max(-MOST, min(MOST, self._evidence + self._weight * better))
+        return usual + RECENT * (mean - usual)
