@@ -14,7 +14,7 @@ from servers import Prometheus
 
 import trimtab
 from trimtab import guard
-from trimtab.sample import books
+from trimtab.sample import books, scalars
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
 
@@ -105,6 +105,17 @@ def guarded(monkeypatch):
 def one_record_a_step(monkeypatch):
     """Nothing is folded, whatever the clock says."""
     monkeypatch.setattr(books, "RECORD_INTERVAL_S", 0.0)
+
+
+@pytest.fixture
+def on_a_device(monkeypatch):
+    """Losses, norms and counts are tensors until they are read, as those of a device are: nobody has them at once."""
+
+    def hold(value):
+        return value.detach().reshape(()).to(torch.float64, copy=True)
+
+    monkeypatch.setattr(scalars, "_hold", hold)
+    monkeypatch.setattr(scalars, "_hold_secluded", scalars.secluded(hold))
 
 
 @pytest.fixture

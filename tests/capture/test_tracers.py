@@ -139,6 +139,13 @@ def recorded(clip):
     return mode.operations
 
 
+@pytest.fixture(params=["CPU", "device"])
+def anywhere(request):
+    if request.param == "device":
+        request.getfixturevalue("on_a_device")
+
+
+@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("clip", [True, False])
 def test_mode_of_the_user_sees_nothing_of_ours(watching, clip):
     bare = recorded(clip)

@@ -747,13 +747,15 @@ def test_all_steps_are_judged_before_validation_that_rests_on_them(watching, tra
     assert compared == [pytest.approx(sum(epoch) / 30) for epoch in losses]
 
 
-def test_last_steps_are_judged_when_the_run_ends(watching, training):
-    with watching() as seen:
+@pytest.mark.parametrize("act", ["process", False])
+def test_last_steps_are_judged_when_the_run_ends_and_nothing_is_done(watching, training, act):
+    with watching(act=act, gradients_every=64) as seen:
         training.steps(290)
         for _ in range(3):
             training.step(spoil=-1000.0)
     (alert,) = [a for a in seen.backend.of(Alert) if a.rule == "loss_spike"]
     assert alert.step in (291, 292, 293)
+    assert not seen.run.adjustments
 
 
 def test_steps_judged_together_have_each_their_own_update_ratios(watching, training, monkeypatch):

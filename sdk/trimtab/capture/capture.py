@@ -155,7 +155,7 @@ class Capture:
         """The run ends: close the last epoch, publish the last steps."""
         self._criteria.decide()
         self._steps.unseen.stop()
-        self._steps.judge_rest()
+        self._steps.judge_rest(is_last=True)
         self._passes.finish()
         self._books.flush()
 

@@ -185,18 +185,17 @@ class Steps:
         if tracked is not None:
             tracked.is_reloaded = True
 
-    def judge_rest(self) -> None:
-        """Between two steps, something is judged that rests on those which wait for their turn.
+    def judge_rest(self, *, is_last: bool = False) -> None:
+        """Between two steps, something is judged that rests on those which wait for their turn. Or the run is over.
 
         Where something may act they keep waiting: all ranks judge the same steps, and every run of the same script.
         """
-        if self.controller.acts:
+        if self.controller.acts and not (is_last and self.controller.judges_at_once):
             return
         for judging in self._afterwards:
             judging.judge_rest()
         for tracked in self.roster:
-            if tracked.unjudged.losses:
-                self.controller.catch_up(tracked.ledger, tracked.unjudged.take())
+            self.controller.catch_up(tracked.ledger, tracked.unjudged.take())
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""

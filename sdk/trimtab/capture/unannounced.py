@@ -79,7 +79,7 @@ class JudgedAfterwards:
 
     def judge_rest(self) -> None:
         """Something is judged that rests on the steps which wait for their turn."""
-        if self._ledger is not None and self._unjudged.losses:
+        if self._ledger is not None:
             self.controller().catch_up(self._ledger, self._unjudged.take())
 
     def recorded(self, ledger: Ledger, *, pending: bool = False) -> None:

@@ -74,6 +74,7 @@ class TrainingCriterion:
         self._sum: Held = 0.0
         self._count = 0  # since it was last asked for
 
+    @secluded
     def add(self, value: Held) -> None:
         """Take the value of one step."""
         if self._seen < self.BEGINNING:
@@ -110,6 +111,7 @@ def weighted(criterion: Criterion) -> Held:
     return product if weight > 0 else 0.0
 
 
+@secluded
 def mean_of(criteria: Sequence[Criterion]) -> Held | None:
     """The mean over several batches, None where nothing counts."""
     weights = [criterion.weight for criterion in criteria]

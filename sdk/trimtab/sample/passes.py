@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from trimtab.sample.criteria import Criterion, weighted
 from trimtab.sample.ledger import Columns, Numbers, weighted_sum
 from trimtab.sample.scalars import Held, Transfer
+from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
 
 
@@ -22,6 +23,7 @@ class PassSums:
         self._counted: Held = 0.0
         self._has_classes = False
 
+    @secluded
     def add(self, criterion: Criterion, predictions: tuple[Held, Held] | None, samples: int) -> None:
         """Take one call of the loss function. A batch in which nothing counts adds nothing."""
         self.batches += 1
@@ -33,6 +35,7 @@ class PassSums:
             self._met = self._met + predictions[0]
             self._counted = self._counted + predictions[1]
 
+    @secluded
     def add_pass(self, other: PassSums) -> None:
         """Fold another pass into this one."""
         self.batches += other.batches

@@ -64,6 +64,7 @@ def are_equal(one: Tensor, other: Tensor) -> bool:
     return one.is_cpu and other.is_cpu and one.shape == other.shape and one.dtype == other.dtype and one.equal(other)
 
 
+@secluded
 def sum_of(values: Sequence[Held]) -> Held:
     """The sum of one value or more, on the device of the first that is on any. No wait."""
     result = values[0]
@@ -99,6 +100,7 @@ class Transfer:
 class _Copy:
     """Of the values that are on one device."""
 
+    @secluded
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         stacked = torch.stack([t.double() if t.is_cuda else t for t in tensors])
         self._copy, self._event = stacked, None

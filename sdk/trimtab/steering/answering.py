@@ -40,6 +40,7 @@ class Answering:
         self._telling = telling
         self._reception = reception
         self._replay = replay
+        self._is_over = False
         self.take_up = (membership.ranks or execution).take_up
 
     @property
@@ -51,7 +52,7 @@ class Answering:
         """Tell what rules say, and do what policies make of it. `label` is the optimizer that was judged, or empty."""
         for verdict in verdicts:
             self._telling.tell(verdict)
-        if self._replay is not None or not self._membership.leads:
+        if self._replay is not None or not self._membership.leads or self._is_over:
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
         for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):
@@ -82,6 +83,7 @@ class Answering:
         self._engine.begin_anew(label)
 
     def close(self, say: Callable[[str, str], None]) -> None:
-        """The run ends."""
+        """The run ends. What its last steps say is told, and nothing is done any more."""
+        self._is_over = True
         if self._replay is not None and self._replay.left:
             say("replay", f"{self._replay.left} adjustments of the record were not reached.")

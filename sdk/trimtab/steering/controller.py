@@ -225,7 +225,9 @@ class Controller:
 
     def catch_up(self, ledger: Ledger, due: Due) -> None:
         """See `StepController`."""
-        self._judge_steps(ledger, self._books.steps_written(), due, applied=True)
+        step = self._books.steps_written()
+        self._judge_steps(ledger, step, due, applied=True)
+        self._answer(ledger.label, self._judging.rest(ledger), Moment.after(step))
 
     def _judge_steps(self, ledger: Ledger, step: int, due: Due, *, applied: bool) -> bool:
         """Judge the steps up to `step`, and answer. Whether what was judged is late, being from a device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch.optim import Optimizer
 
@@ -58,15 +58,22 @@ class Judging:
 
         What is on a device is judged one judgement later, so that nobody waits; the second value says whether it is so.
         """
-        label = ledger.label
         newest = points(due)
         arrived: tuple[int, Points] | None = (step, newest)
-        if not newest.immediate:
-            arrived, self._on_device[label] = self._on_device.get(label), (step, newest)
-        last, read = (arrived[0], arrived[1].read()) if arrived is not None else (step, [])
         late = not newest.immediate
-        if not (read := self._level(step, read)):
-            return None, late
+        if late:
+            arrived, self._on_device[ledger.label] = self._on_device.get(ledger.label), (step, newest)
+        last, read = (arrived[0], arrived[1].read()) if arrived is not None else (step, [])
+        read = self._level(step, read)
+        return self._judge_read(ledger, last, read) if read else None, late
+
+    def rest(self, ledger: Ledger) -> list[Verdict]:
+        """Judge what is still on its way from a device, and wait for it. Not where ranks exchange their losses."""
+        arrived = self._on_device.pop(ledger.label, None)
+        return [] if arrived is None else self._judge_read(ledger, arrived[0], arrived[1].read())
+
+    def _judge_read(self, ledger: Ledger, last: int, read: Sequence[Point]) -> list[Verdict]:
+        label = ledger.label
         self._trained.add(label)
         if self._judge.trusts_loss:
             self._doubt_loss()
@@ -81,7 +88,7 @@ class Judging:
                 verdicts += self._judge.step(label, index, point.loss, point.gradients, rate, point.backwards)
             if point.loss is not None:
                 self._train = self._train[0] + point.loss, self._train[1] + 1
-        return verdicts, late
+        return verdicts
 
     def _doubt_loss(self) -> None:
         doubt = doubt_of_loss()
