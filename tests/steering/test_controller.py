@@ -755,7 +755,7 @@ def test_last_steps_are_judged_when_the_run_ends_and_nothing_is_done(watching, t
             training.step(spoil=-1000.0)
     (alert,) = [a for a in seen.backend.of(Alert) if a.rule == "loss_spike"]
     assert alert.step in (291, 292, 293)
-    assert not seen.run.adjustments
+    assert {adjustment.outcome for adjustment in seen.run.adjustments} <= {"dry_run"}
 
 
 def test_steps_judged_together_have_each_their_own_update_ratios(watching, training, monkeypatch):

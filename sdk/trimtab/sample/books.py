@@ -278,6 +278,9 @@ class Books:
 
     def _look_for_clearing(self, ledger: Ledger, backwards: Sequence[int]) -> None:
         """Whether `zero_grad` is missing: each step is then of the backwards of all those before it, too."""
+        if backwards and backwards[-1] == 1:  # as nearly always
+            ledger.backwards, ledger.growing = 1, 0
+            return
         for count in backwards:
             ledger.growing = ledger.growing + 1 if count > ledger.backwards else 0
             ledger.backwards = count

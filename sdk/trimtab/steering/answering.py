@@ -52,7 +52,7 @@ class Answering:
         """Tell what rules say, and do what policies make of it. `label` is the optimizer that was judged, or empty."""
         for verdict in verdicts:
             self._telling.tell(verdict)
-        if self._replay is not None or not self._membership.leads or self._is_over:
+        if self._replay is not None or not self._membership.leads or (self._is_over and self._membership.acts):
             return
         healthy = (label,) if label and self._judge.healthy(label) else ()
         for decision in self._engine.decide(verdicts, moment.step, healthy=healthy, stepping=label):

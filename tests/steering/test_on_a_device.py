@@ -34,7 +34,7 @@ def test_last_steps_are_judged_when_the_run_ends(watching, training, act):
         training.steps(290)
         training.step(spoil=math.nan)
     assert ("loss_nonfinite", 291) in [(alert.rule, alert.step) for alert in seen.run.alerts]
-    assert not seen.run.adjustments
+    assert not applied(seen)
 
 
 def test_steps_are_judged_before_validation_that_rests_on_them(watching, training, monkeypatch):
