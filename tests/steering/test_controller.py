@@ -180,7 +180,14 @@ class Decaying(torch.optim.SGD):
         self.param_groups[0]["lr"] *= 0.999
 
 
-@pytest.mark.parametrize(("first", "second"), [(Decaying, None), (torch.optim.SGD, torch.optim.SGD)])
+def decaying_a_tensor(parameters, lr):
+    return Decaying(parameters, torch.tensor(lr))
+
+
+OWN_RATES = [(Decaying, None), (decaying_a_tensor, None), (torch.optim.SGD, torch.optim.SGD)]
+
+
+@pytest.mark.parametrize(("first", "second"), OWN_RATES)
 def test_scale_that_is_gone_does_not_creep_back(watching, monkeypatch, first, second):
     monkeypatch.setattr(creeping, "PATIENCE", 20)
     monkeypatch.setattr(creeping, "SPACING", 1)

@@ -43,6 +43,7 @@ class Placed:
         self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
         self._written: dict[int, tuple[Tensor, Tensor, Tensor, int]] = {}  # tensor, before, ours, its version since
         self._spent: list[tuple[Tensor, Tensor, int]] = []  # tensor, before, its version since
+        self._versions: dict[int, int] = {}  # the versions that tensors of ours had, by id
         self._products: dict[tuple[int, str], Any] = {}  # the last of each place
 
     def __bool__(self) -> bool:
@@ -70,6 +71,8 @@ class Placed:
 
     def put(self, group: Group, key: str, value: Any) -> None:
         """Put `value` in place."""
+        if isinstance(value, Tensor):
+            self._versions[id(value)] = value._version
         self._entries.append((group, key, group[key], value))
         group[key] = value
 
@@ -102,10 +105,15 @@ class Placed:
         untouched = True
         ours = {id(entry[3]) for entry in self._entries}
         for group, key, value, _ in reversed(self._entries):  # where two were put in one place
-            if id(group.get(key)) in ours:
-                group[key] = value
-            else:
+            placed = group.get(key)
+            if id(placed) not in ours:
                 untouched = False
+                continue
+            if isinstance(placed, Tensor) and placed._version != self._versions.get(id(placed), placed._version):
+                untouched = False
+                with torch.no_grad():
+                    value.copy_(placed)  # the optimizer wrote to ours: its own tensor has that from now on
+            group[key] = value
         for tensor, before, _, version in self._written.values():
             if tensor._version == version:
                 with torch.no_grad():
@@ -116,5 +124,5 @@ class Placed:
             for tensor, before, version in self._spent:
                 if tensor._version == version:  # or else the update was made
                     tensor.copy_(before)
-        self._entries, self._written, self._spent = [], {}, []
+        self._entries, self._written, self._spent, self._versions = [], {}, [], {}
         return untouched
