@@ -15,6 +15,7 @@ from servers import Prometheus
 import trimtab
 from trimtab import guard
 from trimtab.sample import books, scalars
+from trimtab.sample.seclusion import secluded
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
 
@@ -115,7 +116,7 @@ def on_a_device(monkeypatch):
         return value.detach().reshape(()).to(torch.float64, copy=True)
 
     monkeypatch.setattr(scalars, "_hold", hold)
-    monkeypatch.setattr(scalars, "_hold_secluded", scalars.secluded(hold))
+    monkeypatch.setattr(scalars, "_hold_secluded", secluded(hold))
 
 
 @pytest.fixture

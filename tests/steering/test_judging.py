@@ -125,8 +125,8 @@ def test_step_that_a_device_left_out_is_no_evidence_but_the_third_in_a_row_is(ju
 def test_steps_that_wait_keep_what_may_have_left_them_out_by_their_place():
     unjudged = Unjudged()
     for step in range(2):
-        unjudged.add(1.0, 1, 0.0)  # it is known
-        unjudged.add(2.0, 1, torch.tensor(float(step)))
+        unjudged.add([1.0], 0.0)  # it is known
+        unjudged.add([2.0], torch.tensor(float(step)))
     points = readings.points(unjudged.take()).read()
     assert [point.loss for point in points] == [1.0, 2.0, 1.0, None]
     assert [point.is_skipped for point in points] == [False, False, False, True]

@@ -124,7 +124,7 @@ class Steps:
         if self._scaler_seen:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
-            if isinstance(tracked.found_inf, float) and tracked.found_inf > 0:  # it is going to be skipped
+            if tracked.is_left_out:
                 return
         if tracked.calls >= tracked.sample_at:
             if tracked.calls >= tracked.update_at:
@@ -161,8 +161,7 @@ class Steps:
         tracked.calls += 1
         tracked.is_sampled = False
         preclip_norm = self._preclip_norm(tracked)
-        found_inf = tracked.found_inf
-        if isinstance(found_inf, float) and found_inf > 0:
+        if tracked.is_left_out:
             self._skip(tracked, losses, now)
             return
         if self.controller.steers and self._left_out(tracked, optimizer, losses, now):
@@ -173,9 +172,9 @@ class Steps:
         ended_at, tracked.ended_at = tracked.ended_at, now
         if tracked.weights_held:
             recorder.compare_weights(tracked.ledger, tracked.weights)
-        recorder.record(tracked.ledger, losses, ended_at, now, found_inf)
+        recorder.record(tracked.ledger, losses, ended_at, now, tracked.found_inf)
         if not tracked.judged:
-            tracked.unjudged.add(losses[0] if len(losses) == 1 else total(losses), len(losses), found_inf)
+            tracked.unjudged.add(losses, tracked.found_inf)
         if tracked.judged or self.controller.awaits_steps:
             self._stepped(tracked, optimizer)
 
@@ -331,7 +330,7 @@ class Steps:
         started = self._recorder.clock()
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
-        tracked.unjudged.add(total(losses), len(losses), tracked.found_inf)
+        tracked.unjudged.add(losses, tracked.found_inf)
         due = tracked.unjudged.take()
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails

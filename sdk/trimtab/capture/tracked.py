@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.beginning import Beginning
+from trimtab.capture.recorder import total
 from trimtab.capture.share import Share
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
@@ -39,13 +40,13 @@ class Unjudged:
             self.samples.pop()
         self.samples.append((place, sample))
 
-    def add(self, loss: Held | None, backwards: int = 1, found_inf: Held | None = None) -> None:
-        """A step. Where it may have been left out on a device, that is asked together with the losses."""
-        if backwards > 1:
-            self.backwards.append((len(self.losses), backwards))
+    def add(self, losses: Sequence[Held], found_inf: Held | None = None) -> None:
+        """A step, with the losses of its backwards. `found_inf` on a device is asked together with them."""
+        if len(losses) > 1:
+            self.backwards.append((len(self.losses), len(losses)))
         if isinstance(found_inf, Tensor):
             self.found_inf.append((len(self.losses), found_inf))
-        self.losses.append(loss)
+        self.losses.append(losses[0] if len(losses) == 1 else total(losses))
 
     def take(self) -> Due:
         """All of them, which wait no more."""
@@ -99,6 +100,11 @@ class Tracked:
     def general_at(self) -> float:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether GradScaler has told the optimizer, a fused one, to leave this step out, as far as is known yet."""
+        return isinstance(self.found_inf, float) and self.found_inf > 0
 
     def begin_anew(self) -> None:
         """Another training begins with the next step, which is looked at closely."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.models import Models
-from trimtab.capture.recorder import Behind, Recorder, total
+from trimtab.capture.recorder import Behind, Recorder
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Unjudged, held, living_optimizers, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
@@ -67,7 +67,7 @@ class JudgedAfterwards:
     def judge(self, ledger: Ledger, losses: Sequence[Held]) -> None:
         """A step is over, and about to be recorded."""
         self._ledger = ledger
-        self._unjudged.add(total(losses), len(losses))
+        self._unjudged.add(losses)
         if self._calls >= self._judge_at:
             started = self._recorder.clock()
             due = self._unjudged.take()

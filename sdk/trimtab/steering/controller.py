@@ -227,7 +227,9 @@ class Controller:
         """See `StepController`."""
         step = self._books.steps_written()
         self._judge_steps(ledger, step, due, applied=True)
-        self._answer(ledger.label, self._judging.rest(ledger), Moment.after(step))
+        verdicts = self._judging.rest(ledger)
+        if verdicts is not None:
+            self._answer(ledger.label, verdicts, Moment.after(step))
 
     def _judge_steps(self, ledger: Ledger, step: int, due: Due, *, applied: bool) -> bool:
         """Judge the steps up to `step`, and answer. Whether what was judged is late, being from a device."""

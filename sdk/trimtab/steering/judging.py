@@ -67,10 +67,13 @@ class Judging:
         read = self._level(step, read)
         return self._judge_read(ledger, last, read) if read else None, late
 
-    def rest(self, ledger: Ledger) -> list[Verdict]:
-        """Judge what is still on its way from a device, and wait for it. Not where ranks exchange their losses."""
+    def rest(self, ledger: Ledger) -> list[Verdict] | None:
+        """Judge what is still on its way from a device, and wait for it. Not where ranks exchange their losses.
+
+        Verdicts are None where nothing was.
+        """
         arrived = self._on_device.pop(ledger.label, None)
-        return [] if arrived is None else self._judge_read(ledger, arrived[0], arrived[1].read())
+        return None if arrived is None else self._judge_read(ledger, arrived[0], arrived[1].read())
 
     def _judge_read(self, ledger: Ledger, last: int, read: Sequence[Point]) -> list[Verdict]:
         label = ledger.label
