@@ -158,11 +158,11 @@ def seeded():
 def program():
     """The path of an installed program. Without it the test is skipped, or fails where REQUIRE_SERVERS is set."""
 
-    def program(name):
+    def program(name, packages="prometheus prometheus-alertmanager"):
         found = shutil.which(name)
         if found is None:
             tell = pytest.fail if os.environ.get("REQUIRE_SERVERS") else pytest.skip
-            tell(f"needs {name}: apt-get install prometheus prometheus-alertmanager")
+            tell(f"needs {name}: apt-get install {packages}")
         return found
 
     return program

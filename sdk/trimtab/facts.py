@@ -37,7 +37,6 @@ def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None 
         "job": next((environ[v] for v in JOB_VARIABLES if environ.get(v)), ""),
         "commit": commit(Path.cwd()),
         "framework": next((name for name in FRAMEWORKS if name in sys.modules), "torch"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "directory": str(Path.cwd()),

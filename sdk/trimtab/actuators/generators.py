@@ -1,4 +1,4 @@
-"""The states of random generators: torch on every device in use, Python, and NumPy's global one where it is loaded."""
+"""The states of random generators: torch on all devices in use but MPS, Python, and NumPy's where it is loaded."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.devices import in_use
+
 
 @dataclass(frozen=True, slots=True)
 class States:
     """At one moment. Reading them draws nothing."""
 
     torch: Tensor
-    cuda: list[Tensor]
+    devices: list[Tensor]
     python: Any
     numpy: Any
 
 
 def states() -> States:
     """Of now."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    module = in_use()
+    of_devices = getattr(module, "get_rng_state_all", list)
     numpy = sys.modules.get("numpy")
-    return States(torch.get_rng_state(), cuda, random.getstate(), None if numpy is None else numpy.random.get_state())
+    of_numpy = None if numpy is None else numpy.random.get_state()
+    return States(torch.get_rng_state(), of_devices(), random.getstate(), of_numpy)
 
 
 def restore(states: States) -> None:
     """Go back to `states`."""
     torch.set_rng_state(states.torch)
-    if states.cuda:
-        torch.cuda.set_rng_state_all(states.cuda)
+    module = in_use()
+    if states.devices and module is not None:
+        module.set_rng_state_all(states.devices)
     random.setstate(states.python)
     if states.numpy is not None:
         sys.modules["numpy"].random.set_state(states.numpy)

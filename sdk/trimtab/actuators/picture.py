@@ -21,6 +21,7 @@ from trimtab.actuators.layout import Layout
 from trimtab.actuators.parts import owned_by
 from trimtab.actuators.restoring import Restoring, alike, has_own_memory, put_buffer, put_state
 from trimtab.actuators.saving import contents, is_whole, write
+from trimtab.devices import can_tell
 
 Buffers: TypeAlias = Mapping[tuple[int, str], Tensor]  # by the id of the module and the name
 NO_BUFFERS: Buffers = {}
@@ -39,11 +40,12 @@ class Pool:
                 self._free.setdefault(_kind(tensor, tensor.is_pinned()), []).append(tensor)
 
     def get(self, like: Tensor) -> Tensor:
-        """Host memory for a copy of `like`: pinned where that is on a CUDA device."""
-        free = self._free.get(_kind(like, like.is_cuda))
+        """Host memory for a copy of `like`: pinned where its device tells when a copy has arrived."""
+        pinned = can_tell(like.device.type)
+        free = self._free.get(_kind(like, pinned))
         if free:
             return free.pop()
-        return torch.empty_like(like, device="cpu", pin_memory=like.is_cuda, requires_grad=False)
+        return torch.empty_like(like, device="cpu", pin_memory=pinned, requires_grad=False)
 
     def clear(self) -> None:
         """Let go of what nobody asked for."""

@@ -13,7 +13,7 @@ reads meanwhile reads freed memory. Which thread that is, is learned by the same
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import get_ident
 
@@ -49,6 +49,10 @@ class _Unclaimed:
     def keep(self, kept: Container[int]) -> None:
         """Forget all other leaves."""
         self.leaves = {key: leaf for key, leaf in self.leaves.items() if key in kept}
+
+    def added_to(self, leaves: Mapping[int, tuple[weakref.ref[Tensor], int | None]]) -> None:
+        """After a backward that added to these gradients: their versions are others by that alone."""
+        self.leaves.update({key: leaves[key] for key in self.leaves.keys() & leaves.keys()})
 
     def was_cleared(self) -> bool:
         """Forget leaves that are gone, and those whose gradients were cleared. Whether none is left, and some were."""
@@ -223,6 +227,9 @@ class Attribution:
         hidden = (reach.hides_more or not leaves) and not reached
         if rest or hidden:
             held = {key: (weakref.ref(leaf), _version(leaf)) for key, leaf in rest.items()}
+            for entry in self.unclaimed:
+                if entry.thread == thread:
+                    entry.added_to(held)
             self._newest_leaves = [leaf for leaf, _ in held.values()]
             self.unclaimed.append(_Unclaimed(loss, held, hidden))
             del self.unclaimed[:-UNCLAIMED_LOSSES]

@@ -223,9 +223,9 @@ class Criteria:
         self._objective.end_step()
         self._looks.end_step()
 
-    def take(self, *, is_one: bool = True) -> News:
-        """What the calls since the last step said, then forget it. `is_one`: not several losses were summed up."""
-        return self.said.take(self._objective.is_mean and is_one, self._objective.is_sum)
+    def take(self, loss: Held | None, *, is_one: bool = True) -> News:
+        """What the calls since the last step said, then forget it. `is_one`: not several were summed up to `loss`."""
+        return self.said.take(loss, self._objective.is_mean and is_one, self._objective.is_sum)
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""

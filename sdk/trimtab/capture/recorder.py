@@ -75,7 +75,7 @@ class Recorder:
         loss = losses[0] if len(losses) == 1 else total(losses)
         mean_loss = criterion = None
         if said.has_news:
-            news = self._criteria.take(is_one=len(losses) == 1)
+            news = self._criteria.take(loss, is_one=len(losses) == 1)
             mean_loss, criterion = news.mean_loss, news.criterion
             _note(news, ledger, len(ledger.rows))
             if criterion is not None:
@@ -100,7 +100,7 @@ class Recorder:
     def looked(self, ledger: Ledger) -> None:
         """The newest row is of an ordinary step, of which predictions were looked at, or labels counted."""
         self._criteria.end_step()
-        _note(self._criteria.take(), ledger, len(ledger.rows) - 1)
+        _note(self._criteria.take(ledger.rows[-1][0]), ledger, len(ledger.rows) - 1)
 
     def begin_anew(self, ledger: Ledger) -> None:
         """Another model is trained, and steps for the first time."""

@@ -85,11 +85,11 @@ class Said:
         self.several = False
         self.marked = NOTHING._replace(samples=self.marked.samples)
 
-    def take(self, is_objective: bool, is_sum: bool) -> News:
-        """What there is to read, then forget it. Backward is called on the mean that was returned, or on a sum."""
+    def take(self, loss: Held | None, is_objective: bool, is_sum: bool) -> News:
+        """What there is to read, then forget it. `loss`, on which backward was called, is a mean or a sum."""
         values, predictions, labels = self.values, self.predictions, self.labels
         self.values, self.predictions, self.labels = [], [], []
         if is_objective or not values:
             return News(None, None, predictions, labels)
-        value = mean_of(values)
+        value = mean_of(values, loss)
         return News(value if is_sum else None, value, predictions, labels)

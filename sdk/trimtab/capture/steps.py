@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from trimtab import facts
+from trimtab import devices, facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.clipped import Clipped
@@ -30,13 +30,7 @@ HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 class Steps:
     """Every optimizer of the process. A `StepListener`; also told of clipping and of GradScaler."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        attribution: Attribution,
-        models: Models,
-        say: Callable[[str, str], None],
-    ):
+    def __init__(self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]):
         self._afterwards = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
         self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
         self.roster = Roster(recorder, attribution)
@@ -46,6 +40,7 @@ class Steps:
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
+        self._say = say
         self.controller: StepController
         self._clipped = Clipped()
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
@@ -253,6 +248,8 @@ class Steps:
             arrival = self.roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
+            if where := devices.described(parameters):
+                self._say("device", f"Trains on {where}.")
             self._recorder.hear_steps()
             started = self._recorder.clock()
             if arrival.begins_anew:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trimtab.devices import widest
 from trimtab.sample.criteria import FEW, LossCall
 from trimtab.sample.scalars import Held, Transfer, hold
 from trimtab.sample.seclusion import secluded
@@ -52,7 +53,7 @@ def tally(call: LossCall) -> Tally | None:
     target = call.target
     if call.classes is None or call.weighted or type(target) is not Tensor or not target.numel():
         return None
-    wide = torch.float32 if target.device.type == "mps" else torch.float64
+    wide = widest(target.device)
     with torch.no_grad():
         if call.classes != "multiclass":
             return _binary(target.detach(), wide) if call.input.shape == target.shape else None

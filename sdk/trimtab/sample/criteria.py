@@ -112,14 +112,19 @@ def weighted(criterion: Criterion) -> Held:
 
 
 @secluded
-def mean_of(criteria: Sequence[Criterion]) -> Held | None:
-    """The mean over several batches, None where nothing counts."""
+def mean_of(criteria: Sequence[Criterion], loss: Held | None = None) -> Held | None:
+    """The mean over several batches, None where nothing counts. On a device that is not known yet: `loss` there."""
     weights = [criterion.weight for criterion in criteria]
     weight = sum_of(weights)
     if not isinstance(weight, Tensor) and weight == 0:
         return None
     products = [weighted(criterion) for criterion in criteria]
-    return criteria[0].value if len(criteria) == 1 else sum_of(products) / weight
+    mean = criteria[0].value if len(criteria) == 1 else sum_of(products) / weight
+    if not isinstance(weight, Tensor):
+        return mean
+    if isinstance(loss, Tensor):
+        loss = loss.to(weight.device, non_blocking=True)
+    return torch.where(weight > 0, mean, math.nan if loss is None else loss)
 
 
 @secluded

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from trimtab.devices import Arriving
 from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
 from trimtab.sample.seclusion import secluded
@@ -44,14 +45,14 @@ Sums: TypeAlias = tuple[float, float, float]  # of the elements, of their square
 class Taken:
     """Statistics that have been taken and, on a device, are still on their way."""
 
-    def __init__(self, moments: dict[int, Moments], pending: list[_OnDevice], scale: float | _Transfer) -> None:
+    def __init__(self, moments: dict[int, Moments], pending: list[_OnDevice], scale: float | Arriving) -> None:
         self._moments = moments
         self._pending = pending
         self._scale = scale
 
     def ready(self) -> bool:
         """Whether `read` would not wait. Always true for a device that cannot tell."""
-        arrived = isinstance(self._scale, float) or self._scale.ready()
+        arrived = isinstance(self._scale, float) or self._scale.is_here()
         return arrived and all(group.ready() for group in self._pending)
 
     def read(self) -> list[Moments]:
@@ -83,9 +84,9 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
             elements = values, _ = elements_of(gradient)
             group = here if values.is_cpu else elsewhere.setdefault(values.device, {})
             group[index] = elements
-        divisor: float | _Transfer = 1.0
+        divisor: float | Arriving = 1.0
         if scale is not None:
-            divisor = float(scale.item()) if scale.is_cpu else _Transfer(scale.detach().reshape(1).clone())
+            divisor = float(scale.item()) if scale.is_cpu else Arriving(scale.detach().reshape(1).clone())
         return Taken(_on_cpu(here), [_OnDevice(group) for group in elsewhere.values()], divisor)
 
 
@@ -206,13 +207,13 @@ class _OnDevice:
                     sizes.append(block.numel())
                     figures += _launch(block)
             self._sizes.append((index, size - values.numel(), sizes))
-        self._transfer = _Transfer(torch.cat(figures)) if figures else None
+        self._figures = Arriving(torch.cat(figures)) if figures else None
 
     def ready(self) -> bool:
-        return self._transfer is None or self._transfer.ready()
+        return self._figures is None or self._figures.is_here()
 
     def read(self) -> Iterator[tuple[int, Moments]]:
-        figures = iter(self._transfer.read() if self._transfer else ())
+        figures = iter(self._figures.read() if self._figures else ())
         for index, zeros, sizes in self._sizes:
             parts = [Moments(zeros, 0.0, 0.0, 0.0)]
             for size in sizes:
@@ -230,23 +231,3 @@ def _launch(block: Tensor) -> tuple[Tensor, ...]:
     unit = max_abs.view(bits).bitwise_and(exponent).view(dtype).clamp_min(torch.finfo(torch.float32).tiny)
     variance, mean = torch.var_mean(block / unit, dim=0, correction=0, keepdim=True)
     return max_abs, unit, variance, mean
-
-
-class _Transfer:
-    """Numbers on their way from a device. Only CUDA can say when they are here; elsewhere reading waits."""
-
-    def __init__(self, numbers: Tensor) -> None:
-        self._numbers = numbers
-        self._event: torch.cuda.Event | None = None
-        if numbers.is_cuda:
-            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True)
-            self._numbers.copy_(numbers, non_blocking=True)
-            self._event = torch.cuda.current_stream(numbers.device).record_event()
-
-    def ready(self) -> bool:
-        return self._event is None or self._event.query()  # type: ignore[no-untyped-call]
-
-    def read(self) -> list[float]:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._numbers.tolist()

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from trimtab.devices import Arriving, widest
 from trimtab.sample.seclusion import modes, secluded
 
 Held: TypeAlias = "float | Tensor"
@@ -35,8 +36,7 @@ def _hold(value: Tensor) -> Held:
     held = value.detach()
     if held.is_complex():
         held = held.real
-    wide = torch.float32 if held.device.type == "mps" else torch.float64
-    return held.reshape(()).to(wide, copy=True)
+    return held.reshape(()).to(widest(held.device), copy=True)
 
 
 _hold_secluded = secluded(_hold)
@@ -84,7 +84,7 @@ class Transfer:
         for value in self._values:
             if isinstance(value, Tensor):
                 by_device.setdefault(value.device, []).append(value)
-        self._copies = {device: _Copy(tensors) for device, tensors in by_device.items()}
+        self._copies = {device: _launch(tensors) for device, tensors in by_device.items()}
 
     @property
     def immediate(self) -> bool:
@@ -97,19 +97,8 @@ class Transfer:
         return [next(arrived[v.device]) if isinstance(v, Tensor) else float(v) for v in self._values]
 
 
-class _Copy:
-    """Of the values that are on one device."""
-
-    @secluded
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        stacked = torch.stack([t.double() if t.is_cuda else t for t in tensors])
-        self._copy, self._event = stacked, None
-        if stacked.is_cuda:
-            self._copy = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
-            self._copy.copy_(stacked, non_blocking=True)
-            self._event = torch.cuda.current_stream(stacked.device).record_event()
-
-    def read(self) -> list[float]:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._copy.tolist()
+@secluded
+def _launch(tensors: Sequence[Tensor]) -> Arriving:
+    """The way of values that are on one device."""
+    wide = widest(tensors[0].device)
+    return Arriving(torch.stack([tensor.to(wide) for tensor in tensors]))

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from trimtab.devices import widest
 from trimtab.sample.elements import elements_of, pieces
 from trimtab.sample.gradients import sum_of_squares
 from trimtab.sample.scalars import Held, Transfer
@@ -152,4 +153,4 @@ def _ratios_on_device(before: list[Tensor], after: list[Tensor]) -> Tensor:
     torch._foreach_sub_(before, after)
     changes = torch.stack(torch._foreach_norm(before, 2, dtype=wide))
     ratios = torch.where(weights == 0, UNDEFINED, changes / weights)
-    return ratios if ratios.device.type == "mps" else ratios.double()
+    return ratios.to(widest(ratios.device))

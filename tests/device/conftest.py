@@ -1,0 +1,50 @@
+"""What differs where tensors are on a device. `DEVICE=cuda pytest tests/device` runs this on a GPU.
+
+`DEVICE=sim` is a device for tests, on machines that have none; `tests/test_on_a_device.py` runs that with all others.
+"""
+
+import contextlib
+
+import pytest
+import sim
+import torch
+from on_device import DEVICE, Training
+
+collect_ignore_glob = [] if DEVICE else ["test_*.py"]
+if DEVICE == "sim":
+    sim.register()
+
+
+@pytest.fixture
+def device():
+    """Where the tensors of the test are."""
+    return torch.device(DEVICE)
+
+
+@pytest.fixture
+def no_waiting():
+    """`with no_waiting():` the host does not wait for the device, or the test fails."""
+
+    @contextlib.contextmanager
+    def no_waiting():
+        forbid = torch.ops.sim.forbid_waiting if DEVICE == "sim" else torch.cuda.set_sync_debug_mode
+        forbid(True if DEVICE == "sim" else "error")
+        try:
+            yield
+        finally:
+            forbid(False if DEVICE == "sim" else "default")
+
+    return no_waiting
+
+
+@pytest.fixture(autouse=True)
+def no_races():
+    """Host memory that is being copied to the device is left alone until it has arrived. Only `sim` can tell."""
+    yield
+    assert DEVICE != "sim" or torch.ops.sim.races() == 0
+
+
+@pytest.fixture
+def training(device):
+    """`training(**options of the optimizer)`: a new one, which begins as every other."""
+    return lambda *kind, **options: Training(device, *kind, **options)

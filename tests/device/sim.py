@@ -1,0 +1,98 @@
+"""Builds the device `sim` (`sim.cpp`) and makes it known to torch, before anything is differentiated: 10 s."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+TORCH = Path(torch.__file__).parent
+
+
+def build():
+    """The path of the library, of this source and this torch."""
+    text = f"{torch.__version__} {sys.version} {SOURCE.read_text()}"
+    library = Path(tempfile.gettempdir(), f"trimtab-sim-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()}.so")
+    if not library.exists():
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        headers = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
+        libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+        options = [
+            "-std=c++20",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        ]
+        subprocess.run(["g++", *options, *headers, SOURCE, "-o", unfinished, *libraries], check=True)
+        unfinished.replace(library)
+    return library
+
+
+class Device(types.ModuleType):
+    """What is `torch.cuda` for CUDA. It begins to be used with its first tensor, in the script's own time."""
+
+    def __init__(self):
+        super().__init__("torch.sim")
+        self.asked = []  # what a process may not be asked before it has chosen its devices
+
+    def is_initialized(self):
+        return torch.ops.sim.launched() > 0
+
+    def is_available(self):
+        self.asked.append("is_available")
+        return True
+
+    def device_count(self):
+        self.asked.append("device_count")
+        return 1
+
+    def get_device_name(self, device=None):
+        self.asked.append("get_device_name")
+        return "Simulated"
+
+    def current_device(self):
+        return 0
+
+    def device(self, device):
+        return contextlib.nullcontext()
+
+    def get_amp_supported_dtype(self):
+        return [torch.float16, torch.bfloat16]
+
+    def _is_in_bad_fork(self):
+        return False
+
+    # Random numbers are the CPU's, as its kernels are.
+
+    def manual_seed(self, seed):
+        pass
+
+    manual_seed_all = manual_seed
+
+    def get_rng_state(self, device=None):
+        return torch.get_rng_state()
+
+    def get_rng_state_all(self):
+        return []
+
+    def set_rng_state(self, state, device=None):
+        torch.set_rng_state(state)
+
+    def set_rng_state_all(self, states):
+        assert not states
+
+
+def register():
+    """`torch.device("sim")` is there from now on, and is the accelerator."""
+    torch.utils.rename_privateuse1_backend("sim")
+    torch.ops.load_library(build())
+    torch.ops.sim.register_hooks()
+    torch._register_device_module("sim", Device())
+    torch.utils.generate_methods_for_privateuse1_backend()

@@ -1,0 +1,265 @@
+"""On a device no step waits, whether it is sampled or not, and numbers are those of the CPU."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from on_device import DEVICE, Training, equal
+
+from trimtab.sample import books
+from trimtab.sample.gradients import take
+
+OPTIMIZERS = {
+    "plain": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "capturable": {"capturable": True},
+}
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 3600.0], ids=["a record a step", "one record"])
+@pytest.mark.parametrize("every", [1, 1000], ids=["sampled", "unsampled"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_no_step_waits_for_the_device(watching, monkeypatch, training, no_waiting, kind, every, interval_s):
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", interval_s)
+    loop = training(**OPTIMIZERS[kind])
+    with watching(gradients_every=every) as seen:
+        loop.step(clip=1.0)
+        with no_waiting():
+            loop.steps(40, clip=1.0)
+    assert seen.end.totals["steps"] == {"0": 41}
+    assert seen.end.totals["faults"] == {}
+
+
+def test_what_would_wait_is_noticed(training, no_waiting):
+    loop = training()
+    with no_waiting(), pytest.raises(RuntimeError):
+        loop.step().item()
+
+
+def test_validation_does_not_wait_for_the_device(watching, training, no_waiting):
+    loop = training()
+    with watching() as seen:
+        loop.step()
+        with no_waiting():
+            for _ in range(3):
+                loop.validate()
+    assert seen.validations[0].samples == 18
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_training_is_bit_equal(watching, training, kind):
+    bare = training(**OPTIMIZERS[kind])
+    bare.steps(20, clip=1.0)
+    watched = training(**OPTIMIZERS[kind])
+    with watching(act="process"):
+        watched.steps(20, clip=1.0)
+    assert equal(bare.state, watched.state)
+
+
+def test_values_are_those_of_the_moment(watching, training):
+    loop = training()
+    with watching() as seen:
+        losses = []
+        for _ in range(5):
+            loss = loop.step()
+            losses.append(loss.clone())
+            loss.zero_()
+    assert seen.losses() == pytest.approx(torch.stack(losses).tolist())
+    assert all(step.gradient_norm > 0 for step in seen.steps())
+
+
+def numbers_of(seen):
+    """What a run said of its steps, but for times."""
+    for step in seen.steps():
+        layers = [(name, s.mean, s.variance, s.norm, s.max_abs, s.update_ratio) for name, s in step.layers.items()]
+        yield step.step, step.micro_steps, step.samples, step.learning_rate, layers
+        yield step.loss, step.accuracy, step.gradient_mean, step.gradient_variance, step.gradient_preclip_norm
+
+
+def test_numbers_are_those_of_the_cpu(watching, device):
+    said = []
+    for place in (device, torch.device("cpu")):
+        loop = Training(place, torch.optim.SGD)
+        loop.model[3].p = 0.0  # a device draws numbers of its own
+        with watching() as seen:
+            for _ in range(2):
+                for _ in range(5):
+                    loop.step(parts=3, clip=1.0)
+                loop.validate()
+        said.append((list(numbers_of(seen)), [(e.train, e.validation) for e in seen.epochs]))
+    assert repr(rounded(said[0])) == repr(rounded(said[1]))
+
+
+def rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.3g}") if abs(value) > 1e-6 else 0.0
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return (
+        value if not hasattr(value, "__dataclass_fields__") else rounded([getattr(value, n) for n in value.__slots__])
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_every_micro_batch_of_the_first_step_counts(watching, training, parts):
+    loop = training()
+    with watching() as seen:
+        losses = loop.steps(4, parts=parts)
+    assert [step.micro_steps for step in seen.steps()] == [parts] * 4
+    assert seen.losses() == pytest.approx(torch.stack(losses).tolist(), rel=0.1)  # dropout differs between the parts
+
+
+SIZES = [(), (1,), (7,), (300, 200), (3, 5, 2, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_statistics_of_gradients_agree_with_float64(device, size, dtype):
+    values = torch.randn(size, dtype=torch.complex128 if dtype.is_complex else torch.float64).to(dtype)
+    (found,) = take([values.to(device)]).read()
+    exact = (torch.view_as_real(values) if dtype.is_complex else values).double().flatten()
+    rms = exact.square().mean().sqrt().item()
+    assert found.size == exact.numel()
+    assert found.mean == pytest.approx(exact.mean().item(), abs=1e-5 * rms)
+    assert found.variance == pytest.approx(exact.var(correction=0).item(), rel=1e-5, abs=1e-12)
+    assert found.max_abs == pytest.approx(exact.abs().max().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_gradient_hides_what_is_not_finite(device, bad):
+    values = torch.randn(50)
+    values[17] = bad
+    (found,) = take([values.to(device)]).read()
+    assert not found.finite
+
+
+def test_scale_of_a_device_divides(device):
+    values, scale = torch.randn(50), torch.tensor(1024.0)
+    (found,) = take([(values * scale).to(device)], scale.to(device)).read()
+    assert found.norm == pytest.approx(values.norm().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_steps_that_the_scaler_skips_are_no_steps(watching, training, kind):
+    loop = training(**OPTIMIZERS[kind])
+    with watching() as seen:
+        losses = [loop.scaled_step(factor) for factor in (1.0, math.inf, 1.0)]
+    assert seen.losses() == pytest.approx([losses[0].item(), losses[2].item()])
+    assert seen.end.totals["skipped"] == {"0": {"scaler": 1}}
+    assert [round(step.gradient_norm) < 10 for step in seen.steps()] == [True, True]
+
+
+def test_mixed_precision_is_shown_as_it_is(watching, training, device):
+    loop = training()
+    with watching() as seen:
+        losses = []
+        for _ in range(3):
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = loop.loss()
+            loop.scaler.scale(loss).backward()
+            loop.scaler.step(loop.optimizer)
+            loop.scaler.update()
+            loop.optimizer.zero_grad()
+            losses.append(loss.item())
+    assert seen.losses() == pytest.approx(losses)
+
+
+def test_epoch_is_not_spoilt_by_a_step_in_which_nothing_counts(watching, training):
+    loop = training()
+    with watching() as seen:
+        for labels in (loop.labels, loop.ignored, loop.labels):
+            for _ in range(2):
+                loop.loss(labels, reduction="sum").backward()
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+        loop.validate()
+    assert seen.epochs[0].train.criterion > 0
+
+
+def test_optimizers_that_step_in_the_backward_are_seen_in_the_thread_of_the_device(watching, training):
+    loop = training()
+    parameters = list(loop.model.parameters())
+    optimizers = {parameter: torch.optim.SGD([parameter], lr=0.01) for parameter in parameters}
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(step)
+    losses = []
+    with watching() as seen:
+        for _ in range(5):
+            loss = loop.loss()
+            loss.backward()
+            losses.append(loss.item())
+    label = seen.optimizers[0]
+    assert seen.losses(label) == pytest.approx(losses)
+
+
+def test_where_it_trains_is_told_once(watching, training, device):
+    loop = training()
+    with watching() as seen:
+        loop.steps(2)
+        training().steps(2)
+    (told,) = [text for text in seen.notices if text.startswith("Trains on")]
+    assert f"({device.type}:0)" in told
+
+
+def test_a_run_begins_before_the_script_has_chosen_its_devices(tmp_path):
+    """Whoever asks CUDA anything fixes which devices are visible, and keeps forked processes from using any."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sim, torch
+if {DEVICE!r} == "sim":
+    sim.register()
+import trimtab
+module = torch.get_device_module({DEVICE!r})
+with trimtab.watch(run="test", directory={str(tmp_path)!r}, backends=["jsonl"]):
+    trimtab.log(value=1.0)
+assert not module.is_initialized()
+assert {DEVICE!r} != "sim" or not module.asked
+"""
+    )
+    subprocess.run([sys.executable, str(script)], check=True, env=os.environ, timeout=120)
+
+
+def test_loss_on_the_cpu_of_a_model_on_a_device(watching, training, device):
+    """As of one that is split: the output is brought to the CPU, and the loss is taken there."""
+    loop = training()
+    with watching() as seen:
+        losses = []
+        for _ in range(3):
+            loss = F.cross_entropy(loop.model(loop.inputs).cpu(), loop.labels.cpu())
+            loss.backward()
+            loop.optimizer.step()
+            loop.optimizer.zero_grad()
+            losses.append(loss.item())
+    assert seen.losses() == pytest.approx(losses)
+
+
+def test_two_models_in_turn(watching, training):
+    """A GAN: what one backward brings to the other's gradients is cleared."""
+    one, other = training(), training()
+    with watching() as seen:
+        losses = []
+        for _ in range(6):
+            for player, opponent in ((one, other), (other, one)):
+                player.optimizer.zero_grad()
+                difference = player.model(one.inputs) - opponent.model(one.inputs)
+                loss = player.loss() + 0.1 * difference.square().mean()
+                loss.backward()
+                player.optimizer.step()
+                losses.append(loss.item())
+    assert [loss for pair in zip(seen.losses("0"), seen.losses("1"), strict=True) for loss in pair] == pytest.approx(
+        losses
+    )
