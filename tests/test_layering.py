@@ -88,7 +88,7 @@ IMPORTS = {
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "guard", "sample"},
     "steering.state": {"types", "directory", "guard", "sample"},
-    "facts": {"devices"},
+    "facts": set(),
     "stores": set(),
     "searches": set(),
     "apart": set(),
