@@ -1,6 +1,6 @@
 """What differs where tensors are on a device. `DEVICE=cuda pytest tests/device` runs this on a GPU.
 
-`DEVICE=sim` is a device for tests, on machines that have none; `tests/test_simulated_device.py` runs that with all others.
+`DEVICE=sim` is a device for tests, where there is none: `tests/test_simulated_device.py` runs it with all others.
 """
 
 import contextlib

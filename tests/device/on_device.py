@@ -27,7 +27,9 @@ class Training:
 
     def step(self, spoil=1.0, *, parts=1, clip=None):
         for _ in range(parts):
-            loss = self.loss() * spoil / parts
+            loss = self.loss()
+            if (spoil, parts) != (1.0, 1):
+                loss = loss * spoil / parts
             loss.backward()
         if clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)

@@ -276,7 +276,7 @@ at::Tensor empty_strided(
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   const c10::InferenceMode guard; // these are copies of memory: nothing of torch's own has to know
-  const auto now = launch();
+  const auto now = in_kernel ? launched : launch();
   if (from.device() == to.device() || in_kernel) {
     auto target = to.is_cpu() ? to : on_host(to);
     target.copy_(from.is_cpu() ? from : on_host(from));

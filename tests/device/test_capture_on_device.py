@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -31,9 +32,31 @@ def test_no_step_waits_for_the_device(watching, monkeypatch, training, no_waitin
     with watching(gradients_every=every) as seen:
         loop.step(clip=1.0)
         with no_waiting():
-            loop.steps(40, clip=1.0)
+            loop.steps(40, parts=3, clip=1.0)  # each longer than the device lags
     assert seen.end.totals["steps"] == {"0": 41}
     assert seen.end.totals["faults"] == {}
+
+
+@pytest.mark.skipif(DEVICE != "sim", reason="needs a device that counts its kernels: run with DEVICE=sim")
+@pytest.mark.parametrize(("parts", "own"), [(1, 1), (2, 26)], ids=["plain", "accumulated"])
+@pytest.mark.parametrize("act", [False, "process"])
+def test_kernels_that_an_ordinary_step_launches(watching, monkeypatch, training, parts, own, act):
+    """One to keep the loss; where the objective is not what the loss function returned, those of its own mean."""
+    monkeypatch.setattr(books, "RECORD_INTERVAL_S", 3600.0)
+
+    def launched(loop):
+        counts = []
+        for _ in range(64):
+            before = torch.ops.sim.launched()
+            loop.step(parts=parts)
+            counts.append(torch.ops.sim.launched() - before)
+        return median(counts)
+
+    loop = training()
+    bare = launched(loop)
+    with watching(gradients_every=1000, act=act):
+        loop.steps(40, parts=parts)
+        assert launched(loop) - bare == own
 
 
 def test_what_would_wait_is_noticed(training, no_waiting):

@@ -118,8 +118,9 @@ def mean_of(criteria: Sequence[Criterion], loss: Held | None = None) -> Held | N
     weight = sum_of(weights)
     if not isinstance(weight, Tensor) and weight == 0:
         return None
-    products = [weighted(criterion) for criterion in criteria]
-    mean = criteria[0].value if len(criteria) == 1 else sum_of(products) / weight
+    mean = criteria[0].value
+    if len(criteria) > 1:
+        mean = sum_of([weighted(criterion) for criterion in criteria]) / weight
     if not isinstance(weight, Tensor):
         return mean
     if isinstance(loss, Tensor):
