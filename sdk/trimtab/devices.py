@@ -21,6 +21,17 @@ def in_use() -> ModuleType | None:
     return module if module is not None and hasattr(module, "is_initialized") and module.is_initialized() else None
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether what is computed where `tensor` is goes into a CUDA graph now (or XPU's), to be done in its replays.
+
+    Nothing has a value then, and asking for one breaks the recording. Cost: 0.1 us on the CPU.
+    """
+    if tensor.is_cpu or tensor.is_meta:
+        return False
+    asked = getattr(torch.get_device_module(tensor.device), "is_current_stream_capturing", None)
+    return asked is not None and bool(asked())
+
+
 def described(tensors: Iterable[Tensor]) -> str:
     """Where tensors are that are not on the CPU, for people: `NVIDIA H100 (cuda:3)`. Empty where all are on the CPU."""
     places = {str(tensor.device): tensor.device for tensor in tensors if not tensor.is_cpu}

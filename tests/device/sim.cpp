@@ -5,6 +5,7 @@
 //   waits for an event behind it. Until then the host's memory holds garbage.
 // - What makes the host wait (an item, a copy that blocks, a kernel whose shape is its result) is counted, or raises.
 // - Backward runs in a thread of the device's own.
+// - While a graph is said to be recorded, memory may not be pinned, and no event asked.
 //
 // Its kernels are the CPU's, on copies. There is one device, with one stream.
 
@@ -57,6 +58,7 @@ uint64_t awaited = 0; // what the host has waited for
 std::atomic<int64_t> waits{0};
 std::atomic<int64_t> races{0}; // pinned memory that was changed while it was still to be copied to the device
 std::atomic<bool> waiting_is_forbidden{false};
+std::atomic<bool> recording{false}; // of a graph, which what only the host can do would break
 thread_local int in_kernel = 0;
 
 uint64_t done() {
@@ -75,6 +77,10 @@ void deliver() {
   }
 }
 
+void check_that_nothing_is_recorded(const char* what) {
+  TORCH_CHECK(!recording || in_kernel, what, " while a graph is recorded");
+}
+
 uint64_t launch() {
   const std::lock_guard lock(mutex);
   ++launched;
@@ -89,6 +95,7 @@ void catch_up(uint64_t until) {
 }
 
 void wait_for_all(const std::string& why) {
+  check_that_nothing_is_recorded("the host waits");
   ++waits;
   TORCH_CHECK(!waiting_is_forbidden, "the host waits for the device: ", why);
   catch_up(launched);
@@ -119,6 +126,7 @@ struct PinnedMemory final : c10::Allocator {
     return *all;
   }
   c10::DataPtr allocate(size_t bytes) override {
+    check_that_nothing_is_recorded("host memory is pinned");
     void* data = ::allocate(std::max<size_t>(bytes, 1));
     const auto start = reinterpret_cast<uintptr_t>(data);
     const std::lock_guard lock(mutex);
@@ -239,6 +247,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void block(void*, const c10::Stream&) const override {} // one stream is in order by itself
   bool queryEvent(void* event) const override {
+    check_that_nothing_is_recorded("an event is asked");
     const std::lock_guard lock(mutex);
     return !event || *static_cast<uint64_t*>(event) <= done();
   }
@@ -500,12 +509,22 @@ void forbid_waiting(bool on) {
   waiting_is_forbidden = on;
 }
 
+void record(bool on) {
+  recording = on;
+}
+
+bool is_recording() {
+  return recording;
+}
+
 TORCH_LIBRARY(sim, m) {
   m.def("register_hooks() -> ()", &register_hooks);
   m.def("waits() -> int", &count_of_waits);
   m.def("races() -> int", &count_of_races);
   m.def("launched() -> int", &count_of_kernels);
   m.def("forbid_waiting(bool on) -> ()", &forbid_waiting);
+  m.def("record(bool on) -> ()", &record);
+  m.def("is_recording() -> bool", &is_recording);
 }
 
 } // namespace

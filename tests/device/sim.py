@@ -60,6 +60,9 @@ class Device(types.ModuleType):
     def current_device(self):
         return 0
 
+    def is_current_stream_capturing(self):
+        return torch.ops.sim.is_recording()
+
     def device(self, device):
         return contextlib.nullcontext()
 

@@ -205,6 +205,38 @@ def test_epoch_is_not_spoilt_by_a_step_in_which_nothing_counts(watching, trainin
     assert seen.epochs[0].train.criterion > 0
 
 
+@pytest.fixture
+def recorded(device):
+    """`recorded(call)` has what it launches recorded for a graph, as `torch.cuda.graph` does."""
+
+    def recorded(call):
+        if DEVICE != "sim":
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                call()
+            return
+        torch.ops.sim.record(True)
+        try:
+            call()
+        finally:
+            torch.ops.sim.record(False)
+
+    return recorded
+
+
+@pytest.mark.parametrize("act", [False, "process"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+def test_recording_a_graph_is_left_alone_and_told(watching, training, recorded, is_known, act):
+    loop = training(capturable=True)
+    loop.steps(3, clip=1.0)  # outside, as torch asks for
+    with watching(act=act) as seen:
+        losses = loop.steps(5 if is_known else 0)
+        recorded(lambda: (loop.step(clip=1.0), loop.validate()))
+        losses += loop.steps(5)
+    assert seen.losses() == pytest.approx(torch.stack(losses).tolist())
+    assert seen.end.totals["faults"] == {}
+    assert any("recorded in a CUDA graph" in text for text in seen.notices) == is_known
+
+
 def test_optimizers_that_step_in_the_backward_are_seen_in_the_thread_of_the_device(watching, training):
     loop = training()
     parameters = list(loop.model.parameters())

@@ -42,7 +42,7 @@ from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Sampler
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, has_value
 from trimtab.types import PhaseSummary
 
 NO_LOSS = (
@@ -234,7 +234,7 @@ class Capture:
             or type(tensors) is not Tensor
             or grad_tensors is not None
             or tensors.numel() != 1
-            or tensors.is_meta
+            or not has_value(tensors)
         ):
             return self._before_any_backward(tensors, grad_tensors)
         passes, only = self._passes, self._attribution.only
@@ -255,7 +255,7 @@ class Capture:
     def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
         if self._gate is not None:
             self._gate()
-        if tensors.is_meta if type(tensors) is Tensor else not are_real(tensors):  # nothing is learnt
+        if not (has_value(tensors) if type(tensors) is Tensor else are_real(tensors)):  # nothing is learnt
             return None
         if self._steps.in_backward.untold is not None:  # it took the short way, as nobody had stepped in one before
             self._steps.in_backward.backward_returned(self._steps.in_backward.untold)

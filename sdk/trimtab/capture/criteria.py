@@ -19,7 +19,7 @@ from trimtab.capture.origins import Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, has_value
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
@@ -58,7 +58,7 @@ class Criteria:
 
     def called(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         """A loss function has returned."""
-        if output.is_meta:  # shapes only: a model is built, or its size measured
+        if not has_value(output):  # shapes only: a model is built, or its size measured; or a graph is recorded
             return
         is_usual = loss is self._objective.plain and self._looks.calls_left > 0
         if is_usual and output.requires_grad and loss.is_mean(args):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
-from trimtab.sample.scalars import Held, hold
+from trimtab.sample.scalars import Held, has_value, hold
 
 ANCESTORS = 8
 
@@ -61,7 +61,7 @@ class ScaledLosses:
         if isinstance(outputs, list | tuple):
             pairs = [(a, b) for a, b in zip(outputs, scaled, strict=True) if isinstance(a, Tensor)]
         for loss, output in pairs:
-            if loss.numel() == 1 and not loss.is_meta and scaler._scale is not None and output.grad_fn is not None:
+            if loss.numel() == 1 and has_value(loss) and scaler._scale is not None and output.grad_fn is not None:
                 self.recent = [each for each in self.recent if each.source() is not loss]  # a subclass asks its parent
                 is_returned, node = self._is_returned(loss), _node(output.grad_fn)
                 self.recent.append(

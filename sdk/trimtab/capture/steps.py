@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from trimtab import devices, facts
+from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.clipped import Clipped
@@ -22,8 +22,13 @@ from trimtab.capture.roster import Roster
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
-from trimtab.sample.scalars import Held, hold, is_real
+from trimtab.devices import described
+from trimtab.sample.scalars import Held, has_value, hold, is_real
 
+RECORDED = (
+    "A step was recorded in a CUDA graph. Its replays are not seen, so that nothing is shown or judged of them: "
+    "trimtab.log() takes what you read of them yourself."
+)
 HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 
 
@@ -101,6 +106,9 @@ class Steps:
         tracked = self.roster.find(optimizer) or self._meet(optimizer)
         if tracked is None:
             return
+        if tracked.is_recorded:
+            self._say("graph_recorded", RECORDED)
+            return
         self._recorder.stepping()
         if tracked.is_reloaded:
             self._reloaded(tracked, optimizer)
@@ -132,7 +140,7 @@ class Steps:
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
         tracked = self.roster.find(optimizer)
-        if tracked is not None:
+        if tracked is not None and not tracked.is_recorded:
             self._recorder.stepping()
             tracked.evaluated = list(tracked.share.losses)
             tracked.evaluated_samples = self._recorder.samples
@@ -146,7 +154,7 @@ class Steps:
         recorder = self._recorder
         now = recorder.clock()
         tracked = self.roster.find(optimizer)
-        if tracked is None:
+        if tracked is None or tracked.is_recorded:
             return
         losses = tracked.share.losses
         tracked.ledger.learning_rate_before = None
@@ -193,7 +201,7 @@ class Steps:
 
     def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
         """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
-        if float(norm_type) == 2.0 and type(norm) is Tensor and not norm.is_meta:
+        if float(norm_type) == 2.0 and type(norm) is Tensor and has_value(norm):
             first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
             if first is not None:
                 self._clipped.add(weakref.ref(first), hold(norm), get_ident())
@@ -248,7 +256,7 @@ class Steps:
             arrival = self.roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True
-            if where := devices.described(parameters):
+            if where := described(parameters):
                 self._say("device", f"Trains on {where}.")
             self._recorder.hear_steps()
             started = self._recorder.clock()

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from trimtab.capture.beginning import Beginning
 from trimtab.capture.recorder import total
 from trimtab.capture.share import Share
+from trimtab.devices import is_recorded
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.noise import FirstBackward
 from trimtab.sample.readings import Due
@@ -100,6 +101,11 @@ class Tracked:
     def general_at(self) -> float:
         """The call from which on a step is more than an ordinary one."""
         return min(self.sample_at, self.judge_at)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its step goes into a CUDA graph now, and is taken when that is replayed."""
+        return bool(self.parameters) and is_recorded(self.parameters[0])
 
     @property
     def is_left_out(self) -> bool:

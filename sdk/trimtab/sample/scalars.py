@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from trimtab.devices import Arriving, widest
+from trimtab.devices import Arriving, is_recorded, widest
 from trimtab.sample.seclusion import modes, secluded
 
 Held: TypeAlias = "float | Tensor"
@@ -43,11 +43,16 @@ _hold_secluded = secluded(_hold)
 
 
 def is_real(value: Any) -> bool:
-    """Whether a tensor has values that could be read: not on the meta device, nor among the fakes of a dry run."""
+    """Whether a tensor has values that could be read: not on the meta device, nor recorded, nor a fake of a dry run."""
     if not isinstance(value, Tensor):
         return True
     fakes = sys.modules.get("torch._subclasses.fake_tensor")
-    return not value.is_meta and (fakes is None or not isinstance(value, fakes.FakeTensor))
+    return has_value(value) and (fakes is None or not isinstance(value, fakes.FakeTensor))
+
+
+def has_value(tensor: Tensor) -> bool:
+    """Whether a tensor that is none of a dry run's fakes has values that could be read."""
+    return tensor.is_cpu or not (tensor.is_meta or is_recorded(tensor))
 
 
 @secluded
