@@ -9,6 +9,19 @@ from torch import nn
 DEVICE = os.environ.get("DEVICE")
 
 
+class Split(nn.Module):
+    """A model of which the second half is on another device than the first."""
+
+    def __init__(self, *devices):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 8), nn.Tanh()).to(devices[0])
+        self.second = nn.Linear(8, 3).to(devices[1])
+        self.between = devices[1]
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs).to(self.between))
+
+
 class Training:
     """A small classifier that learns, and a validation of it. `spoil` multiplies the loss of one step."""
 

@@ -7,7 +7,7 @@
 // - Backward runs in a thread of the device's own.
 // - While a graph is said to be recorded, memory may not be pinned, and no event asked.
 //
-// Its kernels are the CPU's, on copies. There is one device, with one stream.
+// Its kernels are the CPU's, on copies. There are two of them, and one stream for both.
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -33,13 +33,15 @@
 #include <set>
 #include <string>
 #include <unordered_set>
+#include <utility>
 
 namespace {
 
 constexpr auto TYPE = c10::DeviceType::PrivateUse1;
 constexpr uint64_t LAG = 64; // kernels
 constexpr size_t ALIGNMENT = 64; // bytes, as torch's own on the CPU
-const c10::Device DEVICE(TYPE, 0);
+constexpr c10::DeviceIndex DEVICES = 2;
+thread_local c10::DeviceIndex current = 0;
 
 // ---- Time, and what is under way
 
@@ -110,7 +112,7 @@ void* allocate(size_t bytes) {
 struct DeviceMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     void* data = ::allocate(bytes);
-    return {data, data, &std::free, DEVICE};
+    return {data, data, &std::free, c10::Device(TYPE, current)};
   }
   c10::DeleterFnPtr raw_deleter() const override {
     return &std::free;
@@ -169,17 +171,19 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return true;
   }
   c10::DeviceIndex deviceCount() const override {
-    return 1;
+    return DEVICES;
   }
-  void setCurrentDevice(c10::DeviceIndex) const override {}
+  void setCurrentDevice(c10::DeviceIndex index) const override {
+    current = index;
+  }
   c10::DeviceIndex getCurrentDevice() const override {
-    return 0;
+    return current;
   }
-  c10::DeviceIndex exchangeDevice(c10::DeviceIndex) const override {
-    return 0;
+  c10::DeviceIndex exchangeDevice(c10::DeviceIndex index) const override {
+    return std::exchange(current, index);
   }
-  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex) const override {
-    return 0;
+  c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override {
+    return index < 0 ? current : exchangeDevice(index);
   }
   bool isPinnedPtr(const void* data) const override {
     return PinnedMemory::holds(data);
@@ -202,19 +206,23 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override {
     return TYPE;
   }
-  c10::Device exchangeDevice(c10::Device) const override {
-    return DEVICE;
+  c10::Device exchangeDevice(c10::Device device) const override {
+    return c10::Device(TYPE, std::exchange(current, device.index()));
   }
   c10::Device getDevice() const override {
-    return DEVICE;
+    return c10::Device(TYPE, current);
   }
-  void setDevice(c10::Device) const override {}
-  void uncheckedSetDevice(c10::Device) const noexcept override {}
+  void setDevice(c10::Device device) const override {
+    current = device.index();
+  }
+  void uncheckedSetDevice(c10::Device device) const noexcept override {
+    current = device.index();
+  }
   c10::DeviceIndex deviceCount() const noexcept override {
-    return 1;
+    return DEVICES;
   }
-  c10::Stream getStream(c10::Device) const override {
-    return c10::Stream(c10::Stream::DEFAULT, DEVICE);
+  c10::Stream getStream(c10::Device device) const override {
+    return c10::Stream(c10::Stream::DEFAULT, device);
   }
   c10::Stream getDefaultStream(c10::Device device) const override {
     return getStream(device);
@@ -222,8 +230,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getNewStream(c10::Device device, int) const override {
     return getStream(device);
   }
-  c10::Stream exchangeStream(c10::Stream) const override {
-    return getStream(DEVICE);
+  c10::Stream exchangeStream(c10::Stream stream) const override {
+    return getStream(stream.device());
   }
   bool queryStream(const c10::Stream&) const override {
     const std::lock_guard lock(mutex);
@@ -270,15 +278,17 @@ at::Tensor on_host(const at::Tensor& tensor) { // the same memory, as a tensor o
 }
 
 at::Tensor empty(
-    c10::IntArrayRef size, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout>, std::optional<c10::Device>,
-    std::optional<bool>, std::optional<c10::MemoryFormat> format) {
+    c10::IntArrayRef size, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout>,
+    std::optional<c10::Device> device, std::optional<bool>, std::optional<c10::MemoryFormat> format) {
+  const c10::DeviceGuard guard(c10::device_or_default(device));
   return at::detail::empty_generic(
       size, &device_memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype), format);
 }
 
 at::Tensor empty_strided(
     c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> dtype, std::optional<c10::Layout>,
-    std::optional<c10::Device>, std::optional<bool>) {
+    std::optional<c10::Device> device, std::optional<bool>) {
+  const c10::DeviceGuard guard(c10::device_or_default(device));
   return at::detail::empty_strided_generic(
       size, stride, &device_memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype));
 }
@@ -286,7 +296,7 @@ at::Tensor empty_strided(
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   const c10::InferenceMode guard; // these are copies of memory: nothing of torch's own has to know
   const auto now = in_kernel ? launched : launch();
-  if (from.device() == to.device() || in_kernel) {
+  if (from.device().type() == to.device().type() || in_kernel) {
     auto target = to.is_cpu() ? to : on_host(to);
     target.copy_(from.is_cpu() ? from : on_host(from));
   } else if (from.is_cpu()) {
@@ -329,11 +339,16 @@ const std::unordered_set<std::string> WAITING = {
     "aten::nonzero", "aten::equal", "aten::masked_select", "aten::_unique2", "aten::unique_dim",
     "aten::unique_consecutive", "aten::repeat_interleave", "aten::bincount"};
 
-void check_that_all_are_here(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+void check_that_all_are_in_one_place(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+  std::optional<c10::Device> place;
   for (const auto& value : stack) {
+    if (!value.isTensor() || !value.toTensor().defined() || (value.toTensor().is_cpu() && value.toTensor().dim() == 0)) {
+      continue;
+    }
+    const auto device = value.toTensor().device();
     TORCH_CHECK(
-        !value.isTensor() || !value.toTensor().defined() || !value.toTensor().is_cpu() || value.toTensor().dim() == 0,
-        op.operator_name().name, ": a tensor is on the CPU, another on ", DEVICE);
+        !place || *place == device, op.operator_name().name, ": a tensor is on ", *place, ", another on ", device);
+    place = device;
   }
 }
 
@@ -352,7 +367,7 @@ bool has_a_mask(const torch::jit::Stack& stack) {
 
 void on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   launch();
-  check_that_all_are_here(op, *stack);
+  check_that_all_are_in_one_place(op, *stack);
   const auto& name = op.operator_name().name;
   if (!in_kernel && (WAITING.count(name) || (name.rfind("aten::index", 0) == 0 && has_a_mask(*stack)))) {
     wait_for_all(name);
@@ -369,8 +384,8 @@ void on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 // What torch's fallback cannot do: a convolution, for which a device like this one has to have its own name ...
 
-at::Tensor on_device(const at::Tensor& tensor) {
-  auto result = at::empty_like(tensor, tensor.options().device(DEVICE));
+at::Tensor on_device(const at::Tensor& tensor, c10::Device device) {
+  auto result = at::empty_like(tensor, tensor.options().device(device));
   on_host(result).copy_(tensor);
   return result;
 }
@@ -385,7 +400,8 @@ at::Tensor convolution(
     host_bias = on_host(*bias);
   }
   return on_device(at::convolution_symint(
-      on_host(input), on_host(weight), host_bias, stride, padding, dilation, transposed, output_padding, groups));
+      on_host(input), on_host(weight), host_bias, stride, padding, dilation, transposed, output_padding, groups),
+      input.device());
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
@@ -397,7 +413,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   auto [of_input, of_weight, of_bias] = at::convolution_backward_symint(
       on_host(gradient), on_host(input), on_host(weight), c10::SymIntArrayRef(&bias_size, 1), stride, padding, dilation,
       transposed, output_padding, groups, wanted);
-  const auto moved = [](const at::Tensor& each) { return each.defined() ? on_device(each) : each; };
+  const auto moved = [&](const at::Tensor& each) { return each.defined() ? on_device(each, input.device()) : each; };
   return {moved(of_input), moved(of_weight), moved(of_bias)};
 }
 
@@ -412,7 +428,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm(
   };
   auto [output, kept_mean, kept_scale] = at::native_batch_norm(
       on_host(input), seen(weight), seen(bias), seen(mean), seen(variance), training, momentum, eps);
-  return {on_device(output), on_device(kept_mean), on_device(kept_scale)};
+  const auto device = input.device();
+  return {on_device(output, device), on_device(kept_mean, device), on_device(kept_scale, device)};
 }
 
 at::Tensor view(const at::Tensor& tensor, c10::SymIntArrayRef size) {

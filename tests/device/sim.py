@@ -51,20 +51,24 @@ class Device(types.ModuleType):
 
     def device_count(self):
         self.asked.append("device_count")
-        return 1
+        return 2
 
     def get_device_name(self, device=None):
         self.asked.append("get_device_name")
         return "Simulated"
 
     def current_device(self):
-        return 0
+        return torch.accelerator.current_device_index()
 
     def is_current_stream_capturing(self):
         return torch.ops.sim.is_recording()
 
     def device(self, device):
-        return contextlib.nullcontext()
+        return (
+            contextlib.nullcontext()
+            if device == -1
+            else torch.accelerator.device_index(torch.device(device).index or 0)
+        )
 
     def get_amp_supported_dtype(self):
         return [torch.float16, torch.bfloat16]

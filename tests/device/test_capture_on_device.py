@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 import torch
 import torch.nn.functional as F
-from on_device import DEVICE, Training, equal
+from on_device import DEVICE, Split, Training, equal
 
 from trimtab.sample import books
 from trimtab.sample.gradients import take
@@ -286,6 +286,66 @@ assert {DEVICE!r} != "sim" or not module.asked
 """
     )
     subprocess.run([sys.executable, str(script)], check=True, env=os.environ, timeout=120)
+
+
+def split(*devices, steps):
+    """Trains a model that is on two devices. Returns its losses and weights."""
+    torch.manual_seed(0)
+    model, inputs = Split(*devices), torch.randn(6, 4).to(devices[0])
+    labels = torch.tensor([0, 1, 2, 2, 1, 0]).to(devices[1])
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), []
+    for _ in range(steps):
+        for part in range(2):
+            loss = F.cross_entropy(model(inputs[part::2]), labels[part::2]) / 2
+            loss.backward()
+            losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, [p.detach().cpu() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("act", [False, "process"])
+def test_model_on_two_devices(watching, device, act):
+    if torch.accelerator.device_count() < 2:
+        pytest.skip("needs two devices")
+    devices = [torch.device(device.type, index) for index in range(2)]
+    losses, weights = split(*devices, steps=20)
+    said = []
+    for places in (devices, ["cpu", "cpu"]):
+        with watching(act=act) as seen:
+            found = split(*places, steps=20)
+        said.append(list(numbers_of(seen)))
+        assert seen.end.totals["faults"] == {}
+        if places is devices:
+            assert all(map(torch.equal, found[1], weights))
+            assert seen.losses() == pytest.approx([sum(losses[i : i + 2]) for i in range(0, 40, 2)])
+            assert any(f"{device.type}:0" in text and f"{device.type}:1" in text for text in seen.notices)
+    assert repr(rounded(said[0])) == repr(rounded(said[1]))
+
+
+@pytest.mark.parametrize("second", ["device", "cpu"])
+def test_losses_of_two_places_under_one_optimizer(watching, device, second):
+    if torch.accelerator.device_count() < 2:
+        pytest.skip("needs two devices")
+    places = [torch.device(device.type, 0), torch.device(device.type, 1) if second == "device" else torch.device("cpu")]
+    parts = [Training(place) for place in places]
+    parameters = [p for part in parts for p in part.model.parameters()]
+    optimizer, losses = torch.optim.SGD(parameters, lr=0.1), []
+    with watching() as seen:
+        for step in range(30):
+            ordered = parts if step % 2 else parts[::-1]
+            both = [part.loss() for part in ordered]
+            for loss in both:
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(sum(loss.item() for loss in both))
+            if step % 10 == 9:
+                for part in ordered:
+                    part.validate()
+    assert seen.losses() == pytest.approx(losses)
+    assert seen.end.totals["faults"] == {}
 
 
 def test_loss_on_the_cpu_of_a_model_on_a_device(watching, training, device):

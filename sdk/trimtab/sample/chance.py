@@ -117,6 +117,8 @@ class Chance:
             so_far, self._labels = found._replace(wanted=torch.zeros_like(found.wanted)), 0.0
         if so_far.wanted.shape != found.wanted.shape or so_far.binary != found.binary:
             return
+        if so_far.wanted.device != found.wanted.device:  # the labels of one of them are enough
+            return
         self._sum = found._replace(wanted=so_far.wanted + found.wanted)
         self._labels = self._labels + labels
         self._calls += 1

@@ -78,8 +78,8 @@ class TrainingCriterion:
     def add(self, value: Held) -> None:
         """Take the value of one step."""
         if self._seen < self.BEGINNING:
-            self._first, self._seen = self._first + value, self._seen + 1
-        self._sum, self._count = self._sum + value, self._count + 1
+            self._first, self._seen = sum_of((self._first, value)), self._seen + 1
+        self._sum, self._count = sum_of((self._sum, value)), self._count + 1
 
     def take(self) -> tuple[float, float] | None:
         """Its mean since this was last asked, and over the first steps of the run; None where it is the objective."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from trimtab.sample.criteria import Criterion, weighted
 from trimtab.sample.ledger import Columns, Numbers, weighted_sum
-from trimtab.sample.scalars import Held, Transfer
+from trimtab.sample.scalars import Held, Transfer, sum_of
 from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
 
@@ -28,22 +28,22 @@ class PassSums:
         """Take one call of the loss function. A batch in which nothing counts adds nothing."""
         self.batches += 1
         self.samples += samples
-        self._loss = self._loss + weighted(criterion)
-        self._weight = self._weight + criterion.weight
+        self._loss = sum_of((self._loss, weighted(criterion)))
+        self._weight = sum_of((self._weight, criterion.weight))
         if predictions is not None:
             self._has_classes = True
-            self._met = self._met + predictions[0]
-            self._counted = self._counted + predictions[1]
+            self._met = sum_of((self._met, predictions[0]))
+            self._counted = sum_of((self._counted, predictions[1]))
 
     @secluded
     def add_pass(self, other: PassSums) -> None:
         """Fold another pass into this one."""
         self.batches += other.batches
         self.samples += other.samples
-        self._loss = self._loss + other._loss
-        self._weight = self._weight + other._weight
-        self._met = self._met + other._met
-        self._counted = self._counted + other._counted
+        self._loss = sum_of((self._loss, other._loss))
+        self._weight = sum_of((self._weight, other._weight))
+        self._met = sum_of((self._met, other._met))
+        self._counted = sum_of((self._counted, other._counted))
         self._has_classes = self._has_classes or other._has_classes
 
     def summary(self) -> PhaseSummary:
