@@ -222,6 +222,7 @@ class Attribution:
             if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
                 share.look_at(leaves[min(own)])
                 share.losses.append(loss)
+                self._stray_walks_left = STRAY_WALKS
                 if self.on_reached is not None:
                     self.on_reached(share)
         hidden = (reach.hides_more or not leaves) and not reached

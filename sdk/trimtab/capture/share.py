@@ -105,7 +105,7 @@ class Share:
 
     def look_at(self, parameter: Tensor) -> None:
         """Take this parameter as its probe."""
-        self.probe = parameter
+        self.probe, self.left = parameter, id(parameter.grad)
         self.note_version()
 
     def let_go(self) -> None:

@@ -1,0 +1,41 @@
+"""One optimizer of several models, or of several heads: a backward reaches a part of its parameters, which changes."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+STEPS = 100  # more than graphs are walked for backwards that reach nobody
+
+# Which heads have a backward in a step.
+ORDERS = {
+    "always the same": lambda step, draw: [0, 1, 2],
+    "there and back": lambda step, draw: [0, 1, 2] if step % 2 else [2, 1, 0],
+    "in turns": lambda step, draw: [step % 3],
+    "one of them seldom": lambda step, draw: [0, 1] if step % 10 else [2],
+    "some": lambda step, draw: draw.sample(range(3), draw.randint(1, 3)),
+}
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("trunk", [nn.Identity, lambda: nn.Linear(4, 4)], ids=["apart", "one trunk"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_backward_of_a_step_counts(watching, inputs, labels, order, trunk, set_to_none):
+    draw, body = random.Random(0), trunk()
+    heads = nn.ModuleList(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)) for _ in range(3))
+    optimizer, own = torch.optim.Adam([*heads.parameters(), *body.parameters()], lr=0.003), []
+    with watching(gradients_every=1000) as seen:
+        for step in range(STEPS):
+            own.append(0.0)
+            for head in ORDERS[order](step, draw):
+                loss = F.cross_entropy(heads[head](body(inputs)), labels)
+                loss.backward()
+                own[-1] += loss.item()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=set_to_none)
+            if step % 7 == 6:
+                with torch.no_grad():
+                    F.cross_entropy(heads[0](body(inputs)), labels)
+    assert seen.losses() == pytest.approx(own)
