@@ -39,3 +39,21 @@ def test_every_backward_of_a_step_counts(watching, inputs, labels, order, trunk,
                 with torch.no_grad():
                     F.cross_entropy(heads[0](body(inputs)), labels)
     assert seen.losses() == pytest.approx(own)
+
+
+def test_what_reaches_one_optimizer_as_ever_counts_for_another_of_which_it_reaches_another_part(
+    watching, inputs, labels
+):
+    models = [nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)) for _ in range(4)]
+    optimizers = [torch.optim.SGD([*models[i].parameters(), *models[i + 2].parameters()], lr=0.01) for i in range(2)]
+    own = [[], []]
+    with watching(gradients_every=1000) as seen:
+        for step in range(STEPS):
+            part = ([1, 3, 0], [2, 1], [0, 1, 2, 3])[step % 3]
+            loss = sum(F.cross_entropy(models[i](inputs), labels) for i in part)
+            loss.backward()
+            for index, optimizer in enumerate(optimizers):
+                optimizer.step()
+                optimizer.zero_grad()
+                own[index].append(loss.item())
+    assert [seen.losses(label) for label in ("0", "1")] == [pytest.approx(losses) for losses in own]

@@ -106,21 +106,26 @@ class Attribution:
 
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
-        reached, thread = False, get_ident()
+        reached, unsure, thread = False, False, get_ident()
         for share in self.of_thread:
             if share.reached():
                 share.losses.append(loss)
                 reached = True
                 if self.on_reached is not None:
                     self.on_reached(share)
+            else:
+                unsure = unsure or share.is_reached_in_parts
         if self._walks_left > 0:
             self._walks_left -= 1
+        elif unsure:
+            self.only = None
         elif reached:
             if self.unclaimed:
                 self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
             self._newest_leaves = []
-            alone = len(self.shares) == 1 and not self.by_hand and not self.shares[0].takes_all
-            self.only = self.shares[0] if alone else None
+            share = self.shares[0]
+            alone = len(self.shares) == 1 and not (self.by_hand or share.takes_all or share.is_reached_in_parts)
+            self.only = share if alone else None
             return
         elif self.shares and self._stray_walks_left <= 0:
             return
@@ -222,7 +227,7 @@ class Attribution:
             if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
                 share.look_at(leaves[min(own)])
                 share.losses.append(loss)
-                self._stray_walks_left = STRAY_WALKS
+                share.is_reached_in_parts = True
                 if self.on_reached is not None:
                     self.on_reached(share)
         hidden = (reach.hides_more or not leaves) and not reached

@@ -42,8 +42,8 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids", "is_applied", "left",
-        "losses", "probe", "takes_all", "thread",
+        "_changed_by_clip", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids", "is_applied",
+        "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -52,6 +52,7 @@ class Share:
         self.probe: Tensor | _Lost = first_with_gradient(parameters, parameters[0])
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
+        self.is_reached_in_parts = False  # a backward came here, and not to the probe: several models, or heads
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._overwritten: list[Held] = []  # before it, and after the last step, while the probe had no gradient
         self._version: int | None = None
