@@ -17,7 +17,7 @@ def in_use() -> ModuleType | None:
     and a process that was forked afterwards can use none.
     """
     found = torch.accelerator.current_accelerator()
-    module = None if found is None else torch.get_device_module(found)
+    module = None if found is None else _module(found)
     return module if module is not None and hasattr(module, "is_initialized") and module.is_initialized() else None
 
 
@@ -28,8 +28,8 @@ def is_recorded(tensor: Tensor) -> bool:
     """
     if tensor.is_cpu or tensor.is_meta:
         return False
-    asked = getattr(torch.get_device_module(tensor.device), "is_current_stream_capturing", None)
-    return asked is not None and bool(asked())
+    asks = getattr(_module(tensor.device), "is_current_stream_capturing", None)
+    return asks is not None and bool(asks())
 
 
 def described(tensors: Iterable[Tensor]) -> str:
@@ -39,8 +39,13 @@ def described(tensors: Iterable[Tensor]) -> str:
 
 
 def _name(device: torch.device) -> str:
-    get_device_name = getattr(torch.get_device_module(device), "get_device_name", None)
+    get_device_name = getattr(_module(device), "get_device_name", None)
     return str(get_device_name(device)) if get_device_name is not None else device.type.upper()
+
+
+def _module(device: torch.device) -> ModuleType | None:
+    """`torch.cuda` and its like. Not every kind of device has one."""
+    return getattr(torch, device.type, None)
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -83,7 +88,7 @@ class Arriving:
         return self._event is None or self._event.query()
 
     def read(self) -> list[float]:
-        """All of them, as nested lists of floats where there is more than one dimension."""
+        """All of them, of one dimension."""
         if self._event is not None:
             self._event.synchronize()
         return self._numbers.tolist()
