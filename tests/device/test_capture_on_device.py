@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from on_device import DEVICE, Split, Training, equal
 
+from trimtab.capture import share
 from trimtab.sample import books
 from trimtab.sample.gradients import take
 
@@ -136,6 +137,28 @@ def test_every_micro_batch_of_the_first_step_counts(watching, training, parts):
         losses = loop.steps(4, parts=parts)
     assert [step.micro_steps for step in seen.steps()] == [parts] * 4
     assert seen.losses() == pytest.approx(torch.stack(losses).tolist(), rel=0.1)  # dropout differs between the parts
+
+
+@pytest.mark.parametrize("clears", [False, True], ids=["never cleared", "cleared unseen"])
+def test_gradients_that_outlive_their_step_are_those_of_the_cpu(watching, monkeypatch, device, clears):
+    """`zero_grad` is missing, or `p.grad.data.zero_()` clears, which moves no version: one look tells, for good."""
+    said, looks = [], []
+    monkeypatch.setattr(share, "has_any", lambda gradient: looks.append(1) or bool(gradient.any()))
+    for place in (torch.device("cpu"), device):
+        loop = Training(place, torch.optim.SGD, lr=1e-4)
+        loop.model[3].p = 0.0
+        with watching() as seen:
+            for _ in range(30):
+                loop.loss().backward()
+                loop.optimizer.step()
+                for parameter in loop.model.parameters():
+                    if clears:
+                        parameter.grad.data.zero_()
+        said.append(([step.micro_steps for step in seen.steps()], rounded(seen.losses())))
+        assert any("zero_grad" in text for text in seen.notices) == (not clears)
+    assert len(looks) == 1
+    assert said[0] == said[1]
+    assert said[1][0] == ([1] * 30 if clears else list(range(1, 31)))
 
 
 SIZES = [(), (1,), (7,), (300, 200), (3, 5, 2, 2)]

@@ -42,8 +42,8 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids", "is_applied",
-        "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
+        "_changed_by_clip", "_is_kept", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids",
+        "is_applied", "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -60,6 +60,7 @@ class Share:
         self._changed_by_clip = False
         self.left = 0  # the id of the gradient, as the newest backward left it
         self._replaced = False  # a step used another one, of the user's own
+        self._is_kept: bool | None = None  # of a device: the gradient outlived a step to which nobody wrote since
         self._stays = True  # the gradient is there between a step and the next backward: cleared in place, or never
         self.note_version()
 
@@ -153,9 +154,18 @@ class Share:
             if cleared and self._version is not None:
                 self._clear()
             self._version = version
-        elif self.is_applied and not holds_something(gradient):  # `p.grad.data.zero_()` moves no version
+        elif self.is_applied and not self._outlives(gradient):  # `p.grad.data.zero_()` moves no version
             self._clear()
         self._changed_by_clip = False
+
+    def _outlives(self, gradient: Tensor) -> bool:
+        """Whether a gradient that nobody wrote to after its step is there still. A device is waited for, once."""
+        local = local_of(gradient)
+        if local.is_cpu or local.is_sparse:
+            return holds_something(gradient)
+        if self._is_kept is None:
+            self._is_kept = has_any(local)
+        return self._is_kept
 
     def reached(self) -> bool:
         """After a backward: whether it changed the probe's gradient."""
@@ -226,14 +236,25 @@ def first_with_gradient(parameters: Iterable[Tensor], default: D) -> Tensor | D:
 
 def is_zero(gradient: Tensor) -> bool:
     """Whether a gradient is known to have no non-zero element, without waiting for a device."""
-    gradient = getattr(gradient, "_local_tensor", gradient)
+    gradient = local_of(gradient)
     return gradient.is_cpu and not gradient.is_sparse and not holds_something(gradient)
+
+
+def local_of(gradient: Tensor) -> Tensor:
+    """What this rank has of a DTensor: asking the whole would be a collective."""
+    return getattr(gradient, "_local_tensor", gradient)
+
+
+@secluded
+def has_any(gradient: Tensor) -> bool:
+    """Whether an element is not zero. Waits for a device."""
+    return bool(gradient.detach().any())
 
 
 @secluded
 def holds_something(gradient: Tensor) -> bool:
     """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
-    gradient = getattr(gradient, "_local_tensor", gradient)  # of a DTensor: asking the whole would be a collective
+    gradient = local_of(gradient)
     if not gradient.is_cpu or gradient.is_sparse:
         return False
     if gradient.requires_grad:  # after `create_graph=True`
