@@ -198,6 +198,7 @@ def test_steps_that_the_scaler_skips_are_no_steps(watching, training, kind):
         losses = [loop.scaled_step(factor) for factor in (1.0, math.inf, 1.0)]
     assert seen.losses() == pytest.approx([losses[0].item(), losses[2].item()])
     assert seen.end.totals["skipped"] == {"0": {"scaler": 1}}
+    assert seen.end.totals["nonfinite"]["loss"] == 1
     assert [round(step.gradient_norm) < 10 for step in seen.steps()] == [True, True]
 
 

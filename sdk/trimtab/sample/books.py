@@ -126,8 +126,10 @@ class Books:
     def skip(self, ledger: Ledger, reason: str, loss: Held | None) -> None:
         """A step was not taken. Its loss is in no record, but a value that is not finite is counted."""
         ledger.newly_skipped[reason] += 1
-        if isinstance(loss, float) and not math.isfinite(loss):
-            self.nonfinite["loss"] += 1
+        if loss is None or isinstance(loss, float):
+            self._count_losses((loss,))
+        else:
+            ledger.losses_of_skipped.append(loss)
 
     @property
     def _interval_s(self) -> float:
@@ -227,6 +229,7 @@ class Books:
         ledger.steps += len(numbers.rows.loss)
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
+        self._count_losses(numbers.losses_of_skipped)
         if numbers.first_norms:
             ledger.measure_noise(numbers)
         judged = self.judged(ledger.label)

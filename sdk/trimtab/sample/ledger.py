@@ -90,6 +90,7 @@ class Block:
     weight_decay: list[float | Tensor | None]
     predictions: list[tuple[int, Held, Held]]
     skipped: Counter[str]
+    losses_of_skipped: list[Tensor]
     ts: float
     epoch: int | None
     batch: int | None = None
@@ -106,6 +107,7 @@ class Block:
         held += [v for _, v in self.preclip_norms if isinstance(v, Tensor)]
         held += [v for v in (*self.learning_rate, *self.weight_decay) if isinstance(v, Tensor)]
         held += [v for _, *pair in self.predictions for v in pair if isinstance(v, Tensor)]
+        held += self.losses_of_skipped
         self.transfer = Transfer(held)
 
     @property
@@ -131,6 +133,7 @@ class Block:
             learning_rate=[number(v) for v in self.learning_rate],
             weight_decay=[number(v) for v in self.weight_decay],
             predictions=[(row, float(number(a) or 0), float(number(b) or 0)) for row, a, b in self.predictions],
+            losses_of_skipped=[number(v) for v in self.losses_of_skipped],
             updates=[(s.row, s.read()) for s in self.updates],
             gradients=[(s.row, [m for taken in s.taken for m in taken.read()], s.names) for s in self.gradients],
             first_norms=[(first.row, first.norm(), first.samples) for first in self.first_backwards],
@@ -146,6 +149,7 @@ class Numbers:
     learning_rate: list[float | None]
     weight_decay: list[float | None]
     predictions: list[tuple[int, float, float]]
+    losses_of_skipped: list[float | None]
     updates: list[tuple[int, Mapping[str, float]]]
     gradients: list[tuple[int, list[Moments], Sequence[str | None]]]
     first_norms: list[tuple[int, float, int]]  # row, of the gradient after the first backward, samples behind it
@@ -177,6 +181,7 @@ class Ledger:
         self.groups: Sequence[Mapping[str, Any]] = ()  # the optimizer's, for what only the last step tells
         self.used_decay: Sequence[Any] | None = None  # of the last step, where it was not the groups' own
         self.newly_skipped: Counter[str] = Counter()
+        self.losses_of_skipped: list[Tensor] = []  # likewise, of those on a device
         self.close_at = 0.0
         self.may_close_at = 0.0  # where there is something to say before that, see `Books.close_soon`
         self.nonfinite_seen = False
@@ -207,6 +212,7 @@ class Ledger:
             weight_decay=list(self.used_decay or (group.get("weight_decay") for group in self.groups)),
             predictions=self.predictions,
             skipped=self.newly_skipped,
+            losses_of_skipped=self.losses_of_skipped,
             ts=ts,
             epoch=self.rows[-1][-1] if epoch is not None and self.rows else epoch,
             batch=batch,
@@ -215,7 +221,8 @@ class Ledger:
         self._epoch = self.epoch
         self.waiting += len(self.rows)
         self.rows, self.gradients, self.preclip_norms, self.predictions = [], [], [], []
-        self.updates, self.first_backwards, self.newly_skipped = [], [], Counter()
+        self.updates, self.first_backwards = [], []
+        self.newly_skipped, self.losses_of_skipped = Counter(), []
         return block
 
     def let_go(self) -> None:
