@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -17,9 +16,10 @@ TORCH = Path(torch.__file__).parent
 
 def build():
     """The path of the library, of this source and this torch."""
-    text = f"{torch.__version__} {sys.version} {SOURCE.read_text()}"
-    library = Path(tempfile.gettempdir(), f"trimtab-sim-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()}.so")
+    text = f"{torch.__version__} {TORCH} {sys.version} {SOURCE.read_text()}"
+    library = SOURCE.parent / "__pycache__" / f"sim-{hashlib.sha256(text.encode()).hexdigest()}.so"
     if not library.exists():
+        library.parent.mkdir(exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
         headers = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
         libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
