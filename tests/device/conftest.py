@@ -27,12 +27,15 @@ def no_waiting():
 
     @contextlib.contextmanager
     def no_waiting():
-        forbid = torch.ops.sim.forbid_waiting if DEVICE == "sim" else torch.cuda.set_sync_debug_mode
-        forbid(True if DEVICE == "sim" else "error")
+        if DEVICE == "sim":
+            set_mode, forbidden, allowed = torch.ops.sim.forbid_waiting, True, False
+        else:
+            set_mode, forbidden, allowed = torch.cuda.set_sync_debug_mode, "error", "default"
+        set_mode(forbidden)
         try:
             yield
         finally:
-            forbid(False if DEVICE == "sim" else "default")
+            set_mode(allowed)
 
     return no_waiting
 

@@ -1,6 +1,5 @@
 """Builds the device `sim` (`sim.cpp`) and makes it known to torch, before anything is differentiated: 10 s."""
 
-import contextlib
 import hashlib
 import os
 import subprocess
@@ -23,13 +22,7 @@ def build():
         unfinished = library.with_suffix(f".{os.getpid()}")
         headers = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
         libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
-        options = [
-            "-std=c++20",
-            "-O1",
-            "-fPIC",
-            "-shared",
-            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        ]
+        options = ["-std=c++20", "-O1", "-fPIC", "-shared"]
         subprocess.run(["g++", *options, *headers, SOURCE, "-o", unfinished, *libraries], check=True)
         unfinished.replace(library)
     return library
@@ -64,11 +57,7 @@ class Device(types.ModuleType):
         return torch.ops.sim.is_recording()
 
     def device(self, device):
-        return (
-            contextlib.nullcontext()
-            if device == -1
-            else torch.accelerator.device_index(torch.device(device).index or 0)
-        )
+        return torch.accelerator.device_index(None if device == -1 else torch.device(device).index or 0)
 
     def get_amp_supported_dtype(self):
         return [torch.float16, torch.bfloat16]

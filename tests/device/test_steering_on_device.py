@@ -11,7 +11,7 @@ import trimtab
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout
 
 
-def once(at, *, name="once"):
+def once(at):
     """A rule that begins to fire with the loss of step `at`."""
     seen = []
 
@@ -19,11 +19,11 @@ def once(at, *, name="once"):
         seen.append(loss)
         return float(len(seen) >= at)
 
-    return trimtab.Rule(name, signal=signal, threshold=0.5)
+    return trimtab.Rule("once", signal=signal, threshold=0.5)
 
 
-def policy(*ladder, on="once"):
-    return trimtab.Policy(on=on, ladder=list(ladder), budget=1)
+def policy(*ladder):
+    return trimtab.Policy(on="once", ladder=list(ladder), budget=1)
 
 
 def applied(seen):
@@ -56,7 +56,7 @@ def test_rate_is_scaled_from_the_next_step_on(watching, training, device, is_ten
 
 @pytest.mark.parametrize("action", [ScaleWeightDecay(2.0), SetDropout(0.5), ClipGradients(0.01, steps=4)], ids=repr)
 def test_every_other_action_works_on_a_device(watching, training, action):
-    bare, loop = training(), training()
+    bare = training()
     bare.steps(12)
     loop = training()
     with acting(watching, once(3), action) as seen:

@@ -3,8 +3,8 @@
 "The optimizer that steps next" is wrong for `G.backward, D.backward, G.step, D.step` and for a loss under two
 optimizers. What decides is whose gradients a backward changes. One parameter of each optimizer is its probe: the
 version counter of its gradient tells, for 0.2 us, whether a backward reached it and whether the gradients were
-cleared in between. Only where the probes cannot tell (an optimizer not met yet, a loss that reaches no probe) the
-graph is walked.
+cleared in between. Only where the probes cannot tell (an optimizer not met yet, one that is reached in parts, a loss
+that reaches no probe) the graph is walked.
 
 A gradient is looked at by the thread alone whose backward writes to it: torch writes without Python's lock, and who
 reads meanwhile reads freed memory. Which thread that is, is learned by the same walk.

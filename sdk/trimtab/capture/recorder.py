@@ -72,7 +72,7 @@ class Recorder:
         passes.wait_s = 0.0
         said.marked = NOTHING
         self._criteria.end_step()
-        loss = losses[0] if len(losses) == 1 else total(losses)
+        loss = total(losses)
         mean_loss = criterion = None
         if said.has_news:
             news = self._criteria.take(loss, is_one=len(losses) == 1)
@@ -230,4 +230,6 @@ def _note(news: News, ledger: Ledger, row: int) -> None:
 
 def total(losses: Sequence[Held]) -> Held | None:
     """The sum, or None of nothing."""
+    if len(losses) == 1:  # as nearly always
+        return losses[0]
     return sum_of(losses) if losses else None

@@ -47,7 +47,7 @@ class Unjudged:
             self.backwards.append((len(self.losses), len(losses)))
         if isinstance(found_inf, Tensor):
             self.found_inf.append((len(self.losses), found_inf))
-        self.losses.append(losses[0] if len(losses) == 1 else total(losses))
+        self.losses.append(total(losses))
 
     def take(self) -> Due:
         """All of them, which wait no more."""
