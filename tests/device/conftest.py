@@ -1,9 +1,10 @@
-"""What differs where tensors are on a device. `DEVICE=cuda pytest tests/device` runs this on a GPU.
+"""What differs where tensors are on a device. On a GPU it runs with all other tests.
 
 `DEVICE=sim` is a device for tests, where there is none: `tests/test_simulated_device.py` runs it with all others.
 """
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import sim
@@ -13,6 +14,13 @@ from on_device import DEVICE, Training
 collect_ignore_glob = [] if DEVICE else ["test_*.py"]
 if DEVICE == "sim":
     sim.register()
+
+
+def pytest_collection_modifyitems(items):
+    """What is no simulation is marked as in need of a GPU."""
+    for item in items:
+        if DEVICE != "sim" and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A loop whose tensors are on the device that the variable `DEVICE` names."""
+"""A loop whose tensors are on the device that the variable `DEVICE` names, else on a GPU where there is one."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DEVICE = os.environ.get("DEVICE")
+DEVICE = os.environ.get("DEVICE") or ("cuda" if torch.cuda.is_available() else None)
 
 
 class Split(nn.Module):
