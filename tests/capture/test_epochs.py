@@ -30,6 +30,12 @@ def data(samples=SAMPLES, seed=1):
     return TensorDataset(torch.randn(samples, 4, generator=generator), torch.arange(samples) % 3)
 
 
+def in_parts(dataset):
+    """Batches that no loader brings."""
+    inputs, labels = dataset.tensors
+    return list(zip(inputs.split(BATCH), labels.split(BATCH), strict=True))
+
+
 class Loop:
     """A model, its optimizer, and the parts that people make loops of."""
 
@@ -49,8 +55,8 @@ class Loop:
 
     @torch.no_grad()
     def validate(self, loader=None):
-        losses = [F.cross_entropy(self.model(x), y, reduction="sum").item() for x, y in loader or self.validation]
-        return sum(losses) / len((loader or self.validation).dataset)
+        batches = [(F.cross_entropy(self.model(x), y, reduction="sum"), len(y)) for x, y in loader or self.validation]
+        return sum(loss.item() for loss, _ in batches) / sum(samples for _, samples in batches)
 
 
 @pytest.fixture
@@ -139,7 +145,17 @@ def test_first_batches_of_a_loader_are_an_epoch(watching, loop):
             for batch in itertools.islice(loop.training, 2):
                 loop.step(batch)
     assert [step.epoch for step in seen.steps()] == [1, 1, 2, 2, 3, 3]
-    assert numbers(seen) == [1, 2]  # nobody knows whether the third would have gone on
+    assert numbers(seen) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_last_pass_that_is_left_elsewhere_than_those_before_it_is_no_epoch(watching, loop, last):
+    training = DataLoader(data(24), batch_size=BATCH)
+    with watching() as seen:
+        for batches in (2, 2, last):
+            for batch in itertools.islice(training, batches):
+                loop.step(batch)
+    assert numbers(seen) == [1, 2]
 
 
 def test_all_batches_of_a_loader_are_an_epoch_though_nobody_asks_for_one_more(watching, loop):
@@ -383,6 +399,39 @@ def test_evaluation_on_training_data_does_not_spoil_validation(watching, loop):
             loss = loop.validate()
     assert seen.epochs[-1].validation.loss == pytest.approx(loss)
     assert seen.epochs[-1].validation.samples == 6
+
+
+@pytest.mark.parametrize("samples", [6, 8])
+def test_evaluation_over_tensors_after_training_is_a_test_where_it_is_not_as_long(watching, loop, samples):
+    training, validation, test = in_parts(data()), in_parts(data(6, seed=2)), in_parts(data(samples, seed=3))
+    with watching() as seen:
+        for index, batch in enumerate(training * 3):
+            loop.step(batch)
+            if index in (3, 5):
+                loss = loop.validate(validation)
+        tested = loop.validate(test)
+    assert len(seen.validations) == (3 if samples == 6 else 2)
+    assert seen.validations[-1].loss == pytest.approx(tested if samples == 6 else loss)
+
+
+@pytest.mark.parametrize("by_tensors", [False, True])
+def test_evaluation_on_training_data_alone_is_no_validation_beside_one_that_comes_more_often(
+    watching, loop, by_tensors
+):
+    training, validation = loop.training, loop.validation
+    if by_tensors:
+        training, validation = in_parts(data()), in_parts(data(6, seed=2))
+    expected = []
+    with watching() as seen:
+        for _ in range(3):
+            for index, batch in enumerate(training):
+                loop.step(batch)
+                if index == 1:
+                    expected.append(loop.validate(validation))
+            for inputs, labels in training:
+                with torch.no_grad():
+                    F.cross_entropy(loop.model(inputs), labels)
+    assert [record.loss for record in seen.validations] == pytest.approx(expected)
 
 
 def test_validation_is_chosen_anew_when_other_data_is_trained_on(watching, loop):

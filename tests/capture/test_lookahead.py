@@ -108,19 +108,31 @@ def test_long_loops_that_take_the_short_way_count_alike(watching, around, gradie
     assert epoch.train.loss == pytest.approx(sum(a * b for a, b in zip(losses, expected, strict=True)) / 1602)
 
 
-def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching):
+@pytest.mark.parametrize("after", [(2, 5), (4,)], ids=["and at the end", "before the last batch"])
+@pytest.mark.parametrize("around", [one_ahead, by_accelerate])
+def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, around, after):
     loop, loader = Loop(), DataLoader(data(), batch_size=BATCH)
     held_out = DataLoader(TensorDataset(*data()[:6]), batch_size=3)
     with watching() as seen:
-        for _ in range(2):
-            for index, batch in enumerate(one_ahead(loader)):
+        for _ in range(3):
+            for index, batch in enumerate(around(loader)):
                 loop.step(batch)
-                if index in (2, 5):
+                if index in after:
                     with torch.no_grad():
                         for inputs, labels in one_ahead(held_out):
                             F.cross_entropy(loop.model(inputs), labels)
-    assert sizes(seen) == SIZES * 2
-    assert [epoch.validation.samples for epoch in seen.epochs] == [6, 6]
+    assert sizes(seen) == SIZES * 3
+    assert [step.samples for step in seen.validations] == [6] * 3 * len(after)
+    assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
+
+
+def test_loader_of_two_batches_has_one_in_hand_in_every_epoch(watching):
+    loop, loader = Loop(), DataLoader(data(), batch_size=12)
+    with watching() as seen:
+        for _ in range(3):
+            for batch in one_ahead(loader):
+                loop.step(batch)
+    assert sizes(seen) == [12, 10] * 3
 
 
 def test_accumulation_from_batches_that_are_fetched_together(watching):

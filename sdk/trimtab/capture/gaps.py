@@ -87,20 +87,27 @@ class Gaps:
 
     def __init__(self, on_unclear: Callable[[], object]) -> None:
         self._on_unclear = on_unclear
-        self._chosen: object = None  # the place
+        self._chosen: tuple[object, int, int] | None = None  # the place, batches and samples, where no loader fed it
+        self._is_of_other_data = False  # than training is fed with: a validation before this one
         self._data = Living[bool]()  # what was validated on between two trainings
         self._newest: tuple[LoaderPass, PassSums] | None = None  # ... of these
 
     def chosen(self, gap: Gap, *, trained: bool, is_last: bool) -> PassSums | None:
         """The validation pass, None where that is not known. `trained`: whether training went before it."""
-        fresh = [each for each in gap.passes if not each.is_training_data] or gap.passes
+        fresh = [each for each in gap.passes if not each.is_training_data]
+        if not fresh and self._is_of_other_data:
+            return None
+        self._is_of_other_data |= trained and bool(fresh)
+        fresh = fresh or gap.passes
         if any(each.source is not None for each in fresh):
             return self._of_loaders(fresh, trained=trained, is_last=is_last)
+        if is_last and self._is_test(fresh):
+            return None
         found = self._of_tensors(fresh)
         if found is None:
             self._on_unclear()
             return None
-        self._chosen = found.origin and found.origin.place
+        self._chosen = _known_by(found)
         return found.sums
 
     def forget(self) -> None:
@@ -131,10 +138,17 @@ class Gaps:
             self._newest = source, sums
         return sums
 
+    def _is_test(self, passes: list[_Pass]) -> bool:
+        """Whether this one pass is another than the validation before it: from other lines, and not as long."""
+        if len(passes) > 1 or self._chosen is None:
+            return False
+        (place, *length), (place_before, *length_before) = _known_by(passes[0]), self._chosen
+        return place != place_before and length != length_before
+
     def _of_tensors(self, passes: list[_Pass]) -> _Pass | None:
         if len(passes) == 1:
             return passes[0]
-        before = [each for each in passes if each.origin is not None and each.origin.place == self._chosen]
+        before = [each for each in passes if self._chosen is not None and _known_by(each)[0] == self._chosen[0]]
         if before:
             return before[0]
         for splits in (VALIDATION, TEST):
@@ -145,6 +159,10 @@ class Gaps:
         if len(rest) == 1:
             return rest[0]
         return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None
+
+
+def _known_by(each: _Pass) -> tuple[object, int, int]:
+    return each.origin and each.origin.place, each.sums.batches, each.sums.samples
 
 
 def _loaded(passes: list[_Pass]) -> list[tuple[LoaderPass, PassSums]]:

@@ -69,6 +69,7 @@ class Passes:
         self._ends_seen = False
         self._over = False  # the followed pass has no more batches
         self._left = False  # ... and the loop has moved on
+        self._left_after = 0  # so many batches of a pass, when the loop last began anew before its end
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear)
         self._gap: dict[str, Gap] = {}  # by loss function
@@ -118,6 +119,7 @@ class Passes:
         elif loader.batches == 1 and self._restarts(loader):
             self._one_by_one = self._followed is not None and self._followed.batches == 1
             self._left = not self._one_by_one
+            self._left_after = self._followed.batches if self._followed is not None else 0
         if loader is not self._source:
             self._source = loader
             if loader not in self._fresh:
@@ -206,10 +208,13 @@ class Passes:
         if self._gap or self._left:
             self._resume()
         self._trained = True
-        if self._fresh:
+        is_in_hand = any(loader.exhausted and loader.ahead for loader in self._feeding)  # what was, when no more came
+        if self._fresh and not (is_in_hand and all(loader.in_hand == 0 for loader in self._fresh)):
             self._follow()
-        elif any(loader.exhausted and loader.ahead for loader in self._feeding):
-            self._take()  # what was in hand when no more came
+        elif is_in_hand:
+            self._take()
+        self._fresh.clear()
+        self._source = None
         followed = self._followed
         if not self._over and followed is not None and (not followed.ahead or self._any_will_do(followed)):
             self.steady = followed
@@ -245,8 +250,10 @@ class Passes:
             self._resume(is_last=is_last)
 
     def finish(self) -> None:
-        """The run ends: close what is open."""
-        self._left = self._left or self._over
+        """The run ends: close what is open. The last pass is over, too, where it was left as the one before it was."""
+        followed = self._followed
+        is_left = followed is not None and followed.batches == self._left_after and not self._one_by_one
+        self._left = self._left or self._over or is_left
         self._resume(is_last=True)
 
     def _samples_of(self, source: LoaderPass, gap: Gap) -> int:
@@ -298,12 +305,10 @@ class Passes:
             self._one_by_one = False
         if self._followed.complete:
             self._over = True
-        self._fresh.clear()
-        self._source = None
 
     def _feeds(self, loader: LoaderPass) -> bool:
         """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
-        if not loader.held or loader.exhausted:
+        if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
             return False
         return loader.running or loader in self._feeding or not loader.in_eval_mode
 
@@ -326,9 +331,11 @@ class Passes:
 
     def _ahead(self, loader: LoaderPass) -> int:
         """How many of the batches in hand are for later steps."""
-        if loader.exhausted:
-            return 0
         known = self._lookaheads.get(loader.loader)
+        if loader.exhausted:
+            if known is not None:
+                known.trained(loader.newly_fetched)
+            return 0
         if known is None:
             counted = self.counted() if len(self._feeding) == 1 else 0
             known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
