@@ -104,7 +104,7 @@ def test_loader_that_is_made_anew_and_left_has_epochs(watching, loop, batches):
         for _ in range(4):
             for batch, _ in zip(DataLoader(loop.data, 4), range(batches), strict=False):
                 loop.step(loop.loss(*batch))
-    assert [epoch.step for epoch in seen.epochs] == [batches, 2 * batches, 3 * batches]
+    assert [epoch.step for epoch in seen.epochs] == [batches, 2 * batches, 3 * batches, 4 * batches]
 
 
 def test_loaders_and_data_are_let_go(watching, loop):

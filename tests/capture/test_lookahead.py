@@ -110,20 +110,24 @@ def test_long_loops_that_take_the_short_way_count_alike(watching, around, gradie
 
 @pytest.mark.parametrize("after", [(2, 5), (4,)], ids=["and at the end", "before the last batch"])
 @pytest.mark.parametrize("around", [one_ahead, by_accelerate])
-def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, around, after):
-    loop, loader = Loop(), DataLoader(data(), batch_size=BATCH)
+@pytest.mark.parametrize("kind", [Loop, HandWritten])
+def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, kind, around, after):
+    loop, loader = kind(), DataLoader(data(), batch_size=BATCH)
     held_out = DataLoader(TensorDataset(*data()[:6]), batch_size=3)
     with watching() as seen:
         for _ in range(3):
             for index, batch in enumerate(around(loader)):
                 loop.step(batch)
                 if index in after:
+                    loop.model.eval()
                     with torch.no_grad():
                         for inputs, labels in one_ahead(held_out):
-                            F.cross_entropy(loop.model(inputs), labels)
+                            loop.loss(loop.model(inputs), labels)
+                    loop.model.train()
     assert sizes(seen) == SIZES * 3
-    assert [step.samples for step in seen.validations] == [6] * 3 * len(after)
-    assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
+    if kind is Loop:
+        assert [step.samples for step in seen.validations] == [6] * 3 * len(after)
+        assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
 
 
 def test_loader_of_two_batches_has_one_in_hand_in_every_epoch(watching):

@@ -209,10 +209,10 @@ class Passes:
             self._resume()
         self._trained = True
         is_in_hand = any(loader.exhausted and loader.ahead for loader in self._feeding)  # what was, when no more came
-        if self._fresh and not (is_in_hand and all(loader.in_hand == 0 for loader in self._fresh)):
-            self._follow()
-        elif is_in_hand:
+        if is_in_hand and not any(map(self._trains, self._fresh)):
             self._take()
+        elif self._fresh:
+            self._follow()
         self._fresh.clear()
         self._source = None
         followed = self._followed
@@ -294,7 +294,7 @@ class Passes:
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
         running = [loader for loader in self._fresh if self._feeds(loader)] or self._fresh[-1:]
-        self._feeding = feeding = [loader for loader in running if not self._evaluates(loader)] or running
+        self._feeding = feeding = [loader for loader in running if self._trains(loader)] or running
         for loader in running:
             if loader not in feeding:
                 loader.spend()
@@ -311,6 +311,10 @@ class Passes:
         if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
             return False
         return loader.running or loader in self._feeding or not loader.in_eval_mode
+
+    def _trains(self, loader: LoaderPass) -> bool:
+        """Whether it feeds training for certain."""
+        return self._feeds(loader) and not self._evaluates(loader)
 
     def _evaluates(self, loader: LoaderPass) -> bool:
         """Whether what came from it was for an evaluation that called no loss function."""
