@@ -4,6 +4,8 @@ import math
 import random
 
 import pytest
+import torch
+from torch import nn
 
 from trimtab.catalog.rules import RULES
 from trimtab.signals import (
@@ -15,7 +17,7 @@ from trimtab.signals import (
     UpdateRatio,
     VanishingShare,
 )
-from trimtab.signals.gradients import WARM_UP, WARM_UP_OF_LEARNED, of_trained
+from trimtab.signals.gradients import GROWING, WARM_UP, WARM_UP_OF_LEARNED, of_trained
 
 EXPLODING = RULES["gradient_exploding"].threshold
 
@@ -138,6 +140,47 @@ def test_vanishing_share_follows_when_other_parameters_are_trained():
     signal = VanishingShare()
     signal.update({"a": 1.0, "b": 1.0, "c": 1.0})
     assert signal.update({"b": 1.0, "c": 1.0, "d": 1e-6, "e": 1e-6}) == 0.5
+
+
+def test_vanishing_share_leaves_out_layers_that_wake_up_behind_weights_of_zero():
+    """As in the branches of a residual network whose last layers begin at zero, which is how they are to begin."""
+    torch.manual_seed(0)
+    branches = nn.ModuleList(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)) for _ in range(4))
+    last = nn.Linear(4, 1)
+    for layer in [*(branch[-1] for branch in branches), last]:
+        nn.init.zeros_(layer.weight)
+    named = [*branches.named_parameters(), *last.named_parameters(prefix="last")]
+    optimizer = torch.optim.Adam([p for _, p in named], lr=1e-4)
+    signal, levels, were_tiny = VanishingShare(), [], False
+    for _ in range(60):
+        hidden = torch.randn(32, 4)
+        for branch in branches:
+            hidden = hidden + branch(hidden)
+        optimizer.zero_grad()
+        (last(hidden) - 3.0).square().mean().backward()
+        norms = {name: p.grad.norm().item() for name, p in named}
+        were_tiny |= 0.0 < norms["0.0.weight"] < 1e-3 * max(norms.values())
+        levels.append(signal.update(norms))
+        optimizer.step()
+    assert were_tiny
+    assert levels[0] > 0.8
+    assert max(levels[5:]) == 0.0
+
+
+def test_vanishing_share_counts_layers_that_woke_up_once_they_cease_to_grow():
+    signal = VanishingShare()
+    signal.update({"a": 0.0, "b": 1.0, "c": 1.0})
+    for step in range(200):
+        assert signal.update({"a": 1e-9 * (step + 2 * (step % 2)), "b": 1.0, "c": 1.0}) == 0.0 or step == 0
+    levels = [signal.update({"a": 1e-7, "b": 1.0, "c": 1.0}) for _ in range(2 * GROWING)]
+    assert levels[0] == 0.0
+    assert levels[GROWING:] == [1 / 3] * GROWING
+
+
+def test_vanishing_share_counts_layers_whose_gradient_comes_to_be_zero_at_times():
+    signal, rng = VanishingShare(), random.Random(0)
+    levels = [signal.update({"a": 1e-7 * rng.randrange(3), "b": 1.0, "c": 1.0}) for _ in range(4 * GROWING)]
+    assert levels[2 * GROWING :] == [1 / 3] * 2 * GROWING
 
 
 def test_dead_share_counts_exact_zeros_only():

@@ -17,6 +17,7 @@ GROW = 3.0  # how many times the largest norm a reading counts at most
 FORGET = 0.9995  # of the largest norm, a reading
 FEWEST = 3  # layers that can be compared
 TINY = 1e-3  # of the largest layer's norm: under it a layer learns nothing beside it
+GROWING = 50  # readings at most between two records of a gradient that weights of zero have held back
 ROUNDING = 1e-5  # of the largest norm in its module: a gradient of less is made of rounding errors
 USUAL_RATIO = 1e-3
 LASTING = 1.8  # a logarithm that lasts for three readings counts so many times one that does not
@@ -83,30 +84,48 @@ class VanishingShare:
 
     The parameters of one module count as one layer, by the largest of their norms: some biases have no gradient by
     their nature (before a normalisation, or of attention's keys). After Glorot and Bengio (2010), 4.2. No warm-up.
+
+    Not counted: layers that had no gradient at all at the first reading, and whose norm is growing now: within the
+    last 50 readings it was a larger share of the largest than ever. They stand before weights that began at zero, as
+    the last of a residual branch often do.
     """
 
-    __slots__ = ("_layers", "_names")
+    __slots__ = ("_layers", "_names", "_peaks", "_readings")
 
     LIMIT = TINY
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._layers: list[int] = []
+        self._peaks: dict[int, tuple[float, int]] = {}  # of layers without a gradient at first: the share, when it was
+        self._readings = 0
 
     def update(self, layer_norms: Mapping[str, float]) -> float | None:
         """From 0 to 1; None of fewer than three layers, or where a norm is not finite."""
         names = tuple(layer_norms)
         if names != self._names:
             self._names, self._layers = names, layers_of(names)
+            self._readings = 0
         norms = largest_by_layer(self._layers, layer_norms)
         largest = max(norms, default=0.0)
         if len(norms) < FEWEST or not 0.0 < largest < math.inf:
             return None
         limit = self.LIMIT * largest
-        return sum([norm <= limit for norm in norms]) / len(norms)
+        growing = self._growing([norm / largest for norm in norms])
+        return sum([norm <= limit and layer not in growing for layer, norm in enumerate(norms)]) / len(norms)
+
+    def _growing(self, shares: Sequence[float]) -> set[int]:
+        """Of the layers that had no gradient at first."""
+        if self._readings == 0:
+            self._peaks = {layer: (0.0, 0) for layer, share in enumerate(shares) if share == 0.0}
+        self._readings += 1
+        for layer, (peak, _) in self._peaks.items():
+            if shares[layer] > peak:
+                self._peaks[layer] = shares[layer], self._readings
+        return {layer for layer, (peak, at) in self._peaks.items() if peak and self._readings - at < GROWING}
 
     def fence(self) -> None:
-        """Nothing is remembered."""
+        """Which layers began without a gradient stays known."""
 
 
 class DeadShare(VanishingShare):
