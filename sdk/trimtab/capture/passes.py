@@ -213,8 +213,9 @@ class Passes:
             self._take()
         elif self._fresh:
             self._follow()
-        self._fresh.clear()
-        self._source = None
+        if self._fresh:
+            self._fresh.clear()
+            self._source = None
         followed = self._followed
         if not self._over and followed is not None and (not followed.ahead or self._any_will_do(followed)):
             self.steady = followed
