@@ -55,8 +55,9 @@ def soon_warm(monkeypatch):
 
 @pytest.fixture(params=["a record a step", "some steps timed"])
 def way(request, monkeypatch, one_record_a_step):
-    """What comes in between. Every third step is looked at."""
+    """What comes in between. Every third step is looked at. No rule ends a record at a moment that the clock picks."""
     look_often(monkeypatch)
+    monkeypatch.setattr(pace, "WATCHED_EVERY_S", 60.0)
     if request.param != "a record a step":
         monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
         monkeypatch.setattr(meter, "TIMED_EVERY", 5)
