@@ -401,6 +401,23 @@ def test_evaluation_on_training_data_does_not_spoil_validation(watching, loop):
     assert seen.epochs[-1].validation.samples == 6
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_test_on_tensors_beside_a_validation_by_a_loader_is_no_part_of_it(watching, loop, at_once):
+    test, expected = data(20, seed=3).tensors, []
+    with watching() as seen:
+        for _ in range(3):
+            for batch in loop.training:
+                loop.step(batch)
+            with torch.no_grad():
+                if at_once:
+                    inputs, labels = map(torch.cat, zip(*loop.validation, strict=True))
+                    expected.append(F.cross_entropy(loop.model(inputs), labels).item())
+                else:
+                    expected.append(loop.validate())
+                F.cross_entropy(loop.model(test[0]), test[1])
+    assert [epoch.validation.loss for epoch in seen.epochs] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("samples", [6, 8])
 def test_evaluation_over_tensors_after_training_is_a_test_where_it_is_not_as_long(watching, loop, samples):
     training, validation, test = in_parts(data()), in_parts(data(6, seed=2)), in_parts(data(samples, seed=3))
@@ -798,6 +815,24 @@ def test_batch_that_is_evaluated_without_a_loss_function_is_no_training(watching
 
 def own_loss(model, inputs, labels):
     return (model(inputs).softmax(1) - F.one_hot(labels, 3)).square().mean()
+
+
+def test_batch_of_validation_that_was_fetched_before_the_model_was_in_eval_mode_is_no_training(watching, loop):
+    """As Lightning fetches it, and keeps the iterator. The loss is the user's own."""
+    validation = DataLoader(data(6, seed=2), batch_size=6)
+    with watching() as seen:
+        for epoch in range(3):
+            for batch in loop.training if epoch else ():
+                loop.optimizer.zero_grad()
+                own_loss(loop.model, *batch).backward()
+                loop.optimizer.step()
+            with torch.no_grad():
+                batches = iter(validation)
+                batch = next(batches)
+                loop.model.eval()
+                own_loss(loop.model, *batch)
+                loop.model.train()
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, SAMPLES % BATCH] * 2
 
 
 class Repeated:

@@ -125,18 +125,25 @@ def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, kind, a
                             loop.loss(loop.model(inputs), labels)
                     loop.model.train()
     assert sizes(seen) == SIZES * 3
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
     if kind is Loop:
         assert [step.samples for step in seen.validations] == [6] * 3 * len(after)
         assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
 
 
-def test_loader_of_two_batches_has_one_in_hand_in_every_epoch(watching):
+@pytest.mark.parametrize("validates", [False, True])
+def test_loader_of_two_batches_has_one_in_hand_in_every_epoch(watching, validates):
     loop, loader = Loop(), DataLoader(data(), batch_size=12)
+    held_out = DataLoader(TensorDataset(*data()[:6]), batch_size=3)
     with watching() as seen:
         for _ in range(3):
             for batch in one_ahead(loader):
                 loop.step(batch)
+                for inputs, labels in held_out if validates else ():
+                    with torch.no_grad():
+                        loop.loss(loop.model(inputs), labels)
     assert sizes(seen) == [12, 10] * 3
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
 
 
 def test_accumulation_from_batches_that_are_fetched_together(watching):

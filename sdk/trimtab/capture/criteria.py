@@ -326,7 +326,7 @@ class Criteria:
     def _origin_of(self, target: Tensor | None) -> Origin | None:
         if not self._passes.is_fed:
             return self._origins.of(target)
-        return self._origins.of(None) if self._passes.is_at_first_batch else None
+        return self._origins.of(None) if self._passes.asks_origin else None
 
 
 class _Undecided:

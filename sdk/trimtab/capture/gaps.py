@@ -28,6 +28,7 @@ class _Pass:
     origin: Origin | None
     is_training_data: bool
     source: LoaderPass | None = None
+    paths: set[int] = field(default_factory=set)  # from which the losses of the first batch came
     sums: PassSums = field(default_factory=PassSums)
 
 
@@ -54,7 +55,14 @@ class Gap:
             found = self._add(source.loader, _Pass(origin, is_training_data))
         found.source = source
         found.is_training_data |= is_training_data
+        if origin is not None:
+            found.paths.add(origin.path)
         return found.sums
+
+    def is_elsewhere(self, source: LoaderPass, origin: Origin | None) -> bool:
+        """Whether a loss that comes after a loader's end is called from other lines, and not about its last batch."""
+        found = self._of.get(source.loader)
+        return found is not None and origin is not None and origin.path not in found.paths
 
     def of_tensors(self, origin: Origin | None) -> PassSums:
         """The pass from `origin`. Passes do not alternate: what comes in turns is one, such as two losses a batch."""

@@ -32,7 +32,7 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "in_eval_mode", "is_plain", "loader", "repeats", "samples", "sized", "wait_s",
+        "data", "each", "exhausted", "is_evaluated", "is_plain", "loader", "repeats", "samples", "sized", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -51,7 +51,7 @@ class LoaderPass:
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
-        self.in_eval_mode = False  # whether a model was when the newest batch came
+        self.is_evaluated = False  # whether a model was in eval mode, or grad was off, when the newest batch came
         self.samples = 0  # fetched, and not yet trained on or validated, but for those of batches that are kept
         self.wait_s = 0.0  # for those
         self._new: list[int] = []  # the sizes of the batches behind `samples`, while the general way counts them

@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from trimtab.capture.gaps import Gap, Gaps
 from trimtab.capture.identity import Living
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead
@@ -107,7 +109,7 @@ class Passes:
         steady, self.steady = self.steady, None
         if steady is not None and steady is not loader and steady.fed():
             self._fresh.append(steady)  # two loaders side by side, or validation before the batch is trained on
-        loader.in_eval_mode = self.evaluates()
+        loader.is_evaluated = self.evaluates() or not torch.is_grad_enabled()
         loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
@@ -115,7 +117,7 @@ class Passes:
             if loader is self._followed:
                 self._over = loader.complete  # the length it told was too short
             else:
-                self._left = True
+                self._left = self._left or not self._is_in_hand
         elif loader.batches == 1 and self._restarts(loader):
             self._one_by_one = self._followed is not None and self._followed.batches == 1
             self._left = not self._one_by_one
@@ -148,14 +150,19 @@ class Passes:
         return self._left or (bool(self._gap) and not goes_on)
 
     @property
+    def _is_in_hand(self) -> bool:
+        """Whether the loop has fetched more of the followed pass than it has trained on."""
+        return self._followed is not None and self._followed.ahead > 0
+
+    @property
     def is_fed(self) -> bool:
         """Whether a loss that is computed now, for validation, is about the batch of a loader."""
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
 
     @property
-    def is_at_first_batch(self) -> bool:
-        """Whether that batch is the first of its loader."""
-        return self._source is not None and self._source.batches == 1
+    def asks_origin(self) -> bool:
+        """Whether it is to be known where such a loss comes from: at a loader's first batch, and after its last."""
+        return self._source is not None and (self._source.batches == 1 or self._source.exhausted)
 
     def validated(
         self,
@@ -166,7 +173,7 @@ class Passes:
         loss: str = "",
         rank: int = 0,
     ) -> None:
-        """A loss was computed for validation. `origin` is where it comes from: known of a loader's first batch alone.
+        """A loss was computed for validation. `origin` is where it comes from, where no loader is, or it was asked for.
 
         `loss` is the function. Of several the pass is by the one of the least `rank`, that training is compared by.
         """
@@ -179,9 +186,9 @@ class Passes:
         gap = self._gap.get(loss)
         if gap is None:
             gap = self._gap[loss] = Gap(rank)
-        self._left = self._left or self._over
+        self._left = self._left or (self._over and not self._is_in_hand)
         source = self._source
-        if source is not None:
+        if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
             sums = gap.of_loader(source, origin, is_training_data=trained)
             sums.add(criterion, predictions, self._samples_of(source, gap))
@@ -311,7 +318,7 @@ class Passes:
         """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
         if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
             return False
-        return loader.running or loader in self._feeding or not loader.in_eval_mode
+        return loader.running or loader in self._feeding or not loader.is_evaluated
 
     def _trains(self, loader: LoaderPass) -> bool:
         """Whether it feeds training for certain."""
@@ -319,7 +326,7 @@ class Passes:
 
     def _evaluates(self, loader: LoaderPass) -> bool:
         """Whether what came from it was for an evaluation that called no loss function."""
-        return loader.in_eval_mode and loader.loader not in self._trained_loaders
+        return loader.is_evaluated and loader.loader not in self._trained_loaders
 
     def _take(self) -> None:
         """Spend what is behind the training backward that is about to run."""
