@@ -131,6 +131,27 @@ def test_evaluation_of_targets_that_equal_those_of_training_is_left_out(watching
     assert seen.validations[-1].loss == pytest.approx(validation)
 
 
+@pytest.mark.parametrize("splits", ["train val", "train val test"])
+def test_several_splits_that_one_line_evaluates_are_not_summed_up(watching, loop, splits):
+    """As with masks over the nodes of a graph."""
+    inputs, labels = (torch.cat(parts) for parts in zip(*loop.data.values(), strict=True))
+    masks = [torch.arange(72) // 24 == number for number in range(3)][: len(splits.split())]
+    expected = []
+    with watching() as seen:
+        for _ in range(3):
+            loop.optimizer.zero_grad()
+            F.cross_entropy(loop.model(inputs)[masks[0]], labels[masks[0]]).backward()
+            loop.optimizer.step()
+            with torch.no_grad():
+                outputs = loop.model(inputs)
+                expected.append([F.cross_entropy(outputs[mask], labels[mask]).item() for mask in masks])
+    if len(masks) == 2:
+        assert [step.loss for step in seen.validations] == pytest.approx([losses[1] for losses in expected])
+    else:
+        assert seen.validations == []
+        assert notices(seen) == ["validation_unclear"]
+
+
 def test_first_pass_over_other_tensors_than_training_reads_is_the_validation(watching, loop):
     with watching() as seen:
         loop.train()

@@ -66,11 +66,11 @@ class Gap:
 
     def of_tensors(self, origin: Origin | None) -> PassSums:
         """The pass from `origin`. Passes do not alternate: what comes in turns is one, such as two losses a batch."""
-        place = origin and origin.place
-        found = self._of.get(place)
+        is_training_data = origin is not None and origin.is_training_data
+        key = origin and (origin.place, is_training_data)
+        found = self._of.get(key)
         if found is None:
-            found = self._add(place, _Pass(origin, False))
-        found.is_training_data |= origin is not None and origin.is_training_data
+            found = self._add(key, _Pass(origin, is_training_data))
         between = self.passes[self.passes.index(found) + 1 :]
         if all(each.source is None for each in between):
             for each in between:
@@ -112,7 +112,7 @@ class Gaps:
         if is_last and self._is_test(fresh):
             return None
         found = self._of_tensors(fresh)
-        if found is None:
+        if found is None or _is_mixed(found, gap.passes):
             self._on_unclear()
             return None
         self._chosen = _known_by(found)
@@ -171,6 +171,14 @@ class Gaps:
 
 def _known_by(each: _Pass) -> tuple[object, int, int]:
     return each.origin and each.origin.place, each.sums.batches, each.sums.samples
+
+
+def _is_mixed(found: _Pass, passes: list[_Pass]) -> bool:
+    """Whether one line evaluates training data and several other batches, which may be of several splits."""
+    place = _known_by(found)[0]
+    return found.sums.batches > 1 and any(
+        each is not found and each.is_training_data and _known_by(each)[0] == place for each in passes
+    )
 
 
 def _loaded(passes: list[_Pass]) -> list[tuple[LoaderPass, PassSums]]:
