@@ -16,7 +16,10 @@ faults are caught by `guard`, counted, and reported once.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and the like: ECMA-48, 5.4
 
 
 class TrimtabError(Exception):
@@ -71,7 +74,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 def printable(text: str) -> str:
     r"""`text` in one line, without what a terminal would obey: somebody else may have written it.
 
-    >>> printable("loss\x1b[2J\nfalls")
-    'loss [2J falls'
+    >>> printable("loss\x1b[1m falls\x1b[0m,\nfast")
+    'loss falls, fast'
     """
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(letter if letter.isprintable() else " " for letter in _ESCAPES.sub("", text))

@@ -1,11 +1,14 @@
 """What watching costs is measured, told, and held to a budget."""
 
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from trimtab import health as reports
+from trimtab.capture import unannounced
 from trimtab.sample import pace
 from trimtab.sample.spacing import WARM_UP_STEPS
 from trimtab.types import Health
@@ -30,6 +33,18 @@ def test_cost_is_told_as_time_and_as_a_share_of_the_run(watching, train):
         train(20)
     assert seen.health.overhead_seconds > 0
     assert seen.health.overhead_ratio >= seen.health.overhead_seconds / seen.end.seconds
+
+
+def test_search_that_is_made_once_is_not_taken_for_what_every_step_costs(watching, monkeypatch):
+    monkeypatch.setattr(unannounced, "living_optimizers", lambda: time.sleep(0.2) or [])
+    model, inputs = nn.Linear(4, 4), torch.ones(4, 4)
+    with watching(gradients_every=1000) as seen:
+        for _ in range(30):
+            model.zero_grad()
+            F.mse_loss(model(inputs), inputs).backward()
+            for parameter in model.parameters():
+                parameter.data.sub_(parameter.grad, alpha=0.1)
+    assert 0.2 < seen.health.overhead_seconds < seen.end.seconds
 
 
 def test_fixed_interval_is_kept(watching, train):

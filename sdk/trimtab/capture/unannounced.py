@@ -270,7 +270,10 @@ class UnseenOptimizer:
         if self._patience > ROUNDS_WITHOUT_STEP:
             return False
         reached = {id(leaf): leaf for leaf in self._attribution.newest_leaves}
-        hooked = [parameters_of(each) for each in living_optimizers() if getattr(type(each).step, "hooked", False)]
+        started = self._recorder.clock()
+        living = living_optimizers()
+        self._recorder.meter.add(self._recorder.clock() - started)
+        hooked = [parameters_of(each) for each in living if getattr(type(each).step, "hooked", False)]
         concerned = [ps for ps in hooked if not (reached.keys().isdisjoint(map(id, ps)) and _is_trained(ps))]
         own = {id(p) for parameters in concerned for p in parameters}
         others = [leaf for key, leaf in reached.items() if key not in own]
