@@ -215,14 +215,7 @@ class Passes:
         if self._gap or self._left:
             self._resume()
         self._trained = True
-        is_in_hand = any(loader.exhausted and loader.ahead for loader in self._feeding)  # what was, when no more came
-        if is_in_hand and not any(map(self._trains, self._fresh)):
-            self._take()
-        elif self._fresh:
-            self._follow()
-        if self._fresh:
-            self._fresh.clear()
-            self._source = None
+        self._count()
         followed = self._followed
         if not self._over and followed is not None and (not followed.ahead or self._any_will_do(followed)):
             self.steady = followed
@@ -298,6 +291,17 @@ class Passes:
             self._unseen += 1
             if self._unseen == UNSEEN_AFTER:
                 self.on_unseen()
+
+    def _count(self) -> None:
+        """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
+        has_rest = any(loader.exhausted and loader.ahead for loader in self._feeding)
+        if has_rest and not any(map(self._trains, self._fresh)):
+            self._take()
+        elif self._fresh:
+            self._follow()
+        if self._fresh:
+            self._fresh.clear()
+            self._source = None
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
