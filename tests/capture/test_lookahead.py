@@ -113,7 +113,8 @@ def test_long_loops_that_take_the_short_way_count_alike(watching, around, gradie
 @pytest.mark.parametrize("kind", [Loop, HandWritten])
 def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, kind, around, after):
     loop, loader = kind(), DataLoader(data(), batch_size=BATCH)
-    held_out = DataLoader(TensorDataset(*data()[:6]), batch_size=3)
+    held_out = DataLoader(TensorDataset(*data()[:9]), batch_size=3)
+    validated = []
     with watching() as seen:
         for _ in range(3):
             for index, batch in enumerate(around(loader)):
@@ -121,14 +122,15 @@ def test_validation_in_the_middle_leaves_what_is_in_hand_alone(watching, kind, a
                 if index in after:
                     loop.model.eval()
                     with torch.no_grad():
-                        for inputs, labels in one_ahead(held_out):
-                            loop.loss(loop.model(inputs), labels)
+                        losses = [loop.loss(loop.model(inputs), labels) for inputs, labels in around(held_out)]
+                    validated.append(sum(losses).item() / len(losses))
                     loop.model.train()
     assert sizes(seen) == SIZES * 3
     assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
     if kind is Loop:
-        assert [step.samples for step in seen.validations] == [6] * 3 * len(after)
-        assert [epoch.validation.samples for epoch in seen.epochs] == [6] * 3
+        assert [step.loss for step in seen.validations] == pytest.approx(validated)
+        assert [step.samples for step in seen.validations] == [9] * 3 * len(after)
+        assert [epoch.validation.samples for epoch in seen.epochs] == [9] * 3
 
 
 @pytest.mark.parametrize("validates", [False, True])

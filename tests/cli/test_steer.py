@@ -55,7 +55,7 @@ def test_command_is_taken_and_answered(desk, run, kind):
 
 def test_no_answer_is_obeyed_by_the_terminal(desk, run):
     out = ask(desk, run, "pause", "resnet", answer=("applied", "done\x1b[2J"))[2]
-    assert out == "pause: applied at step 120: done [2J\n"
+    assert out == "pause: applied at step 120: done\n"
 
 
 def test_refusal_is_code_1_and_says_why(desk, run):

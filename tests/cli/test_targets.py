@@ -54,7 +54,7 @@ def test_no_name_of_a_file_is_obeyed_by_the_terminal(desk):
     folder.mkdir(parents=True)
     (folder / "\x1b[2Jgone.json").write_text("{}")
     (row,) = desk.trimtab("targets", "list").stdout.splitlines()[1:]
-    assert row.startswith(" [2Jgone.json")
+    assert row.startswith("gone.json")
 
 
 def test_list_of_nothing_is_its_header(desk):

@@ -50,7 +50,7 @@ def test_client_takes_an_empty_answer(server, grafana):
         ((302, {"Location": "https://sso.example.org/?q=1"}, ""), 302, "redirect"),
         ((401, {}, '{"message": "Invalid API key"}'), 401, "refuses the token"),
         ((403, {}, '{"message": "You need folders:create"}'), 403, "folders:create"),
-        ((412, {}, '{"message": "version\\u001b[31m mismatch"}'), 412, r"version \[31m mismatch"),
+        ((412, {}, '{"message": "version\\u001b[31m mismatch"}'), 412, r"version mismatch"),
         ((500, {}, HTML), 500, "answered 500"),
         ((400, {}, '"a message"'), 400, "answered 400"),
         ((400, {}, f'{{"message": "no right for {TOKEN}"}}'), 400, r"no right for \[token\]"),

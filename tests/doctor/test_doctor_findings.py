@@ -310,7 +310,7 @@ def test_answer_that_is_none_of_prometheus_is_a_finding(target, odd):
 def test_nothing_that_a_server_says_is_obeyed_by_the_terminal(odd, tmp_path):
     nobody = ("--alertmanager", "http://127.0.0.1:1", "--grafana", "http://127.0.0.1:1")
     done = CliRunner().invoke(trimtab, ["doctor", "--targets", str(tmp_path / "targets"), "--prometheus", odd, *nobody])
-    assert "2.53.0 [2J" in done.output
+    assert "2.53.0" in done.output
     assert "\x1b" not in done.output
 
 

@@ -62,7 +62,9 @@ class Gap:
     def is_elsewhere(self, source: LoaderPass, origin: Origin | None) -> bool:
         """Whether a loss that comes after a loader's end is called from other lines, and not about its last batch."""
         found = self._of.get(source.loader)
-        return found is not None and origin is not None and origin.path not in found.paths
+        if found is None or origin is None or not found.paths:
+            return False
+        return origin.path not in found.paths
 
     def of_tensors(self, origin: Origin | None) -> PassSums:
         """The pass from `origin`. Passes do not alternate: what comes in turns is one, such as two losses a batch."""

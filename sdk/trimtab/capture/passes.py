@@ -161,8 +161,11 @@ class Passes:
 
     @property
     def asks_origin(self) -> bool:
-        """Whether it is to be known where such a loss comes from: at a loader's first batch, and after its last."""
-        return self._source is not None and (self._source.batches == 1 or self._source.exhausted)
+        """Whether it is to be known where such a loss comes from: at a loader's first batch, and after its last.
+
+        A loop that fetches ahead has the second in hand by then.
+        """
+        return self._source is not None and (self._source.batches <= 2 or self._source.exhausted)
 
     def validated(
         self,
