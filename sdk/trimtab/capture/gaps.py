@@ -28,7 +28,7 @@ class _Pass:
     origin: Origin | None
     is_training_data: bool
     source: LoaderPass | None = None
-    paths: set[int] = field(default_factory=set)  # from which the losses of the first batch came
+    paths: set[int] = field(default_factory=set)  # from which the losses of its first batches came
     sums: PassSums = field(default_factory=PassSums)
 
 

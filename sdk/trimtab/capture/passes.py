@@ -161,9 +161,9 @@ class Passes:
 
     @property
     def asks_origin(self) -> bool:
-        """Whether it is to be known where such a loss comes from: at a loader's first batch, and after its last.
+        """Whether it is to be known where such a loss comes from: at a loader's first batches, and after its last.
 
-        A loop that fetches ahead has the second in hand by then.
+        A loop that fetches ahead has the second in hand when it comes to the first.
         """
         return self._source is not None and (self._source.batches <= 2 or self._source.exhausted)
 
