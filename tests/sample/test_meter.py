@@ -51,6 +51,14 @@ def test_first_steps_are_no_measure_for_the_later_ones():
     assert meter.seconds - before == pytest.approx(20.0, rel=0.01)
 
 
+@pytest.mark.parametrize("busy", [19, 39])
+def test_one_step_that_waits_for_a_core_does_not_count_for_those_after_it(busy):
+    meter = Meter()
+    for index in range(1, 71):
+        step(meter, 1000.0 if index == busy else 1.0)
+    assert meter.seconds == pytest.approx(70.0, rel=0.05)
+
+
 def test_costly_work_counts_once_though_the_hook_around_it_is_timed():
     meter, costs = Meter(), 0
     for _ in range(20 * TIMED_EVERY):

@@ -36,7 +36,7 @@ def test_cost_is_told_as_time_and_as_a_share_of_the_run(watching, train):
 
 
 def test_search_that_is_made_once_is_not_taken_for_what_every_step_costs(watching, monkeypatch):
-    monkeypatch.setattr(unannounced, "living_optimizers", lambda: time.sleep(0.2) or [])
+    monkeypatch.setattr(unannounced, "living_optimizers", lambda: time.sleep(1.0) or [])
     model, inputs = nn.Linear(4, 4), torch.ones(4, 4)
     with watching(gradients_every=1000) as seen:
         for _ in range(30):
@@ -44,7 +44,7 @@ def test_search_that_is_made_once_is_not_taken_for_what_every_step_costs(watchin
             F.mse_loss(model(inputs), inputs).backward()
             for parameter in model.parameters():
                 parameter.data.sub_(parameter.grad, alpha=0.1)
-    assert 0.2 < seen.health.overhead_seconds < seen.end.seconds
+    assert 1.0 < seen.health.overhead_seconds < 3.0  # it was 6
 
 
 def test_fixed_interval_is_kept(watching, train):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from trimtab.sample.spacing import median
-
 TIMED_EVERY = 64
 WARM_UP_STEPS = 4
 USUAL_FROM = 16  # steps
@@ -65,11 +63,14 @@ class Meter:
 
     def _end(self) -> None:
         self._settled_s += (self.steps - self._settled_steps) * self._step_s
+        step_s = max(self._hooks_s, 0.0)
         if self._settled_steps < USUAL_FROM <= self.steps:
             self._recent_s.clear()
+            step_s = min(step_s, self._step_s)  # dearer than the first ones it is only where the machine was busy
         self._settled_steps = self.steps
-        self._recent_s.append(max(self._hooks_s, 0.0))
-        self._step_s = median(self._recent_s)  # one step may have met something that is done once
+        self._recent_s.append(step_s)
+        # One step may have met something that is done once, or may have had to wait for its turn on a core.
+        self._step_s = sorted(self._recent_s)[(len(self._recent_s) - 1) // 2]
         self._hooks_s = 0.0
         self._ending = False
         self.timing = self.steps < WARM_UP_STEPS
