@@ -25,9 +25,11 @@ class Searches:
     def one(self) -> Iterator[bool]:
         """Around one of them: whether it may look everywhere, or at those alone that came to be a short while ago."""
         started = time.perf_counter()
-        yield self._made < FIRST or self._spent_s < FREE_S + SHARE * (started - self._began_at)
-        self._made += 1
-        self._spent_s += time.perf_counter() - started
+        try:
+            yield self._made < FIRST or self._spent_s < FREE_S + SHARE * (started - self._began_at)
+        finally:
+            self._made += 1
+            self._spent_s += time.perf_counter() - started
 
 
 def living(kinds: type | tuple[type, ...], *, everywhere: bool = True) -> list[Any]:

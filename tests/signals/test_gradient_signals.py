@@ -189,6 +189,12 @@ def test_dead_share_counts_exact_zeros_only():
     assert DeadShare().update({**norms, "a.weight": 1e-30}) == 0.0
 
 
+def test_layer_that_woke_and_died_is_dead_at_once():
+    signal = DeadShare()
+    levels = [signal.update({"a": norm, "b": 1.0, "c": 1.0}) for norm in (0.0, 0.1, 0.2, 0.0)]
+    assert levels == [1 / 3, 0.0, 0.0, 1 / 3]
+
+
 def test_update_ratio_is_the_median_in_thousandths():
     assert UpdateRatio().update({"a": 1e-3, "b": 2e-3, "c": 0.9}) == pytest.approx(2.0)
     assert UpdateRatio().update({}) is None

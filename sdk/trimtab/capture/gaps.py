@@ -31,6 +31,15 @@ class _Pass:
     paths: set[int] = field(default_factory=set)  # from which the losses of its first batches came
     sums: PassSums = field(default_factory=PassSums)
 
+    @property
+    def place(self) -> object:
+        """The lines that its losses come from, None where they are not known."""
+        return self.origin and self.origin.place
+
+    def is_as_long_as(self, other: _Pass) -> bool:
+        """Whether both are of as many batches and samples."""
+        return (self.sums.batches, self.sums.samples) == (other.sums.batches, other.sums.samples)
+
 
 class Gap:
     """The passes since the last training backward, in order, by one loss function.
@@ -97,7 +106,7 @@ class Gaps:
 
     def __init__(self, on_unclear: Callable[[], object]) -> None:
         self._on_unclear = on_unclear
-        self._chosen: tuple[object, int, int] | None = None  # the place, batches and samples, where no loader fed it
+        self._chosen: _Pass | None = None  # the newest that no loader fed
         self._is_of_other_data = False  # than training is fed with: a validation before this one
         self._data = Living[bool]()  # what was validated on between two trainings
         self._newest: tuple[LoaderPass, PassSums] | None = None  # ... of these
@@ -117,7 +126,7 @@ class Gaps:
         if found is None or _is_mixed(found, gap.passes):
             self._on_unclear()
             return None
-        self._chosen = _known_by(found)
+        self._chosen = found
         return found.sums
 
     def forget(self) -> None:
@@ -150,15 +159,15 @@ class Gaps:
 
     def _is_test(self, passes: list[_Pass]) -> bool:
         """Whether this one pass is another than the validation before it: from other lines, and not as long."""
-        if len(passes) > 1 or self._chosen is None:
+        before = self._chosen
+        if len(passes) > 1 or before is None:
             return False
-        (place, *length), (place_before, *length_before) = _known_by(passes[0]), self._chosen
-        return place != place_before and length != length_before
+        return passes[0].place != before.place and not passes[0].is_as_long_as(before)
 
     def _of_tensors(self, passes: list[_Pass]) -> _Pass | None:
         if len(passes) == 1:
             return passes[0]
-        before = [each for each in passes if self._chosen is not None and _known_by(each)[0] == self._chosen[0]]
+        before = [each for each in passes if self._chosen is not None and each.place == self._chosen.place]
         if before:
             return before[0]
         for splits in (VALIDATION, TEST):
@@ -171,15 +180,10 @@ class Gaps:
         return rest[0] if rest and all(each.origin and each.origin.is_other_data for each in rest) else None
 
 
-def _known_by(each: _Pass) -> tuple[object, int, int]:
-    return each.origin and each.origin.place, each.sums.batches, each.sums.samples
-
-
 def _is_mixed(found: _Pass, passes: list[_Pass]) -> bool:
     """Whether one line evaluates training data and several other batches, which may be of several splits."""
-    place = _known_by(found)[0]
     return found.sums.batches > 1 and any(
-        each is not found and each.is_training_data and _known_by(each)[0] == place for each in passes
+        each is not found and each.is_training_data and each.place == found.place for each in passes
     )
 
 

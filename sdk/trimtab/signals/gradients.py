@@ -85,9 +85,9 @@ class VanishingShare:
     The parameters of one module count as one layer, by the largest of their norms: some biases have no gradient by
     their nature (before a normalisation, or of attention's keys). After Glorot and Bengio (2010), 4.2. No warm-up.
 
-    Not counted: layers that had no gradient at all at the first reading, and whose norm is growing now: within the
-    last 50 readings it was a larger share of the largest than ever. They stand before weights that began at zero, as
-    the last of a residual branch often do.
+    Not counted: layers that had no gradient at all at the first reading, and whose norm is growing now: it is not zero,
+    and within the last 50 readings it was a larger share of the largest than ever. They stand before weights that began
+    at zero, as the last of a residual branch often do.
     """
 
     __slots__ = ("_layers", "_names", "_peaks", "_readings")
@@ -122,7 +122,7 @@ class VanishingShare:
         for layer, (peak, _) in self._peaks.items():
             if shares[layer] > peak:
                 self._peaks[layer] = shares[layer], self._readings
-        return {layer for layer, (peak, at) in self._peaks.items() if peak and self._readings - at < GROWING}
+        return {layer for layer, (_, at) in self._peaks.items() if shares[layer] and self._readings - at < GROWING}
 
     def fence(self) -> None:
         """Which layers began without a gradient stays known."""
