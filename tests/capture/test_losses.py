@@ -207,10 +207,14 @@ def test_ctc_loss_counts_sequences_however_their_targets_are_laid_out(calls, con
     assert criterion(calls[-1]).samples == 2
 
 
-def test_ignored_targets_do_not_weigh_in_the_mean_over_batches(calls):
-    F.cross_entropy(LOGITS, torch.tensor([0, -100, -100, -100, 1, 1]))
-    assert criterion(calls[-1]).weight == 3
-    assert criterion(calls[-1]).samples == 6
+@pytest.mark.parametrize("times", [1, 20])  # few are counted in another way than many
+def test_ignored_targets_do_not_weigh_in_the_mean_over_batches(calls, times):
+    logits, targets = LOGITS.repeat(times, 1), torch.tensor([0, -100, -100, -100, 1, 1] * times)
+    F.cross_entropy(logits, targets)
+    assert criterion(calls[-1]).weight == 3 * times
+    assert criterion(calls[-1]).samples == 6 * times
+    F.cross_entropy(logits.T.unsqueeze(0), targets.unsqueeze(0))
+    assert criterion(calls[-1]).weight == 3 * times
 
 
 def test_a_batch_in_which_nothing_counts_weighs_nothing(calls):

@@ -47,8 +47,13 @@ class Looks:
 
     def end_step(self) -> None:
         """A step is over."""
+        first = self.predictions.first
         if self.predictions.end():
-            self._end_look()
+            of_step = self.calls - first + 1
+            step = (self.calls - 1) // of_step
+            self.predictions.at = self.calls + (self._spacing.after(step) - step - 1) * of_step
+            self._spacing.cost(self._spent_s)
+            self._spent_s = 0.0
         if self.labels.end() and self.labels.at < math.inf:
             self.labels.at = next_call(self.calls - 1, self._tallies)
 
@@ -62,13 +67,7 @@ class Looks:
         if found is not None:
             said.predictions.append(found)
         if found is None or self.predictions.calls == LOOKS_TOGETHER:
-            self.predictions.stop()
-            self._end_look()
-
-    def _end_look(self) -> None:
-        self.predictions.at = self._spacing.after(self.calls - 1)
-        self._spacing.cost(self._spent_s)
-        self._spent_s = 0.0
+            self.predictions.is_passed = True
 
     def _count_labels(self, call: LossCall, said: Said) -> None:
         found = tally(call)
@@ -89,6 +88,7 @@ class WholeSteps:
     """
 
     at: float = 0
+    first: int = 0  # call that was read of the step under way, or of the newest of which one was
     calls: int = 0  # that were read of the step under way
     is_passed: bool = False  # whether one of it was not
 
@@ -97,12 +97,10 @@ class WholeSteps:
         if self.is_passed or call <= self.at:
             self.is_passed = True
             return False
+        if not self.calls:
+            self.first = call
         self.calls += 1
         return True
-
-    def stop(self) -> None:
-        """Read no more of the step under way."""
-        self.calls, self.is_passed = 0, True
 
     def end(self) -> bool:
         """The step is over: whether any of it was read."""

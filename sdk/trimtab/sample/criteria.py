@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from trimtab.sample.scalars import Held, Transfer, hold, sum_of
-from trimtab.sample.seclusion import secluded
+from trimtab.sample.seclusion import modes, secluded
 
 NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 
 Classes: TypeAlias = Literal["multiclass", "binary_logits", "binary_probabilities"]
 Count: TypeAlias = "int | Tensor"
 
-FEW = 512  # targets that are compared one by one
+FEW, FEWER = 512, 64  # targets that are compared one by one, and that are counted one by one
 
 OF_BATCH = ("kl_div", "ctc_loss")
 OF_ROWS = (  # whose loss is one value for each row of the input
@@ -91,10 +91,18 @@ class TrainingCriterion:
         return mean, first / self._seen
 
 
+def criterion(call: LossCall) -> Criterion:
+    """The normalised value of a call. Three small kernels at most, no synchronisation on a device.
+
+    None at all for the mean over a few targets on the CPU: some loops call a loss function for each sample.
+    """
+    weight = _weight_of_few(call) if call.reduction == MEAN and call.output.numel() == 1 and not modes() else None
+    return _criterion(call) if weight is None else Criterion(hold(call.output), weight, call.samples)
+
+
 @secluded
 @torch.no_grad()
-def criterion(call: LossCall) -> Criterion:
-    """The normalised value of a call. Three small kernels at most, no synchronisation on a device."""
+def _criterion(call: LossCall) -> Criterion:
     counted = _counted(call)
     weight: Held = float(call.samples) if counted is None else hold(counted)
     if call.reduction == MEAN and call.output.numel() == 1:
@@ -170,6 +178,17 @@ def _few(predicted: Tensor, target: Tensor, ignore_index: int | None) -> tuple[f
     if ignored:
         met -= sum(one == other == ignore_index for one, other in zip(given, wanted, strict=True))
     return float(met), float(len(wanted) - ignored)
+
+
+def _weight_of_few(call: LossCall) -> float | None:
+    """How many targets count, None where that takes a kernel."""
+    target = call.target
+    if call.ignore_index is None or not isinstance(target, Tensor) or target.is_floating_point():
+        return float(call.samples)
+    if not target.is_cpu or target.numel() > FEWER:
+        return None
+    given: list[int] = (target if target.ndim == 1 else target.flatten()).tolist()
+    return float(len(given) - given.count(call.ignore_index))
 
 
 def _counted(call: LossCall) -> Tensor | None:
