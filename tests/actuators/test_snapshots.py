@@ -184,6 +184,17 @@ def test_the_newest_is_taken_for_the_best_without_a_copy(model):
     assert (snapshots.best, snapshots.bytes) == (10, 2 * BYTES)
 
 
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_the_best_is_what_was_validated_though_a_snapshot_of_that_step_is_of_other_weights(model, tmp_path, to_disk):
+    """As where the weights of an average take the place of those that train, or the mean of those of many clients."""
+    snapshots = filled(model, [10], directory=tmp_path / "snapshots" if to_disk else None)
+    snapshots.take_best(model.at(-10), 10)
+    snapshots.roll_back(model.at(12), 12)
+    assert model.step == 10
+    snapshots.restore_best(model.parts, 12)
+    assert model.step == -10
+
+
 def test_snapshots_newer_than_the_best_are_dropped_with_what_followed_it(model):
     snapshots = filled(model, [10])
     snapshots.take_best(model.at(15), 15)

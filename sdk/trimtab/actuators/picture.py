@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.actions import Refused
 from trimtab.actuators.layout import Layout
@@ -115,6 +115,17 @@ class Picture:
                     f"{saved.dtype} when the snapshot was taken. Snapshots taken from now on can be used."
                 )
 
+    def is_now(self) -> bool:
+        """Whether the parameters have the values that they had. Reads both, up to the first that has not.
+
+        Of parameters that are sparse or in parts, as those of other ranks are, nothing is asked.
+        """
+        copies = self._load()
+        pairs = [(reference(), copies[index]) for reference, index in self.layout.parameters]
+        plain = [(now, then) for now, then in pairs if now is not None and _is_plain(now)]
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            return all(alike(now, then) and now.cpu().equal(then) for now, then in plain)
+
     def unknown_to(self, known: Collection[int]) -> bool:
         """Whether one of its optimizers owns a parameter by now whose id is not in `known`."""
         optimizers = [optimizer for state in self.layout.states if (optimizer := state.optimizer()) is not None]
@@ -174,6 +185,10 @@ def _remove(path: Path, written_by: int) -> None:
     if os.getpid() == written_by:
         with contextlib.suppress(OSError):  # somebody else put something there
             path.unlink()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -18,11 +18,15 @@ class Snapshot:
     shared: list[Picture] = field(default_factory=list)
     generators: generators.States | None = None
     taken_at: float = 0.0  # by the clock of whoever took it
-    alone: bool = False  # other ranks have none of this step: none of them can go back to it
+    alone: bool = False  # no rollback goes to it: other ranks have none of this step, or it is not what trains
 
     def covers(self) -> set[object]:
         """The places that it can restore."""
         return self.own.layout.places.union(*(picture.layout.places for picture in self.shared))
+
+    def is_now(self) -> bool:
+        """Whether the parameters are still those that were copied: nobody has written to them since."""
+        return self.is_whole() and all(picture.is_now() for picture in (*self.shared, self.own))
 
     def is_whole(self) -> bool:
         """Whether it can be restored: its files may be damaged or gone."""

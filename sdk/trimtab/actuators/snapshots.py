@@ -166,12 +166,21 @@ class Snapshots:
         `buffers` are kept in place of what they are now. When a validation is known to be over, the model has seen the
         next batch, and running statistics have learned from it.
 
+        Where there is a snapshot of that step, it is that one. Not where other weights have taken the place of those
+        that train, as an average's do for a validation: what they are now is kept beside it, and not gone back to.
+
         Raises:
             Refused: as `take` does.
         """
         former, self._best = self._best, None  # it may make room for the new one
         try:
-            self._best = self._kept[-1] if self.newest == step else self._take(parts, step, buffers)
+            newest = self._kept[-1] if self.newest == step else None
+            if newest is not None and newest.is_now():
+                self._best = newest
+                return
+            self._best = self._take(parts, step, buffers)
+            if self._best is not None:
+                self._best.alone = newest is not None
         except Refused:
             self._best = former if former in self._kept else None
             raise
