@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.capture.beginning import Beginning
+from trimtab.capture.beginning import LEARNED, Beginning
 
 
 @pytest.fixture
@@ -68,3 +68,26 @@ def test_whose_it_is(model):
     assert begun.is_of(ids[:1])
     assert begun.is_of([*ids, 1])
     assert not begun.is_of([*ids[:1], 1])
+
+
+def test_weights_are_drawn_anew_where_more_is_written_to_them_than_steps(model):
+    begun = Beginning([*model.parameters()])
+    for _ in range(LEARNED):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.9).add_(0.1)
+    begun.steps = LEARNED
+    assert not begun.is_drawn_anew()
+    model[0].reset_parameters()
+    assert not begun.is_drawn_anew()  # not all of them
+    for module in model[1:]:
+        module.reset_parameters()
+    assert begun.is_drawn_anew()
+
+
+def test_weights_of_few_steps_are_not_drawn_anew(model):
+    begun = Beginning([*model.parameters()])
+    for module in model:
+        module.reset_parameters()
+    begun.steps = LEARNED - 1
+    assert not begun.is_drawn_anew()

@@ -401,6 +401,37 @@ def test_new_optimizer_of_a_model_that_is_put_back_begins_anew(watching, restart
     assert len(kept) == is_kept
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("draws", ["modules", "modules, then their owner"])
+def test_new_optimizer_of_a_model_that_is_drawn_anew_begins_anew(watching, training, is_kept, draws):
+    """As the folds of a cross-validation with one model."""
+    kept = [training.optimizer] if is_kept else []
+    with watching(gradients_every=1) as seen:
+        training.steps(STEPS)
+        training.model.apply(lambda module: module.reset_parameters() if isinstance(module, nn.Linear) else None)
+        if draws != "modules":
+            for parameter in training.model.parameters():
+                nn.init.normal_(parameter, std=0.1)
+        training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.05)
+        training.steps(2)
+    ema, loss = first_averages(seen)
+    assert ema == pytest.approx(loss)
+    assert len(kept) == is_kept
+
+
+def test_new_optimizer_of_weights_that_are_loaded_goes_on_with_the_training(watching, training):
+    """As a second stage does, with the best weights of the first."""
+    with watching(gradients_every=1) as seen:
+        training.steps(STEPS // 2)
+        best = copy.deepcopy(training.model.state_dict())
+        training.steps(STEPS // 2)
+        training.model.load_state_dict(best)
+        training.optimizer = torch.optim.Adam(training.model.parameters(), lr=0.05)
+        training.steps(2)
+    ema, loss = first_averages(seen)
+    assert abs(ema - loss) > 0.02 * loss
+
+
 @pytest.mark.parametrize("loaded", ["optimizer alone", "model alone", "both, of a later step"])
 def test_what_is_loaded_otherwise_is_no_beginning(watching, restarted, loaded):
     training = restarted.training

@@ -137,7 +137,8 @@ class Capture:
                 unscaling=guard("GradScaler.unscale_", steps.unscaling),
             ),
         )
-        watch_loading(patches, guard("load_state_dict", self._state_loaded))
+        watch_loading(patches, Optimizer, guard("load_state_dict", self._state_loaded))
+        watch_loading(patches, nn.Module, guard("load_state_dict", self._steps.roster.loaded))
         self.hooks.attach(hook, guard)
 
     def detach(self) -> None:

@@ -45,15 +45,16 @@ class StepListener(Protocol):
 Call: TypeAlias = tuple[int, CodeType]  # a frame by its id: held itself, it would hold all that a failed step left
 
 
-def watch_loading(patches: Patches, on_loaded: Callable[[Optimizer], object]) -> None:
-    """Call `on_loaded(optimizer)` after every `load_state_dict` of an optimizer."""
-    original = Optimizer.load_state_dict
+def watch_loading(patches: Patches, loadable: type[Optimizer | nn.Module], on_loaded: Callable[[Any], object]) -> None:
+    """Call `on_loaded(each)` after every `load_state_dict` of an optimizer, or of a module."""
+    original: Any = loadable.load_state_dict
 
-    def load_state_dict(self: Optimizer, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
+    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
         on_loaded(self)
+        return result
 
-    patches.replace(Optimizer, "load_state_dict", keep_out(functools.wraps(original)(load_state_dict)))
+    patches.replace(loadable, "load_state_dict", keep_out(functools.wraps(original)(load_state_dict)))
 
 
 class OptimizerHooks:

@@ -6,15 +6,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from torch import nn
 from torch.optim import Optimizer
 
 from trimtab import facts
 from trimtab.capture.attribution import Attribution
-from trimtab.capture.beginning import Beginning
+from trimtab.capture.beginning import LEARNED, Beginning
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.tracked import Tracked, living_optimizers, parameters_of
-
-LEARNED = 24  # steps, of which fewer have taught nothing that would have to be forgotten; a rate may be 0 for some
 
 
 class Arrival(NamedTuple):
@@ -69,16 +68,18 @@ class Roster:
 
         Its parameters are none of theirs, or are where those began. Both go through the objects of the process.
         """
+        self._count_steps()
         there, former = weakref.WeakSet(living_optimizers()), list(self._former.values())
 
         def is_for_another(optimizer: Optimizer) -> bool:
             parameters = {id(p) for p in parameters_of(optimizer)}
-            return bool(parameters) and all(b.is_apart_from(parameters) or b.is_now() for b in former)
+            return bool(parameters) and all(b.is_apart_from(parameters) or _is_back(b) for b in former)
 
         return lambda: any(each not in there and is_for_another(each) for each in living_optimizers())
 
     def enter(self, optimizer: Optimizer) -> Arrival:
         """It steps for the first time. It takes the lowest index that no living optimizer has."""
+        self._count_steps()
         gone = [known for known in self if known.optimizer() is None]
         label = self._labels.get(optimizer) or self._free_label(gone)
         parameters = parameters_of(optimizer)
@@ -93,6 +94,16 @@ class Roster:
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
         return Arrival(new, over, is_another, is_stage=bool(idle))
+
+    def loaded(self, model: nn.Module) -> None:
+        """Values were loaded into the parameters of `model`."""
+        parameters = {id(p) for p in model.parameters()}
+        for beginning in {id(b): b for b in (*self._former.values(), *(known.beginning for known in self))}.values():
+            beginning.loaded(parameters)
+
+    def _count_steps(self) -> None:
+        for known in self:
+            known.beginning.steps = known.calls
 
     def _free_label(self, gone: Sequence[Tracked]) -> str:
         taken = {known.ledger.label for known in self if known not in gone}
@@ -118,9 +129,9 @@ class Roster:
         return [] if is_busy else others
 
     def _put_back(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
-        """The optimizers of which a parameter is one of the `new` one's, and all are where those began."""
+        """The optimizers of which a parameter is one of the `new` one's, and all are where a training begins."""
         others = [known for known in self if known not in gone and known.calls >= LEARNED]
-        return [known for known in others if known.share.ids & new.share.ids and known.beginning.is_now()]
+        return [known for known in others if known.share.ids & new.share.ids and _is_back(known.beginning)]
 
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it enters again under its label."""
@@ -131,9 +142,14 @@ class Roster:
         self._attribution.drop(known.share)
 
     def _is_another(self, label: str, parameters: set[int]) -> bool:
-        """Whether these are another model's than those that had the label before, or are where those began."""
+        """Whether these are another model's than those that had the label before, or are where a training begins."""
         former = self._former.get(label)
-        return former is not None and (not former.is_of(parameters) or former.is_now())
+        return former is not None and (not former.is_of(parameters) or _is_back(former))
+
+
+def _is_back(beginning: Beginning) -> bool:
+    """Whether a training stands where it began, or where another would."""
+    return beginning.is_now() or beginning.is_drawn_anew()
 
 
 def _lowest(taken: set[str]) -> str:
