@@ -67,6 +67,13 @@ def test_layer_that_was_zero_has_no_ratio_and_nan_stays_nan():
     assert found["2"] == 0.0
 
 
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("size", [4, 40_000])
+def test_layer_that_was_next_to_nothing_has_no_ratio(size):
+    tiny, small = nn.Parameter(torch.full((size,), -1e-3)), nn.Parameter(torch.full((size,), -2e-3))
+    assert ratios_of([tiny, small], lambda: [each.mul_(1.5) for each in (tiny, small)]) == {"1": pytest.approx(0.5)}
+
+
 def test_only_layers_that_are_shown_are_copied():
     layers = [nn.Parameter(torch.ones(4)) for _ in range(3)]
     found = ratios_of(layers, lambda: layers[2].mul_(1.5), names=["a", None, "c"])

@@ -23,7 +23,8 @@ from trimtab.sample.seclusion import secluded
 
 MOST = 32 * 1024  # elements of a layer that are copied: ratios of norms over so many are good to a few percent
 LINE = 16  # elements that stand together: memory is read in lines of 64 bytes
-UNDEFINED = -1.0  # the ratio of a layer whose weights were all 0
+NOTHING = 1.5e-3  # root mean square of weights that have yet to grow, as LayerScale's: that of 150,000 inputs is more
+UNDEFINED = -1.0  # the ratio of a layer whose weights were less than that
 
 
 class UpdateSample:
@@ -52,7 +53,8 @@ class Weights:
     """The weights of one optimizer's layers, as they were before a step.
 
     Memory: at most `MOST` elements a layer, kept and used again. The ratio of a larger one is an estimate, from lines
-    of elements that are evenly spread. Of a DTensor it is the local shard's. A layer whose weights are all 0 has none.
+    of elements that are evenly spread. Of a DTensor it is the local shard's. A layer whose weights are next to
+    nothing (their root mean square is under 0.0015) has none.
     """
 
     def __init__(self) -> None:
@@ -143,14 +145,15 @@ def _ratio(before: Tensor, after: Tensor) -> float:
     wide = before if before.dtype in (torch.float32, torch.float64) else before.float()
     weights = sum_of_squares(wide.view(-1))
     changes = sum_of_squares(wide.sub_(after).view(-1))
-    return UNDEFINED if weights == 0.0 else math.sqrt(changes / weights)
+    return UNDEFINED if weights < NOTHING * NOTHING * wide.numel() else math.sqrt(changes / weights)
 
 
 def _ratios_on_device(before: list[Tensor], after: list[Tensor]) -> Tensor:
     """The same in a few kernels, of one device and dtype, one element a layer."""
     wide = torch.promote_types(before[0].dtype, torch.float32)
-    weights = torch.stack(torch._foreach_norm(before, 2, dtype=wide))
+    norms = torch._foreach_norm(before, 2, dtype=wide)
+    least = torch._foreach_div(norms, [NOTHING * math.sqrt(max(layer.numel(), 1)) for layer in before])
     torch._foreach_sub_(before, after)
     changes = torch.stack(torch._foreach_norm(before, 2, dtype=wide))
-    ratios = torch.where(weights == 0, UNDEFINED, changes / weights)
+    ratios = torch.where(torch.stack(least) < 1, UNDEFINED, changes / torch.stack(norms))
     return ratios.to(widest(ratios.device))

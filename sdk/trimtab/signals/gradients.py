@@ -172,9 +172,9 @@ class UpdateExcess:
     long as harmful ones. Where no loss is seen, the steps alone count.
 
     Warm-up: 10 losses for the sum. There is no score for a single module, as in a linear model, whose steps are long
-    by nature; nor for one or two parameters that no module of their own holds. Layers that begin at zero have no ratio
-    at first (see `sample.updates`), and are left out later too: each step is a large part of them, however slow they
-    are.
+    by nature; nor for one or two parameters that no module of their own holds. Layers that begin at or next to zero
+    have no ratio at first (see `sample.updates`), and are left out later too: each step is a large part of them,
+    however slow they are.
     """
 
     __slots__ = ("_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first")
