@@ -902,6 +902,22 @@ def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, lo
     assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == told
 
 
+def test_training_data_is_no_validation_where_other_data_is_evaluated_without_a_loss(watching, loop):
+    """The accuracy of the test data is counted by hand, beside the loss over the training data."""
+    with watching() as seen:
+        for _ in range(3):
+            for batch in loop.training:
+                loop.step(batch)
+            loop.validate(loop.training)
+            loop.model.eval()
+            with torch.no_grad():
+                for inputs, _labels in loop.validation:
+                    loop.model(inputs).argmax(1)
+            loop.model.train()
+    assert (seen.validations, numbers(seen)) == ([], [1, 2, 3])
+    assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == 1
+
+
 def test_validation_by_another_loss_than_training_calls_is_said_to_be_just_that(watching, loop):
     with watching() as seen:
         for _ in range(3):

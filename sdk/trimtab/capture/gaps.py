@@ -111,10 +111,13 @@ class Gaps:
         self._data = Living[bool]()  # what was validated on between two trainings
         self._newest: tuple[LoaderPass, PassSums] | None = None  # ... of these
 
-    def chosen(self, gap: Gap, *, trained: bool, is_last: bool) -> PassSums | None:
-        """The validation pass, None where that is not known. `trained`: whether training went before it."""
+    def chosen(self, gap: Gap, *, trained: bool, is_last: bool, has_unseen: bool) -> PassSums | None:
+        """The validation pass, None where that is not known.
+
+        `trained`: whether training went before it; `has_unseen`: whether other data was evaluated without a loss.
+        """
         fresh = [each for each in gap.passes if not each.is_training_data]
-        if not fresh and self._is_of_other_data:
+        if not fresh and (self._is_of_other_data or has_unseen):
             return None
         self._is_of_other_data |= trained and bool(fresh)
         fresh = fresh or gap.passes

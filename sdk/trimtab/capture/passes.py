@@ -274,7 +274,8 @@ class Passes:
         gap, self._gap = self._gap, {}
         if gap:
             loss = min(gap, key=lambda name: gap[name].rank)
-            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last)
+            has_unseen = any(map(self._evaluates, self._fresh))
+            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=has_unseen)
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
