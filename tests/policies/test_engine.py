@@ -29,6 +29,15 @@ def test_rule_that_fires_again_after_long_begins_at_the_first_rung(course, spike
     assert run.fire("loss_spike", 111) == ["roll_back"]
 
 
+@pytest.mark.parametrize(("judged", "since", "answer"), [(128, 105, ["roll_back"]), (88, 70, [LOWER])])
+def test_rule_climbs_by_when_the_trouble_began_and_not_by_when_it_was_seen(course, judged, since, answer):
+    """Steps may be judged 64 at a time."""
+    run = course(Policy(on="loss_spike", ladder=[RollBack(), (RollBack(), ScaleLearningRate(0.3))], memory=10))
+    run.judge(1)
+    assert run.fire("loss_spike", 65, since=44) == ["roll_back"]
+    assert run.fire("loss_spike", judged, since=since) == answer
+
+
 def test_top_of_a_ladder_is_repeated_where_it_does_not_halt(course):
     run = course(Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=5))
     assert [run.fire("loss_oscillating", step) for step in (10, 20)] == [["scale_learning_rate"]] * 2

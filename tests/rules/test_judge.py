@@ -305,6 +305,14 @@ def test_loss_at_chance_after_long_steps_is_high_from_the_beginning():
     assert [(v.rule, v.state, v.since) for v in verdicts] == [("loss_high", "firing", 0)]
 
 
+def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
+    """As that of a language model, which comes down from far above it."""
+    steps = Steps(shipped("gradient_vanishing"))
+    steps.judge.chance("0", 2.3)
+    steps.take([4.2 - 0.05 * i for i in range(30)])
+    assert not steps.judge.is_slow("gradient_vanishing", "0")
+
+
 def test_vanishing_gradients_are_a_reason_for_a_higher_rate_only_where_the_loss_is_at_chance():
     steps = Steps(shipped("gradient_vanishing"))
     steps.take([2.31, 2.29] * 20)

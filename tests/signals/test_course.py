@@ -221,3 +221,13 @@ def test_a_rise_that_a_fence_interrupts_is_counted_from_some_values_after_it():
         for loss in losses:
             course.update(loss)
     assert course.rising == 40 - UNSEEN
+
+
+@pytest.mark.parametrize(("losses", "found"), [([2.4] * 30, True), ([4.0 - 0.05 * i for i in range(30)], False)])
+def test_loss_that_comes_down_to_chance_does_not_rest_there(losses, found):
+    course = Course()
+    course.chance = 2.3
+    for loss in losses:
+        course.update(loss)
+    assert course.at_chance
+    assert course.rests_at_chance == found

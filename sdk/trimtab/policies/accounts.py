@@ -32,19 +32,22 @@ class Accounts:
     spent: Counter[Key] = field(default_factory=Counter)  # policy: adjustments
     failures: Counter[str] = field(default_factory=Counter)  # policy: adjustments that raised
 
-    def position(self, policy: Policy, optimizer: str, step: int, gap: int) -> tuple[int, int]:
-        """How much first aid was given in a row, and the lasting rung that comes next."""
+    def position(self, policy: Policy, optimizer: str, step: int, since: int, gap: int) -> tuple[int, int]:
+        """How much first aid was given in a row, and the lasting rung that comes next.
+
+        At `step`, for trouble `since` then: steps that are judged together may show it long after it began.
+        """
         aided, at = self.aided.get((policy.name, optimizer), (0, 0))
         if step - at > ROW_GAPS * gap:
             aided = 0
         climbed, at = self.climbed.get((policy.group, optimizer), (0, 0))
-        if step - at > max(policy.memory, ROW_GAPS * gap):
+        if since - at > policy.memory:
             climbed = 0
         return aided, min(policy.first_aid + climbed, len(policy.rungs) - 1)
 
-    def done(self, policy: Policy, optimizer: str, rung: int, step: int, gap: int) -> None:
+    def done(self, policy: Policy, optimizer: str, rung: int, step: int, since: int, gap: int) -> None:
         """A rung was carried out, or would have been."""
-        aided, lasting = self.position(policy, optimizer, step, gap)
+        aided, lasting = self.position(policy, optimizer, step, since, gap)
         if rung < policy.first_aid:
             self.aided[policy.name, optimizer] = aided + 1, step
             return

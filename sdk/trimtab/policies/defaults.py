@@ -81,6 +81,7 @@ POLICIES: tuple[Policy, ...] = (
             (RollBack(), ScaleLearningRate(0.1)),
         ],
         cooldown=20,
+        memory=10,  # one that comes later is of another bad batch: going back alone has helped
         group=_INSTABILITY,
     ),
     Policy(
@@ -147,10 +148,12 @@ REASONS: dict[str, str] = {
     "while no usual norm is known, the norm that moves the weights by 5 % (as AGC, arXiv 2102.06171). If clipping "
     "does not help, the rate is too high.",
     "loss_spike": "Go back to before the spike and continue with other batches, as PaLM did by hand (arXiv "
-    "2204.02311, 5.1). A spike alone never halts a run.",
+    "2204.02311, 5.1). If the next comes at once, the rate is too high; if training went well for some steps in "
+    "between, it is of another bad batch. A spike alone never halts a run.",
     "loss_high": "The first steps have moved the weights to where no gradient leads back. So go back to the "
     "beginning, and lower the rate by as much as the steps were too long, to 0.3 of it or less. If that does not "
-    "help, to a tenth of that.",
+    "help, to a tenth of that. Where the loss has not exploded, is not known to be at chance, and no step moved a "
+    "typical layer by 3 %, nothing is done: there may be little to learn, as in data that is mostly noise.",
     "update_too_large": "Weights after such steps are no good start for a lower rate, so go back to before them. The "
     "rate is multiplied by 0.05 to 0.2, as the steps were measured to be too long; for Adam and similar optimizers "
     "by 0.01 to 0.2. If steps of SGD are longer than the weights themselves, the first rung leaves them to gradient "
@@ -165,8 +168,8 @@ REASONS: dict[str, str] = {
     "policy (`policies=['shipped', 'no_improvement']`), or give the rule the severity warning.",
     "loss_stalled": "A bounded raise: threefold each time, tenfold in all. A run that needs more has another problem.",
     "gradient_vanishing": "At a higher rate early layers learn sooner. The raise is bounded, since it does not remove "
-    "the cause. It waits until the loss is known to be no better than chance: a run that learns, or whose loss has no "
-    "known chance (regression, reinforcement learning), is only warned.",
+    "the cause. It waits until the loss is known to be no better than chance, and does not come down: a run that "
+    "learns, or whose loss has no known chance (regression, reinforcement learning), is only warned.",
 }
 
 # Shipped rules without a policy: there is nothing in the run that an action could put right.

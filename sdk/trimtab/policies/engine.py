@@ -121,7 +121,7 @@ class Engine:
         if "failed" in outcomes:
             self._accounts.failures[policy.name] += 1
         if "applied" in outcomes:
-            self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since, self._gap)
             if not momentary(decision.actions):
                 self.fence(decision.optimizer or None)
             return None
@@ -288,7 +288,7 @@ class Engine:
         if rung is None:
             return None
         decision = self._decision(policy, verdict, source, step, rung)
-        veto = self._veto(policy, rung, verdict.rule)
+        veto = self._veto(policy, rung, verdict)
         if veto is not None:
             outcome, reason = veto
             return None if self._is_told(verdict) else replace(decision, outcome=outcome, reason=reason)
@@ -296,7 +296,7 @@ class Engine:
             self._accounts.acted[key] = verdict.episode
         self._under_way.add(verdict.optimizer)
         if self._act is False:
-            self._accounts.done(policy, decision.optimizer, decision.rung, step, self._gap)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since, self._gap)
             left = self._accounts.remaining(policy)
             return replace(decision, outcome="dry_run", budget_remaining=left)
         return decision
@@ -339,7 +339,7 @@ class Engine:
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
-        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, self._gap)
+        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since, self._gap)
         if policy.first_aid and not late and not self._needs_aid(verdict):
             return None
         late = late or (
@@ -369,12 +369,12 @@ class Engine:
             return False
         return not (self._evidence.is_slow(policy.on, optimizer) and self._rates.may_raise(optimizer, factor, step))
 
-    def _veto(self, policy: Policy, rung: int, rule: str) -> tuple[Outcome, str] | None:
+    def _veto(self, policy: Policy, rung: int, verdict: Verdict) -> tuple[Outcome, str] | None:
         if self.paused:
             return "silenced", "paused by a person"
-        if self._silenced(rule):
-            return "silenced", f"{rule} is silenced at the alert server"
-        if why := self._evidence.misleads(rule):
+        if self._silenced(verdict.rule):
+            return "silenced", f"{verdict.rule} is silenced at the alert server"
+        if why := self._evidence.misleads(verdict.rule, verdict.optimizer):
             return "refused", why
         if self._accounts.remaining(policy) == 0 and rung >= policy.first_aid:
             return "refused", f"the budget of {policy.budget} adjustments is used up"

@@ -26,6 +26,6 @@ class Evidence:
         """Whether training makes the model of an optimizer worse, by what was seen since the last adjustment."""
         return False
 
-    def misleads(self, rule: str) -> str:
-        """Why what a rule says is no reason to adjust this run, whatever it says; empty where it is one."""
+    def misleads(self, rule: str, optimizer: str) -> str:
+        """Why what a rule says of an optimizer is no reason to adjust it; empty where it is one."""
         return ""

@@ -35,7 +35,7 @@ class Policy:
         name: unique. Default: that of the rule or alert.
         cooldown: steps after an adjustment in which this policy makes no other. First aid needs none and sets none.
         budget: adjustments in a training, over all optimizers, 1 or more. First aid is not counted.
-        memory: steps after an adjustment within which the rule climbs when it fires again.
+        memory: steps after an adjustment within which the rule climbs when there is trouble again.
         group: policies of one group share their place on the ladder, since one trouble may show as a spike first and
             as divergence next. Default: each policy for itself.
 

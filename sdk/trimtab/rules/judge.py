@@ -23,6 +23,7 @@ from trimtab.types import GradientReading, Strides, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
 
+LONG = 0.03  # of a typical layer: steps that may have moved weights to where no gradient leads back
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
 
 
@@ -257,7 +258,18 @@ class Judge:
         if rule not in RULES or not RULES[rule].at_chance:
             return True
         bench = self._benches.get(optimizer)
-        return bench is not None and bench.course.at_chance
+        return bench is not None and bench.course.rests_at_chance
+
+    def is_lost(self, rule: str, optimizer: str) -> bool:
+        """Whether weights may have been ruined, where `rule` says that nothing since the beginning is good.
+
+        That is so where the loss exploded, is at chance, or where steps were long. True for any other rule.
+        """
+        bench = self._benches.get(optimizer)
+        if bench is None or rule not in RULES or RULES[rule].reach != EVER:
+            return True
+        course = bench.course
+        return course.exploded or course.at_chance or course.stride >= LONG
 
     def is_harmful(self, optimizer: str) -> bool:
         """Whether training makes the model worse: see `Course.harmful`."""

@@ -19,7 +19,7 @@ NEAR = 0.3  # of what the loss has come down
 NO_BETTER = 0.93  # of the loss at chance: a model whose loss is below has learned something
 LOST = 0.6  # of what validation had gained
 BETTER = 0.1  # of that: by less, a pass is no better than the one before
-FLAT = 0.97  # of the slow average: a middle one below comes down
+FLAT = 0.97  # of the slow average: a faster one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 KNOWN = 100  # values after which it is known what swings are usual
 REST = 0.25  # of a swing: by less, the slow average is where it was lowest
@@ -52,7 +52,7 @@ class Course:
     share of its gain that validation has lost since its best pass, and `validation_worsens`, the lesser of that of two
     passes since a fence, 0 where the second is clearly better; `chance`, the loss of the best answer that is the same
     for every input; `validation`, the newest validation loss and `stride`, the largest typical update ratio, both
-    since a fence.
+    since a fence; and `exploded`, whether the loss shot up within its first values.
 
     A course begins with the first value that is not exactly 0, and is `idle` until then: a loss of pairs that are all
     far enough apart has nothing to come down by, and everything is far above it.
@@ -64,8 +64,8 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "_rested", "_widest", "averages", "best", "calm",
-        "chance", "count", "excused", "fast", "first", "idle", "learned", "lowest", "middle", "peak", "slow", "stride",
-        "swing", "validation", "validation_lost", "validation_worsens",
+        "chance", "count", "excused", "exploded", "fast", "first", "idle", "learned", "lowest", "middle", "peak",
+        "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,6 +75,7 @@ class Course:
         self.chance: float | None = None
         self.validation: float | None = None
         self.stride = 0.0
+        self.exploded = False
         self._clear()
 
     def _clear(self) -> None:
@@ -180,6 +181,11 @@ class Course:
     def at_chance(self) -> bool:
         """Whether the loss is known to be no better than a guess, once there is a baseline."""
         return self.chance is not None and self.count >= BASELINE and self.middle >= NO_BETTER * self.chance
+
+    @property
+    def rests_at_chance(self) -> bool:
+        """Whether the loss is no better than a guess, and does not come down."""
+        return self.at_chance and self.fast >= FLAT * self.slow
 
     @property
     def harmful(self) -> bool:

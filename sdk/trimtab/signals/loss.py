@@ -23,6 +23,7 @@ QUIET = 8.0  # reversals so many times those at the best are still usual
 ERROR = 4.0  # standard errors that make a fall of the loss certain
 LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
+EXPLODED_BESIDE = 4.0  # ... and one beside that
 FAR_BELOW_CHANCE, UNHEARD_BELOW_CHANCE = 0.82, NO_BETTER  # of the loss at chance; the latter without a validation
 AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it certain that it is stuck there
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
@@ -231,7 +232,8 @@ class StillHigh:
     """How likely the loss is stuck where it began, or at chance, from 0 to 1. The larger of two scores.
 
     **Where it began:** the doubt about progress (see `Progress`) times the share of the patience (1000 values) that has
-    gone by; without waiting, if the loss exploded within its first 24 values, by 12 times its later swing.
+    gone by; without waiting, if the loss exploded within its first 24 values: if one of them was 12 times its later
+    swing above its beginning, and one beside it 4 times. One alone may be a batch like no other.
 
     **At chance,** the product of:
 
@@ -252,12 +254,13 @@ class StillHigh:
     Warm-up: 24 values.
     """
 
-    __slots__ = ("_course", "_highest", "_left", "_progress", "_seen")
+    __slots__ = ("_before", "_course", "_highest", "_left", "_pair", "_progress", "_seen")
 
     def __init__(self, course: Course) -> None:
         self._course = course
         self._progress = Progress(course)
-        self._highest = -math.inf
+        self._highest = self._pair = -math.inf  # of the first values, and the lesser of two in a row
+        self._before = -math.inf
         self._left = False  # chance
         self._seen = 0
 
@@ -266,15 +269,18 @@ class StillHigh:
         course = self._course
         if course.count < WARM_UP:
             self._left = False  # the course may have begun anew
-            if value > self._highest:
-                self._highest = value
+            self._highest = max(self._highest, value)
+            self._pair = max(self._pair, min(value, self._before))
+            self._before = value
         else:
             self._seen += 1
         missing = self._progress.update(value)
         if missing is None:
             return None
         at_chance = 0.0 if self._left or course.chance is None else self._at_chance(course.chance)
-        if self._highest - course.first <= EXPLODED * course.swing:
+        first, swing = course.first, course.swing
+        course.exploded = self._highest - first > EXPLODED * swing and self._pair - first > EXPLODED_BESIDE * swing
+        if not course.exploded:
             missing *= min(1.0, self._seen / PATIENCE)
         return missing if missing > at_chance else at_chance
 
@@ -303,4 +309,4 @@ class StillHigh:
     def fence(self) -> None:
         """Patience starts anew."""
         self._seen = 0
-        self._highest = -math.inf
+        self._highest = self._pair = self._before = -math.inf

@@ -10,6 +10,10 @@ from trimtab.policies.defaults import UNMISTAKABLE
 from trimtab.rules.judge import Judge
 from trimtab.types import Strides
 
+AT_REST = (
+    "the loss has not come down, but it has not exploded either, is not known to be at chance, and steps are no longer "
+    "than usual: what there is to learn may be less than what it swings by"
+)
 ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
 
 
@@ -44,11 +48,11 @@ class Findings(Evidence):
         found = self._judge.strides(rule, optimizer)
         return found._replace(first=found.first * self._steering.scale(optimizer))
 
-    def misleads(self, rule: str) -> str:
-        """The loss of reinforcement learning, which rises as the rewards do."""
+    def misleads(self, rule: str, optimizer: str) -> str:
+        """The loss of reinforcement learning, which rises as the rewards do; and one that has nowhere to go."""
         if self._chosen or rule in UNMISTAKABLE:
             return ""
         doubt = doubt_of_loss()
         if not doubt:
-            return ""
+            return "" if self._judge.is_lost(rule, optimizer) else AT_REST
         return f"{doubt}: only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -17,6 +18,11 @@ from trimtab.types import PhaseSummary, Verdict
 UNJUDGED = (
     "{doubt}: {rules} are not judged. Log the return, as trimtab.log(episode_return=...), and name it by "
     "monitor=('episode_return', 'max')."
+)
+NOT_FINITE = (
+    "After step {step} the validation loss is {loss}, though the training loss is finite. What differs between the two "
+    "are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so for good. "
+    "trimtab.restore_best() puts back the state of the best validation."
 )
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
@@ -107,6 +113,8 @@ class Judging:
         criterion = of_these[0].criterion.take() if of_these else None
         trained = criterion or (total / count if count else None, None)
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained, settled=self._judge.settled)
+        if summary.loss is not None and not math.isfinite(summary.loss) and trained[0] and math.isfinite(trained[0]):
+            self._say("validation not finite", NOT_FINITE.format(step=step, loss=summary.loss))
         self._validations += 1
         if self._validations == MISSING_AFTER and not self._judge.monitored:
             self._say("monitor", self._judge.not_monitored(self._logged))
