@@ -479,3 +479,18 @@ def test_buffers_are_not_copied_beyond_the_cap():
     assert snapshots.buffers(parts)
     snapshots.cap_bytes = snapshots.bytes + 11
     assert not snapshots.buffers(parts)
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_weights_of_before_a_module_had_a_mask_are_not_put_under_it(persistent):
+    """As after pruning. A table that is made when it is needed belongs to no weights."""
+    layer = nn.Linear(3, 2)
+    parts = Parts(optimizers={"0": torch.optim.SGD(layer.parameters(), lr=0.1)}, models={"model": layer})
+    snapshots = Snapshots(cap_bytes=100 * BYTES)
+    snapshots.meet(parts)
+    layer.register_buffer("mask", torch.ones(2, 3), persistent=persistent)
+    if persistent:
+        with pytest.raises(Refused, match="Linear has a buffer by now, mask"):
+            snapshots.roll_back(parts, 10)
+        snapshots.take(parts, 10)
+    snapshots.roll_back(parts, 11)

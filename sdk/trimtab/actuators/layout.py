@@ -18,7 +18,16 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
-from trimtab.actuators.parts import PLAIN, Parts, all_optimizers, attributes_of, buffers_of, parameters_of, state_in
+from trimtab.actuators.parts import (
+    PLAIN,
+    Parts,
+    all_optimizers,
+    attributes_of,
+    buffers_of,
+    modules_of,
+    parameters_of,
+    state_in,
+)
 
 COPIED = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
@@ -75,7 +84,7 @@ class Layout:
     indices: dict[int, int] = field(default_factory=dict)  # of the living ones, by id: one that is shared is held once
 
     def __bool__(self) -> bool:
-        return bool(self.places)
+        return bool(self.parameters or self.buffers or self.states or self.scalers)
 
 
 def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:
@@ -88,6 +97,7 @@ def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:
     for name, parameter in parameters_of(parts):
         if _is_new(layout, known, id(parameter)):
             layout.parameters.append((weakref.ref(parameter), _place(layout, name, parameter).index))
+    layout.places |= {("module", id(module)) for _, module in modules_of(parts)}
     for name, module, own_name, buffer in buffers_of(parts):
         if _is_new(layout, known, (id(module), own_name)):
             index = None if buffer is None else _place(layout, name, buffer).index

@@ -73,15 +73,20 @@ def parameters_in(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]
 
 def buffers_of(parts: Parts) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
     """Name, module, its own name there, and value of every buffer, also of those that `state_dict` leaves out."""
+    for prefix, module in modules_of(parts):
+        for name, buffer in module.__dict__.get("_buffers", {}).items():
+            if buffer is None or not (buffer.is_meta or is_lazy(buffer)):
+                yield f"{prefix}.{name}", module, name, buffer
+
+
+def modules_of(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of each, once."""
     seen: set[int] = set()
-    for where, module in _holders(parts):
-        for prefix, each in _modules(module, where):
-            if id(each) in seen:
-                continue
-            seen.add(id(each))
-            for name, buffer in each.__dict__.get("_buffers", {}).items():
-                if buffer is None or not (buffer.is_meta or is_lazy(buffer)):
-                    yield f"{prefix}.{name}", each, name, buffer
+    for where, holder in _holders(parts):
+        for name, module in _modules(holder, where):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
 
 
 def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:

@@ -34,6 +34,11 @@ REPLACED = (
     "Snapshots taken from now on can be used."
 )
 
+REBUILT = (
+    "{module} has a buffer by now, {name}, that is in no snapshot this old, as where it was pruned since. Snapshots "
+    "taken from now on can be used."
+)
+
 DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
 
 
@@ -382,6 +387,7 @@ class Snapshots:
         covered = set().union(*(picture.living() for picture in pictures))
         if any(picture.unknown_to(covered) for picture in pictures):
             raise Refused(REPLACED)
+        self._check_buffers(snapshot, parts)
         for picture in pictures:
             picture.check()
         for picture in pictures:
@@ -389,6 +395,14 @@ class Snapshots:
         self._averages.begin_anew(snapshot.covers())
         if snapshot.generators is not None:
             generators.restore(snapshot.generators)
+
+    def _check_buffers(self, snapshot: Snapshot, parts: Parts) -> None:
+        """Raise `Refused` where a module that is in the snapshot has got a buffer since that stays with its weights."""
+        covered = snapshot.covers()
+        for _, module, name, buffer in buffers_of(parts):
+            is_late = ("module", id(module)) in covered and (id(module), name) not in covered
+            if is_late and buffer is not None and name not in module._non_persistent_buffers_set:
+                raise Refused(REBUILT.format(module=type(module).__name__, name=name))
 
     def _why_none(self, since: int | None) -> str:
         if self.refusal is not None:
