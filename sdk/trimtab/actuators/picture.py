@@ -23,7 +23,8 @@ from trimtab.actuators.restoring import Restoring, alike, has_own_memory, put_bu
 from trimtab.actuators.saving import contents, is_whole, write
 from trimtab.devices import can_tell
 
-Buffers: TypeAlias = Mapping[tuple[int, str], Tensor]  # by the id of the module and the name
+# By the id of the module and the name; a parameter by its own id, and no name.
+Buffers: TypeAlias = Mapping[tuple[int, str], Tensor]
 NO_BUFFERS: Buffers = {}
 
 
@@ -60,7 +61,7 @@ class Picture:
     ) -> None:
         """Copy what `layout` names. With `path` to that file, loadable with `weights_only=True`.
 
-        `buffers` are copied in place of those that the modules have now, where they are alike.
+        `buffers` are copied in place of what is there now, where they are alike.
 
         Cost: reads and writes every byte once. On a CUDA device the copies are ordered with what the device does next,
         and not waited for.
@@ -75,10 +76,12 @@ class Picture:
         self.layout = layout
         self.bytes = sum(map(bytes_of, living))
         self._devices = [tensor.device for tensor in living]
-        for each in layout.buffers:
-            given = buffers.get((id(each.module()), each.name))
-            if given is not None and each.index is not None and alike(living[each.index], given):
-                living[each.index] = given
+        places = [((id(each.module()), each.name), each.index) for each in layout.buffers] if buffers else []
+        places += [((id(reference()), ""), index) for reference, index in layout.parameters] if buffers else []
+        for place, index in places:
+            given = buffers.get(place)
+            if given is not None and index is not None and alike(living[index], given):
+                living[index] = given
         self._path = path
         self._copies: list[Tensor] = []
         with torch.no_grad(), torch._C.DisableTorchFunction():

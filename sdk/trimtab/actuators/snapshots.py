@@ -19,8 +19,9 @@ from trimtab.actions import Change, Refused
 from trimtab.actuators import generators
 from trimtab.actuators.averages import Averages
 from trimtab.actuators.layout import Layout, lay_out
+from trimtab.actuators.look import Look
 from trimtab.actuators.memory import default_cap
-from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by
+from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by, parameters_of
 from trimtab.actuators.pending import is_pending
 from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
 from trimtab.actuators.retention import Snapshot, most_dispensable
@@ -154,12 +155,18 @@ class Snapshots:
         finally:
             self.turns.taken(step, self._clock() - started, step_s)
 
-    def buffers(self, parts: Parts) -> Buffers:
+    def look(self, parts: Parts) -> Look:
+        """What there is now, to know later whether it is the same."""
+        return Look(parts)
+
+    def buffers(self, parts: Parts, *, with_parameters: bool = False) -> Buffers:
         """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them."""
         if self.refusal is not None:
             return {}
         found = buffers_of(self._averages.added_to(parts))
         living = {(id(module), name): buffer for _, module, name, buffer in found if buffer is not None}
+        if with_parameters:
+            living |= {(id(parameter), ""): parameter for _, parameter in parameters_of(parts)}
         if self.bytes + sum(map(bytes_of, living.values())) > self.cap_bytes:
             return {}
         with torch.inference_mode(False), torch.no_grad():
@@ -172,7 +179,8 @@ class Snapshots:
         next batch, and running statistics have learned from it.
 
         Where there is a snapshot of that step, it is that one. Not where other weights have taken the place of those
-        that train, as an average's do for a validation: what they are now is kept beside it, and not gone back to.
+        that train, as an average's do for a validation. Those that are there now, or are given with `buffers`, are kept
+        beside it, and not gone back to.
 
         Raises:
             Refused: as `take` does.
@@ -180,12 +188,13 @@ class Snapshots:
         former, self._best = self._best, None  # it may make room for the new one
         try:
             newest = self._kept[-1] if self.newest == step else None
-            if newest is not None and newest.is_now():
+            is_given = any(not name for _, name in buffers)  # a parameter
+            if newest is not None and not is_given and newest.is_now():
                 self._best = newest
                 return
             self._best = self._take(parts, step, buffers)
             if self._best is not None:
-                self._best.alone = newest is not None
+                self._best.alone = is_given or newest is not None
         except Refused:
             self._best = former if former in self._kept else None
             raise

@@ -6,12 +6,19 @@ from collections.abc import Callable, Collection
 
 from trimtab.actions import Refused
 from trimtab.actuators.controls import Actuators
+from trimtab.actuators.look import Look
 from trimtab.actuators.picture import NO_BUFFERS, Buffers
 from trimtab.policies.replay import Replay
 from trimtab.rules.judge import Judge
 from trimtab.sample.pace import Pace
 from trimtab.steering.best import Best
 from trimtab.steering.ranks import Ranks
+
+SWAPPED = (
+    "After step {step} other weights were validated than are there now: those of an average, say, that stood in for "
+    "them, or a model that was changed since. Nothing was kept of that pass. From now on weights are copied when a "
+    "validation begins, so that the best state is of those that were validated."
+)
 
 
 class Keeping:
@@ -49,6 +56,8 @@ class Keeping:
         self._keeps_best = ranks is None or ranks.leads
         self._replay = replay
         self._buffers: Buffers = {}  # while a validation is under way, those that it began with
+        self._look: Look | None = None  # ... and the weights
+        self._copies_weights = False  # whether others were validated than train
 
     def met(self, step: int) -> None:
         """An optimizer is about to step for the first time: its state now is the first that a rollback can use."""
@@ -71,11 +80,19 @@ class Keeping:
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
         if self._keeps_best and self._acts():
-            self._buffers = self._actuators.snapshots.buffers(self._actuators.parts())
+            parts, snapshots = self._actuators.parts(), self._actuators.snapshots
+            self._buffers = snapshots.buffers(parts, with_parameters=self._copies_weights)
+            self._look = snapshots.look(parts)
 
     def validated(self, step: int) -> None:
         """The validation of the weights after `step` steps has been judged."""
         buffers, self._buffers = self._buffers, {}
+        look, self._look = self._look, None
+        if self._judge.improved and look is not None and not self._copies_weights:
+            self._copies_weights = not look.is_same(self._actuators.parts())
+            if self._copies_weights:
+                self._say("other weights validated", SWAPPED.format(step=step))
+                return
         self.monitored(step, buffers)
 
     def monitored(self, step: int, buffers: Buffers = NO_BUFFERS) -> None:
