@@ -88,6 +88,42 @@ def test_running_statistics_are_put_back_as_they_were_validated(watching, traini
     assert same(training.model.state_dict().values(), best.values())
 
 
+def validate_average(training, average):
+    """Its weights stand in for those that train, as with most averages that are written by hand."""
+    own = copy.deepcopy(training.model.state_dict())
+    training.model.load_state_dict(average)
+    validate(training)
+    training.model.load_state_dict(own)
+
+
+def test_best_state_is_of_the_average_where_that_is_validated(watching, training):
+    with watching(**NOTHING) as seen:
+        validated = []
+        for _ in range(3):
+            training.steps(10)
+            validated.append({name: value * 0.9 for name, value in training.model.state_dict().items()})
+            validate_average(training, validated[-1])
+        unlearn(training, 15)
+        validate_average(training, training.model.state_dict())
+        training.step()
+        assert trimtab.restore_best() is True
+        assert same(training.model.state_dict().values(), validated[-1].values())
+    (notice,) = [text for text in seen.notices if "other weights were validated" in text]
+    assert "After step 10 " in notice  # of that pass nothing is kept
+
+
+def test_model_that_is_changed_after_its_validation_was_not_validated(watching, training):
+    with watching(**NOTHING) as seen:
+        training.steps(10)
+        validate(training)
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.mul_(0.1)
+        training.step()
+        assert trimtab.restore_best() is False
+    assert any("no validation result" in text for text in seen.notices)
+
+
 def test_training_loss_that_is_logged_under_the_name_of_what_is_monitored_makes_no_state_the_best(watching, training):
     with watching(**NOTHING) as seen:
         training.steps(10)

@@ -47,6 +47,13 @@ def summary(loss):
     return PhaseSummary(loss=loss, accuracy=None, samples=4)
 
 
+@pytest.mark.parametrize(("train", "validation", "told"), [(1.0, math.nan, 1), (1.0, 1.0, 0), (math.nan, math.nan, 0)])
+def test_validation_that_alone_is_not_finite_is_told_of(judging, said, train, validation, told):
+    trained(judging, [train] * 4)
+    judging.validation(4, summary(validation))
+    assert [text.startswith("After step 4 the validation loss is nan") for text in said] == [True] * told
+
+
 def trained(judging, losses, label="0"):
     ledger = judging._books.ledger(label)
     verdicts, late = judging.steps(ledger, len(losses), Due(losses))

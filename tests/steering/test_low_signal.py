@@ -1,0 +1,32 @@
+"""A training that has little to learn: its loss comes down by less than it swings."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trimtab.types import Adjustment
+
+STEPS = 800  # the patience of `loss_high` is over before
+
+
+@pytest.mark.parametrize("policies", [None, ["shipped"]])
+def test_loss_that_has_not_come_down_is_sent_back_only_where_the_user_says_so(watching, policies):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    nn.init.zeros_(model[2].weight)  # what it begins with is the noise alone
+    nn.init.zeros_(model[2].bias)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with watching(act="process", gradients_every=8, policies=policies) as seen:
+        for _ in range(STEPS):
+            inputs = torch.randn(64, 10)
+            optimizer.zero_grad()
+            targets = torch.randn(64)
+            F.mse_loss(model(inputs)[:, 0], targets / targets.square().mean().sqrt()).backward()
+            optimizer.step()
+    answers = [each for each in seen.backend.of(Adjustment) if each.rule == "loss_high"]
+    if policies is None:
+        assert {each.outcome for each in answers} == {"refused"}
+        assert all(each.reason.startswith("the loss has not come down") for each in answers)
+    else:
+        assert "applied" in {each.outcome for each in answers}
