@@ -19,7 +19,7 @@ from trimtab.actions import Change, Refused
 from trimtab.actuators import generators
 from trimtab.actuators.averages import Averages
 from trimtab.actuators.layout import Layout, lay_out
-from trimtab.actuators.look import Look
+from trimtab.actuators.look import late_buffer
 from trimtab.actuators.memory import default_cap
 from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by, parameters_of
 from trimtab.actuators.pending import is_pending
@@ -36,8 +36,8 @@ REPLACED = (
 )
 
 REBUILT = (
-    "{module} has a buffer by now, {name}, that is in no snapshot this old, as where it was pruned since. Snapshots "
-    "taken from now on can be used."
+    "There is a buffer by now, {buffer}, that is in no snapshot this old, as where its module was pruned since. "
+    "Snapshots taken from now on can be used."
 )
 
 DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
@@ -154,10 +154,6 @@ class Snapshots:
                 self._take(parts, step)
         finally:
             self.turns.taken(step, self._clock() - started, step_s)
-
-    def look(self, parts: Parts) -> Look:
-        """What there is now, to know later whether it is the same."""
-        return Look(parts)
 
     def buffers(self, parts: Parts, *, with_parameters: bool = False) -> Buffers:
         """Copies of all buffers as they are now, for `take_best` later; none where there is no room for them."""
@@ -396,7 +392,8 @@ class Snapshots:
         covered = set().union(*(picture.living() for picture in pictures))
         if any(picture.unknown_to(covered) for picture in pictures):
             raise Refused(REPLACED)
-        self._check_buffers(snapshot, parts)
+        if (late := late_buffer(parts, snapshot.covers())) is not None:
+            raise Refused(REBUILT.format(buffer=late))
         for picture in pictures:
             picture.check()
         for picture in pictures:
@@ -404,14 +401,6 @@ class Snapshots:
         self._averages.begin_anew(snapshot.covers())
         if snapshot.generators is not None:
             generators.restore(snapshot.generators)
-
-    def _check_buffers(self, snapshot: Snapshot, parts: Parts) -> None:
-        """Raise `Refused` where a module that is in the snapshot has got a buffer since that stays with its weights."""
-        covered = snapshot.covers()
-        for _, module, name, buffer in buffers_of(parts):
-            is_late = ("module", id(module)) in covered and (id(module), name) not in covered
-            if is_late and buffer is not None and name not in module._non_persistent_buffers_set:
-                raise Refused(REBUILT.format(module=type(module).__name__, name=name))
 
     def _why_none(self, since: int | None) -> str:
         if self.refusal is not None:

@@ -20,18 +20,18 @@ WRITES = 8  # at most, by which a parameter is drawn anew: by its module, and th
 class Beginning:
     """The parameters of an optimizer as they are now. Holds them weakly, and costs about 5 us for each."""
 
-    __slots__ = ("_ids", "_marks", "_versions", "steps")
+    __slots__ = ("_count", "_marks", "_versions", "steps")
 
     def __init__(self, parameters: Collection[Tensor]) -> None:
         self.steps = 0  # since then, for whoever counts them to set
-        self._ids = {id(p) for p in parameters}
+        self._count = len({id(p) for p in parameters})
         self._marks = Marks(parameters)
         self._versions = [p._version for p in parameters] if self._marks.are_known else []
 
     def is_of(self, parameters: Collection[int]) -> bool:
         """Whether these, by their ids, are a part of those, or more than all of those."""
         living, asked = set(map(id, self._marks.living())), set(parameters)
-        return asked <= living or (len(living) == len(self._ids) and living <= asked)
+        return asked <= living or (len(living) == self._count and living <= asked)
 
     def is_apart_from(self, parameters: Set[int]) -> bool:
         """Whether it has none of these, by their ids."""

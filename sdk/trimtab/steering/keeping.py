@@ -80,9 +80,9 @@ class Keeping:
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
         if self._keeps_best and self._acts():
-            parts, snapshots = self._actuators.parts(), self._actuators.snapshots
-            self._buffers = snapshots.buffers(parts, with_parameters=self._copies_weights)
-            self._look = snapshots.look(parts)
+            parts = self._actuators.parts()
+            self._buffers = self._actuators.snapshots.buffers(parts, with_parameters=self._copies_weights)
+            self._look = Look(parts)
 
     def validated(self, step: int) -> None:
         """The validation of the weights after `step` steps has been judged."""
