@@ -202,7 +202,11 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch(Event):
-    """An epoch has ended, with its validation if there is one. `seconds` since the end of the epoch before it."""
+    """An epoch has ended, with its validation if there is one. `seconds` since the end of the epoch before it.
+
+    Of several optimizers `train` is of the one that the epoch before told of, at first of that which steps the most
+    elements of parameters.
+    """
 
     name: ClassVar[str] = "epoch"
     epoch: int  # from 1

@@ -502,6 +502,28 @@ def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watchin
     assert newest["0"].loss_ema != pytest.approx(first.losses[6], rel=0.01)  # it did not begin anew each time
 
 
+def test_epoch_tells_of_the_network_and_not_of_what_is_trained_beside_it(watching):
+    """As in a search for an architecture, whose weights step first, on other batches."""
+    net, beside = nn.Linear(4, 1), nn.Parameter(torch.zeros(4))
+    of_net, of_beside = torch.optim.SGD(net.parameters(), lr=0.1), torch.optim.SGD([beside], lr=0.1)
+    own = []
+    with watching() as seen:
+        for _ in range(3):
+            losses = []
+            for (inputs,) in DataLoader(TensorDataset(torch.randn(12, 4)), batch_size=4):
+                of_beside.zero_grad()
+                (100 + net(torch.randn(4, 4) * beside).square().mean()).backward()
+                of_beside.step()
+                of_net.zero_grad()
+                loss = (net(inputs * (1 + beside)) - 1).square().mean()
+                loss.backward()
+                of_net.step()
+                losses.append(loss.item())
+            own.append(sum(losses) / 3)
+    told = [epoch.train.loss for epoch in seen.epochs]
+    assert told[1:] == pytest.approx(own[1:])  # the first step of what joins later may have no loss
+
+
 def test_generator_that_joins_in_the_second_epoch_is_no_other_training(watching, gan):
     with watching() as seen:
         for epoch in range(3):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from trimtab import facts
@@ -84,6 +85,7 @@ class Roster:
         label = self._labels.get(optimizer) or self._free_label(gone)
         parameters = parameters_of(optimizer)
         ledger, share = self._recorder.books.ledger(label), self._attribution.add(parameters)
+        ledger.elements = sum(p.numel() for p in parameters if not is_lazy(p))
         new = Tracked(optimizer, ledger, parameters, share, lambda gone: self.let_go(gone))
         idle = self._idle(new, gone)
         over = [] if any(known.share.ids & new.share.ids for known in idle) else idle

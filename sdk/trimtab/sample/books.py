@@ -306,7 +306,8 @@ class Books:
         if marks.validation is not None:
             self._publish_validation(marks.validation)
         for ended in marks.ended:
-            train = self._training.end(ended.epoch, [ledger.label for ledger in self.ledgers])
+            by_size = sorted(self.ledgers, key=lambda ledger: -ledger.elements)
+            train = self._training.end(ended.epoch, [ledger.label for ledger in by_size])
             self._emit(
                 Epoch(
                     ts=time.time(),

@@ -160,6 +160,7 @@ class Ledger:
 
     def __init__(self, label: str) -> None:
         self.label = label
+        self.elements = 0  # of the parameters that it steps
         self.steps = 0  # taken, as far as they are read
         self.waiting = 0  # rows that were cut and are not read yet
         self.steps_of_others = 0  # ... of these, before the training began that is going on

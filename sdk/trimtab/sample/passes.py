@@ -102,6 +102,7 @@ class TrainingSums:
 
     def __init__(self) -> None:
         self._epochs: dict[int, dict[str, EpochSums]] = {}
+        self._told_of = ""  # the optimizer that the last epoch told of
 
     def add(self, label: str, numbers: Numbers) -> None:
         """Take steps of the optimizer of this label, which may be of several epochs."""
@@ -113,9 +114,16 @@ class TrainingSums:
                 self._of(rows.epoch[min(row, len(rows.epoch) - 1)], label).add_predictions(met, counted)
 
     def end(self, epoch: int, labels: Iterable[str]) -> PhaseSummary | None:
-        """An epoch is over: the sums of the first of these optimizers that stepped in it, None where none did."""
+        """An epoch is over: the sums of one of the optimizers that stepped in it, None where none did.
+
+        That is the one of the epoch before, or else the first of `labels`.
+        """
         sums = self._epochs.pop(epoch, {})
-        return next((sums[label].summary() for label in labels if label in sums), None)
+        found = next((label for label in (self._told_of, *labels) if label in sums), None)
+        if found is None:
+            return None
+        self._told_of = found
+        return sums[found].summary()
 
     def _of(self, epoch: int, label: str) -> EpochSums:
         return self._epochs.setdefault(epoch, {}).setdefault(label, EpochSums())
