@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 
 from trimtab.sample import updates
 from trimtab.sample.updates import Weights
@@ -72,6 +75,18 @@ def test_layer_that_was_zero_has_no_ratio_and_nan_stays_nan():
 def test_layer_that_was_next_to_nothing_has_no_ratio(size):
     tiny, small = nn.Parameter(torch.full((size,), -1e-3)), nn.Parameter(torch.full((size,), -2e-3))
     assert ratios_of([tiny, small], lambda: [each.mul_(1.5) for each in (tiny, small)]) == {"1": pytest.approx(0.5)}
+
+
+def test_layer_of_which_this_rank_has_nothing_has_no_ratio():
+    """As the second of two ranks has of a bias of one element."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        part = DTensor.from_local(torch.empty(0), mesh, [Shard(0)], run_check=False, shape=(1,), stride=(1,))
+        layer = nn.Parameter(torch.ones(4))
+        assert ratios_of([nn.Parameter(part), layer], lambda: layer.mul_(1.5)) == {"1": pytest.approx(0.5)}
+    finally:
+        dist.destroy_process_group()
 
 
 def test_only_layers_that_are_shown_are_copied():

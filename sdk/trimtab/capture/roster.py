@@ -100,7 +100,7 @@ class Roster:
     def loaded(self, model: nn.Module) -> None:
         """Values were loaded into the parameters of `model`."""
         parameters = {id(p) for p in model.parameters()}
-        for beginning in {id(b): b for b in (*self._former.values(), *(known.beginning for known in self))}.values():
+        for beginning in {*self._former.values(), *(known.beginning for known in self)}:
             beginning.loaded(parameters)
 
     def _count_steps(self) -> None:

@@ -145,7 +145,7 @@ def _ratio(before: Tensor, after: Tensor) -> float:
     wide = before if before.dtype in (torch.float32, torch.float64) else before.float()
     weights = sum_of_squares(wide.view(-1))
     changes = sum_of_squares(wide.sub_(after).view(-1))
-    return UNDEFINED if weights < NOTHING * NOTHING * wide.numel() else math.sqrt(changes / weights)
+    return UNDEFINED if weights <= NOTHING * NOTHING * wide.numel() else math.sqrt(changes / weights)
 
 
 def _ratios_on_device(before: list[Tensor], after: list[Tensor]) -> Tensor:

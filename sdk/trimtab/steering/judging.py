@@ -22,7 +22,7 @@ UNJUDGED = (
 NOT_FINITE = (
     "After step {step} the validation loss is {loss}, though the training loss is finite. What differs between the two "
     "are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so for good. "
-    "trimtab.restore_best() puts back the state of the best validation."
+    "With act= set, trimtab.restore_best() puts back the state of the best validation."
 )
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 

@@ -82,13 +82,13 @@ class Keeping:
         if self._keeps_best and self._acts():
             parts = self._actuators.parts()
             self._buffers = self._actuators.snapshots.buffers(parts, with_parameters=self._copies_weights)
-            self._look = Look(parts)
+            self._look = None if self._copies_weights else Look(parts)
 
     def validated(self, step: int) -> None:
         """The validation of the weights after `step` steps has been judged."""
         buffers, self._buffers = self._buffers, {}
         look, self._look = self._look, None
-        if self._judge.improved and look is not None and not self._copies_weights:
+        if self._judge.improved and look is not None:
             self._copies_weights = not look.is_same(self._actuators.parts())
             if self._copies_weights:
                 self._say("other weights validated", SWAPPED.format(step=step))
