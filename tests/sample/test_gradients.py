@@ -1,6 +1,8 @@
 """Gradient statistics against float64, for every kind of gradient that PyTorch makes."""
 
 import math
+from fractions import Fraction
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -249,6 +251,30 @@ def test_many_gradients_of_one_shape_are_told_apart():
     tensors += [sparse([[3, 0, 9]], make("random", 384, seed).view(3, 128), (10, 128)) for seed in range(4)]
     tensors += [SPARSE["nothing stored"]() for _ in range(4)]
     assert_all_right(on_cpu([t for t in tensors if t.numel()]), [t for t in tensors if t.numel()])
+
+
+def test_small_gradients_of_one_size_are_read_once_though_their_mean_outweighs(monkeypatch):
+    again = Mock(wraps=gradients._in_float64)
+    monkeypatch.setattr(gradients, "_in_float64", again)
+    tensors = [make("dominated", 384, seed) for seed in range(4)]
+    assert_all_right(on_cpu(tensors), tensors)
+    assert not again.called
+    on_cpu(tensors[:1])
+    assert again.called
+
+
+@pytest.mark.parametrize(("unit", "offset"), [(1e200, 0.0), (1e-200, 0.0), (1e-150, 0.0), (1.0, 1e6), (1.0, 1e-300)])
+def test_float64_gradients_of_one_size_at_any_scale(unit, offset):
+    tensors = [torch.randn(384, dtype=torch.float64) * unit + offset for _ in range(4)]
+    for found, tensor in zip(on_cpu(tensors), tensors, strict=True):
+        exact = [Fraction(number) for number in tensor.tolist()]
+        mean = sum(exact) / len(exact)
+        mean_square = sum(number * number for number in exact) / len(exact)
+        m2 = sum((number - mean) ** 2 for number in exact)
+        assert found.max_abs == tensor.abs().max().item()
+        assert abs(Fraction(found.mean) - mean) ** 2 <= Fraction(1e-5) ** 2 * mean_square
+        if 1e-300 < m2 < Fraction(1e300):
+            assert abs(Fraction(found.m2) - m2) <= Fraction(1e-5) * m2
 
 
 def test_one_nan_among_many_gradients_of_one_shape_stays_alone():

@@ -2,7 +2,8 @@
 
 On the CPU gradients are cut into blocks that fit the cache, so that an element is fetched from memory once. Sums of a
 block are float32, sums over blocks are Python floats. Where float32 cannot hold the answer (extreme magnitudes, a mean
-that outweighs the deviations) that gradient is read again in float64.
+that outweighs the deviations) that gradient is read again in float64. Small ones of one size are summed in float64 at
+once: such a mean is common among them (biases, norms), and reading one again takes 90 us.
 
 On a device nothing may wait, so nothing can be judged and read again: there each block is first divided by its own
 magnitude, which always works and costs a block of memory. All figures come over in one copy.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,11 +32,18 @@ SMALL = 8 * ROW  # elements up to which a launch costs more than its work
 STACKED = 4  # small gradients of one size from which on it pays to copy them into one block
 FEW = 32  # elements up to which plain Python is faster than a launch
 
-# Largest magnitude from which on squares that underflow do not count, even if denormals are flushed to 0.
-SQUARABLE = 1e-12
-# Float32 sums of squares are right to 4e-6. The variance is their difference from the mean's square: where less than
-# this share is left, the error has grown too large.
-CANCELLED = 0.5
+
+class Limits(NamedTuple):
+    """Where sums of a precision can be trusted."""
+
+    squarable: float  # largest magnitude from which on squares that underflow do not count, be denormals flushed to 0
+    # The variance is the difference of the sum of squares from the mean's: where less than this share of it is left,
+    # the error of the sum has grown too large.
+    cancelled: float
+
+
+FLOAT32 = Limits(squarable=1e-12, cancelled=0.5)  # sums of squares are right to 4e-6
+FLOAT64 = Limits(squarable=1e-140, cancelled=1e-9)  # ... to 1e-14
 
 FIGURES = 4  # that a device computes for each block
 
@@ -108,15 +116,15 @@ def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:
                 moments[index] = _judge(values, size, _sums(values, stored))
         else:
             for index, sums in zip(indices, _sums_of_alike([group[i][0] for i in indices]), strict=True):
-                moments[index] = _judge(*group[index], sums)
+                moments[index] = _judge(*group[index], sums, FLOAT64)
     return moments
 
 
 def _sums_of_alike(tensors: list[Tensor]) -> Iterator[Sums]:
-    """Of small gradients of one size: copied into one block, they need no launch of their own."""
-    most = BLOCK // SMALL
+    """Of small gradients of one size, in float64: copied into one block, they need no launch of their own."""
+    most = max(BLOCK // 8 // tensors[0].numel(), 1)
     for some in (tensors[start : start + most] for start in range(0, len(tensors), most)):
-        rows = _wide(torch.stack([each.reshape(-1) for each in some]))
+        rows = torch.stack([each.reshape(-1) for each in some]).double()
         sums, squares, highest, lowest = rows.sum(1), (rows * rows).sum(1), rows.amax(1), rows.amin(1)
         largest = map(max, highest.tolist(), lowest.neg().tolist())
         yield from zip(sums.tolist(), squares.tolist(), largest, strict=True)
@@ -151,12 +159,12 @@ def sum_of_squares(flat: Tensor) -> float:
     return norms.dot(norms).item()
 
 
-def _judge(values: Tensor, size: int, sums: Sums) -> Moments:
-    """Moments from sums, or from a second reading where float32 sums cannot be trusted."""
+def _judge(values: Tensor, size: int, sums: Sums, limits: Limits = FLOAT32) -> Moments:
+    """Moments from sums, or from a second reading where these cannot be trusted."""
     total, squares, max_abs = sums
     mean = total / size
     m2 = squares - total * mean
-    if max_abs > SQUARABLE and m2 > CANCELLED * squares:  # false as well for NaN, and for Inf on both sides
+    if max_abs > limits.squarable and m2 > limits.cancelled * squares:  # false for NaN, and Inf on both sides
         return Moments(size, mean, m2, max_abs)
     return _in_float64(values, size)
 
