@@ -23,7 +23,7 @@ from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
 from trimtab.sample.seclusion import secluded
 
-__all__ = ["Moments", "Taken", "combine", "sum_of_squares", "take"]
+__all__ = ["Moments", "Taken", "combine", "take"]
 
 BLOCK = 1024 * 1024  # elements: 4 MiB, for caches of today; a smaller one pays for launches, a larger one for memory
 DEVICE_BLOCK = 16 * BLOCK  # on a device launches cost more, and there is memory
@@ -139,12 +139,12 @@ def _sums(values: Tensor, stored: int) -> Sums:
             wide = piece if plain else _wide(piece)
             lowest, highest = wide.aminmax()
             largest = max(largest, highest.item(), -lowest.item())
-            squares += sum_of_squares(wide)
+            squares += _sum_of_squares(wide)
             total += wide.sum().item()
     return total, squares, largest
 
 
-def sum_of_squares(flat: Tensor) -> float:
+def _sum_of_squares(flat: Tensor) -> float:
     """Of a flat tensor on the CPU, to 4e-6.
 
     `dot` is faster by a tenth, but off by 1e-4 when many magnitudes are equal: it adds up long runs.
@@ -154,7 +154,7 @@ def sum_of_squares(flat: Tensor) -> float:
         return flat.dot(flat).item()
     rest = size % ROW
     if rest:
-        return sum_of_squares(flat[:-rest]) + sum_of_squares(flat[-rest:])
+        return _sum_of_squares(flat[:-rest]) + _sum_of_squares(flat[-rest:])
     norms: Tensor = torch.linalg.vector_norm(flat.view(-1, ROW), dim=1)
     return norms.dot(norms).item()
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from trimtab.devices import widest
 from trimtab.sample.elements import elements_of, pieces
-from trimtab.sample.gradients import sum_of_squares
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.sample.seclusion import secluded
 
@@ -142,9 +141,10 @@ def _ratios(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Held]:
 
 
 def _ratio(before: Tensor, after: Tensor) -> float:
-    wide = before if before.dtype in (torch.float32, torch.float64) else before.float()
-    weights = sum_of_squares(wide.view(-1))
-    changes = sum_of_squares(wide.sub_(after).view(-1))
+    """`dot` may be off by 1e-4, which is nothing here, and saves two thirds of the launches."""
+    wide = (before if before.dtype in (torch.float32, torch.float64) else before.float()).view(-1)
+    weights = wide.dot(wide).item()
+    changes = wide.sub_(after.view(-1)).dot(wide).item()
     return UNDEFINED if weights <= NOTHING * NOTHING * wide.numel() else math.sqrt(changes / weights)
 
 
