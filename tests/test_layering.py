@@ -51,6 +51,7 @@ IMPORTS = {
         "sample",
         "steering.standing",
         "steering.telling",
+        "steering.wariness",
     },
     "steering.absent": {"actuators", "policies", "rules"},
     "steering.standing": {"errors", "actuators", "alerts", "guard", "policies", "rules"},
@@ -67,6 +68,7 @@ IMPORTS = {
     "steering.forgetting": {"steering.answering", "steering.judging", "steering.telling", "policies", "rules"},
     "steering.telling": {"types", "actuators", "policies", "rules", "sample"},
     "steering.evidence": {"types", "actuators", "policies", "rules"},
+    "steering.wariness": {"policies"},
     "steering.judging": {"types", "steering.evidence", "rules", "sample"},
     "steering.execution": {"types", "actions", "actuators", "guard", "steering.noting", "policies"},
     "steering.noting": {"actions"},
@@ -131,6 +133,7 @@ KNOWN_BY = {
     "steering.forgetting": {"steering.controller"},
     "steering.telling": {"steering.answering", "steering.controller", "steering.forgetting"},
     "steering.evidence": {"steering.assembly", "steering.judging"},
+    "steering.wariness": {"steering.controller"},
     "steering.judging": {"steering.controller", "steering.elsewhere", "steering.forgetting"},
     "steering.execution": {
         "steering.answering",

@@ -186,6 +186,13 @@ class TestFirstAid:
         run.fire("gradient_nonfinite", 10 + pause)
         assert [decision.rung for decision in run.decisions] == [0, rung]
 
+    def test_is_not_in_a_row_with_what_a_good_step_lies_between_however_seldom_it_is_judged(self, course, nonfinite):
+        run = course(nonfinite)
+        for step in range(64, 64 * 6, 64):
+            run.fire("gradient_nonfinite", step, stepping="0")
+            run.resolve("gradient_nonfinite", step + 1)
+        assert {decision.rung for decision in run.decisions} == {0}
+
     def test_begins_anew_after_a_rung_that_lasts(self, course):
         run = course(Policy(on="gradient_nonfinite", ladder=[SkipStep(), SkipStep(), RollBack()], cooldown=0))
         for step in range(10, 14):

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from trimtab.sample import gradients
 from trimtab.sample.elements import elements_of
-from trimtab.sample.gradients import Moments, combine, take
+from trimtab.sample.gradients import Moments, combine, finite, take
 
 KINDS = {
     "random": lambda noise: noise * 1e-3,
@@ -441,6 +441,19 @@ def test_dense_memory_is_not_copied():
     allocations = Allocations()
     allocations.measure([tensor.view(300, 300).t(), tensor.view(30, 30, 100).permute(1, 2, 0)])
     assert 0 < allocations.largest <= 2048
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.float64])
+def test_one_bad_element_is_seen(bad, dtype):
+    gradients = [torch.ones(0), torch.full((7,), 1e15, dtype=dtype), torch.randn(33).relu().to_sparse()]
+    assert finite(gradients)
+    assert finite([])
+    gradients[1][3] = bad
+    assert not finite(gradients)
+    gradients[1] = torch.ones(3)
+    gradients[2] = sparse([[0, 1]], torch.tensor([bad, 1.0]), (5,))
+    assert not finite(gradients)
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ import copy
 import itertools
 import json
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 import trimtab
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, ScaleWeightDecay, SetDropout, SkipStep
 from trimtab.actuators import saving
+from trimtab.capture import recorder
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision, creeping
 from trimtab.rules.judge import Judge
@@ -42,6 +44,46 @@ def test_nan_in_a_batch_changes_nothing_when_policies_act(watching, training):
         training.step(spoil=math.nan)
         assert same(training.weights, before)
     assert ("skip_step", "applied") in outcomes(seen)
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("pause", [13, 70])
+def test_gradients_that_made_weights_nan_once_are_skipped_from_then_on(watching, training, closure, pause):
+    """The loss tells nothing of them. At the default spacing they are seen when it is too late, the first time."""
+
+    def evaluate(poison):
+        training.optimizer.zero_grad()
+        outputs = training.model(training.inputs)
+        loss = F.cross_entropy(outputs, training.labels)
+        if poison:
+            loss = loss + 0.0 * (0.0 * outputs).sum().sqrt()
+        loss.backward()
+        return loss
+
+    with watching(act="process", gradients_every=128) as seen:
+        for step in range(1, 401):
+            poison = step >= 100 and step % pause == 0
+            if closure:
+                training.optimizer.step(lambda poison=poison: evaluate(poison))
+            else:
+                evaluate(poison)
+                training.optimizer.step()
+    done = [action for action, outcome in outcomes(seen) if outcome == "applied"]
+    poisoned = sum(step % pause == 0 for step in range(100, 401))
+    assert done.count("roll_back") == 1
+    assert done[done.index("roll_back") :] == ["roll_back", *["skip_step"] * (poisoned - 1)]
+    assert all(torch.isfinite(p).all() for p in training.model.parameters())
+    assert F.cross_entropy(training.model(training.inputs), training.labels) < 0.1
+
+
+def test_nobody_looks_at_each_gradient_where_none_did_harm(watching, training, monkeypatch):
+    looked = Mock(wraps=recorder.finite)
+    monkeypatch.setattr(recorder, "finite", looked)
+    with watching(act="process", gradients_every=128):
+        training.steps(100)
+        training.step(spoil=math.nan)  # is skipped: no weights are turned back
+        training.steps(100)
+    assert not looked.called
 
 
 def test_nan_under_a_closure_changes_nothing_when_policies_act(watching, training):

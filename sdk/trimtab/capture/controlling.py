@@ -28,6 +28,11 @@ class StepController(Protocol):
         ...
 
     @property
+    def is_wary(self) -> bool:
+        """Whether a step is judged, too, if its gradients are not finite, and each step's are worth a look."""
+        ...
+
+    @property
     def steers(self) -> bool:
         """Whether `left_out` and `rates` are worth asking."""
         ...

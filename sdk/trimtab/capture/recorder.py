@@ -13,6 +13,7 @@ from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
 from trimtab.sample.books import Books
+from trimtab.sample.gradients import finite
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.meter import Meter
 from trimtab.sample.noise import FirstBackward
@@ -191,6 +192,13 @@ class Recorder:
         self._first_for = 0.0
         self.meter.add(cost)
         return sample
+
+    def are_damaged(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether a gradient is seen to hold NaN or Inf. See `finite`."""
+        started = self.clock()
+        damaged = not finite([p.grad for p in parameters if p.grad is not None])
+        self.meter.add(self.clock() - started)
+        return damaged
 
     def sample_first(self, ledger: Ledger, parameters: Sequence[Tensor]) -> FirstBackward | None:
         """Take the statistics of what the first backward of a step has brought, before the second adds to it.

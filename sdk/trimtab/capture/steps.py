@@ -134,7 +134,7 @@ class Steps:
                 self._hold_weights(tracked, optimizer)
             if gradients_ready:
                 self._sample(tracked, optimizer)
-        if gradients_ready and (tracked.calls >= tracked.judge_at or self._is_bad(tracked, tracked.share.losses)):
+        if gradients_ready and self._is_due(tracked, optimizer, tracked.share.losses):
             self._judge(tracked, optimizer, tracked.share.losses)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
@@ -146,7 +146,7 @@ class Steps:
             tracked.evaluated_samples = self._recorder.samples
             if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
-            if tracked.calls >= tracked.judge_at or self._is_bad(tracked, tracked.evaluated):
+            if self._is_due(tracked, optimizer, tracked.evaluated):
                 self._judge(tracked, optimizer, tracked.evaluated)
 
     def after_step(self, optimizer: Optimizer) -> None:
@@ -345,12 +345,24 @@ class Steps:
         tracked.judge_at = (tracked.calls // interval + 1) * interval
         self._recorder.meter.add(self._recorder.clock() - started)
 
-    def _is_bad(self, tracked: Tracked, losses: Sequence[Held]) -> bool:
-        """Whether a loss that could be read at once is not finite: then the step is judged before it does harm."""
-        if all(type(loss) is not float or loss - loss == 0.0 for loss in losses):
+    def _is_due(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> bool:
+        """Whether the step is to be judged: it is its turn, or it would do harm, as far as can be read at once."""
+        is_bad = self.controller.is_wary and self._is_damaging(tracked, optimizer)
+        if tracked.calls >= tracked.judge_at:
+            return True
+        if not is_bad and all(type(loss) is not float or loss - loss == 0.0 for loss in losses):
             return False
         tracked.hasty += 1
         return tracked.hasty <= HASTY and self.controller.judges_at_once
+
+    def _is_damaging(self, tracked: Tracked, optimizer: Optimizer) -> bool:
+        """Whether its gradients are not finite: then they are sampled, and those of the next step, which end it."""
+        if not self._recorder.are_damaged(tracked.parameters):
+            return False
+        if not tracked.is_sampled:
+            self._sample(tracked, optimizer)
+        tracked.sample_at = tracked.calls + 1
+        return True
 
     def _whose(self, gradients: Tensor | Sequence[Tensor]) -> list[Share]:
         """The shares whose probe these gradients may write to. Where they are nobody's, they may be copies."""

@@ -47,10 +47,10 @@ class Accounts:
 
     def done(self, policy: Policy, optimizer: str, rung: int, step: int, since: int, gap: int) -> None:
         """A rung was carried out, or would have been."""
-        aided, lasting = self.position(policy, optimizer, step, since, gap)
         if rung < policy.first_aid:
-            self.aided[policy.name, optimizer] = aided + 1, step
+            self.aided[policy.name, optimizer] = rung + 1, step
             return
+        _, lasting = self.position(policy, optimizer, step, since, gap)
         self.aided.pop((policy.name, optimizer), None)
         self.climbed[policy.group, optimizer] = max(rung, lasting) - policy.first_aid + 1, step
         self.spent[policy.name, optimizer] += 1

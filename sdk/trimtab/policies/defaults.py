@@ -138,7 +138,8 @@ REASONS: dict[str, str] = {
     "the run, which is what recurrent networks need that explode from the start. A lower rate comes only after that: "
     "at it they would learn too slowly.",
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips does not count, unless it is the third in a "
-    "row.",
+    "row. Gradients of which nobody sees the NaN before the weights have it are learned from: for 1,000 steps after "
+    "going back each step's are looked at (on the CPU, and in a run of one rank; elsewhere all would have to wait).",
     "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
     "arXiv 2205.01068). If going back twice, to two snapshots, leaves the loss as high at once, it is not the rate's "
     "fault: what is asked of the model has changed. Then the rate is given back, and the run halted with its best "

@@ -339,7 +339,9 @@ class Engine:
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
-        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since, self._gap)
+        is_anew = (verdict.rule, verdict.optimizer) in self._fresh  # then a good step was seen in between
+        gap = 1 if is_anew else self._gap
+        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since, gap)
         if policy.first_aid and not late and not self._needs_aid(verdict):
             return None
         late = late or (

@@ -23,7 +23,7 @@ from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
 from trimtab.sample.seclusion import secluded
 
-__all__ = ["Moments", "Taken", "combine", "take"]
+__all__ = ["Moments", "Taken", "combine", "finite", "take"]
 
 BLOCK = 1024 * 1024  # elements: 4 MiB, for caches of today; a smaller one pays for launches, a larger one for memory
 DEVICE_BLOCK = 16 * BLOCK  # on a device launches cost more, and there is memory
@@ -96,6 +96,17 @@ def take(gradients: Sequence[Tensor], scale: Tensor | None = None) -> Taken:
         if scale is not None:
             divisor = float(scale.item()) if scale.is_cpu else Arriving(scale.detach().reshape(1).clone())
         return Taken(_on_cpu(here), [_OnDevice(group) for group in elsewhere.values()], divisor)
+
+
+@secluded
+def finite(gradients: Sequence[Tensor]) -> bool:
+    """Whether the norms of all gradients on the CPU are finite; those elsewhere are taken for it, as nothing may wait.
+
+    Elements beyond 1e19 are not told from Inf. Cost: about one plain sum.
+    """
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        here = [values for values, _ in map(elements_of, gradients) if values.is_cpu]
+        return not here or math.isfinite(torch.stack([n.double() for n in torch._foreach_norm(here)]).sum().item())
 
 
 def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:

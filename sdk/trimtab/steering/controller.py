@@ -40,6 +40,7 @@ from trimtab.steering.membership import Membership
 from trimtab.steering.orders import Orders
 from trimtab.steering.standing import Standing
 from trimtab.steering.telling import Telling
+from trimtab.steering.wariness import Wariness
 from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
 
@@ -139,6 +140,7 @@ class Controller:
         )
         self._forgetting = Forgetting(judge, self._judging, self._answering, self._telling, self._labels, say)
         self._absent = Absent(engine, judge, actuators.steering)
+        self._wariness = Wariness()
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
@@ -170,6 +172,11 @@ class Controller:
     def judges_at_once(self) -> bool:
         """Whether a bad step may be judged out of turn. Ranks meet where it is the turn of all of them."""
         return self._membership.ranks is None
+
+    @property
+    def is_wary(self) -> bool:
+        """Whether gradients are worth a look at every step: a short while ago they made the weights NaN."""
+        return self.judges_at_once and self._wariness.lasts(self._books.steps_written())
 
     def open(self) -> None:
         """The run begins."""
@@ -393,6 +400,8 @@ class Controller:
 
     def _adjusted(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         self._forgetting.adjusted(decision, step, of_all, back_to)
+        if back_to is not None:
+            self._wariness.went_back(decision, step)
 
     def _next_in(self, label: str, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""

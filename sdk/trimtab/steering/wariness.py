@@ -1,0 +1,28 @@
+"""Gradients that have made weights NaN once may do so again: for some time each step's are worth a look."""
+
+from __future__ import annotations
+
+from trimtab.policies import Decision
+from trimtab.policies.defaults import UNMISTAKABLE
+
+WARY_FOR = 1000  # steps after a rollback
+
+
+class Wariness:
+    """Begins where weights that were not finite any more have been turned back, and ends by itself.
+
+    Gradients are sampled every so many steps only, and those of a step between that are NaN are seen in the next loss:
+    when nothing but going back helps. Seen in time, the one step is skipped.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0
+
+    def went_back(self, decision: Decision, step: int) -> None:
+        """Weights were turned back after `step`, as was decided."""
+        if decision.rule in UNMISTAKABLE:
+            self._until = step + WARY_FOR
+
+    def lasts(self, step: int) -> bool:
+        """Whether it does, before the step after `step`."""
+        return step < self._until
