@@ -10,7 +10,7 @@ from trimtab.types import Strides, Verdict
 
 AT_ONCE = 2  # steps after going back: a loss as high from there on was so before anything had moved the weights
 OLDER = 1  # times that an older snapshot is tried
-ENOUGH = 2  # times that the rate is given back, until a jump of the loss is no reason to lower it any more
+ENOUGH = 2  # times that this is told, until a jump of the loss is no reason to do anything any more
 LASTING = 10  # steps that evidence rests on, so that one bad batch is none
 JUMP = "loss_spike"  # the rule of a single loss; the first one after going back is that of weights which were good
 
@@ -28,32 +28,42 @@ class Causes:
 
     A model that is put back to where it was good has a good loss, whatever the rate. If its loss is as high as before
     from the first step on, for long or by a jump at that step, it may have been bad by then: the next snapshot is an
-    older one. If that does not help either, the objective or the data are others: a term that is switched on, the next
-    task, the targets of reinforcement learning, wrong labels. Or the loss rises again though the rate was lowered until
+    older one. If that does not help either, or the weights are known to have had a good loss when they were kept, the
+    objective or the data are others: a term that is switched on, the next task, the targets of reinforcement learning,
+    wrong labels. (Of weights that were good a jump at the first step tells nothing yet: it may be a bad batch.) Or the
+    loss rises again though the rate was lowered until
     steps hardly move the weights: then it belongs to training, as while a codebook is learned. From then on the loss
     must rest at chance, or validation get worse, before anything is done about it: see `Course.harmful`.
     """
 
-    __slots__ = ("_back", "_elsewhere", "_vain")
+    __slots__ = ("_back", "_elsewhere", "_told_at", "_vain")
 
     def __init__(self) -> None:
         self._back: int | None = None  # the step at which the run was last put back, all of it as always
         self._vain: dict[str, set[int]] = {}  # by optimizer, the steps at which that did not help
-        self._elsewhere: dict[str, int] = {}  # optimizers, and how often their rate was given back
+        self._elsewhere: dict[
+            str, int
+        ] = {}  # optimizers, and how often that was told of them, or their rate given back
+        self._told_at: dict[str, int] = {}  # by optimizer, the last `_back` that told it by itself
 
     def settled(self, decision: Decision, step: int, *, went_back: bool) -> None:
         """A decision was carried out, at `step`: see `Engine.settle`."""
         if went_back and any(isinstance(a, RollBack) for a in decision.actions):
             self._back = step
 
-    def hear(self, verdict: Verdict, *, is_answered: bool, moves: bool = True) -> None:
+    def hear(self, verdict: Verdict, *, is_answered: bool, moves: bool = True, were_good: bool = False) -> None:
         """A rule fires whose policy goes back. Hearing of it again changes nothing.
 
         What is not answered, since another rule has its turn, counts only from the very first step on. For `moves` see
-        `is_moving`.
+        `is_moving`, for `were_good` see `Evidence`.
         """
         after = self._steps_after_going_back(verdict)
         if self._back is None or after is None:
+            return
+        if were_good and 0 < after <= AT_ONCE:
+            if _is_lasting(verdict) and self._told_at.get(verdict.optimizer) != self._back:
+                self._told_at[verdict.optimizer] = self._back
+                self._elsewhere[verdict.optimizer] = self._elsewhere.get(verdict.optimizer, 0) + 1
             return
         vain = self._vain.setdefault(verdict.optimizer, set())
         if 0 < after <= (AT_ONCE if is_answered else 1):
@@ -67,17 +77,24 @@ class Causes:
 
     def gave_back(self, optimizer: str) -> None:
         """What its rate was lowered by is undone."""
-        self._elsewhere[optimizer] = self._elsewhere.get(optimizer, 0) + 1
+        if self._back is None or self._told_at.get(optimizer) != self._back:
+            self._elsewhere[optimizer] = self._elsewhere.get(optimizer, 0) + 1
 
     def begin_anew(self, optimizer: str) -> None:
         """It trains another model."""
         self._back = None
         self._vain.pop(optimizer, None)
         self._elsewhere.pop(optimizer, None)
+        self._told_at.pop(optimizer, None)
 
     def older(self, optimizer: str) -> int:
-        """How many snapshots further back to go than a policy says."""
-        return len(self._vain.get(optimizer, ()))
+        """How many snapshots further back to go than a policy says: none where that is known to be of no use."""
+        return 0 if optimizer in self._elsewhere else len(self._vain.get(optimizer, ()))
+
+    def is_too_soon(self, verdict: Verdict) -> bool:
+        """Whether the loss jumped at the first step after going back, and may come down at the next ones."""
+        is_first = verdict.rule == JUMP and self._steps_after_going_back(verdict) == 1
+        return is_first and not _is_lasting(verdict) and verdict.optimizer not in self._elsewhere
 
     def doubted(self, verdict: Verdict) -> bool:
         """Whether a rise of this loss, seen over several steps, no longer tells how well training goes.

@@ -248,7 +248,7 @@ class Engine:
         for verdict in ordered:
             policy = self._policy(verdict.rule)
             if policy is not None and policy.goes_back:
-                self._causes.hear(verdict, is_answered=False)
+                self._causes.hear(verdict, is_answered=False, were_good=self._evidence.were_good(verdict.optimizer))
         for verdict in ordered:
             policy = self._policy(verdict.rule)
             if self._stepping is not None and verdict.optimizer not in ("", self._stepping):
@@ -278,7 +278,10 @@ class Engine:
             return None
         if policy.goes_back:
             moves = is_moving(self._rates.left(verdict.optimizer), self._evidence.strides(policy.on, verdict.optimizer))
-            self._causes.hear(verdict, is_answered=True, moves=moves)
+            were_good = self._evidence.were_good(verdict.optimizer)
+            self._causes.hear(verdict, is_answered=True, moves=moves, were_good=were_good)
+            if were_good and self._causes.is_too_soon(verdict):
+                return None
         doubted = (policy.goes_back or policy.lowers) and self._causes.doubted(verdict)
         if doubted and not self._evidence.is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)

@@ -26,6 +26,10 @@ class Evidence:
         """Whether training makes the model of an optimizer worse, by what was seen since the last adjustment."""
         return False
 
+    def were_good(self, optimizer: str) -> bool:
+        """Whether the weights that were last gone back to are known to have had a good loss when they were kept."""
+        return False
+
     def misleads(self, rule: str, optimizer: str) -> str:
         """Why what a rule says of an optimizer is no reason to adjust it; empty where it is one."""
         return ""

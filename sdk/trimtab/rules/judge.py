@@ -271,6 +271,11 @@ class Judge:
         course = bench.course
         return course.exploded or course.at_chance or course.stride >= LONG
 
+    def were_good(self, optimizer: str) -> bool:
+        """Whether the weights of the last rollback are known to have had a good loss: see `Course.were_good`."""
+        bench = self._benches.get(optimizer)
+        return bench is not None and bench.course.were_good
+
     def is_harmful(self, optimizer: str) -> bool:
         """Whether training makes the model worse: see `Course.harmful`."""
         bench = self._benches.get(optimizer)

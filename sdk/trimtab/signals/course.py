@@ -31,6 +31,7 @@ class _Moment(NamedTuple):
     """What is remembered of an earlier course."""
 
     values: int  # that had come by then
+    lost: float  # how far the loss was above its best
     best: float
     calm: float
     swing: float
@@ -54,6 +55,9 @@ class Course:
     for every input; `validation`, the newest validation loss and `stride`, the largest typical update ratio, both
     since a fence; and `exploded`, whether the loss shot up within its first values.
 
+    `were_good` is whether the weights that were gone back to last are known to have had a loss near its best, before
+    they were kept and after it.
+
     A course begins with the first value that is not exactly 0, and is `idle` until then: a loss of pairs that are all
     far enough apart has nothing to come down by, and everything is far above it.
 
@@ -65,7 +69,7 @@ class Course:
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_of", "_rested", "_widest", "averages", "best", "calm",
         "chance", "count", "excused", "exploded", "fast", "first", "idle", "learned", "lowest", "middle", "peak",
-        "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens",
+        "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -84,6 +88,7 @@ class Course:
         self.first = self.best = self.fast = self.middle = self.slow = 0.0
         self.swing = self.peak = self.calm = self._widest = 0.0
         self.excused = 0.0
+        self.were_good = False
         self.lowest = math.inf
         self._of = 0  # values that the slow average is of
         self._rested = 2 * UNSEEN  # the last value at which it was about where it is lowest, or past a beginning
@@ -149,7 +154,7 @@ class Course:
             self._rested = self.count
 
     def _remember(self) -> None:
-        self._history.append(_Moment(self.count, self.best, self.calm, self.swing, self.peak, self.lowest))
+        self._history.append(_Moment(self.count, self.lost, self.best, self.calm, self.swing, self.peak, self.lowest))
         if len(self._history) >= MOMENTS:
             del self._history[::2]
             self._every *= 2
@@ -219,6 +224,7 @@ class Course:
         """Start the averages anew."""
         self.validation_lost = self.validation_worsens = self.stride = 0.0
         self.validation = None
+        self.were_good = False
         self._fenced = self.count > BEGINNING
 
     def turn_back(self, values: int) -> None:
@@ -230,10 +236,13 @@ class Course:
         if then < BASELINE:
             self._clear()
             return
+        after = None
         while len(self._history) > 1 and self._history[-1].values > then:
-            self._history.pop()
+            after = self._history.pop()
         if self._history:
-            _, self.best, self.calm, self.swing, self.peak, self.lowest = self._history[-1]
+            values, lost, self.best, self.calm, self.swing, self.peak, self.lowest = self._history[-1]
+            most = NEAR * self.scale
+            self.were_good = after is not None and values <= then and lost < most and after.lost < most
 
     def _begin(self, value: float) -> None:
         count = self.count

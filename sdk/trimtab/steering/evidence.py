@@ -43,6 +43,10 @@ class Findings(Evidence):
         """See `Judge.is_harmful`."""
         return self._judge.is_harmful(optimizer)
 
+    def were_good(self, optimizer: str) -> bool:
+        """See `Judge.were_good`."""
+        return self._judge.were_good(optimizer)
+
     def strides(self, rule: str, optimizer: str) -> Strides:
         """As the judge has them, which knows the schedule's rate alone; the first step also had a scale of ours."""
         found = self._judge.strides(rule, optimizer)
