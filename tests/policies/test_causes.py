@@ -21,8 +21,11 @@ LOWER = "roll_back scale_learning_rate"
 class Known(Evidence):
     """True where what it is given is, at that moment."""
 
-    def __init__(self, *, harmful=False, slow=True, strides=NONE):
-        self.harmful, self.slow, self.known = harmful, slow, strides
+    def __init__(self, *, harmful=False, slow=True, strides=NONE, good=False):
+        self.harmful, self.slow, self.known, self.good = harmful, slow, strides, good
+
+    def were_good(self, optimizer):
+        return self.good
 
     def strides(self, rule, optimizer):
         return self.known
@@ -65,6 +68,46 @@ def test_older_snapshot_is_tried_first(gone_back):
     run = gone_back()
     run.fire("loss_diverged", 120, since=101)
     assert [action.back for decision in run.decisions for action in decision.actions[:1]] == [0, 1]
+
+
+@pytest.fixture
+def gone_back_to_good(course):
+    """A run that went back at step 100, to a fifth of its rate, and to weights that are known to have been good."""
+    run = course(DIVERGED, JUMPED, evidence=Known(good=True))
+    assert run.fire("loss_diverged", 100, since=81) == [LOWER]
+    run.engine.fence()
+    run.engine.scaled("0", 0.2)
+    return run
+
+
+def test_rate_is_given_back_at_once_where_the_weights_are_known_to_have_been_good(gone_back_to_good):
+    assert gone_back_to_good.fire("loss_diverged", 120, since=101) == ["creep_back"]
+    (action,) = gone_back_to_good.decisions[-1].actions
+    assert action.factor == pytest.approx(5.0)
+
+
+def test_rise_that_comes_later_is_the_fault_of_weights_that_were_good(gone_back_to_good):
+    assert gone_back_to_good.fire("loss_diverged", 120, since=101 + AT_ONCE) == ["roll_back"]
+
+
+def test_jump_at_the_first_step_is_no_fault_of_weights_that_were_good_and_may_be_one_bad_batch(gone_back_to_good):
+    run = gone_back_to_good
+    assert run.fire("loss_spike", 101) == []
+    run.resolve("loss_spike", 102)
+    assert run.fire("loss_spike", 160) == ["roll_back"]
+    assert run.decisions[-1].actions[0].back == 0
+
+
+def test_jumps_are_left_alone_after_going_back_to_good_weights_has_not_helped_twice(course):
+    """As in a program that sets one task after the other."""
+    run = course(JUMPED, evidence=Known(good=True))
+    for step in (100, 300):
+        assert run.fire("loss_spike", step)[-1].startswith("roll_back")
+        run.engine.fence()
+        assert run.fire("loss_spike", step + 20, since=step + 1) == ["refused"]
+        run.engine.fence()
+    assert run.fire("loss_spike", 500) == ["refused"]
+    assert run.decisions[0].actions[0].back == run.decisions[2].actions[0].back == 0
 
 
 def test_rate_is_given_back_where_the_loss_is_as_high_at_once_again(in_vain):

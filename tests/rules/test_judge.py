@@ -323,6 +323,18 @@ def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_
     assert steps.judge.is_lost("loss_spike", "0")
 
 
+@pytest.mark.parametrize(("back", "recovered"), [(0, []), (90, ["loss_spike", "loss_diverged"])])
+def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovered):
+    steps = Steps(shipped("loss_spike", "loss_diverged", "loss_high"))
+    steps.take([2.3 * 0.97**i for i in range(150)])
+    fired = {verdict.rule for verdict in steps.take([3.0] * 60 + [0.02] * back)}
+    assert {"loss_spike", "loss_diverged"} <= fired
+    assert [rule for rule in ("loss_spike", "loss_diverged", "loss_high") if steps.judge.has_recovered(rule, "0")] == (
+        recovered
+    )
+    assert not steps.judge.has_recovered("loss_spike", "1")
+
+
 def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
     """As that of a language model, which comes down from far above it."""
     steps = Steps(shipped("gradient_vanishing"))

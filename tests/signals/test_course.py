@@ -158,6 +158,57 @@ def test_turning_back_by_little_in_a_long_run_keeps_the_best():
     assert course.best == pytest.approx(best, rel=1e-6)
 
 
+LOSSES = [2.0 * 0.97**i + 0.1 * (-1) ** i for i in range(200)]  # they swing by 0.1
+
+
+@pytest.mark.parametrize(
+    ("since", "over"),
+    [
+        ([50.0], False),
+        ([50.0, 0.1], False),
+        ([50.0, 0.1, 0.0], True),  # one bad batch, of which the weights took no harm
+        ([50.0, 0.1, 0.0, 50.0, 0.1, 0.0], True),  # ... that comes again and again
+        ([3.0, 2.8, 2.9, 2.7, 2.8, 2.9, 3.0, 2.8], False),
+        ([3.0, 2.2, 1.7, 1.3, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2], True),
+        ([50.0, *[0.9, 1.0] * 20], False),  # most of the way, and yet half of what was learned is lost
+        ([50.0, 0.1, 0.0, *[0.1, 0.0] * 20, 3.0], False),  # another jump, which is not over
+        ([*[50.0, 0.1, 0.0] * 2, 50.0], False),
+        ([*[50.0, 0.1, 0.0] * 3, 50.0], True),
+        ([*[50.0, 0.1, 0.0] * 3, 50.0, 3.0], False),
+        ([0.1, 0.0], False),  # there was none
+    ],
+)
+def test_jump_is_over_when_the_loss_has_come_down_by_itself(since, over):
+    assert course_of([*LOSSES, *since]).has_recovered == over
+
+
+def test_what_jumped_before_a_fence_is_forgotten():
+    course = course_of([*LOSSES, 50.0, 0.1, 0.0])
+    course.fence()
+    assert not course.has_recovered
+    course.update(0.1)
+    assert not course.has_recovered
+
+
+@pytest.mark.parametrize(
+    ("rise", "back_to", "good"),
+    [
+        (300, 280, True),
+        (300, 299, False),  # nothing was remembered after it: it may have been bad by then
+        (200, 290, False),
+        (290, 100, True),
+    ],
+)
+def test_weights_are_known_to_have_been_good_where_the_loss_was_before_they_were_kept_and_after(rise, back_to, good):
+    losses = [2.0 * 0.97**i if i < rise else 3.0 for i in range(320)]
+    course = course_of(losses)
+    course.fence()
+    course.turn_back(320 - back_to)
+    assert course.were_good == good
+    course.fence()
+    assert not course.were_good
+
+
 def test_validation_gets_worse_where_two_passes_since_a_fence_have_lost_and_the_second_is_no_better():
     course = course_of([1.0] * BASELINE)
     found = []

@@ -31,5 +31,5 @@ class Evidence:
         return False
 
     def misleads(self, rule: str, optimizer: str) -> str:
-        """Why what a rule says of an optimizer is no reason to adjust it; empty where it is one."""
+        """Why what a rule says, or has said, of an optimizer is no reason to adjust it now; empty where it is one."""
         return ""

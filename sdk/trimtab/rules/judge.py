@@ -24,6 +24,7 @@ from trimtab.types import GradientReading, Strides, Verdict
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
 
 LONG = 0.03  # of a typical layer: steps that may have moved weights to where no gradient leads back
+OVER = 0.5  # of the threshold: a loss that diverged is on its way back
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
 
 
@@ -270,6 +271,14 @@ class Judge:
             return True
         course = bench.course
         return course.exploded or course.at_chance or course.stride >= LONG
+
+    def has_recovered(self, rule: str, optimizer: str) -> bool:
+        """Whether the loss, of which `rule` said that it jumped or diverged some steps ago, has come down by itself."""
+        bench = self._benches.get(optimizer)
+        signal = RULES[rule].signal if rule in RULES else ""
+        if bench is None or signal not in ("loss_spike_score", "loss_divergence"):
+            return False
+        return bench.course.has_recovered if signal == "loss_spike_score" else self.level(rule, optimizer) < OVER
 
     def were_good(self, optimizer: str) -> bool:
         """Whether the weights of the last rollback are known to have had a good loss: see `Course.were_good`."""

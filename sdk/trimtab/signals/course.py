@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from trimtab.signals.jumps import Jumps
+
 FAST, MIDDLE, SLOW = 0.2, 0.07, 0.02  # weights of the newest value: means over the last 5, 14 and 50 or so
 BEGINNING = 8  # values that make the mean at the beginning
 FEW = 3  # ... of which the first ones tell what is usual
@@ -67,9 +69,9 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "_of", "_rested", "_widest", "averages", "best", "calm",
-        "chance", "count", "excused", "exploded", "fast", "first", "idle", "learned", "lowest", "middle", "peak",
-        "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens", "were_good",
+        "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_of", "_rested", "_widest", "averages", "best",
+        "calm", "chance", "count", "excused", "exploded", "fast", "first", "idle", "learned", "lowest", "middle",
+        "peak", "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -94,6 +96,7 @@ class Course:
         self._rested = 2 * UNSEEN  # the last value at which it was about where it is lowest, or past a beginning
         self._good = False  # whether there was a validation while the loss was near its best
         self._began = 0.0
+        self._jumps = Jumps()
         self._fenced = False
         self._history: list[_Moment] = []
         self._every = SPACING
@@ -111,6 +114,7 @@ class Course:
     def update(self, value: float) -> None:
         """Take a finite value in."""
         self.count += 1
+        self._jumps.update(value)
         if self.count <= BEGINNING:
             self._begin(value)
             return
@@ -125,6 +129,7 @@ class Course:
         reach = REACH * (swing if swing > peak else peak)
         if reach:
             if off > reach:
+                self._jumps.stands_out(value, fast, NEAR * self.scale)
                 off = reach
             elif off < -reach:
                 off = -reach
@@ -144,6 +149,11 @@ class Course:
         if self.count % self._every == 0:
             self._remember()
 
+    @property
+    def has_recovered(self) -> bool:
+        """Whether the loss has come down by itself since it last jumped, to near its best: see `Jumps.is_over`."""
+        return self._jumps.is_over(NEAR * self.scale)
+
     def _follow_slowly(self, value: float) -> None:
         self._of = count = self._of + 1
         slow = self.slow
@@ -154,7 +164,8 @@ class Course:
             self._rested = self.count
 
     def _remember(self) -> None:
-        self._history.append(_Moment(self.count, self.lost, self.best, self.calm, self.swing, self.peak, self.lowest))
+        lost = max(self.fast, self._jumps.level) - self.best - self.excused  # averages follow a jump slowly
+        self._history.append(_Moment(self.count, lost, self.best, self.calm, self.swing, self.peak, self.lowest))
         if len(self._history) >= MOMENTS:
             del self._history[::2]
             self._every *= 2
@@ -225,6 +236,7 @@ class Course:
         self.validation_lost = self.validation_worsens = self.stride = 0.0
         self.validation = None
         self.were_good = False
+        self._jumps.fence()
         self._fenced = self.count > BEGINNING
 
     def turn_back(self, values: int) -> None:

@@ -14,6 +14,7 @@ AT_REST = (
     "the loss has not come down, but it has not exploded either, is not known to be at chance, and steps are no longer "
     "than usual: what there is to learn may be less than what it swings by"
 )
+RECOVERED = "by now the loss has come down again by itself"  # several steps are judged together
 ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
 
 
@@ -53,7 +54,12 @@ class Findings(Evidence):
         return found._replace(first=found.first * self._steering.scale(optimizer))
 
     def misleads(self, rule: str, optimizer: str) -> str:
-        """The loss of reinforcement learning, which rises as the rewards do; and one that has nowhere to go."""
+        """A loss that has come down again, that of reinforcement learning, and one that has nowhere to go.
+
+        The last two are left to the user who chose the policies.
+        """
+        if self._judge.has_recovered(rule, optimizer):
+            return RECOVERED
         if self._chosen or rule in UNMISTAKABLE:
             return ""
         doubt = doubt_of_loss()
