@@ -214,6 +214,7 @@ class SetDropout:
     def __post_init__(self) -> None:
         if not (_is_number(self.ratio) and 0 <= self.ratio < 1):
             raise ConfigError(f"{self.name}(ratio={shown(self.ratio)}): expected a ratio from 0 to below 1, as 0.1.")
+        _check_flag(self, "lower")
 
     def apply(self, controls: Controls) -> Change:
         return controls.set_dropout(self.ratio, lower=self.lower)
@@ -283,12 +284,19 @@ class Halt:
     def __post_init__(self) -> None:
         if not (isinstance(self.reason, str) and _is_text(self.reason)):
             raise ConfigError(f"{self.name}(reason={shown(self.reason)}): expected a text, such as 'enough'.")
+        _check_flag(self, "restore_best")
 
     def apply(self, controls: Controls) -> Change:
         return controls.halt(self.reason, restore_best=self.restore_best)
 
 
 LARGEST = 2**63 - 1  # a whole number over it is no float, no index and no step of anything
+
+
+def _check_flag(action: SetDropout | Halt, name: str) -> None:
+    value = getattr(action, name)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{action.name}({name}={shown(value)}): expected True or False.")
 
 
 def _check_factor(action: ScaleLearningRate | ScaleWeightDecay) -> None:

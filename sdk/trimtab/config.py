@@ -16,8 +16,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trimtab import names, plugins
-from trimtab.errors import ConfigError, did_you_mean
+from trimtab.errors import ConfigError, did_you_mean, shortened
 from trimtab.settings import Config
+
+MOST_GIB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,16 @@ def _anything(value: Any) -> bool:
     return True
 
 
+def _is_path(text: str) -> bool:
+    return bool(text) and "\0" not in text
+
+
 def _a_file(variable: str) -> _Setting:
-    return _Setting(variable, str, bool, "the path of a file")
+    return _Setting(variable, str, _is_path, "the path of a file")
+
+
+def _a_directory(variable: str) -> _Setting:
+    return _Setting(variable, str, _is_path, "the path of a directory")
 
 
 def _is_address(text: str) -> bool:
@@ -77,7 +87,7 @@ _SETTINGS: dict[str, _Setting] = {
         "a whole number of steps, 1 or more. Leave it out to let Trimtab choose within the overhead",
     ),
     "layers": _Setting("TRIMTAB_LAYERS", list[str], all, "patterns of parameter names, such as 'encoder.*'"),
-    "directory": _Setting("TRIMTAB_DIR", str, bool, "the path of a directory"),
+    "directory": _a_directory("TRIMTAB_DIR"),
     "host": _Setting("TRIMTAB_HOST", str, bool, "a host name or an address, such as 127.0.0.1"),
     "port": _Setting(
         "TRIMTAB_PORT", int, lambda port: 0 <= port <= 65535, "a whole number from 0 to 65535, where 0 is any free port"
@@ -90,11 +100,11 @@ _SETTINGS: dict[str, _Setting] = {
         "false (adjustments are only shown), 'process' (on rules judged here), 'alerts' (on alerts) or true (both)",
     ),
     "replay": _Setting("TRIMTAB_REPLAY", str, bool, "a run that has ended: its name, its directory or its log"),
-    "snapshot_directory": _Setting("TRIMTAB_SNAPSHOT_DIR", str, bool, "the path of a directory"),
+    "snapshot_directory": _a_directory("TRIMTAB_SNAPSHOT_DIR"),
     "snapshot_gib": _Setting(
         "TRIMTAB_SNAPSHOT_GIB",
         float,
-        lambda size: 0 < size < math.inf,
+        lambda size: 0 < size <= MOST_GIB,
         "GiB over 0 that all snapshots may take, such as 8",
     ),
     "snapshot_rng": _Setting("TRIMTAB_SNAPSHOT_RNG", bool, _anything, "true or false"),
@@ -132,7 +142,7 @@ _SETTINGS: dict[str, _Setting] = {
     "metrics_token_file": _a_file("TRIMTAB_METRICS_TOKEN_FILE"),
     "tls_certificate_file": _a_file("TRIMTAB_TLS_CERTIFICATE_FILE"),
     "tls_key_file": _a_file("TRIMTAB_TLS_KEY_FILE"),
-    "targets": _Setting("TRIMTAB_TARGETS_DIR", str, bool, "the path of a directory"),
+    "targets": _a_directory("TRIMTAB_TARGETS_DIR"),
     "linger": _Setting(
         "TRIMTAB_LINGER",
         float,
@@ -202,12 +212,13 @@ def disabled(environ: Mapping[str, str] = os.environ) -> bool:
 
 def _from_arguments(arguments: Mapping[str, Any]) -> dict[str, _Given]:
     _refuse_unknown("", arguments)
-    return {name: _Given(value, f"{name}={value!r}") for name, value in arguments.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return {name: _Given(value, shortened(f"{name}={value!r}")) for name, value in given.items()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     said = {name: (setting.variable, environ.get(setting.variable)) for name, setting in _SETTINGS.items()}
-    return {name: _Given(raw, f"{variable}={raw}", is_text=True) for name, (variable, raw) in said.items() if raw}
+    return {name: _Given(raw, shortened(f"{var}={raw}"), is_text=True) for name, (var, raw) in said.items() if raw}
 
 
 def _from_file(file: Any) -> dict[str, _Given]:
@@ -217,17 +228,19 @@ def _from_file(file: Any) -> dict[str, _Given]:
         path = Path(file)
     except TypeError as error:
         raise ConfigError(f"config={file!r}: expected the path of a TOML file.") from error
+    if not _is_path(str(path)):
+        raise ConfigError(f"config={file!r}: expected the path of a TOML file.")
     try:
         content = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise ConfigError(f"config={str(path)!r}: {error.strerror}. Give the path of a TOML file.") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # also a UTF-16 file, and numbers without end
         raise ConfigError(f"{path}: expected TOML, but {error}. Correct the file.") from error
     for name, value in content.items():
         if isinstance(value, dict) and name not in _SETTINGS:
             raise ConfigError(f"{path}: [{name}] is not a setting. Write the keys at the top of the file, in no table.")
     _refuse_unknown(f"{path}: ", content)
-    return {name: _Given(value, f"{path}: {name} = {value!r}") for name, value in content.items()}
+    return {name: _Given(value, shortened(f"{path}: {name} = {value!r}")) for name, value in content.items()}
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any]) -> None:

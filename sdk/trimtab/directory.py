@@ -70,7 +70,7 @@ def make(run: RunInfo) -> Former:
 
     Raises ConfigError when it cannot be written, or another process is writing it: also one that starts at this moment.
     """
-    is_new = not run.directory.exists()
+    is_new = not os.path.exists(run.directory)  # False where nobody may look, which the probe tells
     try:
         _probe(run)
         return Former(is_new, _claim(run) if run.rank == 0 else None)

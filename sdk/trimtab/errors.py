@@ -71,6 +71,14 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"Allowed: {', '.join(names)}."
 
 
+MOST_SHOWN = 300  # characters of what somebody gave
+
+
+def shortened(text: str) -> str:
+    """`text`, or so much of its beginning that a sentence about it can still be read."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def printable(text: str) -> str:
     r"""`text` in one line, without what a terminal would obey: somebody else may have written it.
 

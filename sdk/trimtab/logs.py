@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -20,13 +21,14 @@ from trimtab.errors import ConfigError
 from trimtab.types import Severity
 
 _SUFFIX = ".jsonl"
+Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what arrays of numbers hold
 
 
 class _Record(msgspec.Struct, tag_field="event"):
     ts: datetime
     run: str
     run_id: str
-    step: int
+    step: Whole
     nonfinite: tuple[str, ...] = ()  # dotted paths of the values that were NaN or Inf
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ class RunStart(_Record, tag="run_start"):
 class Step(_Record, tag="step"):
     """See `types.Step`; a key that is missing here was not known, or is not read yet."""
 
-    steps: int = 1
+    steps: Whole = 1
     optimizer: str = ""
     epoch: int | None = None
     phase: str = "train"
@@ -152,8 +154,15 @@ class RunLog(msgspec.Struct):
 def locate(run: str | Path, directory: Path) -> Path:
     """The log of `run`: a file, the directory of a run, or the name of a run in `directory`.
 
-    Of several ranks it is the lowest. Raises ConfigError when there is none.
+    Of several ranks it is the lowest. Raises ConfigError when there is none, or nobody may look.
     """
+    try:
+        return _located(run, directory)
+    except OSError as error:
+        raise ConfigError(f"{run}: {error.strerror}. Give a run that can be read.") from error
+
+
+def _located(run: str | Path, directory: Path) -> Path:
     path = Path(run)
     if path.is_file():
         return path
@@ -174,7 +183,7 @@ def without_targets(given: Sequence[str]) -> list[str]:
 
 
 def _holds_nothing(place: Path) -> bool:
-    if not place.is_dir():
+    if not os.path.isdir(place):  # False where nobody may look, which `locate` tells
         return False
     logs = list(place.glob(f"rank-*{_SUFFIX}"))
     return place.name == FOLDER or (bool(logs) and not any(log.is_file() and log.stat().st_size for log in logs))

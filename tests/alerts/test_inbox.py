@@ -94,3 +94,10 @@ def test_outcomes_are_counted_by_source(offer, inbox, clock):
     inbox.heard("webhook")
     assert inbox.received == {"webhook": {"other_run": 1}}
     assert inbox.last_success == {"webhook": clock.now}
+
+
+def test_signal_that_ends_the_run_while_an_alert_is_counted_does_not_wait_for_itself(inbox):
+    """Its handler closes the run, on the thread that holds the lock."""
+    with inbox._lock:
+        assert inbox._lock.acquire(blocking=False)
+        inbox._lock.release()

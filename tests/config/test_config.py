@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+import trimtab
 from trimtab import config
 from trimtab.errors import ConfigError
 
@@ -150,6 +151,41 @@ def test_bad_file_is_named_with_the_reason(tmp_path, content, sentence):
     with pytest.raises(ConfigError, match=r"trimtab\.toml") as caught:
         resolve(config=file)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfeo\x00v\x00e\x00r\x00",  # UTF-16, as a shell of Windows writes it
+        b"# gr\xfc\xdfe",
+        b"port = " + b"9" * 5000,
+        b"layers = " + b"[" * 5000,
+    ],
+    ids=["UTF-16", "Latin-1", "a number without end", "deeper than anybody reads"],
+)
+def test_file_that_no_reader_takes_is_named(tmp_path, content):
+    file = tmp_path / "trimtab.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"trimtab\.toml: expected TOML, but"):
+        resolve(config=file)
+
+
+@pytest.mark.parametrize("name", ["config", "directory", "targets", "snapshot_directory", "webhook_token_file"])
+def test_path_that_no_system_takes_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}='a.*b'.* expected the path of a"):
+        resolve(**{name: "a\0b"})
+
+
+def test_path_that_is_too_long_for_the_system_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="File name too long"), trimtab.watch(directory=tmp_path / ("x" * 300)):
+        pass
+
+
+def test_what_was_given_is_told_in_part_where_it_is_long():
+    with pytest.raises(ConfigError) as caught:
+        resolve(run="x" * 100_000)
+    assert len(str(caught.value)) < 600
+    assert "expected letters" in str(caught.value)
 
 
 def test_password_in_an_address_is_refused_and_not_repeated():

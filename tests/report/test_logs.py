@@ -1,3 +1,4 @@
+import json
 import math
 import os
 from pathlib import Path
@@ -87,6 +88,21 @@ def test_log_is_located_by_file_directory_and_name(write):
     runs = path.parent.parent
     for given in (path, str(path.parent), "sample"):
         assert logs.locate(given, runs) == path
+
+
+def test_name_that_no_system_takes_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="File name too long"):
+        logs.locate("x" * 5000, tmp_path)
+
+
+def test_record_whose_step_no_array_holds_is_ignored(write):
+    path = write(*sample_events())
+    lines = path.read_text().splitlines()
+    steps = [line for line in lines if '"event":"step"' in line]
+    assert steps
+    record = json.loads(steps[0])
+    path.write_text("\n".join([*lines, json.dumps({**record, "step": 10**30})]) + "\n")
+    assert len(logs.read(path).steps) == len(steps)
 
 
 def test_lowest_rank_stands_for_the_run(write):

@@ -71,6 +71,7 @@ def test_unknown_name_is_refused_with_the_nearest_one(table, message):
         {"threshold": float("nan")},
         {"threshold": True},
         {"threshold": "high"},
+        {"threshold": 10**400},
         {"hold": 0},
         {"hold": 1.5},
         {"clear": 0.0},
@@ -97,7 +98,12 @@ def test_number_out_of_range_is_refused_and_named(change):
         ({"name": "mine", "signal": "math:fabs", "threshold": 1.0, "relative": "yes"}, "relative='yes': expected true"),
         ({"name": "loss_spike", "enabled": "no"}, "enabled='no': expected true or false"),
         ({"name": "mine", "signal": "logged:a"}, "threshold is missing"),
+        ({"name": "mine", "signal": "broken:f", "threshold": 1.0}, "RuntimeError: half done. Give MODULE:FUNCTION"),
+        ({"name": "mine", "signal": "leaving:f", "threshold": 1.0}, "SystemExit: 3. Give MODULE:FUNCTION"),
+        ({"name": "mine", "signal": ".here:f", "threshold": 1.0}, "Give MODULE:FUNCTION"),
+        ({"name": "mine", "signal": "logged:a", "threshold": 1.0, "meaning": 5}, "meaning=5: expected a text"),
         ({"threshold": 1.0}, "name is missing"),
+        ({"name": 3, "threshold": 1.0}, "name=3: expected a text"),
         ("loss_spike", "expected Rule"),
     ],
     ids=[
@@ -111,11 +117,19 @@ def test_number_out_of_range_is_refused_and_named(change):
         "no truth",
         "no truth for a shipped one",
         "no threshold",
+        "a module that raises",
+        "a module that exits",
+        "a relative module",
+        "a meaning that is no text",
         "no name",
+        "a name that is no text",
         "a string",
     ],
 )
-def test_what_makes_no_rule_is_refused(given, message):
+def test_what_makes_no_rule_is_refused(given, message, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('half done')")
+    (tmp_path / "leaving.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=message):
         resolve([given])
 

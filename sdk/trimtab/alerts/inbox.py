@@ -45,7 +45,7 @@ class Inbox:
         self._run_id = run_id
         self._rules = frozenset(rules)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # SIGTERM may come while it is held
         self._waiting: deque[Waiting] = deque()
         self._known: OrderedDict[tuple[str, str, float], str] = OrderedDict()  # alerts, and how each stood last
         self._counted: Counter[tuple[str, str]] = Counter()

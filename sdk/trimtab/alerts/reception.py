@@ -64,7 +64,7 @@ class Reception:
         self._emit = emit
         self._step = step
         self._published_at = 0.0
-        self._lock = threading.Lock()  # of these two
+        self._lock = threading.RLock()  # of these two; SIGTERM may come while it is held
         self._later: threading.Timer | None = None
         self._publish_guarded = guard.wrap("alerts", self._publish)
         self._poller: Poller | None = None

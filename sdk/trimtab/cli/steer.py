@@ -160,9 +160,12 @@ def _tell(kind: str, answer: Answer) -> int:
 def _locate(run: str, directory: Path) -> Path:
     from trimtab import logs
 
-    for place in (Path(run), directory / run):
-        if (place / "run.json").is_file():
-            return place
+    try:
+        for place in (Path(run), directory / run):
+            if (place / "run.json").is_file():
+                return place
+    except OSError as error:
+        raise ConfigError(f"{run}: {error.strerror}. Give the directory of a run of yours, or its name.") from error
     hint = logs.nearest_run(run, directory, "run.json") or f"{directory} holds no runs; give --dir."
     raise ConfigError(f"{run}: neither the directory of a run nor the name of one in {directory}. {hint}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,13 @@ def _directory(given: str | None) -> Path:
     """The directory of target files. Raises ConfigError where one was named that is not there."""
     settings = config.check(targets=given)
     asked: Path | None = settings.get("targets")
-    if asked is not None and not asked.is_dir():
+    if asked is not None and not os.path.lexists(asked):
         raise ConfigError(f"targets={str(asked)!r}: no such directory. Runs make it when they start to serve metrics.")
-    return discovery.folder(asked, settings.get("directory", Path("runs")))
+    folder = discovery.folder(asked, settings.get("directory", Path("runs")))
+    try:
+        with os.scandir(folder):
+            return folder
+    except FileNotFoundError:
+        return folder
+    except OSError as error:
+        raise ConfigError(f"targets={str(folder)!r}: {error.strerror}. Give a directory that can be read.") from error

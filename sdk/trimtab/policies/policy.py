@@ -56,6 +56,8 @@ class Policy:
         if not isinstance(self.on, str) or not self.on or self.on == ALERT:
             raise ConfigError(f"Policy(on={self.on!r}): expected the name of a rule, or 'alert:NAME' for an alert.")
         for name, default in (("name", self.on.removeprefix(ALERT)), ("group", self.name or self.on)):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"Policy(on={self.on!r}, {name}={getattr(self, name)!r}): expected a text.")
             object.__setattr__(self, name, getattr(self, name) or default)
         if not _NAME.fullmatch(self.name) or self.name in _RESERVED:
             raise ConfigError(
@@ -132,7 +134,8 @@ def check(policies: Sequence[Policy], rules: Collection[str]) -> None:
             )
         for key in (f"on={policy.on!r}", f"name={policy.name!r}"):
             if key in seen:
-                raise ConfigError(f"Two policies have {key}. Put what they do into the ladder of one, or rename one.")
+                remedy = "Rename one" if key.startswith("name") else "Put what they do into the ladder of one"
+                raise ConfigError(f"Two policies have {key}. {remedy}.")
             seen[key] = policy
 
 

@@ -166,8 +166,9 @@ def _imported(name: str, where: str) -> type[Action]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: action {name!r} cannot be imported: {error}. Give MODULE:CLASS.") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{where}: action {name!r} cannot be imported: {problem}. Give MODULE:CLASS.") from error
     if not isinstance(found, type):
         raise ConfigError(f"{where}: action {name!r} is no class. Give MODULE:CLASS.")
     return found

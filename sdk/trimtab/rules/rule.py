@@ -74,6 +74,11 @@ class Rule:
                 "what should change."
             )
         _check(self.name, self)
+        if not isinstance(self.relative, bool):
+            raise ConfigError(f"rule {self.name}: relative={self.relative!r}: expected true or false.")
+        for key in ("meaning", "advice"):
+            if not isinstance(getattr(self, key), str):
+                raise ConfigError(f"rule {self.name}: {key}={getattr(self, key)!r}: expected a text.")
         if isinstance(self.signal, str):
             if not self.signal.startswith(LOGGED):
                 signals.find(self.signal)
@@ -106,7 +111,8 @@ def resolve(given: Sequence[Rule | RuleSpec | Mapping[str, Any]] | None = None) 
         rule = _read(item)
         name = rule["name"] if isinstance(rule, dict) else rule.name
         if name in named:
-            raise ConfigError(f"rule {name}: given twice. Give one of them another name.")
+            remedy = "Put what changes into one table" if name in RULES else "Give one of them another name"
+            raise ConfigError(f"rule {name}: given twice. {remedy}.")
         named.add(name)
         if not isinstance(rule, dict):
             found[name] = rule
@@ -127,8 +133,10 @@ def _read(item: Rule | RuleSpec | Mapping[str, Any]) -> Rule | RuleSpec | dict[s
     if not isinstance(item, Mapping):
         raise ConfigError(f"rules: {item!r}: expected Rule(...), or a table with the keys name, signal and threshold.")
     name = item.get("name")
-    if not isinstance(name, str):
+    if name is None:
         raise ConfigError(f'rules: {dict(item)!r}: the name is missing. Add name = "...".')
+    if not isinstance(name, str):
+        raise ConfigError(f"rules: name={name!r}: expected a text.")
     for key in ("enabled", "relative"):
         if not isinstance(item.get(key, True), bool):
             raise ConfigError(f"rule {name}: {key}={item[key]!r}: expected true or false.")
@@ -151,8 +159,11 @@ def _imported(rule: str, signal: str) -> Any:
     module, _, function = signal.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"rule {rule}: signal={signal!r}: {error}. Give MODULE:FUNCTION, or logged:NAME.") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"rule {rule}: signal={signal!r}: {problem}. Give MODULE:FUNCTION, or logged:NAME."
+        ) from error
 
 
 def _refuse_unknown(name: str, item: Iterable[str], allowed: set[str]) -> None:
@@ -191,4 +202,5 @@ def _refuse_watchdogs(name: str, signal: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is one that a float can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
