@@ -52,7 +52,8 @@ class JsonlBackend:
                 "Give one that can be written to, with directory= or TRIMTAB_DIR."
             ) from error
         self._record = _recorder(self._lines, run)
-        self.address = str(path)
+        shown = run.config.directory / run.run / path.name  # as short as the user wrote it
+        self.address = str(shown if shown.absolute() == path else path)
 
     def _open(self, path: str) -> None:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -92,7 +92,7 @@ class TargetFile:
     """This process's own file. Raises OSError where it cannot be written."""
 
     def __init__(self, directory: Path, target: Target) -> None:
-        self.path = directory / f"{target.run_id}-{target.rank}.json"
+        self.path = directory.absolute() / f"{target.run_id}-{target.rank}.json"
         self._pid = os.getpid()
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_written(target), indent=2) + "\n"

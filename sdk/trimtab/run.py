@@ -63,7 +63,7 @@ class Run:
     def __init__(self, config: Config) -> None:
         rank, local_rank, world_size = facts.rank_of()
         self.id = names.new_id(config.run)
-        self.directory: Path = config.directory / config.run
+        self.directory: Path = (config.directory / config.run).absolute()  # the program may go to another one
         self.info = RunInfo(
             run=config.run,
             run_id=self.id,

@@ -39,7 +39,7 @@ class RunInfo:
     rank: int
     local_rank: int
     world_size: int
-    directory: Path  # of this run: <config.directory>/<run>
+    directory: Path  # of this run: <config.directory>/<run>, absolute
     config: Config
     facts: Mapping[str, Any]  # versions, command line, host, owner, job, commit, framework
 

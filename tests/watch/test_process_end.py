@@ -1,5 +1,6 @@
 """How a run meets the end of its process, in processes of their own."""
 
+import json
 import os
 import signal
 
@@ -253,3 +254,32 @@ def test_second_process_may_not_write_the_same_run(complete):
             assert os.waitpid(child, 0)[1] == 0
     """)
     assert events(script).count("run_start") == 1
+
+
+def test_program_may_go_to_another_directory_during_the_run(complete, tmp_path):
+    script = complete("""
+        from trimtab.actions import Halt
+        rule = trimtab.Rule("enough", signal="logged:done", threshold=0.5)
+        policy = trimtab.Policy(on="enough", ladder=[Halt()])
+        options = {"rules": [rule], "policies": [policy], "act": "process", "snapshot_directory": "kept"}
+        with trimtab.watch(run="test", directory="runs", backends=["jsonl", "prometheus"], port=0, **options) as run:
+            step()
+            os.makedirs("other/runs/test")
+            os.chdir("other")
+            for count in range(200):
+                step()
+                trimtab.log(done=float(count > 100))
+                if trimtab.should_stop():
+                    break
+        assert os.path.isabs(run.directory)
+        print(run.addresses["jsonl"])
+    """)
+    assert script.out == "runs/test/rank-0.jsonl\n"
+    assert script.log()[-1]["status"] == "halted"
+    assert script.log()[-1]["totals"]["dropped"] == {}
+    assert json.loads((tmp_path / "runs" / "test" / "run.json").read_text())["status"] == "halted"
+    assert (tmp_path / "runs" / "test" / "last.pt").exists()
+    assert (tmp_path / "runs" / "test" / "steering.json").exists()
+    assert [path for path in (tmp_path / "other").rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "runs" / "targets").iterdir()) == []
+    assert not (tmp_path / "kept").exists() or list((tmp_path / "kept").iterdir()) == []

@@ -106,7 +106,7 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
 
 def _own_place(directory: Path | None, info: RunInfo) -> Path | None:
     """Below `directory`, where no other run and no other rank writes."""
-    return None if directory is None else directory / f"{info.run}-{info.run_id}-rank-{info.rank}"
+    return None if directory is None else directory.absolute() / f"{info.run}-{info.run_id}-rank-{info.rank}"
 
 
 def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
