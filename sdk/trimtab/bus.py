@@ -62,7 +62,7 @@ class Bus:
         if os.getpid() != self._pid:
             return
         until = time.monotonic() + deadline_s
-        for lane in self._lanes:
+        for lane in self._lanes:  # each closes its backend in its own thread, also where Ctrl-C ends the wait below
             lane.stop()
         for lane in self._lanes:
             lane.join(max(0.0, until - time.monotonic()))

@@ -61,6 +61,13 @@ class Sigterm:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def each(*steps: Callable[[], object]) -> None:
+    """Take every step in turn, also after one that Ctrl-C ended or that failed; then raise what it raised."""
+    with contextlib.ExitStack() as taken:
+        for step in reversed(steps):  # a stack calls the last one first
+            taken.callback(step)
+
+
 _in_child: list[Callable[[], None]] = []
 
 

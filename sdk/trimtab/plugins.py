@@ -71,7 +71,11 @@ def start(backends: Mapping[str, Backend], info: RunInfo) -> tuple[dict[str, Bac
     started: dict[str, Backend] = {}
     notices: list[str] = []
     for name, backend in backends.items():
-        problem = Guard.attempt(partial(backend.start, info))
+        try:
+            problem = Guard.attempt(partial(backend.start, info))
+        except BaseException:  # Ctrl-C while it connects: what it has opened so far is closed too
+            close({**started, name: backend})
+            raise
         if problem is None:
             started[name] = backend
             continue

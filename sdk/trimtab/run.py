@@ -129,6 +129,7 @@ class Run:
         self._former: directory.Former | None = None  # once the directory is this run's
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
+        self._left_s = CLOSE_DEADLINE_S  # of closing
         self._forget_exit: Callable[[], None] = lambda: None
         self._sigterm = lifecycle.Sigterm(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
 
@@ -150,8 +151,10 @@ class Run:
         except BaseException:
             if not self._closed:
                 self.close("failed")
-            elif self._former is not None:
-                directory.unmake(self.info, self._former)
+            else:
+                self._release(CLOSE_DEADLINE_S)
+                if self._former is not None:
+                    directory.unmake(self.info, self._former)
             raise
 
     def _start(self) -> None:
@@ -166,10 +169,10 @@ class Run:
         started, more = plugins.start(backends, self.info)
         try:
             directory.write_status(self.info, "running", self._books.global_step)
-        except ConfigError:
+            self._bus = Bus(started, self._guard)
+        except BaseException:
             plugins.close(started)
             raise
-        self._bus = Bus(started, self._guard)
         self._health = HealthReport(
             self._bus,
             self._meter,
@@ -313,38 +316,51 @@ class Run:
     def close(self, status: Status = "completed", error: str | None = None) -> None:
         """End the run: put back every hook, write what is left, close every backend. May be called twice.
 
-        `watch` calls it. Takes up to 4 s when a backend hangs, and as long as `linger` says for a last scrape.
+        `watch` calls it. Takes up to 4 s when a backend hangs, and as long as `linger` says for a last scrape. A Ctrl-C
+        meanwhile ends what it waits for; the rest is done all the same.
         """
         with self._closing:
             if self._closed:
                 return self._release(CLOSE_DEADLINE_S)  # SIGTERM while backends linger
             self._closed = True
-        self._watchdog.close()
-        if status == "completed":
-            self._guard.wrap("validation", self._capture.end_validation)(is_last=True)
-            self._guard.wrap("best", self._controller.completed)()
-        if self._controller.reception is not None:
-            self._guard.wrap("alerts", self._controller.reception.close)()
-        self._state.write()
-        self._guard.wrap("steering", self._controller.close)()
-        self._guard.wrap("detach", self._capture.detach)()
-        self._guard.wrap("finish", self._capture.finish)()
-        self._forget_exit()
+        reception = self._controller.reception
+        written = self._guard.wrap("run.json", directory.write_status)
+        try:
+            lifecycle.each(
+                self._watchdog.close,
+                lambda: self._complete() if status == "completed" else None,
+                self._guard.wrap("alerts", reception.close) if reception is not None else _nothing,
+                self._state.write,
+                self._guard.wrap("steering", self._controller.close),
+                self._guard.wrap("detach", self._capture.detach),
+                self._guard.wrap("finish", self._capture.finish),
+                self._forget_exit,
+                lambda: self._publish_end(status, error),
+                self._flush_last,
+                lambda: written(self.info, status, self._books.global_step),
+            )
+            if self._bus is not None and status != "interrupted":
+                self._bus.linger()
+        finally:
+            lifecycle.each(lambda: self._release(self._left_s), self._sigterm.remove)
+
+    def _complete(self) -> None:
+        self._guard.wrap("validation", self._capture.end_validation)(is_last=True)
+        self._guard.wrap("best", self._controller.completed)()
+
+    def _publish_end(self, status: Status, error: str | None) -> None:
         if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
             self._say("no_training", NO_TRAINING)
         self._health.publish(last=True)
         seconds = self._health.seconds
         self._emit(bookends.run_end(status, error, seconds, books=self._books, guard=self._guard, bus=self._bus))
+
+    def _flush_last(self) -> None:
         began = time.monotonic()
-        self._flush_backends()
-        left_s = CLOSE_DEADLINE_S - (time.monotonic() - began)
-        self._guard.wrap("run.json", directory.write_status)(self.info, status, self._books.global_step)
         try:
-            if self._bus is not None and status != "interrupted":
-                self._bus.linger()
+            self._flush_backends()
         finally:
-            self._release(left_s)
-            self._sigterm.remove()
+            self._left_s -= time.monotonic() - began
 
     def _release(self, deadline_s: float) -> None:
         if self._bus is not None:
@@ -389,6 +405,10 @@ class Run:
     def _flush_backends(self) -> None:
         if self._bus is not None:
             self._bus.flush(CLOSE_DEADLINE_S)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _names(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Optimizer]:

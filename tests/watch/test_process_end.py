@@ -283,3 +283,64 @@ def test_program_may_go_to_another_directory_during_the_run(complete, tmp_path):
     assert [path for path in (tmp_path / "other").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "runs" / "targets").iterdir()) == []
     assert not (tmp_path / "kept").exists() or list((tmp_path / "kept").iterdir()) == []
+
+
+def test_ctrl_c_twice_leaves_nothing_behind(complete, tmp_path):
+    script = complete("""
+        class Slow:
+            def start(self, run): pass
+            def write(self, events):
+                first = not writing
+                writing.append(True)
+                if first:
+                    signal.raise_signal(signal.SIGINT)  # is heard by the main thread
+                time.sleep(2)
+            def close(self): closed.append(True)
+        writing, closed = [], []
+        options = {"directory": "runs", "backends": ["jsonl", "prometheus", Slow()], "port": 0}
+        before = signal.getsignal(signal.SIGTERM)
+        backward = torch.autograd.backward
+        try:
+            with trimtab.watch(run="test", **options) as run:
+                step()
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        assert writing
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert torch.autograd.backward is backward
+        until = time.monotonic() + 20
+        while any(thread.name.startswith("trimtab-") for thread in threading.enumerate()):
+            assert time.monotonic() < until, threading.enumerate()
+            time.sleep(0.01)
+        assert closed == [True]
+        with watch(run="next"):
+            step()
+    """)
+    assert script.log()[-1]["status"] == "interrupted"
+    assert json.loads((tmp_path / "runs" / "test" / "run.json").read_text())["status"] == "interrupted"
+    assert list((tmp_path / "runs" / "targets").iterdir()) == []
+
+
+def test_ctrl_c_at_the_beginning_of_closing_ends_no_other_step(complete, tmp_path):
+    script = complete("""
+        class Impatient:
+            def start(self, run): pass
+            def write(self, events): pass
+            def close(self): pass
+            def linger(self): lingered.append(True)
+        lingered = []
+        backward = torch.autograd.backward
+        try:
+            backends = ["jsonl", "prometheus", Impatient()]
+            with trimtab.watch(run="test", directory="runs", backends=backends, port=0) as run:
+                step()
+                run._watchdog.close = lambda: signal.raise_signal(signal.SIGINT)  # the first thing that closing does
+        except KeyboardInterrupt:
+            pass
+        assert not lingered
+        assert torch.autograd.backward is backward
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    """)
+    assert script.log()[-1]["status"] == "completed"
+    assert list((tmp_path / "runs" / "targets").iterdir()) == []

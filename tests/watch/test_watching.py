@@ -1,5 +1,6 @@
 import inspect
 import json
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from trimtab import health
 from trimtab.catalog import LAST_ACTIVITY
 from trimtab.errors import BackendError, ConfigError, RunActiveError
 from trimtab.measurements import measure
+from trimtab.steering.controller import Controller
 from trimtab.testing import RecordingBackend
 from trimtab.types import Health, RunEnd, Step
 from trimtab.watchdog import Watchdog
@@ -382,3 +384,35 @@ def test_long_validation_is_told_to_be_alive(watching, model, monkeypatch):
         (first, *_) = seen.backend.of(Health)
     assert [m.value for m in measure(first, seen.backend.run) if m.spec is LAST_ACTIVITY] == [first.moved_on_at]
     assert seen.end.ts > first.moved_on_at > seen.start.ts
+
+
+def test_ctrl_c_while_a_backend_starts_leaves_nothing_behind(tmp_path):
+    class Impatient(RecordingBackend):
+        def start(self, run):
+            self.address = "open"
+            raise KeyboardInterrupt
+
+    first, interrupted = RecordingBackend(), Impatient()
+    threads = threading.active_count()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        trimtab.watch(run="test", directory=tmp_path, backends=["jsonl", "prometheus", first, interrupted], port=0),
+    ):
+        pass
+    assert first.closed
+    assert interrupted.closed
+    assert [path.name for path in tmp_path.iterdir()] == ["targets"]
+    assert list((tmp_path / "targets").iterdir()) == []
+    assert threading.active_count() == threads
+
+
+def test_ctrl_c_after_the_backends_started_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(controller):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Controller, "open", interrupted)
+    backend = RecordingBackend()
+    with pytest.raises(KeyboardInterrupt), trimtab.watch(run="test", directory=tmp_path, backends=[backend]):
+        pass
+    assert backend.closed
+    assert not (tmp_path / "test" / "run.json").exists()
