@@ -233,9 +233,12 @@ class Run:
                 torch is found by itself.
 
         Raises:
-            ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers.
+            ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers, or one of the others
+                is no module. Nothing was taken then.
         """
         names = _names(optimizer)
+        for argument, given in (("model", model), ("criterion", criterion), ("average", average)):
+            _refuse_no_module(argument, given)
         if self._closed:
             return
         if model is not None:
@@ -415,6 +418,9 @@ def _names(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Op
     """The optimizers that have been given a name. Raises ConfigError for what is no optimizer."""
     names = given if isinstance(given, Mapping) else {}
     unnamed = [] if given is None or isinstance(given, Mapping) else [given]
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"attach(optimizer=...): expected names, but got {name!r}. Name each by a text.")
     for each in (*names.values(), *unnamed):
         if not hasattr(each, "param_groups"):
             raise ConfigError(
@@ -422,3 +428,15 @@ def _names(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Op
                 f"but got a {type(each).__name__}. Give the optimizers by name."
             )
     return names
+
+
+def _refuse_no_module(argument: str, given: object) -> None:
+    if given is None or isinstance(given, nn.Module):
+        return
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    advice = {
+        "model": "Give the model itself.",
+        "criterion": "Give the loss module itself; the loss functions of torch are found without it.",
+        "average": "Give the copy itself.",
+    }
+    raise ConfigError(f"attach({argument}=...): expected a torch.nn.Module, but got {what}. {advice[argument]}")

@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import threading
 import time
 
@@ -271,6 +272,24 @@ def test_attach_refuses_what_is_no_optimizer_instead_of_leaving_it_out(options, 
         for given in ([optimizer], {"generator": model}, "adam"):
             with pytest.raises(ConfigError, match="expected an optimizer, or a mapping"):
                 run.attach(optimizer=given)
+        with pytest.raises(ConfigError, match="expected names, but got 5"):
+            run.attach(optimizer={5: optimizer})
+
+
+@pytest.mark.parametrize(
+    ("argument", "given", "sentence"),
+    [
+        ("model", 5, "expected a torch.nn.Module, but got a int. Give the model itself."),
+        ("model", torch.nn.Linear, "but got the class Linear. Give the model itself."),
+        ("criterion", torch.nn.functional.mse_loss, "but got a function. Give the loss module itself; the loss func"),
+        ("criterion", torch.nn.MSELoss, "but got the class MSELoss."),
+        ("average", {"weight": torch.ones(1)}, "but got a dict. Give the copy itself."),
+    ],
+)
+def test_attach_refuses_what_is_no_module(options, model, argument, given, sentence):
+    said = re.escape(f"attach({argument}=...)") + ".*" + re.escape(sentence)
+    with trimtab.watch(**options) as run, pytest.raises(ConfigError, match=said):
+        run.attach(**{"model": model, argument: given})
 
 
 def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
