@@ -267,6 +267,31 @@ def test_silences_outlive_a_server_that_is_away_by_five_minutes(asking, clock):
     assert "its silences hold no longer" in it.told[-1]
 
 
+@pytest.mark.parametrize("many", ["alerts", "bytes", "too busy"])
+def test_silences_hold_where_there_are_more_alerts_than_are_taken_in(asking, inbox, clock, many):
+    it = asking()
+    it.silences_given = [silence(("alertname", "GpuHot"))]
+    it.alerts, it.state = [alert(at=clock.now)], {"state": "suppressed"}
+    it.poller.ask()
+    inbox.take()
+    it.alerts = [alert("alert:Junk", at=clock.now, fingerprint=f"f{number}") for number in range(1_001)]
+    if many == "bytes":
+        it.alerts = [alert(at=clock.now, annotations={"text": "x" * 1_000_000}) for _ in range(5)]
+    if many == "too busy":
+        good = it.server.answer
+        it.server.answer = lambda path: http(b"", "503 Busy") if "alerts?" in path else good(path)
+    clock.now += 299
+    it.poller.ask()
+    assert it.silences.rules == {"alert:GpuHot", "loss_diverged"}
+    clock.now += 299
+    it.poller.ask()
+    assert it.silences.rules == {"alert:GpuHot"}  # whether the other is still suppressed is no longer known
+    it.silences_given = []
+    it.poller.ask()
+    assert it.silences.rules == frozenset()
+    assert inbox.take() == []
+
+
 def test_alert_that_came_while_the_inbox_was_full_is_handed_in_again(asking, inbox, clock):
     it = asking()
     it.alerts = [alert(at=clock.now, fingerprint=str(number)) for number in range(201)]

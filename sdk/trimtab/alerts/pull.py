@@ -87,16 +87,20 @@ class Poller:
             self._thread.join(CLOSE_S)
 
     def ask(self) -> None:
-        """One question: what is firing, and what is silenced. Both, or nothing counts."""
+        """One question: what is silenced, and what is firing. Silences count alone too, alerts only with them."""
+        silenced: frozenset[str] | None = None
         try:
-            alerts, silenced, unread = self._answers()
+            silenced = self._silenced()
+            alerts = payloads.listed(self._get(self._query), self._source)
         except Busy as problem:
+            self._only(silenced)
             self._wait_for(problem)
         except (Unanswered, Malformed) as problem:
             self._failures += 1
+            self._only(silenced)
             self._tell(problem)
         else:
-            self._answered(alerts, silenced, unread)
+            self._answered(alerts, silenced)
         if not self._ending.is_set():
             self._published()
 
@@ -124,11 +128,20 @@ class Poller:
             pause_s = self._interval_s * self._jitter() if second else self.pause_s
             second = False
 
-    def _answers(self) -> tuple[tuple[list[Incoming], int], frozenset[str], tuple[str, ...]]:
+    def _silenced(self) -> frozenset[str]:
         silences = payloads.silences(self._get("/api/v2/silences"))
-        alerts = payloads.listed(self._get(self._query), self._source)
         silenced, unread = covered(silences, self._labels)
-        return alerts, silenced, tuple(unread)
+        for text in unread:
+            if text in self._unread or len(self._unread) >= UNREAD_TOLD:
+                continue
+            self._unread.add(text)
+            self._say(f"silence {text}", f"A silence cannot be read, and counts as matching: {text}.")
+        return silenced
+
+    def _only(self, silenced: frozenset[str] | None) -> None:
+        """Who can post alerts may post more than are taken in: that must not undo what somebody has silenced."""
+        if silenced is not None:
+            self._silences.set(silenced)
 
     def _get(self, path: str) -> bytes:
         """Whether it is an Alertmanager or a Grafana is seen by which path it knows."""
@@ -162,7 +175,7 @@ class Poller:
         if self._silences.lapsed:
             self._say("alerts: lapsed", "The alert server is away for five minutes: its silences hold no longer.")
 
-    def _answered(self, alerts: tuple[list[Incoming], int], silenced: frozenset[str], unread: tuple[str, ...]) -> None:
+    def _answered(self, alerts: tuple[list[Incoming], int], silenced: frozenset[str]) -> None:
         if not self._crowded:
             self._stretched = max(1.0, self._stretched * RELAX)
         self._failures = self._crowded = 0
@@ -170,13 +183,8 @@ class Poller:
         found, unreadable = alerts
         self._inbox.count(self._source, "malformed", unreadable)
         suppressed = frozenset(self._rule_of(alert) for alert in found if alert.state == "suppressed")
-        self._silences.set((silenced | suppressed) - {""})
+        self._silences.set(silenced, suppressed - {""})
         self._hand_in(found)
-        for text in unread:
-            if text in self._unread or len(self._unread) >= UNREAD_TOLD:
-                continue
-            self._unread.add(text)
-            self._say(f"silence {text}", f"A silence cannot be read, and counts as matching: {text}.")
 
     def _rule_of(self, alert: Incoming) -> str:
         """Only the alert that acts speaks for its rule: paging may be silenced while the run is still steered."""

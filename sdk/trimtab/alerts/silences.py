@@ -11,6 +11,8 @@ from trimtab.catalog.rules import RULES, alert_name
 
 HOLD_S = 300.0  # the last known silences hold for so long when the server is away
 
+_NONE: frozenset[str] = frozenset()
+
 Labels = Mapping[str, str]
 
 
@@ -91,22 +93,28 @@ class Silences:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: tuple[frozenset[str], float] = (frozenset(), clock())
+        nothing = (_NONE, clock())
+        self._known = (nothing, nothing)  # of silences, and of alerts: each with when the server was heard
 
-    def set(self, rules: frozenset[str]) -> None:
-        """The server was heard: these are silenced."""
-        self._known = (rules, self._clock())
+    def set(self, silenced: frozenset[str], suppressed: frozenset[str] | None = None) -> None:
+        """The server was heard: these rules have a silence, and the alerts of those are suppressed.
+
+        Where the alerts are not known (None), what was known of them holds as if the server were away.
+        """
+        now = self._clock()
+        self._known = ((silenced, now), self._known[1] if suppressed is None else (suppressed, now))
 
     @property
     def rules(self) -> frozenset[str]:
         """What is silenced; nothing once the server has been away for `HOLD_S`."""
-        rules, heard = self._known
-        return rules if self._clock() - heard <= HOLD_S else frozenset()
+        now = self._clock()
+        (silenced, heard), (suppressed, listed) = self._known
+        return (silenced if now - heard <= HOLD_S else _NONE) | (suppressed if now - listed <= HOLD_S else _NONE)
 
     @property
     def lapsed(self) -> bool:
         """Whether silences that were known hold no longer, since the server is away."""
-        return bool(self._known[0]) and not self.rules
+        return any(rules for rules, _ in self._known) and not self.rules
 
     def cover(self, rule: str) -> bool:
         """Whether nothing is to be done about `rule`."""
