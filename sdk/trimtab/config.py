@@ -1,8 +1,8 @@
 """Settings: arguments win over environment, environment over a TOML file, that over defaults.
 
 The file is the one named by `config=` or `TRIMTAB_CONFIG`; none is picked up from the working directory. Its keys
-are the names of the arguments; relative paths in it start from the working directory, as everywhere else. An empty
-variable counts as not set.
+are the names of the arguments; relative paths in it start from the working directory, as everywhere else, and `~` is
+the home directory. An empty variable counts as not set.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ def _anything(value: Any) -> bool:
 
 def _is_path(text: str) -> bool:
     return bool(text) and "\0" not in text
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # which leaves the `~name` of nobody as it is
 
 
 def _a_file(variable: str) -> _Setting:
@@ -225,7 +229,7 @@ def _from_file(file: Any) -> dict[str, _Given]:
     import msgspec
 
     try:
-        path = Path(file)
+        path = _path(os.fspath(file))
     except TypeError as error:
         raise ConfigError(f"config={file!r}: expected the path of a TOML file.") from error
     if not _is_path(str(path)):
@@ -272,7 +276,7 @@ def _read(name: str, given: _Given) -> Any:
     if name == "backends":
         _refuse_unusable(given.said, value)
     if name in _PATHS:
-        return Path(value)
+        return _path(value)
     if name == "monitor" and len(value) == 1:
         value = [value[0], "max" if value[0] == "accuracy" else "min"]
     return tuple(value) if name in _LISTS else value

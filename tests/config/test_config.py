@@ -258,3 +258,25 @@ def test_disabled_refuses_what_is_no_boolean():
 def test_run_is_named_after_the_function_or_the_script():
     assert resolve(default_name="train").run.startswith("train-")
     assert resolve(run="mine", default_name="train").run == "mine"
+
+
+@pytest.mark.parametrize("name", ["directory", "targets", "snapshot_directory", "metrics_token_file", "alerts_ca_file"])
+def test_tilde_is_the_home_directory(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "trimtab.toml").write_text(f'{name} = "~/place"')
+    variable = {
+        "directory": "TRIMTAB_DIR",
+        "snapshot_directory": "TRIMTAB_SNAPSHOT_DIR",
+        "targets": "TRIMTAB_TARGETS_DIR",
+    }
+    given = [
+        {"arguments": {name: "~/place"}},
+        {"arguments": {name: Path("~/place")}},
+        {"arguments": {"config": "~/trimtab.toml"}},
+        {"environ": {"TRIMTAB_CONFIG": "~/trimtab.toml"}},
+        {"environ": {variable.get(name, f"TRIMTAB_{name.upper()}"): "~/place"}},
+    ]
+    for each in given:
+        settings = resolve(each.get("environ", {}), run="r", **each.get("arguments", {}))
+        assert getattr(settings, name) == tmp_path / "place", each
+    assert getattr(resolve({}, run="r", **{name: "~nobody-of-that-name/x"}), name) == Path("~nobody-of-that-name/x")
