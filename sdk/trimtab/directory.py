@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -72,7 +72,7 @@ def make(run: RunInfo) -> Former:
     """
     is_new = not os.path.exists(run.directory)  # False where nobody may look, which the probe tells
     try:
-        _probe(run)
+        _probe(run.directory, run, lambda error: _unwritable(run, run.directory, error))
         return Former(is_new, _claim(run) if run.rank == 0 else None)
     except BaseException:
         if is_new:
@@ -81,14 +81,33 @@ def make(run: RunInfo) -> Former:
         raise
 
 
-def _probe(run: RunInfo) -> None:
-    probe = run.directory / f".probe-{run.run_id}-{run.rank}"
+def make_for_snapshots(run: RunInfo) -> None:
+    """Make the directory that snapshots were asked to be kept in: without them nothing can be rolled back.
+
+    Raises ConfigError when it cannot be written. It stays, since other ranks may be about to write there.
+    """
+    asked = run.config.snapshot_directory
+    if asked is None:
+        return
+
+    def unusable(error: OSError) -> ConfigError:
+        return ConfigError(
+            f"snapshot_directory={str(asked)!r}: cannot be written: {error.strerror}. Give a directory that you can "
+            "write to, or leave it out to keep snapshots in memory."
+        )
+
+    _probe(asked, run, unusable)
+
+
+def _probe(directory: Path, run: RunInfo, unusable: Callable[[OSError], ConfigError]) -> None:
+    """Make `directory`, and a file in it for a moment."""
+    probe = directory / f".probe-{run.run_id}-{run.rank}"
     try:
-        run.directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _unwritable(run, run.directory, error) from error
+        raise unusable(error) from error
 
 
 def _claim(run: RunInfo) -> bytes | None:

@@ -159,6 +159,8 @@ class Run:
 
     def _start(self) -> None:
         self._former = directory.make(self.info)
+        if self._controller.acts:
+            directory.make_for_snapshots(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:
             self._books.steps_before, notice = directory.last_step(self.info)

@@ -229,6 +229,21 @@ def test_directory_that_is_a_file_is_told(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("options", [{"act": "process"}, {"act": "process", "policies": []}, {"act": True}])
+def test_place_of_snapshots_that_cannot_be_written_is_told_where_the_run_may_act(tmp_path, options):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "snapshots"
+    backend = RecordingBackend()
+    settings = {"directory": tmp_path / "runs", "backends": [backend], "snapshot_directory": place}
+    told = r"snapshot_directory='.*snapshots': cannot be written: Not a directory\. Give a directory"
+    with pytest.raises(ConfigError, match=told), trimtab.watch(**settings, **options):
+        pass
+    assert backend.run is None
+    assert list((tmp_path / "runs").iterdir()) == []
+    with trimtab.watch(**settings):  # a dry run takes none
+        pass
+
+
 def test_run_begins_nowhere_where_the_status_cannot_be_written(tmp_path):
     (tmp_path / "test" / "run.json").mkdir(parents=True)
     with (
