@@ -193,8 +193,14 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
 
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:
     """The settings that somebody gave, validated; raises like `resolve`. Costs a file read, names no run."""
-    file = arguments.pop("config", None) or environ.get("TRIMTAB_CONFIG")
-    given = {**(_from_file(file) if file else {}), **_from_environment(environ), **_from_arguments(arguments)}
+    file = arguments.pop("config", None)
+    if file is None:
+        file = environ.get("TRIMTAB_CONFIG") or None
+    given = {
+        **(_from_file(file) if file is not None else {}),
+        **_from_environment(environ),
+        **_from_arguments(arguments),
+    }
     settings = {name: _read(name, item) for name, item in given.items()}
     if settings.get("resume") and "run" not in settings:
         raise ConfigError(f"{given['resume'].said}: expected the name of the run to go on with. Give run as well.")
@@ -229,10 +235,11 @@ def _from_file(file: Any) -> dict[str, _Given]:
     import msgspec
 
     try:
-        path = _path(os.fspath(file))
+        text = os.fspath(file)
+        path = _path(text)
     except TypeError as error:
         raise ConfigError(f"config={file!r}: expected the path of a TOML file.") from error
-    if not _is_path(str(path)):
+    if not _is_path(text):
         raise ConfigError(f"config={file!r}: expected the path of a TOML file.")
     try:
         content = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])

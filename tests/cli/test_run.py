@@ -239,6 +239,7 @@ def test_disabled_watches_nothing(desk, train):
         (["--overhead", "2", "script.py"], "trimtab: overhead=2.0: expected a fraction from 0 to 0.5."),
         (["--backend", "jsnl", "script.py"], "Did you mean 'jsonl'?"),
         (["--run", "a/b", "script.py"], "trimtab: run='a/b': expected letters"),
+        (["--config", "", "script.py"], "trimtab: config='': expected the path of a TOML file."),
         (["--config", "none.toml", "script.py"], "trimtab: config='none.toml': No such file"),
         (["--overhed", "2", "script.py"], "No such option"),
         (["--epochs", "2", "script.py"], "Options of the script go after its name."),

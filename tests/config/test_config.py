@@ -197,10 +197,14 @@ def test_password_in_an_address_is_refused_and_not_repeated():
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("file", [5, True, b"trimtab.toml"])
+@pytest.mark.parametrize("file", [5, True, b"trimtab.toml", ""])
 def test_file_that_is_no_path_is_refused(file):
     with pytest.raises(ConfigError, match="expected the path of a TOML file"):
         resolve(config=file)
+
+
+def test_variable_without_a_value_names_no_file():
+    assert resolve({"TRIMTAB_CONFIG": ""}, run="r").run == "r"
 
 
 def test_file_that_does_not_exist_is_an_error(tmp_path):
