@@ -131,8 +131,6 @@ def watch(fn: Any = None, **options: Any) -> Any:
         return Watch(options)
     if options and callable(fn):
         raise ConfigError(f"watch(function, {next(iter(options))}=...): give options first, as watch(...)(function).")
-    if not callable(fn):
-        raise ConfigError(f"watch({fn!r}): expected a function. Pass options by name, as in @watch(run='resnet').")
     return _decorated(fn, {})
 
 
@@ -167,6 +165,16 @@ def active_run() -> Run | None:
 
 def _decorated(function: F, options: Mapping[str, Any]) -> F:
     name = getattr(function, "__name__", type(function).__name__)
+    if isinstance(function, staticmethod | classmethod):
+        raise ConfigError(
+            f"watch({name}): a {type(function).__name__} is not watched. Put @{type(function).__name__} above @watch."
+        )
+    if isinstance(function, type):
+        raise ConfigError(f"watch({name}): a class is not watched. Put @watch on its method that trains.")
+    if not callable(function):
+        raise ConfigError(
+            f"watch({function!r}): expected a function. Pass options by name, as in @watch(run='resnet')."
+        )
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_of_kind(function) for is_of_kind in kinds):
         raise ConfigError(

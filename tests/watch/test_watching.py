@@ -204,6 +204,31 @@ def test_something_that_is_no_function_is_refused():
         trimtab.watch("resnet")
 
 
+@pytest.mark.parametrize("watch", [trimtab.watch, trimtab.watch(backends=["jsonl"])], ids=["bare", "with options"])
+def test_what_would_not_be_itself_any_more_is_refused(watch):
+    class Trainer:
+        def train(): ...
+
+    with pytest.raises(ConfigError, match=r"watch\(Trainer\): a class is not watched\. Put @watch on its method"):
+        watch(Trainer)
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(ConfigError, match=rf"a {kind.__name__} is not watched\. Put @{kind.__name__} above @watch"):
+            watch(kind(Trainer.train))
+    with pytest.raises(ConfigError, match=r"watch\(5\): expected a function"):
+        watch(5)
+
+
+def test_static_method_whose_function_is_watched_stays_one(options):
+    class Trainer:
+        @staticmethod
+        @trimtab.watch(**options)
+        def train():
+            return 1
+
+    assert Trainer.train() == 1
+    assert Trainer().train() == 1
+
+
 def test_function_and_options_together_are_refused():
     with pytest.raises(ConfigError, match=r"watch\(function, run=\.\.\.\): give options first"):
         trimtab.watch(print, run="test")
