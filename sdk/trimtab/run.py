@@ -60,9 +60,9 @@ class Run:
     `load_state_dict` and `close`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, id: str | None = None) -> None:
         rank, local_rank, world_size = facts.rank_of()
-        self.id = names.new_id(config.run)
+        self.id = id or names.new_id(config.run)  # which asks the other ranks
         self.directory: Path = (config.directory / config.run).absolute()  # the program may go to another one
         self.info = RunInfo(
             run=config.run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -127,7 +128,8 @@ def watch(fn: Any = None, **options: Any) -> Any:
         RunActiveError: another run is active in this process.
     """
     if fn is None:
-        configuration.check(**options)
+        if not configuration.disabled():
+            configuration.check(**options)
         return Watch(options)
     if options and callable(fn):
         raise ConfigError(f"watch(function, {next(iter(options))}=...): give options first, as watch(...)(function).")
@@ -216,14 +218,14 @@ def _start(options: Mapping[str, Any], *, default_name: str | None) -> Run:
 
 def _idle(options: Mapping[str, Any]) -> Run:
     """What `with watch() as run:` gives when TRIMTAB_DISABLED is set: a run that does nothing."""
-    return _new_run(configuration.resolve(**options))
+    return _new_run(configuration.unwatched(options), id=os.urandom(8).hex())
 
 
-def _new_run(config: Config) -> Run:
+def _new_run(config: Config, id: str | None = None) -> Run:
     """Loads every room: three quarters of what importing all of Trimtab takes, and not due before a run begins."""
     from trimtab.run import Run
 
-    return Run(config)
+    return Run(config, id)
 
 
 def _end(run: Run, error: BaseException | None) -> bool:

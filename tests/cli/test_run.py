@@ -226,7 +226,7 @@ def test_script_without_torch_is_no_run(desk):
 def test_disabled_watches_nothing(desk, train):
     desk.environ["TRIMTAB_DISABLED"] = "1"
     desk.write("script.py", train, "step(); print('trained')")
-    done = desk.trimtab("run", "script.py")
+    done = desk.trimtab("run", "--config", "none.toml", "script.py")
     assert (done.stdout, done.stderr, desk.runs()) == ("trained\n", "", [])
 
 

@@ -347,6 +347,39 @@ def test_disabled_watch_does_nothing(options, monkeypatch, tmp_path):
     assert options["backends"][0].run is None
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"config": "none.toml"},
+        {"webhook_token_file": "none"},
+        {"replay": "none"},
+        {"alerts": "https://alerts.example", "alerts_ca_file": "none"},
+        {"rules": [{"name": "none"}]},
+        {"backends": ["none"]},
+        {"run": "a/b"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_disabled_watch_looks_at_no_setting(given, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRIMTAB_DISABLED", "1")
+    with trimtab.watch(**given) as run:
+        assert not run.should_stop
+    assert trimtab.watch(**given)(lambda: 5)() == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disabled_watch_knows_where_it_would_be(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIMTAB_DISABLED", "1")
+    with trimtab.watch(run="a", directory=tmp_path) as run:
+        assert (run.name, run.directory) == ("a", tmp_path / "a")
+    monkeypatch.setenv("TRIMTAB_RUN", "b")
+    monkeypatch.setenv("TRIMTAB_DIR", str(tmp_path))
+    with trimtab.watch() as run:
+        assert (run.name, run.directory) == ("b", tmp_path / "b")
+        assert len(run.id) == 16
+
+
 def test_outside_of_a_run_logging_does_nothing_and_nobody_asks_to_stop():
     assert trimtab.log(value=1) is None
     assert trimtab.should_stop() is False

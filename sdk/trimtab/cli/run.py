@@ -68,7 +68,8 @@ def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) 
     options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
     if options.get("act") in ("true", "false"):
         options["act"] = options["act"] == "true"
-    config.check(**options)
+    if not config.disabled():
+        config.check(**options)
     load = functools.partial(script.load_module if is_module else script.load_file, target)
     return functools.partial(script.run, load, arguments, functools.partial(_watch, options), once_imported="torch")
 
