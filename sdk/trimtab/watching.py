@@ -79,7 +79,15 @@ def watch(
     on_halt: Literal["ask", "unwind"] | None = None,
     alerts: str | None = None,
     alerts_every: float | None = None,
+    alerts_token_file: str | PathLike[str] | None = None,
+    alerts_ca_file: str | PathLike[str] | None = None,
+    webhook_token_file: str | PathLike[str] | None = None,
     grafana: str | None = None,
+    grafana_token_file: str | PathLike[str] | None = None,
+    grafana_ca_file: str | PathLike[str] | None = None,
+    metrics_token_file: str | PathLike[str] | None = None,
+    tls_certificate_file: str | PathLike[str] | None = None,
+    tls_key_file: str | PathLike[str] | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Watch: ...
 
@@ -119,8 +127,14 @@ def watch(fn: Any = None, **options: Any) -> Any:
             nobody asks. Default: "ask".
         alerts: address of an Alertmanager or a Grafana, which is asked for alerts about this run. Default: none.
         alerts_every: seconds between two questions. Default: 5.
+        alerts_token_file, alerts_ca_file: the token for that server, and the certificates to trust there. Default: no
+            token, and those that the system trusts.
+        webhook_token_file: take alerts that are posted with this token. Default: none are taken.
         grafana: address of a Grafana, to which adjustments and alerts are written as annotations. Default: none.
-        config: a TOML file with any of these, and with the names of token and TLS files.
+        grafana_token_file, grafana_ca_file: its token, which it needs, and the certificates to trust there.
+        metrics_token_file: serve /metrics to those alone who have this token. Default: to all who reach it.
+        tls_certificate_file, tls_key_file: serve over HTTPS with these. Default: HTTP.
+        config: a TOML file with any of these.
 
     Raises:
         ConfigError: an option that cannot be used, or a coroutine or generator function.

@@ -1,3 +1,7 @@
+import inspect
+import re
+import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -262,6 +266,17 @@ def test_disabled_refuses_what_is_no_boolean():
 def test_run_is_named_after_the_function_or_the_script():
     assert resolve(default_name="train").run.startswith("train-")
     assert resolve(run="mine", default_name="train").run == "mine"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads can be asked for since Python 3.11")
+def test_every_setting_is_an_argument_that_type_checkers_and_the_documentation_know():
+    with_options = typing.get_overloads(trimtab.watch)[-1]
+    known = set(inspect.signature(with_options).parameters) - {"fn"}
+    assert known == {*config._SETTINGS, "config"}
+    described = {
+        name for line in re.findall(r"^ {8}([a-z_, ]+):", trimtab.watch.__doc__, re.M) for name in line.split(", ")
+    }
+    assert described == known
 
 
 @pytest.mark.parametrize("name", ["directory", "targets", "snapshot_directory", "metrics_token_file", "alerts_ca_file"])
