@@ -92,6 +92,22 @@ def test_alert_that_comes_while_a_scaler_skips_every_step_adjusts_the_run(hook):
     assert [adjustment.outcome for adjustment in run.adjustments] == ["applied"]
 
 
+def test_alerts_that_come_while_a_run_lingers_are_answered_and_not_told(hook):
+    class Late(RecordingBackend):
+        def linger(self):
+            answers.extend(post(run, gpu_hot(time.time()))[0] for _ in range(3))
+            time.sleep(1.2)  # the second of a line that comes later
+
+    answers = []
+    watch, recording = hook("prometheus", Late())
+    with watch as run:
+        assert post(run, gpu_hot(time.time()))[0] == 200
+        step()
+    assert answers == [200, 200, 200]
+    assert [event.name for event in recording.events][-1] == "run_end"
+    assert recording.of(Intake)[-1].received["webhook"]["accepted"] == 1
+
+
 def test_without_a_token_no_webhook_is_served(hook):
     watch, _ = hook(token=False)
     with watch as run:

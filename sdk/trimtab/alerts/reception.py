@@ -64,8 +64,9 @@ class Reception:
         self._emit = emit
         self._step = step
         self._published_at = 0.0
-        self._lock = threading.RLock()  # of these two; SIGTERM may come while it is held
+        self._lock = threading.RLock()  # of these three; SIGTERM may come while it is held
         self._later: threading.Timer | None = None
+        self._over = False  # nothing is published any more
         self._publish_guarded = guard.wrap("alerts", self._publish)
         self._poller: Poller | None = None
         self.acceptance = Acceptance(self._inbox, silences, engine, rules, emit, act=act, decided=self._publish)
@@ -116,8 +117,10 @@ class Reception:
         self._inbox.close()
         if self._poller is not None:
             self._poller.close()
-        if self._inbox.received or self._inbox.last_success:
-            self._publish()
+        with self._lock:
+            if self._inbox.received or self._inbox.last_success:
+                self._publish()
+            self._over = True  # the record may end now, while the webhook is still served
 
     def _publish_seldom(self) -> None:
         """For the webhook: whoever holds its token cannot fill the record with more than a line a second.
@@ -125,7 +128,7 @@ class Reception:
         What comes within that second is told at its end, since nothing may come after it.
         """
         with self._lock:
-            if self._later is not None:
+            if self._over or self._later is not None:
                 return
             wait_s = self._published_at + PUBLISH_INTERVAL_S - time.monotonic()
             if wait_s > 0:
@@ -138,15 +141,17 @@ class Reception:
 
     def _publish(self) -> None:
         with self._lock:
+            if self._over:
+                return
             self._published_at = time.monotonic()
             if self._later is not None:
                 self._later.cancel()
                 self._later = None
-        heard = self._inbox.last_success
-        if self._poller is not None:
-            heard.setdefault(self._poller.source, 0.0)
-        intake: dict[str, Any] = {"received": self._inbox.received, "last_success": heard}
-        self._emit(Intake(ts=time.time(), step=self._step(), **intake))
+            heard = self._inbox.last_success
+            if self._poller is not None:
+                heard.setdefault(self._poller.source, 0.0)
+            intake: dict[str, Any] = {"received": self._inbox.received, "last_success": heard}
+            self._emit(Intake(ts=time.time(), step=self._step(), **intake))
 
 
 def _in_plain_text(address: str) -> bool:
