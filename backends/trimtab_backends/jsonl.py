@@ -8,7 +8,6 @@ the next batch begins it anew.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
     from structlog.typing import Processor
+
+
+DEEPEST = 16  # values in values that a line holds where one of them holds itself
 
 
 class JsonlBackend:
@@ -139,11 +141,15 @@ def _renderer() -> Processor:
     encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def render(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> bytes:
-        with contextlib.suppress(UnicodeEncodeError):
+        try:
             line = encode(record)
             # msgspec writes None, NaN and Inf as null: looking for the word costs a hundredth of walking each record.
             if b"null" not in line:
                 return line
+        except UnicodeEncodeError:
+            pass
+        except RecursionError:
+            record = _cut(record)
         record = _cleaned(record)
         nonfinite = list(nonfinite_paths(record))
         return encode({**record, "nonfinite": nonfinite} if nonfinite else record)
@@ -160,6 +166,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return _text(str(value))
+
+
+def _cut(value: Any, left: int = DEEPEST) -> Any:
+    """The same value without what is nested deeper, which has no end where it holds itself."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {spec.name: getattr(value, spec.name) for spec in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _cut(item, left - 1) for key, item in value.items()} if left else "..."
+    if isinstance(value, (list, tuple)):
+        return [_cut(item, left - 1) for item in value] if left else "..."
+    return value
 
 
 def _cleaned(value: Any) -> Any:

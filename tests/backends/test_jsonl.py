@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -195,6 +196,19 @@ def test_a_batch_that_fits_in_part_is_taken_back_whole(log, file):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.write([sample_step(4)])
     assert [line["step"] for line in records(file)] == [1, 4]
+
+
+def test_a_value_without_an_end_is_cut_and_costs_nothing_else(log, file):
+    endless = {"lr": 0.1}
+    endless["self"] = endless
+    change = {"endless": endless, "list": [endless], "nan": math.nan}
+    adjustment = next(event for event in sample_events() if event.name == "adjustment")
+    log.write([sample_step(1), dataclasses.replace(adjustment, after=change), sample_step(2)])
+    before, line, after = records(file)
+    assert (before["step"], after["step"]) == (1, 2)
+    assert line["after"]["endless"]["self"]["self"]["lr"] == line["after"]["list"][0]["lr"] == 0.1
+    assert line["nonfinite"] == ["after.nan"]
+    assert (before["event"], line["event"]) == ("step", "adjustment")
 
 
 def test_a_faulty_event_leaves_the_file_as_it_was(log, file):
