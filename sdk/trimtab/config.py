@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trimtab import names, plugins
+from trimtab import names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
 from trimtab.settings import Config
 
@@ -182,6 +182,8 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     if "grafana" in settings:
         backends = settings.get("backends", Config(run="").backends)
         settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
+        warning = tokens.warning("grafana", settings["grafana"])
+        notices += [warning] if warning else []
     return Config(
         **settings,
         backends_requested=requested,

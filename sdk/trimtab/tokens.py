@@ -6,6 +6,7 @@ import hmac
 import os
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from trimtab.errors import ConfigError
 
@@ -35,6 +36,14 @@ def read(setting: str, path: Path) -> bytes:
             "Write the token alone into it."
         )
     return token
+
+
+def warning(setting: str, address: str) -> str | None:
+    """What to tell a user whose token goes to the `address` of `setting` so that it can be read on the way."""
+    parts = urlsplit(address)
+    if parts.scheme != "http" or parts.hostname in ("127.0.0.1", "::1", "localhost"):
+        return None
+    return f"{setting}={address!r}: the token is sent in plain text. Use https."
 
 
 def carries(authorization: str, token: bytes) -> bool:

@@ -226,6 +226,21 @@ def test_unread_variable_is_a_notice_not_an_error():
     assert notice == "TRIMTAB_PROT is set, but nothing reads it. Did you mean 'TRIMTAB_PORT'?"
 
 
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("http://grafana.example:3000", True),
+        ("https://grafana.example:3000", False),
+        ("http://127.0.0.1:3000", False),
+        ("http://localhost", False),
+        ("http://[::1]:3000", False),
+    ],
+)
+def test_token_for_grafana_goes_in_plain_text_only_with_a_notice(address, warned):
+    notices = resolve(run="r", grafana=address, grafana_token_file="token").notices
+    assert notices == ((f"grafana={address!r}: the token is sent in plain text. Use https.",) if warned else ())
+
+
 def test_certificate_without_key_is_refused():
     with pytest.raises(ConfigError, match="expected both or none"):
         resolve({"TRIMTAB_TLS_CERTIFICATE_FILE": "/c"})

@@ -24,6 +24,15 @@ def run_cli(server, token_file, monkeypatch):
     return lambda *arguments: CliRunner().invoke(cli, ["dashboards", *arguments])
 
 
+def test_push_over_http_to_another_machine_warns_of_its_token(run_cli, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_GRAFANA", "http://grafana.invalid")
+    assert "grafana='http://grafana.invalid': the token is sent in plain text. Use https." in run_cli("push").stderr
+
+
+def test_push_to_this_machine_warns_of_nothing(run_cli):
+    assert "plain text" not in run_cli("push").output
+
+
 def test_push_creates_the_folder_and_every_dashboard(server, grafana):
     pushed = push(grafana, library.shipped())
     assert set(states(pushed).values()) == {"created"}

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from trimtab import tokens
 from trimtab.alerts import webhook
@@ -77,8 +76,9 @@ class Reception:
         if config.alerts is not None:
             file = config.alerts_token_file
             token_of_server = None if file is None else tokens.read("alerts_token_file", file)
-            if token_of_server is not None and _in_plain_text(config.alerts):
-                say("alerts token", f"alerts={config.alerts!r}: the token is sent in plain text. Use https.")
+            warning = None if token_of_server is None else tokens.warning("alerts", config.alerts)
+            if warning is not None:
+                say("alerts token", warning)
             self._poller = Poller(
                 Client(config.alerts, token_of_server, config.alerts_ca_file),
                 self._inbox,
@@ -152,9 +152,3 @@ class Reception:
                 heard.setdefault(self._poller.source, 0.0)
             intake: dict[str, Any] = {"received": self._inbox.received, "last_success": heard}
             self._emit(Intake(ts=time.time(), step=self._step(), **intake))
-
-
-def _in_plain_text(address: str) -> bool:
-    """Whether what is sent there can be read on the way."""
-    parts = urlsplit(address)
-    return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trimtab import config
+from trimtab import config, tokens
 from trimtab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def connected(grafana: str | None, token_file: str | None, ca_file: str | None) 
     if "grafana" not in found:
         raise ConfigError("No Grafana. Give --grafana http://127.0.0.1:3000, or set TRIMTAB_GRAFANA.")
     client = Grafana(found["grafana"], read_token(found["grafana_token_file"]), ca_file=found.get("grafana_ca_file"))
+    warning = tokens.warning("grafana", found["grafana"])
+    if warning is not None:
+        click.echo(warning, err=True)
     try:
         yield client
     finally:
