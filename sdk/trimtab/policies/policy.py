@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from reprlib import repr as shown
 from typing import TypeAlias
 
-from trimtab.actions import STAGES, Action, Halt, LimitUpdates, RollBack, ScaleLearningRate
+from trimtab.actions import LARGEST, STAGES, Action, Halt, LimitUpdates, RollBack, ScaleLearningRate
 from trimtab.errors import ConfigError, did_you_mean
 from trimtab.types import Strides
 
@@ -66,10 +67,11 @@ class Policy:
             )
         for name, least in (("cooldown", 0), ("budget", 1), ("memory", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
                 unit = "adjustments" if name == "budget" else "steps"
                 raise ConfigError(
-                    f"Policy(on={self.on!r}, {name}={value!r}): expected a whole number of {unit}, {least} or more."
+                    f"Policy(on={self.on!r}, {name}={shown(value)}): expected a whole number of {unit}, {least} or "
+                    "more, and below 2**63."
                 )
         object.__setattr__(self, "rungs", tuple(_rungs(self)))
 
