@@ -46,7 +46,7 @@ class Grafana:
             host=parts.netloc,  # with its port, and the brackets of IPv6
             url_path_prefix=parts.path.strip("/") + "/" if parts.path.strip("/") else "",
             protocol=parts.scheme,
-            verify=str(ca_file) if ca_file is not None else True,
+            verify=str(ca_file.absolute()) if ca_file is not None else True,  # is opened at each connection
             timeout=timeout_s,
         )
         self._api.s = self._session

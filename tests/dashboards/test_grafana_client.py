@@ -2,9 +2,12 @@
 
 import contextlib
 import re
+import shutil
 import socket
+import ssl
 import threading
 import traceback
+from pathlib import Path
 
 import pytest
 from grafana_server import TOKEN
@@ -25,6 +28,19 @@ def failure(grafana):
 def test_client_asks_below_the_path_of_the_address_with_the_token(server, grafana):
     assert grafana.get("health")["database"] == "ok"
     assert server.requests == [("GET", "/grafana/api/health")]
+
+
+def test_certificates_are_found_after_the_program_went_to_another_directory(server, certificate, tmp_path, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(certificate[0], tmp_path / "ca.pem")
+    monkeypatch.chdir(tmp_path)
+    client = Grafana(server.url.replace("http:", "https:"), TOKEN, timeout_s=5.0, ca_file=Path("ca.pem"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert client.get("health")["database"] == "ok"
+    client.close()
 
 
 def test_client_quotes_every_part_of_a_path_and_the_query(server, grafana):
