@@ -55,9 +55,9 @@ CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some 
 class Run:
     """A watched run: what `with trimtab.watch() as run:` gives.
 
-    Public are `id` (16 hex digits, new for each run), `name`, `directory` (of its log), `addresses` (by backend, where
-    its output is found), `log`, `attach`, `should_stop`, `restore_best`, `alerts`, `adjustments`, `state_dict`,
-    `load_state_dict` and `close`.
+    Public are `id` (16 hex digits, new for each run), `name`, `directory` (of its log, absolute), `addresses`
+    (by backend, where its output is found), `log`, `attach`, `should_stop`, `restore_best`, `alerts`, `adjustments`,
+    `state_dict`, `load_state_dict` and `close`.
     """
 
     def __init__(self, config: Config, id: str | None = None) -> None:
