@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from trimtab.commits import commit
+
 FRAMEWORKS = ("lightning", "pytorch_lightning", "transformers", "accelerate", "fastai", "ignite", "composer")
 JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "TORCHELASTIC_RUN_ID", "HOSTNAME")
 
@@ -94,18 +96,6 @@ def without_secrets(command: Sequence[str]) -> list[str]:
     return kept
 
 
-def commit(directory: Path) -> str:
-    """The git commit that is checked out in `directory` or above, or an empty string."""
-    for place in (directory, *directory.parents):
-        git = place / ".git"
-        if git.exists():
-            try:
-                return _head(git)
-            except (OSError, UnicodeDecodeError):
-                return ""
-    return ""
-
-
 def version() -> str:
     """Trimtab's own."""
     from importlib.metadata import PackageNotFoundError, version
@@ -114,23 +104,6 @@ def version() -> str:
         return version("trimtab")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _head(git: Path) -> str:
-    if git.is_file():  # a worktree or a submodule
-        git = (git.parent / git.read_text().removeprefix("gitdir:").strip()).resolve()
-    head = (git / "HEAD").read_text().strip()
-    if not head.startswith("ref:"):
-        return head[:40]
-    reference = head.removeprefix("ref:").strip()
-    common = git / "commondir"
-    shared = (git / common.read_text().strip()).resolve() if common.exists() else git
-    for place in (git, shared):
-        if (place / reference).exists():
-            return (place / reference).read_text().strip()[:40]
-    packed = shared / "packed-refs"
-    lines = packed.read_text().splitlines() if packed.exists() else []
-    return next((line.split()[0] for line in lines if line.endswith(f" {reference}")), "")
 
 
 def _owner() -> str:

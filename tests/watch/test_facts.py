@@ -2,9 +2,7 @@ import os
 
 import pytest
 
-from trimtab.facts import REMOVED, collect, commit, rank_of, without_secrets
-
-HASH = "0123456789abcdef0123456789abcdef01234567"
+from trimtab.facts import REMOVED, collect, rank_of, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -47,51 +45,6 @@ def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
 )
 def test_ranks_are_those_of_the_launcher(environ, ranks):
     assert rank_of(environ) == ranks
-
-
-@pytest.fixture
-def repository(tmp_path):
-    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
-    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    return tmp_path
-
-
-def test_commit_is_the_one_that_is_checked_out_here_or_above(repository):
-    (repository / ".git" / "refs" / "heads" / "main").write_text(f"{HASH}\n")
-    below = repository / "a" / "b"
-    below.mkdir(parents=True)
-    assert commit(below) == HASH
-
-
-def test_commit_of_a_detached_head(repository):
-    (repository / ".git" / "HEAD").write_text(f"{HASH}\n")
-    assert commit(repository) == HASH
-
-
-def test_commit_of_a_packed_reference(repository):
-    (repository / ".git" / "packed-refs").write_text(
-        f"# pack-refs\n{'f' * 40} refs/heads/other\n{HASH} refs/heads/main\n"
-    )
-    assert commit(repository) == HASH
-
-
-def test_commit_of_a_worktree(repository, tmp_path):
-    (repository / ".git" / "refs" / "heads" / "main").write_text(f"{HASH}\n")
-    own, tree = repository / ".git" / "worktrees" / "tree", tmp_path / "tree"
-    own.mkdir(parents=True)
-    tree.mkdir()
-    (own / "HEAD").write_text("ref: refs/heads/main\n")
-    (own / "commondir").write_text("../..\n")
-    (tree / ".git").write_text(f"gitdir: {own}\n")
-    assert commit(tree) == HASH
-
-
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"ref: refs/heads/unborn\n"])
-def test_commit_that_cannot_be_told_is_empty(tmp_path, content):
-    if content is not None:
-        (tmp_path / ".git").mkdir()
-        (tmp_path / ".git" / "HEAD").write_bytes(content)
-    assert commit(tmp_path) == ""
 
 
 def test_facts_hold_what_the_log_promises():
