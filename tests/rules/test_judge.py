@@ -323,6 +323,28 @@ def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_
     assert steps.judge.is_lost("loss_spike", "0")
 
 
+@pytest.mark.parametrize(
+    ("losses", "validation", "lost"),
+    [
+        ([2.31, 2.29] * 20, [2.31, 2.28, 2.25], False),
+        ([2.31, 2.29] * 20, [2.25, 2.28, 2.25, 2.2], False),
+        ([2.31, 2.29] * 20, [2.31, 2.30, 2.29], True),  # by chance
+        ([2.31, 2.29] * 20, [2.31, 2.33, 2.2], True),
+        ([2.31, 2.29] * 20, [2.31, 2.2], True),
+        ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], [2.31, 2.28, 2.2], True),
+    ],
+)
+def test_weights_are_not_lost_where_validation_gets_better_from_pass_to_pass(losses, validation, lost):
+    steps = Steps(shipped("loss_high"))
+    steps.judge.chance("0", 2.3)
+    steps.take(losses, moved(0.05))
+    for loss in validation:
+        steps.judge.validation(len(losses), loss, None, None)
+    assert steps.judge.is_lost("loss_high", "0") == lost
+    steps.judge.forget_validation()
+    assert steps.judge.is_lost("loss_high", "0")
+
+
 @pytest.mark.parametrize(("back", "recovered"), [(0, []), (90, ["loss_spike", "loss_diverged"])])
 def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovered):
     steps = Steps(shipped("loss_spike", "loss_diverged", "loss_high"))

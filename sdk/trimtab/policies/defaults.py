@@ -154,7 +154,8 @@ REASONS: dict[str, str] = {
     "loss_high": "The first steps have moved the weights to where no gradient leads back. So go back to the "
     "beginning, and lower the rate by as much as the steps were too long, to 0.3 of it or less. If that does not "
     "help, to a tenth of that. Where the loss has not exploded, is not known to be at chance, and no step moved a "
-    "typical layer by 3 %, nothing is done: there may be little to learn, as in data that is mostly noise.",
+    "typical layer by 3 %, nothing is done: there may be little to learn, as in data that is mostly noise. Nor where "
+    "validation gets better from pass to pass: with rare labels single batches swing by more than there is to learn.",
     "update_too_large": "Weights after such steps are no good start for a lower rate, so go back to before them. The "
     "rate is multiplied by 0.05 to 0.2, as the steps were measured to be too long; for Adam and similar optimizers "
     "by 0.01 to 0.2. If steps of SGD are longer than the weights themselves, the first rung leaves them to gradient "

@@ -17,7 +17,7 @@ from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
-from trimtab.signals import Reads, Validated, ValidationLost, ValidationsSinceBest
+from trimtab.signals import Reads, Validated, ValidationFalls, ValidationLost, ValidationsSinceBest
 from trimtab.signals.course import BASELINE
 from trimtab.types import GradientReading, Strides, Verdict
 
@@ -65,6 +65,7 @@ class Judge:
         self._began_at = 0  # the first step of the objective of now, since a run begins with one
         self._best = ValidationsSinceBest(monitor[1])
         self._lost = ValidationLost()
+        self._validation = ValidationFalls()
         self._several = False  # optimizers
 
     def step(
@@ -126,6 +127,7 @@ class Judge:
         verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady, settled))
         if loss is not None and math.isfinite(loss):
             lost = self._lost.update(loss, beginning)
+            self._validation.update(loss)
             for each in self._benches.values():
                 each.course.take_validation(loss, lost)
         self.improved = False
@@ -196,6 +198,7 @@ class Judge:
         self._forget("")
         self._best = ValidationsSinceBest(self._monitor[1])
         self._lost = ValidationLost()
+        self._validation = ValidationFalls()
 
     @property
     def has_baseline(self) -> bool:
@@ -264,13 +267,16 @@ class Judge:
     def is_lost(self, rule: str, optimizer: str) -> bool:
         """Whether weights may have been ruined, where `rule` says that nothing since the beginning is good.
 
-        That is so where the loss exploded, is at chance, or where steps were long. True for any other rule.
+        That is so where the loss exploded. Or it is at chance, or steps were long, and validation does not get better
+        from pass to pass: the loss of single batches may swing by more than there is to learn, as where one label in a
+        hundred is of the other class. True for any other rule.
         """
         bench = self._benches.get(optimizer)
         if bench is None or rule not in RULES or RULES[rule].reach != EVER:
             return True
         course = bench.course
-        return course.exploded or course.at_chance or course.stride >= LONG
+        may_be = course.at_chance or course.stride >= LONG
+        return course.exploded or (may_be and not self._validation.falls)
 
     def has_recovered(self, rule: str, optimizer: str) -> bool:
         """Whether the loss, of which `rule` said that it jumped or diverged some steps ago, has come down by itself."""

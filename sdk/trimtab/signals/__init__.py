@@ -23,7 +23,13 @@ from trimtab.signals.gradients import (
 )
 from trimtab.signals.loss import Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
 from trimtab.signals.measured import Itself, NoiseRatio
-from trimtab.signals.validation import GeneralizationGap, Validated, ValidationLost, ValidationsSinceBest
+from trimtab.signals.validation import (
+    GeneralizationGap,
+    Validated,
+    ValidationFalls,
+    ValidationLost,
+    ValidationsSinceBest,
+)
 
 __all__ = [
     "SIGNALS",
@@ -46,6 +52,7 @@ __all__ = [
     "UpdateExcess",
     "UpdateRatio",
     "Validated",
+    "ValidationFalls",
     "ValidationLost",
     "ValidationsSinceBest",
     "VanishingShare",

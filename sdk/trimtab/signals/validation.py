@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,7 @@ GAINING = 0.02  # of what validation has gained: a pass that adds as much is not
 RISE = 3.0  # a rise of validation counts so many times a gap
 SLOW = 0.02  # of the gap: a rise that lasts, and a fall that does not end it
 LUCK = 0.05  # of the gain: by so much a pass over a small validation set may be better than the next
+PASSES, FALL = 3, 0.02  # passes that get better one by one, and by how much of the first of them in all
 LEARNED = 0.3  # of what training gained: where validation gained less, it is not the same task
 
 
@@ -20,6 +22,26 @@ class Validated(NamedTuple):
     beginning: float | None = None  # the training loss when the run began
     steady: bool = True  # whether the learning rate is one to train at
     settled: bool = True  # whether there were losses enough before it to compare with
+
+
+class ValidationFalls:
+    """Whether validation gets better from pass to pass: its last three losses fall, by 2 % of the first in all."""
+
+    __slots__ = ("_losses",)
+
+    def __init__(self) -> None:
+        self._losses: tuple[float, ...] = ()
+
+    def update(self, loss: float) -> None:
+        """Take the finite loss of a pass in."""
+        self._losses = (*self._losses[1 - PASSES :], loss)
+
+    @property
+    def falls(self) -> bool:
+        """Whether it does."""
+        losses = self._losses
+        falls_each_time = len(losses) == PASSES and all(a > b for a, b in itertools.pairwise(losses))
+        return falls_each_time and losses[0] - losses[-1] >= FALL * abs(losses[0])
 
 
 class GeneralizationGap:

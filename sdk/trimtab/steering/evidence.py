@@ -11,8 +11,8 @@ from trimtab.rules.judge import Judge
 from trimtab.types import Strides
 
 AT_REST = (
-    "the loss has not come down, but it has not exploded either, is not known to be at chance, and steps are no longer "
-    "than usual: what there is to learn may be less than what it swings by"
+    "the loss has not come down, but it has not exploded either. It is not known to be at chance and steps are no "
+    "longer than usual, or validation gets better from pass to pass: there may be less to learn than what it swings by"
 )
 RECOVERED = "by now the loss has come down again by itself"  # several steps are judged together
 ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
