@@ -332,6 +332,7 @@ def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_
         ([2.31, 2.29] * 20, [2.31, 2.33, 2.2], True),
         ([2.31, 2.29] * 20, [2.31, 2.2], True),
         ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], [2.31, 2.28, 2.2], True),
+        ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], [2.31, 2.28, 2.1], False),
     ],
 )
 def test_weights_are_not_lost_where_validation_gets_better_from_pass_to_pass(losses, validation, lost):

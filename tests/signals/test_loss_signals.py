@@ -115,6 +115,14 @@ def test_divergence_takes_no_baseline_from_a_bad_stretch(scores, healthy):
     assert min(scores(Divergence, healthy() + flat(800))[-500:]) > DIVERGED
 
 
+@pytest.mark.parametrize("every", [3, 7])
+def test_rare_batches_that_cost_many_times_what_the_others_do_are_no_divergence(every, scores):
+    """One label in a hundred is of the other class: the loss begins as low as it can be known to be."""
+    noise = random.Random(0)
+    losses = [(5.0 if i % every == every - 1 else 0.01) * (1 + 0.1 * noise.random()) for i in range(1500)]
+    assert max(filter(None, scores(Divergence, losses))) < DIVERGED
+
+
 @pytest.fixture
 def creeping(healthy):
     """`creeping(rise, lost)`: what divergence says where a loss goes up again, slowly, by a share of what it came down,

@@ -267,16 +267,17 @@ class Judge:
     def is_lost(self, rule: str, optimizer: str) -> bool:
         """Whether weights may have been ruined, where `rule` says that nothing since the beginning is good.
 
-        That is so where the loss exploded. Or it is at chance, or steps were long, and validation does not get better
-        from pass to pass: the loss of single batches may swing by more than there is to learn, as where one label in a
-        hundred is of the other class. True for any other rule.
+        That is so where the loss exploded, is at chance, or where steps were long. But not where validation gets better
+        from pass to pass, and after an explosion is below chance: the loss of single batches may swing by more than
+        there is to learn, as where one label in a hundred is of the other class. True for any other rule.
         """
         bench = self._benches.get(optimizer)
         if bench is None or rule not in RULES or RULES[rule].reach != EVER:
             return True
         course = bench.course
-        may_be = course.at_chance or course.stride >= LONG
-        return course.exploded or (may_be and not self._validation.falls)
+        if self._validation.falls and (course.validates_below_chance or not course.exploded):
+            return False
+        return course.exploded or course.at_chance or course.stride >= LONG
 
     def has_recovered(self, rule: str, optimizer: str) -> bool:
         """Whether the loss, of which `rule` said that it jumped or diverged some steps ago, has come down by itself."""

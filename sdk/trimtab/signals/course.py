@@ -199,6 +199,12 @@ class Course:
         return self.chance is not None and self.count >= BASELINE and self.middle >= NO_BETTER * self.chance
 
     @property
+    def validates_below_chance(self) -> bool:
+        """Whether the newest validation is known to be better than a guess."""
+        chance, validation = self.chance, self.validation
+        return chance is not None and validation is not None and validation < NO_BETTER * chance
+
+    @property
     def rests_at_chance(self) -> bool:
         """Whether the loss is no better than a guess, and does not come down."""
         return self.at_chance and self.fast >= FLAT * self.slow

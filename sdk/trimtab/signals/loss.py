@@ -9,6 +9,7 @@ they work for losses that are negative, near zero, or on any scale.
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from trimtab.signals.course import FLAT, KNOWN, NO_BETTER, Course
 
@@ -21,6 +22,7 @@ REVERSAL = 0.05  # weight of the newest reversal
 QUIET = 8.0  # reversals so many times those at the best are still usual
 
 ERROR = 4.0  # standard errors that make a fall of the loss certain
+LATEST, UNLIKELY = 9, 0.3  # losses whose median must be high too, and the score from which on that is looked at
 LASTING = 4.0  # a share of the gain that is lost on the average of 50 values counts so many times one of five
 EXPLODED = 12.0  # swings above the beginning that a loss reaches in its first values only when it explodes
 EXPLODED_BESIDE = 4.0  # ... and one beside that
@@ -103,6 +105,9 @@ class Divergence:
 
     Example: the loss came down from 2.3 to 0.3, then rose to 1.5. That is 1.2 of 2, so the score is 0.6.
 
+    From 0.3 on it is no more than the same of the median of the last nine losses: the average is also high where a few
+    batches cost many times what the others do, as those that hold a rare label.
+
     A loss that rises slowly is seen by its mean over 50 values, which hardly ever rises in a healthy run: where it is
     larger, the score is four times the share that this mean has lost, from its own lowest, up to 1. An objective may
     also become harder on purpose, as with noise that grows. So this counts no more than the share of its gain that
@@ -119,16 +124,18 @@ class Divergence:
     share of the gain, since twice the best means nothing near zero or below.
     """
 
-    __slots__ = ("_course",)
+    __slots__ = ("_course", "_latest")
 
     def __init__(self, course: Course) -> None:
         self._course = course
+        self._latest: deque[float] = deque(maxlen=LATEST)
 
     def update(self, value: float) -> float | None:
         """The share that is lost, after a loss that the course does not hold yet."""
         course = self._course
         if course.count < (KNOWN if course.learned else WARM_UP):
             return None
+        self._latest.append(value)
         scale, above = course.scale, course.lost
         slowly = course.worsened if course.validation_lost > 0.0 else 0.0
         if above <= 0.0 and slowly <= 0.0:
@@ -136,10 +143,14 @@ class Divergence:
         if not scale:
             return math.inf
         lasting = min(LASTING * min(slowly / scale, course.validation_lost), 1.0)
-        return max(above / scale, lasting)
+        lost = above / scale
+        if lost >= UNLIKELY:
+            lost = min(lost, max(sorted(self._latest)[len(self._latest) // 2] - course.fast + above, 0.0) / scale)
+        return max(lost, lasting)
 
     def fence(self) -> None:
         """Best and first stay; the averages are the course's."""
+        self._latest.clear()
 
 
 class Oscillation:
