@@ -101,6 +101,49 @@ def test_training_in_eval_mode_is_training(watching, model, optimizer, inputs, l
     assert seen.steps()[-1].accuracy is not None
 
 
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize("calls", [2, 3])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_training_in_eval_mode_by_several_calls_of_one_loss_is_training(watching, model, calls, validates, is_late):
+    """Heads, or samples of a network: where batch norms are frozen, or nobody calls `train()` after validating."""
+    inputs, labels = torch.randn(24, 4), torch.randint(3, (24,))
+    optimizer, trained, validated = torch.optim.SGD(model.parameters(), lr=0.1), [], []
+    model.train(is_late)
+    with watching() as seen:
+        for _ in range(3):
+            losses = []
+            for part, targets in DataLoader(TensorDataset(inputs, labels), 4):
+                optimizer.zero_grad()
+                loss = sum(F.cross_entropy(model(part) * scale, targets) for scale in range(1, calls + 1))
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            trained.append(sum(losses) / len(losses))
+            model.eval()
+            if validates:
+                with torch.no_grad():
+                    parts = DataLoader(TensorDataset(inputs[:6], labels[:6]), 3)
+                    each = [F.cross_entropy(model(part), targets).item() for part, targets in parts]
+                validated.append(sum(each) / len(each))
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(trained)
+    assert [epoch.train.samples for epoch in seen.epochs] == [24] * 3
+    assert [each.loss for each in seen.validations] == pytest.approx(validated)
+
+
+def test_careless_validation_by_several_calls_for_each_batch_is_validation(watching, model, optimizer, inputs, labels):
+    with watching() as seen:
+        for part, targets in DataLoader(TensorDataset(inputs, labels), 3):
+            train_step(model, optimizer, part, targets)
+        model.eval()
+        found = []
+        for part, targets in DataLoader(TensorDataset(inputs + 1, labels), 2):
+            found += [F.cross_entropy(model(part) * scale, targets).item() for scale in (1, 2)]
+        model.train()
+        train_step(model, optimizer, inputs, labels)
+    assert seen.validations[0].loss == pytest.approx(sum(found) / len(found))
+    assert len(seen.steps()) == 3
+
+
 def test_attack_in_eval_mode_is_no_validation(watching, model, optimizer, inputs, labels):
     """As in TRADES, which asks `torch.autograd.grad` for the gradient of the inputs."""
     with watching() as seen:

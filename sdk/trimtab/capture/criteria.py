@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from trimtab.capture.autograd import in_backward, in_checkpoint
+from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.looks import Looks
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
@@ -50,7 +51,8 @@ class Criteria:
         self.on_first: Callable[[Tensor], object] | None = None  # called with the first loss that has a graph
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._objective = Objective()
-        self._undecided: dict[str, _Undecided] = {}  # by loss function, of one batch
+        self._undecided: list[_Undecided] = []  # of one batch
+        self._batch: tuple[LoaderPass, int] | None = None  # which it is, if a loader tells
         self._origins = Origins()
         self._eval_mode_backwards = 0
         self.awaits_step = False  # whether the newest backward is one more of them if a step follows
@@ -76,7 +78,7 @@ class Criteria:
             on_first, self.on_first = self.on_first, None
             on_first(output)
         in_eval_mode = self._models.any_in_eval_mode() and self._eval_mode_backwards < EVAL_MODE_TRAINS_AFTER
-        if self._undecided and (not in_eval_mode or loss.name in self._undecided):
+        if self._undecided and (not in_eval_mode or self._is_of_another_batch(loss)):
             self.decide()
         if in_backward() != -1 or _is_being_traced():
             return
@@ -84,15 +86,17 @@ class Criteria:
             if not in_checkpoint():
                 self._validate(loss, output, args)
         elif in_eval_mode:
-            self._undecided[loss.name] = _Undecided(loss, self._judged(loss.call(output, args)), output, args)
+            self._undecided.append(_Undecided(loss, self._judged(loss.call(output, args)), output, args))
+            self._batch = self._passes.batch
             self._doubt()
         elif output.requires_grad:
             self._train(loss, output, args)
 
     def decide(self) -> None:
         """Held losses that nothing was differentiated through are validation."""
-        undecided, self._undecided = self._undecided, {}
-        for name, held in undecided.items():
+        undecided, self._undecided = self._undecided, []
+        for held in undecided:
+            name = held.loss.name
             if self._may_compare(name) and not held.is_differentiated:
                 self._passes.validated(*held.judged, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
@@ -115,7 +119,7 @@ class Criteria:
         if self._undecided and not self._models.any_in_eval_mode():  # it is called on another loss, written by hand
             self.decide()
         if self._undecided:
-            for held in self._undecided.values():
+            for held in self._undecided:
                 self._train_in_eval_mode(held)
             self._undecided.clear()
             self._called = False
@@ -264,6 +268,11 @@ class Criteria:
         if held.loss.name == self._primary:
             self.said.values.append(said)
             self.said.predictions += [] if met is None else [met]
+
+    def _is_of_another_batch(self, loss: Loss) -> bool:
+        """Whether what is held is of a batch before. A batch may have several calls: heads, or samples of a network."""
+        is_known = self._batch is not None and self._batch == self._passes.batch
+        return not is_known and any(held.loss.name == loss.name for held in self._undecided)
 
     def _pass_over(self, loss: Loss) -> None:
         """A call was ordinary, of which nothing was read."""

@@ -160,6 +160,12 @@ class Passes:
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
 
     @property
+    def batch(self) -> tuple[LoaderPass, int] | None:
+        """The newest batch of a loader: of which pass, and its number there. None where none came for what goes on."""
+        source = self._source if self.steady is None else self.steady
+        return None if source is None else (source, source.batches)
+
+    @property
     def asks_origin(self) -> bool:
         """Whether it is to be known where such a loss comes from: at a loader's first batches, and after its last.
 
@@ -291,7 +297,8 @@ class Passes:
             self._followed = None
 
     def _look_for_unseen(self) -> None:
-        if any(map(self._evaluates, self._fresh)):
+        source = self._source  # which may feed the training that begins now
+        if any(self._evaluates(loader) for loader in self._fresh if loader is not source):
             self._unseen += 1
             if self._unseen == UNSEEN_AFTER:
                 self.on_unseen()
