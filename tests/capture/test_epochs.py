@@ -945,3 +945,56 @@ def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching,
     counted = [epoch.train.accuracy_samples or epoch.train.samples for epoch in seen.epochs]
     assert all(count <= SAMPLES for count in counted)
     assert all(epoch.train.accuracy is not None for epoch in seen.epochs)
+
+
+def loader_of(inputs, targets, size):
+    return DataLoader(TensorDataset(inputs, targets), size)
+
+
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize("rows", [20, 60])
+def test_training_that_was_left_in_the_middle_of_a_pass_is_no_part_of_the_next_ones_epoch(watching, rows, validates):
+    """Pretraining up to a number of steps, then epochs with an optimizer of their own over fewer or more batches."""
+    inputs, body = torch.randn(60, 4), nn.Linear(4, 4)
+    model, trained = nn.Sequential(body, nn.Linear(4, 3)), []
+    labels = inputs.argmax(1) % 3
+    with watching() as seen:
+        optimizer = torch.optim.Adam(body.parameters(), lr=1e-3)
+        for part, targets in itertools.islice(loader_of(inputs[:40], inputs[:40], 4), 6):
+            optimizer.zero_grad()
+            F.mse_loss(body(part), targets).backward()
+            optimizer.step()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for _ in range(3):
+            losses = []
+            for part, targets in loader_of(inputs[:rows], labels[:rows], 4):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(part), targets)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            trained.append(sum(losses) / len(losses))
+            if validates:
+                model.eval()
+                with torch.no_grad():
+                    for part, targets in loader_of(inputs[40:], labels[40:], 5):
+                        F.cross_entropy(model(part), targets)
+                model.train()
+    assert [epoch.train.loss for epoch in seen.epochs[1:]] == pytest.approx(trained)
+    assert [epoch.train.samples for epoch in seen.epochs] == [24, *[rows] * 3]
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_epochs_are_seen_after_a_stage_that_took_each_batch_from_an_iterator_of_its_own(watching, loop, is_new):
+    inputs, labels, trained = torch.randn(40, 4), torch.randint(3, (40,)), []
+    first = loader_of(inputs, labels, 2)
+    with watching() as seen:
+        for _ in range(9):
+            part, targets = next(iter(first))
+            loop.step((part, targets))
+        if is_new:
+            loop.optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.1)
+        for _ in range(3):
+            trained.append([loop.step(batch) for batch in loader_of(inputs[:20], labels[:20], 4)])
+    assert [epoch.train.loss for epoch in seen.epochs[-2:]] == pytest.approx([sum(t) / 5 for t in trained[1:]])
+    assert len(seen.epochs) == 3

@@ -72,6 +72,8 @@ class Passes:
         self._over = False  # the followed pass has no more batches
         self._left = False  # ... and the loop has moved on
         self._left_after = 0  # so many batches of a pass, when the loop last began anew before its end
+        self._former: LoaderPass | None = None  # which it was before the newest training backward, if another
+        self._rival: LoaderPass | None = None  # which alone has fed training since its beginning, beside the followed
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear)
         self._gap: dict[str, Gap] = {}  # by loss function
@@ -136,6 +138,8 @@ class Passes:
             self._fresh.append(steady)  # of two loaders side by side the other starts anew before a step
         loader.complete = loader.exhausted = True
         self.has_news = self.has_news or bool(loader.ahead)
+        if loader is self._rival and loader.batches > 1:
+            self._follow_instead(loader)
         if loader is self._followed:
             self._over = True
 
@@ -259,6 +263,25 @@ class Passes:
         if self._gap:
             self._resume(is_last=is_last)
 
+    def begin_anew(self, *, has_stepped: bool) -> None:
+        """The step that is about to be taken is the first of another optimizer, which trains alone from now on.
+
+        If it is fed by another loader, the pass that fed training before was left. `has_stepped`: with steps that are
+        in no epoch yet.
+        """
+        left, feeding = self._former or self._followed, self._feeding
+        if left is None or left in feeding or not feeding:
+            return
+        if has_stepped and not self._one_by_one:
+            self._ends_seen = True
+            self._on_epoch(self.epoch, self._newest_sums)
+            self.epoch += 1
+            self._newest_sums = None
+        self._follow_instead(max(feeding, key=lambda loader: loader.sized or 0))
+        self._over = self._left = False
+        if self._followed is not None and self._followed.complete:
+            self._over = True
+
     def finish(self) -> None:
         """The run ends: close what is open. The last pass is over, too, where it was left as the one before it was."""
         followed = self._followed
@@ -305,6 +328,7 @@ class Passes:
 
     def _count(self) -> None:
         """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
+        self._former = None
         has_rest = any(loader.exhausted and loader.ahead for loader in self._feeding)
         if has_rest and not any(map(self._trains, self._fresh)):
             self._take()
@@ -323,11 +347,18 @@ class Passes:
                 loader.spend()
         self._take()
         longest = max(feeding, key=lambda loader: loader.sized or 0)
+        if self._followed in feeding:
+            self._rival = None
+        elif longest.batches - longest.ahead <= 1:
+            self._rival = longest
         if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
-            self._followed = longest
-            self._one_by_one = False
-        if self._followed.complete:
+            self._follow_instead(longest)
+        if self._followed is not None and self._followed.complete:
             self._over = True
+
+    def _follow_instead(self, loader: LoaderPass) -> None:
+        self._former = self._followed
+        self._followed, self._rival, self._one_by_one = loader, None, False
 
     def _feeds(self, loader: LoaderPass) -> bool:
         """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""

@@ -108,6 +108,10 @@ class Recorder:
         self.books.begin_anew(ledger)
         self._criteria.begin_anew()
 
+    def begin_passes(self) -> None:
+        """Another optimizer trains from now on, alone."""
+        self._passes.begin_anew(has_stepped=any(each.epoch == self._passes.epoch for each in self.books.ledgers))
+
     def has_stepped(self, ledger: Ledger) -> bool:
         """Whether a step of the epoch is in it that the next one is of. A closure may not have begun it yet."""
         return ledger.epoch == self._passes.epoch and not self._passes.is_over

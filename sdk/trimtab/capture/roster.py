@@ -24,6 +24,7 @@ class Arrival(NamedTuple):
     over: Sequence[Tracked]  # those of other models, which have left: another training begins
     is_another: bool  # it has the label of one that trained another model, or that has begun where this one does
     is_stage: bool  # the others step no more, and it goes on with their model
+    is_next: bool  # there were others, and it is the only one by now
 
     @property
     def begins_anew(self) -> bool:
@@ -92,10 +93,11 @@ class Roster:
         over = over or self._put_back(new, gone)
         for known in (*gone, *over):  # only now, since the new one may take over from one of them
             self._leave(known)
+        is_next = bool(gone or over) and not self._tracked
         self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
-        return Arrival(new, over, is_another, is_stage=bool(idle))
+        return Arrival(new, over, is_another, is_stage=bool(idle), is_next=is_next)
 
     def loaded(self, model: nn.Module) -> None:
         """Values were loaded into the parameters of `model`."""

@@ -260,6 +260,8 @@ class Steps:
                 self._say("device", f"Trains on {where}.")
             self._recorder.hear_steps()
             started = self._recorder.clock()
+            if arrival.is_next:
+                self._recorder.begin_passes()
             if arrival.begins_anew:
                 self._begin_anew(tracked, arrival.over)
             elif arrival.is_stage:
