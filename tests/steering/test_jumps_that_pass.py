@@ -1,0 +1,48 @@
+"""Losses that jump, and come down by themselves before anybody could have helped: 64 steps are judged together."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trimtab.types import Adjustment
+
+TOGETHER = 64  # steps
+
+
+def drifting(seed, steps=750, lasts=150):
+    """Online regression of a target that is another one every 150 steps."""
+    drawn = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer, targets = torch.optim.SGD(model.parameters(), lr=0.05), torch.randn(steps // lasts, 10, generator=drawn)
+    for step in range(steps):
+        inputs = torch.randn(16, 10, generator=drawn)
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs)[:, 0], torch.tanh(inputs @ targets[step // lasts])).backward()
+        optimizer.step()
+
+
+def rare(seed, steps=750):
+    """One label in two hundred is of the other class, which most batches have none of."""
+    drawn = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    nn.init.constant_(model[2].bias, -5.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        inputs = torch.randn(32, 10, generator=drawn)
+        labels = (inputs[:, 0] + inputs[:, 1] > 3.6).float()
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(inputs)[:, 0], labels).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("train", [drifting, rare])
+def test_loss_that_has_come_down_again_is_told_and_not_answered(watching, train):
+    with watching(act="process", gradients_every=TOGETHER) as seen:
+        for seed in range(4):
+            train(seed)
+    answers = [a for a in seen.backend.of(Adjustment) if a.rule == "loss_spike"]
+    assert len(answers) >= 4
+    assert {(a.outcome, a.reason) for a in answers} == {("refused", "by now the loss has come down again by itself")}
