@@ -88,6 +88,7 @@ IMPORTS = {
     "health": {"types", "bus", "sample"},
     "bookends": {"types", "bus", "guard", "sample"},
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
+    "attaching": {"errors"},
     "watchdog": {"types", "guard", "sample"},
     "logged": {"types", "guard", "sample"},
     "steering.state": {"types", "directory", "guard", "sample"},

@@ -12,13 +12,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import apart, bookends, directory, facts, lifecycle, names, plugins
+from trimtab import apart, attaching, bookends, directory, facts, lifecycle, names, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.bus import Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
-from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.health import HealthReport
 from trimtab.logged import Logged
@@ -238,9 +237,9 @@ class Run:
             ConfigError: `optimizer` is neither an optimizer nor a mapping of names to optimizers, or one of the others
                 is no module. Nothing was taken then.
         """
-        names = _names(optimizer)
+        names = attaching.named(optimizer)
         for argument, given in (("model", model), ("criterion", criterion), ("average", average)):
-            _refuse_no_module(argument, given)
+            attaching.refuse_no_module(argument, given)
         if self._closed:
             return
         if model is not None:
@@ -414,31 +413,3 @@ class Run:
 
 def _nothing() -> None:
     pass
-
-
-def _names(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Optimizer]:
-    """The optimizers that have been given a name. Raises ConfigError for what is no optimizer."""
-    names = given if isinstance(given, Mapping) else {}
-    unnamed = [] if given is None or isinstance(given, Mapping) else [given]
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"attach(optimizer=...): expected names, but got {name!r}. Name each by a text.")
-    for each in (*names.values(), *unnamed):
-        if not hasattr(each, "param_groups"):
-            raise ConfigError(
-                f"attach(optimizer=...): expected an optimizer, or a mapping such as {{'generator': optimizer}}, "
-                f"but got a {type(each).__name__}. Give the optimizers by name."
-            )
-    return names
-
-
-def _refuse_no_module(argument: str, given: object) -> None:
-    if given is None or isinstance(given, nn.Module):
-        return
-    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-    advice = {
-        "model": "Give the model itself.",
-        "criterion": "Give the loss module itself; the loss functions of torch are found without it.",
-        "average": "Give the copy itself.",
-    }
-    raise ConfigError(f"attach({argument}=...): expected a torch.nn.Module, but got {what}. {advice[argument]}")
