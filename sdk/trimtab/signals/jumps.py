@@ -31,20 +31,20 @@ class Jumps:
         self._latest = (*self._latest[1:], value)
         self._since += 1
 
-    def stands_out(self, value: float, usual: float, scale: float) -> None:
-        """The newest value stands out of what is `usual`: a jump begins, or goes on."""
+    def stands_out(self, value: float, usual: float, most: float) -> None:
+        """The newest value stands out of what is `usual`: a jump begins, or goes on. `most`: see `is_over`."""
         is_first = self._top == self._floor
-        if is_first or self.is_over(scale):
+        if is_first or self.is_over(most):
             self._passed += not is_first
             self._floor = self._top = usual
             self._since = 0
         self._top = max(self._top, value)
 
     def is_over(self, most: float) -> bool:
-        """Whether the loss has come down by itself since it last jumped: most of the way, and to within `most`.
+        """Whether the loss has come down by itself since it last jumped: most of the way, and to within `most` of it.
 
-        Where jumps have been over three times before, rare batches cost more than the others: a jump is over until it
-        lasts.
+        Where jumps have been over three times before, rare batches cost more than the others: the next one is taken for
+        over until it lasts.
         """
         jump, left = self._top - self._floor, self.level - self._floor
         is_known = self._since >= FEW or self._passed >= OFTEN

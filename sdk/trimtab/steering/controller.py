@@ -140,7 +140,7 @@ class Controller:
         )
         self._forgetting = Forgetting(judge, self._judging, self._answering, self._telling, self._labels, say)
         self._absent = Absent(engine, judge, actuators.steering)
-        self._wariness = Wariness()
+        self._wariness = Wariness(books.steps_written)
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
 
     @property
@@ -176,7 +176,7 @@ class Controller:
     @property
     def is_wary(self) -> bool:
         """Whether gradients are worth a look at every step: a short while ago they made the weights NaN."""
-        return self.judges_at_once and self._wariness.lasts(self._books.steps_written())
+        return self._wariness.lasts and self.judges_at_once
 
     def open(self) -> None:
         """The run begins."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trimtab.policies import Decision
 from trimtab.policies.defaults import UNMISTAKABLE
 
@@ -12,10 +14,11 @@ class Wariness:
     """Begins where weights that were not finite any more have been turned back, and ends by itself.
 
     Gradients are sampled every so many steps only, and those of a step between that are NaN are seen in the next loss:
-    when nothing but going back helps. Seen in time, the one step is skipped.
+    when nothing but going back helps. Seen in time, the one step is skipped. `step()` is the global step of now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[], int]) -> None:
+        self._step = step
         self._until = 0
 
     def went_back(self, decision: Decision, step: int) -> None:
@@ -23,6 +26,7 @@ class Wariness:
         if decision.rule in UNMISTAKABLE:
             self._until = step + WARY_FOR
 
-    def lasts(self, step: int) -> bool:
-        """Whether it does, before the step after `step`."""
-        return step < self._until
+    @property
+    def lasts(self) -> bool:
+        """Whether it does. 0.1 us where it never began."""
+        return self._until > 0 and self._step() < self._until
