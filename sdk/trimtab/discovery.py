@@ -68,9 +68,10 @@ class Target:
 
     def state(self, host: str, age_s: float) -> State:
         """What is known of the process from `host`, when its file was touched `age_s` seconds ago."""
-        if self.host != host:
+        lives = processes.lives(self.pid, self.process_start) if self.host == host else None
+        if lives is None:
             return "silent" if age_s > SILENT_AFTER_S else "elsewhere"
-        return "alive" if processes.lives(self.pid, self.process_start) else "dead"
+        return "alive" if lives else "dead"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,29 @@ from pathlib import Path
 
 
 def started(pid: int) -> str:
-    """When process `pid` began, as Linux says it: boot, and clock ticks since. Empty where the system does not say."""
+    """When process `pid` began, as Linux says it: boot, clock ticks since, and the namespace that numbers it so.
+
+    Empty where the system does not say.
+    """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return f"{boot}/{after_name[19]}"  # field 22 of proc(5): starttime
+        return f"{_boot()}/{after_name[19]}/{_namespace()}"  # field 22 of proc(5): starttime
     except (OSError, IndexError):
         return ""
 
 
-def lives(pid: int, start: str | None) -> bool:
-    """Whether process `pid` is there, and is the one that began at `start`, as far as that is known of both."""
+def lives(pid: int, start: str | None) -> bool | None:
+    """Whether process `pid` is there, and is the one that began at `start`, as far as that is known of both.
+
+    None where it cannot be told, since the number is of another namespace: a container that has the machine's name.
+    """
+    boot, _, rest = (start or "").partition("/")
+    namespace = rest.partition("/")[2]
+    try:
+        if namespace and boot == _boot() and namespace != _namespace():
+            return None
+    except OSError:
+        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -26,3 +38,11 @@ def lives(pid: int, start: str | None) -> bool:
         pass
     found = started(pid)
     return not (start and found) or found == start
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _namespace() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import trimtab
-from trimtab import discovery
+from trimtab import discovery, processes
 from trimtab.errors import BackendError
 from trimtab.testing import sample_run
 from trimtab_backends.prometheus import PrometheusBackend
@@ -105,6 +106,17 @@ def test_process_that_ended_is_dead(target, dead_process):
 
 def test_process_that_was_given_the_number_of_another_is_dead(target):
     assert target(process_start="boot/1").state(HOST, 0.0) == "dead"
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs namespaces: run on Linux")
+def test_process_of_another_namespace_is_not_taken_for_one_of_this(target):
+    """Of a container that has the machine's name."""
+    boot, ticks, namespace = processes.started(os.getpid()).split("/")
+    assert target(process_start=f"{boot}/1/{namespace}").state(HOST, 0.0) == "dead"
+    elsewhere = target(process_start=f"{boot}/{ticks}/1")
+    assert elsewhere.state(HOST, 0.0) == "elsewhere"
+    assert elsewhere.state(HOST, discovery.SILENT_AFTER_S + 1.0) == "silent"
+    assert target(process_start=f"another boot/{ticks}/1").state(HOST, 0.0) == "dead"
 
 
 def test_process_of_another_machine_is_judged_by_age_alone(target, dead_process):
