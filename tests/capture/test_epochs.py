@@ -998,3 +998,16 @@ def test_epochs_are_seen_after_a_stage_that_took_each_batch_from_an_iterator_of_
             trained.append([loop.step(batch) for batch in loader_of(inputs[:20], labels[:20], 4)])
     assert [epoch.train.loss for epoch in seen.epochs[-2:]] == pytest.approx([sum(t) / 5 for t in trained[1:]])
     assert len(seen.epochs) == 3
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_end_of_the_run_in_the_middle_of_a_pass_is_an_epoch_if_it_was_validated(watching, loop, validates):
+    """As in loops over so many iterations, of a loader that begins again and again."""
+    batches = itertools.chain.from_iterable(itertools.repeat(loop.training))
+    with watching() as seen:
+        for _ in range(2 * len(loop.training) + 2):
+            loop.step(next(batches))
+        validation = loop.validate() if validates else None
+    assert [epoch.train.samples for epoch in seen.epochs] == [10, 10, *[8] * validates]
+    if validates:
+        assert seen.epochs[-1].validation.loss == pytest.approx(validation)

@@ -259,9 +259,13 @@ class Passes:
             self.has_news = True
 
     def end_validation(self, *, is_last: bool) -> None:
-        """The validation is over, though no training has followed it yet. `is_last`: none will."""
+        """The validation is over, though no training has followed it yet. `is_last`: none will.
+
+        Then what was trained since the last epoch is one, too, if it was validated: its number would be seen nowhere.
+        """
         if self._gap:
             self._resume(is_last=is_last)
+        self._left = self._left or (is_last and self._trained and self._newest_sums is not None)
 
     def begin_anew(self, *, has_stepped: bool) -> None:
         """The step that is about to be taken is the first of another optimizer, which trains alone from now on.
