@@ -10,6 +10,7 @@ TRAINING = """
 import trimtab
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from trimtab.policies.causes import CHANGED
 from trimtab.testing import RecordingBackend
 from trimtab.types import Adjustment, Notice
 
@@ -33,6 +34,7 @@ def said(**more):
     done = [
         (a.step, a.policy, a.action, a.outcome, [a.after[name] for name in of if name in a.after])
         for a in backend.of(Adjustment)
+        if a.reason != CHANGED  # why nothing is done the first rank alone says
     ]
     total = [p.detach().double().sum().item() for p in model.parameters()]
     say(done=done, total=total, notices=[n.text for n in backend.of(Notice)], **more)
@@ -107,7 +109,7 @@ def trained(watching):
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=0.01)
     with watching:
         for at in range(120):
-            wanted = labels[half] if at < 90 else 2 - labels[half]
+            wanted = labels[half] if at < 100 else 2 - labels[half]
             optimizer.zero_grad()
             nn.functional.cross_entropy(parallel(inputs[half]), wanted).backward()
             optimizer.step()
@@ -128,7 +130,9 @@ def test_decision_of_the_first_rank_is_carried_out_on_all(in_ranks):
         + """
 with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8):
     for at in range(300):
-        step(1.0 if at < 150 else -20.0)  # from here on nothing is as it was
+        if at == 150:
+            optimizer.param_groups[0]["maximize"] = True
+        step()
 said()
 """
     )
