@@ -10,7 +10,7 @@ step that trains on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -281,10 +281,9 @@ class Passes:
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._newest_sums = None
-        self._follow_instead(max(feeding, key=lambda loader: loader.sized or 0))
-        self._over = self._left = False
-        if self._followed is not None and self._followed.complete:
-            self._over = True
+        longest = _longest(feeding)
+        self._follow_instead(longest)
+        self._over, self._left = longest.complete, False
 
     def finish(self) -> None:
         """The run ends: close what is open. The last pass is over, too, where it was left as the one before it was."""
@@ -350,7 +349,7 @@ class Passes:
             if loader not in feeding:
                 loader.spend()
         self._take()
-        longest = max(feeding, key=lambda loader: loader.sized or 0)
+        longest = _longest(feeding)
         if self._followed in feeding:
             self._rival = None
         elif longest.batches - longest.ahead <= 1:
@@ -424,3 +423,7 @@ class Passes:
         """Whether it has more than the one batch for which the followed pass was begun."""
         followed = self._followed
         return followed is not None and loader.loader == followed.loader and loader.batches > followed.batches == 1
+
+
+def _longest(loaders: Sequence[LoaderPass]) -> LoaderPass:
+    return max(loaders, key=lambda loader: loader.sized or 0)
