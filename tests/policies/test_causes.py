@@ -87,13 +87,23 @@ def test_rate_is_given_back_at_once_where_the_weights_are_known_to_have_been_goo
 
 
 def test_rise_that_comes_later_is_the_fault_of_weights_that_were_good(gone_back_to_good):
-    assert gone_back_to_good.fire("loss_diverged", 120, since=101 + AT_ONCE) == ["roll_back"]
+    """A rate that is far too high needs one step to ruin them."""
+    assert gone_back_to_good.fire("loss_diverged", 121, since=102) == ["roll_back"]
+
+
+@pytest.mark.parametrize("step", [101, 103])
+def test_jump_is_answered_as_what_follows_it_tells_though_it_came_first(gone_back_to_good, verdict, step):
+    """Many steps are judged together, and what showed first has its turn first."""
+    jumped = verdict("loss_spike", step), verdict("loss_spike", step + 1, state="resolved")
+    found = gone_back_to_good.judge(164, *jumped, verdict("loss_diverged", 120, since=101, severity="critical"))
+    assert found == ["creep_back"]
 
 
 def test_jump_at_the_first_step_is_no_fault_of_weights_that_were_good_and_may_be_one_bad_batch(gone_back_to_good):
     run = gone_back_to_good
-    assert run.fire("loss_spike", 101) == []
-    run.resolve("loss_spike", 102)
+    for step in (101, 103):
+        assert run.fire("loss_spike", step) == []
+        run.resolve("loss_spike", step + 1)
     assert run.fire("loss_spike", 160) == ["roll_back"]
     assert run.decisions[-1].actions[0].back == 0
 
