@@ -88,16 +88,14 @@ class Poller:
 
     def ask(self) -> None:
         """One question: what is silenced, and what is firing. Silences count alone too, alerts only with them."""
-        silenced: frozenset[str] | None = None
         try:
             silenced = self._silenced()
+            self._silences.set(silenced)  # who can post more alerts than are taken in must not undo them by that
             alerts = payloads.listed(self._get(self._query), self._source)
         except Busy as problem:
-            self._only(silenced)
             self._wait_for(problem)
         except (Unanswered, Malformed) as problem:
             self._failures += 1
-            self._only(silenced)
             self._tell(problem)
         else:
             self._answered(alerts, silenced)
@@ -137,11 +135,6 @@ class Poller:
             self._unread.add(text)
             self._say(f"silence {text}", f"A silence cannot be read, and counts as matching: {text}.")
         return silenced
-
-    def _only(self, silenced: frozenset[str] | None) -> None:
-        """Who can post alerts may post more than are taken in: that must not undo what somebody has silenced."""
-        if silenced is not None:
-            self._silences.set(silenced)
 
     def _get(self, path: str) -> bytes:
         """Whether it is an Alertmanager or a Grafana is seen by which path it knows."""
