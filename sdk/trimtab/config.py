@@ -19,7 +19,7 @@ from trimtab import names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
 from trimtab.settings import Config
 
-MOST_GIB = 1e9
+MOST_GIB = 1e9  # so that the number of bytes is a whole one of 63 bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,9 +141,9 @@ REASONS: dict[str, str] = {
     "row. Gradients of which nobody sees the NaN before the weights have it are learned from: for 1,000 steps after "
     "going back each step's are looked at (on the CPU, and in a run of one rank; elsewhere all would have to wait).",
     "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
-    "arXiv 2205.01068). If going back twice, to two snapshots, leaves the loss as high at once, it is not the rate's "
-    "fault: what is asked of the model has changed. Then the rate is given back, and the run halted with its best "
-    "state only if training does harm, as with wrong labels.",
+    "arXiv 2205.01068). If going back twice, to two snapshots, leaves the loss as high at once, or once to one that is "
+    "known to have been good, it is not the rate's fault: what is asked of the model has changed. Then the rate is "
+    "given back, and the run halted with its best state only if training does harm, as with wrong labels.",
     "gradient_exploding": "A single spike is skipped before it does harm. If spikes go on, the weights are damaged: "
     "go back, and clip for the rest of the run. The limit is the usual norm (ZClip, arXiv 2504.02507); for SGD, "
     "while no usual norm is known, the norm that moves the weights by 5 % (as AGC, arXiv 2102.06171). If clipping "
