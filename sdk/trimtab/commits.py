@@ -12,6 +12,8 @@ import re
 import stat
 from pathlib import Path
 
+from trimtab import files
+
 LARGEST = 1 << 20  # bytes, of the packed references of some 15,000 branches
 
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -60,9 +62,8 @@ def _check_ours(path: Path) -> None:
 
 
 def _content(path: Path) -> str:
-    """What is in a regular file of ours. No link is followed, no pipe waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags), "rb") as file:
+    """What is at the beginning of a regular file."""
+    with files.opened(path) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path}: no file")
         return file.read(LARGEST).decode().strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from trimtab import processes, renaming
+from trimtab import files, processes, renaming
 from trimtab.errors import ConfigError
 from trimtab.types import RunInfo, Status
 
@@ -253,9 +252,5 @@ def _writing_process(run: RunInfo) -> int | None:
 
 
 def _content(path: Path) -> bytes:
-    """Raises OSError or ValueError for what is no file of a sensible size; waits for no pipe."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-            raise ValueError(f"{path} is no file that a run writes")
-        return file.read(LARGEST)
+    """Raises OSError or ValueError for what is no file of a sensible size. A link is followed."""
+    return files.content(path, LARGEST, follows_link=True)[0]

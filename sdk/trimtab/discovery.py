@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from trimtab import processes, renaming
+from trimtab import files, processes, renaming
 from trimtab.types import RunInfo
 
 State: TypeAlias = Literal["alive", "dead", "elsewhere", "silent"]
@@ -123,7 +122,7 @@ def read(directory: Path) -> Iterator[Found]:
     """
     for path in sorted(directory.glob("*.json")):
         try:
-            content, status = _content(path)
+            content, status = files.content(path, LARGEST)
         except FileNotFoundError:
             continue
         except (OSError, ValueError):
@@ -135,15 +134,6 @@ def read(directory: Path) -> Iterator[Found]:
             yield Found(path, _read(json.loads(content)), age_s, ours)
         except (ValueError, TypeError, LookupError, RecursionError):
             yield Found(path, None, age_s, ours)
-
-
-def _content(path: Path) -> tuple[bytes, os.stat_result]:
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
-            raise ValueError(f"{path}: no file of ours")
-        return file.read(LARGEST), status
 
 
 def _written(target: Target) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from trimtab import renaming
+from trimtab import files, renaming
 from trimtab.actions import Action
 from trimtab.errors import ConfigError
 from trimtab.policies import reading
@@ -237,8 +237,7 @@ def _decode(id: str, content: bytes) -> Command:
 
 def _read(path: Path) -> bytes:
     """The content of a file that nobody but us can have written. Raises ConfigError, or OSError as for a symlink."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(os.open(path, flags), "rb") as file:
+    with files.opened(path) as file:
         status = os.fstat(file.fileno())
         problem = _problem(status, stat.S_ISREG)
         if problem:
