@@ -13,52 +13,55 @@ from types import FrameType
 from typing import Any
 
 
-class Sigterm:
-    """Lets a run say goodbye on SIGTERM, and keeps the signal's meaning.
+# The process is asked to end, and its terminal is gone: it was closed, or the connection broke.
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
+class EndSignals:
+    """Lets a run say goodbye on SIGTERM and SIGHUP, and keeps their meaning.
 
     Where the signal would end the process, `on_end` is called first and the process then ends by the same signal.
     Where the program has a handler of its own, `on_passing` is called and then that handler: training may go on.
-    Signals can be handled in the main thread only; a run in another thread leaves them alone. In a child that was just
-    forked, and has not let go of the run yet, neither is called: the run is its parent's.
+    What is ignored stays so, as under `nohup`. Signals can be handled in the main thread only; a run in another thread
+    leaves them alone. In a child that was just forked, and has not let go of the run yet, neither is called: the run is
+    its parent's.
     """
 
     def __init__(self, on_end: Callable[[], None], on_passing: Callable[[], None]) -> None:
         self._on_end = on_end
         self._on_passing = on_passing
-        self._previous: Any = None
-        self._installed = False
+        self._previous: dict[int, Any] = {}  # of those that were taken over: a handler of the program may still call ours
         self._pid = 0
 
     def install(self) -> None:
-        """Take the signal over, where that is possible and somebody would notice."""
+        """Take the signals over, where that is possible and somebody would notice."""
         if threading.current_thread() is not threading.main_thread():
             return
-        previous = signal.getsignal(signal.SIGTERM)
-        if previous in (signal.SIG_IGN, None):
-            return
-        self._previous = previous
         self._pid = os.getpid()
-        signal.signal(signal.SIGTERM, self._handle)
-        self._installed = True
+        for number in ENDING:
+            previous = signal.getsignal(number)
+            if previous not in (signal.SIG_IGN, None):
+                self._previous[number] = previous
+                signal.signal(number, self._handle)
 
     def remove(self) -> None:
-        """Give it back, unless the program has put a handler of its own over ours."""
-        if self._installed and signal.getsignal(signal.SIGTERM) == self._handle:
-            with contextlib.suppress(ValueError):  # not in the main thread any more
-                signal.signal(signal.SIGTERM, self._previous)
-        self._installed = False
+        """Give them back, but for one over which the program has put a handler of its own."""
+        for number, previous in self._previous.items():
+            if signal.getsignal(number) == self._handle:
+                with contextlib.suppress(ValueError):  # not in the main thread any more
+                    signal.signal(number, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        is_ours = os.getpid() == self._pid
-        if callable(self._previous):
+        is_ours, previous = os.getpid() == self._pid, self._previous.get(number)
+        if callable(previous):
             if is_ours:
                 self._on_passing()
-            self._previous(number, frame)
+            previous(number, frame)
             return
         if is_ours:
             self._on_end()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def each(*steps: Callable[[], object]) -> None:

@@ -130,7 +130,7 @@ class Run:
         self._closed = True  # until it is started: a run that never is does nothing
         self._left_s = CLOSE_DEADLINE_S  # of closing
         self._forget_exit: Callable[[], None] = lambda: None
-        self._sigterm = lifecycle.Sigterm(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
+        self._signals = lifecycle.EndSignals(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
 
     @property
     def name(self) -> str:
@@ -195,7 +195,7 @@ class Run:
         self._watchdog.start()
         if reception is not None:
             reception.start()
-        self._sigterm.install()
+        self._signals.install()
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._health.begin()
 
@@ -346,7 +346,7 @@ class Run:
             if self._bus is not None and status != "interrupted":
                 self._bus.linger()
         finally:
-            lifecycle.each(lambda: self._release(self._left_s), self._sigterm.remove)
+            lifecycle.each(lambda: self._release(self._left_s), self._signals.remove)
 
     def _complete(self) -> None:
         self._guard.wrap("validation", self._capture.end_validation)(is_last=True)
@@ -375,7 +375,7 @@ class Run:
         self._closed = True
         self._controller.abandon()
         self._capture.detach()
-        self._sigterm.remove()
+        self._signals.remove()
 
     def _emit(self, event: Event) -> None:
         if self._bus is None:

@@ -4,16 +4,20 @@ import json
 import os
 import signal
 
+import pytest
 import torch
 
 import trimtab
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def events(script):
     return [event["event"] for event in script.log()]
 
 
-def test_sigterm_is_logged_and_still_ends_the_process_by_the_signal(start):
+@pytest.mark.parametrize("number", END_SIGNALS)
+def test_end_signal_is_logged_and_still_ends_the_process(start, number):
     script = start("""
         with watch():
             step()
@@ -21,8 +25,8 @@ def test_sigterm_is_logged_and_still_ends_the_process_by_the_signal(start):
             while True:
                 step()
     """).when_ready()
-    os.kill(script.pid, signal.SIGTERM)
-    assert script.exit_code() == -signal.SIGTERM
+    os.kill(script.pid, number)
+    assert script.exit_code() == -number
     end = script.log()[-1]
     assert (end["event"], end["status"]) == ("run_end", "interrupted")
     assert end["totals"]["steps"]["0"] == end["step"] >= 1
@@ -83,17 +87,18 @@ def test_what_is_written_is_there_after_a_kill(start):
     assert events(script)[:2] == ["run_start", "step"]
 
 
-def test_handler_of_the_user_is_called_and_kept_and_training_goes_on(complete):
-    script = complete("""
+@pytest.mark.parametrize("number", END_SIGNALS)
+def test_handler_of_the_user_is_called_and_kept_and_training_goes_on(complete, number):
+    script = complete(f"""
         handled = []
-        signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
-        mine = signal.getsignal(signal.SIGTERM)
+        signal.signal({number:d}, lambda number, frame: handled.append(number))
+        mine = signal.getsignal({number:d})
         with watch():
             step()
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), {number:d})
             step()
-        assert handled == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) is mine
+        assert handled == [{number:d}]
+        assert signal.getsignal({number:d}) is mine
     """)
     assert script.log()[-1]["status"] == "completed"
     assert script.log()[-1]["totals"]["steps"] == {"0": 2}
@@ -109,21 +114,23 @@ def test_handler_that_the_user_sets_during_the_run_stays(complete):
     """)
 
 
-def test_signal_that_was_ignored_stays_ignored(complete):
-    script = complete("""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@pytest.mark.parametrize("number", END_SIGNALS)
+def test_signal_that_was_ignored_stays_ignored(complete, number):
+    script = complete(f"""
+        signal.signal({number:d}, signal.SIG_IGN)  # as `nohup` does with one of them
         with watch():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), {number:d})
             step()
     """)
     assert script.log()[-1]["status"] == "completed"
 
 
-def test_signal_has_its_default_meaning_again_after_the_run(complete):
-    complete("""
+@pytest.mark.parametrize("number", END_SIGNALS)
+def test_signal_has_its_default_meaning_again_after_the_run(complete, number):
+    complete(f"""
         with watch():
-            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            assert signal.getsignal({number:d}) is not signal.SIG_DFL
+        assert signal.getsignal({number:d}) is signal.SIG_DFL
     """)
 
 
