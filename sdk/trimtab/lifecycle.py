@@ -12,7 +12,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-
 # The process is asked to end, and its terminal is gone: it was closed, or the connection broke.
 ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
@@ -30,7 +29,7 @@ class EndSignals:
     def __init__(self, on_end: Callable[[], None], on_passing: Callable[[], None]) -> None:
         self._on_end = on_end
         self._on_passing = on_passing
-        self._previous: dict[int, Any] = {}  # of those that were taken over: a handler of the program may still call ours
+        self._previous: dict[int, Any] = {}  # kept when it is removed: a handler that came later may call ours
         self._pid = 0
 
     def install(self) -> None:

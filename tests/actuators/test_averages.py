@@ -41,6 +41,7 @@ def test_an_average_of_a_part_of_the_model_is_found():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     parts = Parts(models={"model": model}, optimizers={"0": torch.optim.SGD(model.parameters(), lr=0.1)})
     average = AveragedModel(model[0])
+    average.update_parameters(model[0])
     snapshots = Snapshots()
     snapshots.meet(parts)
     poison(model[0], average)
@@ -97,6 +98,25 @@ def test_an_average_younger_than_the_snapshot_begins_again():
     poison(model, average)
     assert snapshots.may_restore(parts)
     snapshots.roll_back(parts, 2)
+    average.update_parameters(model)
+    assert average.module.weight.equal(model.weight)
+
+
+@pytest.mark.parametrize("is_named", [False, True], ids=["found", "named"])
+def test_an_average_that_had_not_begun_keeps_its_weights_and_begins_again(is_named):
+    model, parts = trained()
+    average = AveragedModel(model)
+    if is_named:
+        parts = Parts(models=parts.models, optimizers=parts.optimizers, averages=[average])
+    snapshots = Snapshots()
+    snapshots.meet(parts)
+    snapshots.take_best(parts, 1)
+    for weight in (2.0, 4.0):
+        model.weight.data.fill_(weight)
+        average.update_parameters(model)
+    assert snapshots.may_restore(parts)
+    snapshots.restore_best(parts, 3)
+    assert average.module.weight.eq(3.0).all()  # which the user evaluates after a run
     average.update_parameters(model)
     assert average.module.weight.equal(model.weight)
 
@@ -178,6 +198,7 @@ def test_average_that_is_no_new_object_is_looked_for_within_what_is_affordable(m
     monkeypatch.setattr(searches, "SHARE", 0.0)
     model, parts = trained()
     average = AveragedModel(model)
+    average.update_parameters(model)
     average.module.weight.data.fill_(1.0)
     gc.collect()
     snapshots = Snapshots()

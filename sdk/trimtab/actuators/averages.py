@@ -72,6 +72,14 @@ class Averages:
         found = [average for average in _alive(self._found) if all(average is not given for given in parts.averages)]
         return dataclasses.replace(parts, averages=[*parts.averages, *found]) if found else parts
 
+    def begun_in(self, parts: Parts) -> Parts:
+        """`parts`, with those that were found, without those that hold no average yet.
+
+        What these hold is the model as it was when they were made, which is no state to go back to: see `begin_anew`.
+        """
+        parts = self.added_to(parts)
+        return dataclasses.replace(parts, averages=[each for each in parts.averages if _has_begun(each)])
+
     def left_behind(self, parts: Parts) -> str:
         """What to tell the user, once, of modules that look like a copy of a model and are no part.
 
@@ -101,12 +109,27 @@ class Averages:
         )
 
     def begin_anew(self, covered: Set[object]) -> None:
-        """Let those that a snapshot does not cover, being younger, begin again: their next update copies the model."""
+        """Let those that a snapshot does not cover begin again: their next update copies the model.
+
+        They are younger, or had not begun. Their weights stay as they are, for those of a run that is over are used.
+        """
         for average in _alive(self._found):
-            counter = average._buffers.get("n_averaged")
-            if isinstance(counter, Tensor) and (id(average), "n_averaged") not in covered:
+            counter = _counter_of(average)
+            if counter is not None and (id(average), "n_averaged") not in covered:
                 with torch.no_grad():
                     counter.zero_()
+
+
+def _has_begun(average: nn.Module) -> bool:
+    """False where that is sure without waiting for a device."""
+    counter = _counter_of(average)
+    return counter is None or not counter.is_cpu or bool(counter)
+
+
+def _counter_of(average: nn.Module) -> Tensor | None:
+    """Of the updates, where it is one that says so."""
+    counter = average._buffers.get("n_averaged") if isinstance(average, AveragedModel) else None
+    return counter if isinstance(counter, Tensor) else None
 
 
 def _alive(held: Sequence[weakref.ref[T]]) -> list[T]:

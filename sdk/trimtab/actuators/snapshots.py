@@ -355,7 +355,7 @@ class Snapshots:
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
         try:
-            return lay_out(self._averages.added_to(parts), known)
+            return lay_out(self._averages.begun_in(parts), known)
         except Refused as refused:
             self.refusal = str(refused)
             raise
