@@ -490,6 +490,38 @@ def test_second_stage_of_the_same_model_counts_steps_on_though_the_first_optimiz
     assert head.param_groups[0]["lr"] == 0.1
 
 
+def test_lbfgs_after_adam_counts_steps_on_in_a_loop_over_tensors(watching):
+    """As networks for differential equations are trained: neither a loader nor a validation ends an epoch."""
+    model, x = nn.Linear(2, 1), torch.randn(8, 2)
+    adam, lbfgs = torch.optim.Adam(model.parameters()), torch.optim.LBFGS(model.parameters())
+
+    def closure():
+        model.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    with watching() as seen:
+        for _ in range(30):
+            adam.step(closure)
+        for _ in range(3):
+            lbfgs.step(closure)
+    assert [step.step for step in seen.backend.of(Step) if step.optimizer == "1"][-1] == 33
+
+
+def test_optimizers_of_shared_weights_that_take_turns_count_those_of_one(watching):
+    shared = nn.Linear(2, 2)
+    heads = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    optimizers = [torch.optim.SGD([*shared.parameters(), *head.parameters()], lr=0.01) for head in heads]
+    with watching() as seen:
+        for _ in range(30):
+            for head, optimizer in zip(heads, optimizers, strict=True):
+                optimizer.zero_grad()
+                head(shared(torch.randn(8, 2))).square().mean().backward()
+                optimizer.step()
+    assert seen.backend.of(Step)[-1].step == 30
+
+
 def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watching):
     first, second = Fold(0), Fold(1)
     with watching() as seen:

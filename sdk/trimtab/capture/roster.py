@@ -23,7 +23,7 @@ class Arrival(NamedTuple):
     tracked: Tracked
     over: Sequence[Tracked]  # those of other models, which have left: another training begins
     is_another: bool  # it has the label of one that trained another model, or that has begun where this one does
-    is_stage: bool  # the others step no more, and it goes on with their model
+    is_stage: bool  # it goes on with the model of others, of whom it is not known whether they step again
     is_next: bool  # there were others, and it is the only one by now
 
     @property
@@ -97,7 +97,7 @@ class Roster:
         self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
-        return Arrival(new, over, is_another, is_stage=bool(idle), is_next=is_next)
+        return Arrival(new, over, is_another, is_stage=bool(idle) or self._goes_on(new), is_next=is_next)
 
     def loaded(self, model: nn.Module) -> None:
         """Values were loaded into the parameters of `model`."""
@@ -136,6 +136,13 @@ class Roster:
         """The optimizers of which a parameter is one of the `new` one's, and all are where a training begins."""
         others = [known for known in self if known not in gone and known.calls >= LEARNED]
         return [known for known in others if known.share.ids & new.share.ids and _is_back(known.beginning)]
+
+    def _goes_on(self, new: Tracked) -> bool:
+        """Whether it shares a parameter with one that has trained it for a while: LBFGS after Adam, say."""
+        return any(
+            known is not new and known.calls >= LEARNED and not known.share.ids.isdisjoint(new.share.ids)
+            for known in self
+        )
 
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it enters again under its label."""
