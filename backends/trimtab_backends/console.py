@@ -1,7 +1,7 @@
 """Tells the person at the terminal, on stderr: a live line while training runs, and a line for each thing that ends.
 
-Where stderr is no terminal there is no live line; a run without epochs then says where it stands once a minute. Of
-several ranks only the first speaks.
+Where stderr is no terminal there is no live line; a run without epochs then says where it stands once a minute. Such a
+run says so at its end, too. Of several ranks only the first speaks.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ConsoleBackend:
         self._health: Health | None = None
         self._metrics = _Spaced()
         self._spoke_at = 0.0
+        self._has_epochs = False
         self._run: RunInfo
 
     def start(self, run: RunInfo) -> None:
@@ -93,7 +94,7 @@ class ConsoleBackend:
     def _end_of(self, event: Epoch, before: int) -> Line:
         line = lines.epoch(event, self._progress, before)
         self._progress.end_epoch(event.epoch)
-        self._spoke_at = event.ts
+        self._spoke_at, self._has_epochs = event.ts, True
         return line
 
     def _other(self, event: Event) -> Iterator[Line]:
@@ -111,7 +112,10 @@ class ConsoleBackend:
         elif isinstance(event, Health):
             self._health = event
         elif isinstance(event, RunEnd):
+            self._spoke_at = event.ts
             yield from starmap(lines.metric, self._metrics.rest())
+            if self._progress.loss and not self._has_epochs:
+                yield lines.step(self._progress)
             yield lines.end(event, self._health, self._addresses)
 
 

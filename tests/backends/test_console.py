@@ -241,6 +241,16 @@ def test_a_run_with_epochs_has_no_step_lines(console, stream):
     assert [line.split("  ")[1] for line in said(stream)] == ["run sample", "epoch 1", "epoch 2"]
 
 
+def test_the_last_loss_is_said_at_the_end_where_no_epoch_has_said_one(console, stream):
+    console.write([sample_step(3, loss=0.5), RunEnd(**at(1), status="completed", seconds=1)])
+    assert [line[:24] for line in said(stream)] == ["trimtab  step 3  loss 0.", "trimtab  completed after"]
+
+
+def test_no_loss_is_said_at_the_end_of_a_run_with_epochs(console, stream):
+    console.write([sample_step(3), Epoch(**at(), epoch=1), RunEnd(**at(1), status="completed", seconds=1)])
+    assert [line.split()[1] for line in said(stream)] == ["epoch", "completed"]
+
+
 def test_values_logged_at_every_step_do_not_flood_the_screen(console, stream):
     for step in range(1, 26):
         console.write([Metric(**at(step, step=step), values={"x": step})])
