@@ -154,9 +154,8 @@ _SETTINGS: dict[str, _Setting] = {
         "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until interrupted",
     ),
 }
-_SERVING = frozenset(
-    ("host", "port", "targets", "metrics_token_file", "webhook_token_file", "tls_certificate_file", "tls_key_file")
-)
+_TOKENS_SERVED = ("metrics_token_file", "webhook_token_file")
+_SERVING = frozenset(("host", "port", "targets", *_TOKENS_SERVED, "tls_certificate_file", "tls_key_file"))
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
@@ -184,6 +183,9 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
         warning = tokens.warning("grafana", settings["grafana"])
         notices += [warning] if warning else []
+    if "host" in settings and "tls_certificate_file" not in settings:
+        served = [name for name in _TOKENS_SERVED if name in settings]
+        notices += [text for name in served if (text := tokens.warning_of_served(name, settings["host"]))]
     return Config(
         **settings,
         backends_requested=requested,

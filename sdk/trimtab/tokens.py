@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from trimtab.errors import ConfigError
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BYTES = 8_192  # half of what a server of ours takes as the head of a request
 
 
@@ -41,9 +42,19 @@ def read(setting: str, path: Path) -> bytes:
 def warning(setting: str, address: str) -> str | None:
     """What to tell a user whose token goes to the `address` of `setting` so that it can be read on the way."""
     parts = urlsplit(address)
-    if parts.scheme != "http" or parts.hostname in ("127.0.0.1", "::1", "localhost"):
+    if parts.scheme != "http" or parts.hostname in LOOPBACK:
         return None
     return f"{setting}={address!r}: the token is sent in plain text. Use https."
+
+
+def warning_of_served(setting: str, host: str) -> str | None:
+    """The same of a token that is asked for by whoever serves on `host` without TLS."""
+    if host in LOOPBACK:
+        return None
+    return (
+        f"{setting} with host={host!r}: the token comes in plain text, unless a proxy adds TLS. "
+        "Set tls_certificate_file and tls_key_file."
+    )
 
 
 def carries(authorization: str, token: bytes) -> bool:

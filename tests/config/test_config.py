@@ -241,6 +241,20 @@ def test_token_for_grafana_goes_in_plain_text_only_with_a_notice(address, warned
     assert notices == ((f"grafana={address!r}: the token is sent in plain text. Use https.",) if warned else ())
 
 
+TLS = {"tls_certificate_file": "tls.crt", "tls_key_file": "tls.key"}
+
+
+@pytest.mark.parametrize("token", ["metrics_token_file", "webhook_token_file"])
+@pytest.mark.parametrize(
+    ("served", "warned"),
+    [({}, False), ({"host": "127.0.0.1"}, False), ({"host": "0.0.0.0"}, True), ({"host": "0.0.0.0", **TLS}, False)],
+    ids=["as given", "loopback", "open", "open with TLS"],
+)
+def test_token_that_is_asked_for_comes_in_plain_text_only_with_a_notice(token, served, warned):
+    notices = resolve(run="r", **{token: "token"}, **served).notices
+    assert [token in notice and "plain text" in notice for notice in notices] == [True] * warned
+
+
 def test_certificate_without_key_is_refused():
     with pytest.raises(ConfigError, match="expected both or none"):
         resolve({"TRIMTAB_TLS_CERTIFICATE_FILE": "/c"})
