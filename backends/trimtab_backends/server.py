@@ -41,7 +41,7 @@ BURST = 400  # at once
 HEADER_BYTES = 16_384
 BODY_BYTES = 4_096  # unless the application takes more
 UNREAD_BYTES = 4 * 1024 * 1024  # of a request that was refused, which are read so that its client sees why
-UNREAD_S = 0.25  # without a byte of them
+UNREAD_S = 0.5  # for all of them
 NEXT_PORTS = 100
 
 _log = logging.getLogger("trimtab.http")
@@ -147,8 +147,8 @@ class _Request(HTTPRequest):
         self.conn.refused = True
 
     def send_headers(self) -> None:
-        """cheroot would wait for the body of a request that the application has refused unread."""
-        if int(self.status[:3]) >= 400 and getattr(self.rfile, "remaining", 0) > 0:
+        """cheroot would wait for the body of a request that the application has answered without it."""
+        if getattr(self.rfile, "remaining", 0) > 0:
             self.close_connection = self.conn.refused = True
         super().send_headers()
 
@@ -156,9 +156,12 @@ class _Request(HTTPRequest):
 class _Connection(HTTPConnection):
     RequestHandlerClass = _Request
     refused = False
-    arrived = 0  # bytes of a head that is not whole
-    begun_at = 0.0  # when the first of them was seen
+    has_begun = False  # to send a head, or to agree on TLS
+    begun_at = 0.0  # when that was seen first
     shaken = False  # whether TLS is agreed on
+
+    def __init__(self, server: Any, sock: socket.socket, _: object) -> None:
+        super().__init__(server, sock, _makefile)
 
     def communicate(self) -> bool:
         """Reads a request and answers it, within `REQUEST_S`; cheroot's own timeout starts again with every byte."""
@@ -184,9 +187,12 @@ class _Connection(HTTPConnection):
         """A connection that is closed with something unread takes the answer back from a client that still sends."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
-            self.socket.settimeout(UNREAD_S)
-            unread = UNREAD_BYTES
-            while unread > 0 and (piece := self.socket.recv(65_536)):
+            unread, until = UNREAD_BYTES, time.monotonic() + UNREAD_S
+            while unread > 0 and (left_s := until - time.monotonic()) > 0:
+                self.socket.settimeout(left_s)
+                piece = self.socket.recv(65_536)
+                if not piece:
+                    return
                 unread -= len(piece)
 
     def _cut(self) -> None:
@@ -245,41 +251,19 @@ class _Cheroot(wsgi.Server):
             if not self.can_add_keepalive_connection:
                 self._close_oldest()
             self.put_conn(conn)
-            if conn.arrived:  # it is closed as idle when the head is not there REQUEST_S after it began
+            if conn.has_begun:  # it is closed as idle when the head is not there REQUEST_S after it began
                 conn.last_used = conn.begun_at - (IDLE_S - REQUEST_S)
         else:
-            conn.arrived = 0
+            conn.has_begun = False
             time.sleep(self._pace.wait_s())  # while it does, nobody new is taken
             super().process_conn(conn)
 
     def _must_wait(self, conn: _Connection) -> bool:
-        """Whether no worker is needed yet."""
-        if isinstance(conn.socket, ssl.SSLSocket):
-            return self._must_wait_for_tls(conn, conn.socket)
-        if conn.rfile.has_data():
-            return False
+        """Whether no worker is needed yet. A handshake is made as far as it goes; of a head, what is there is kept."""
+        connected = conn.socket
         try:
-            conn.socket.settimeout(0)  # this is the thread that takes connections: it waits for nobody
-            head = conn.socket.recv(HEADER_BYTES, socket.MSG_PEEK)
-            if b"\r\n\r\n" in head or len(head) in (conn.arrived, HEADER_BYTES):  # as before: no more will come
-                self._wake_at(conn, 1)
-                return False
-            self._wake_at(conn, len(head) + 1)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        finally:
-            conn.socket.settimeout(self.timeout)
-        conn.begun_at = conn.begun_at if conn.arrived else time.time()
-        conn.arrived = len(head)
-        return True
-
-    def _must_wait_for_tls(self, conn: _Connection, connected: ssl.SSLSocket) -> bool:
-        """The same where nobody can look ahead: the handshake is made as far as it goes, and the head is kept."""
-        try:
-            connected.settimeout(0)
-            if not conn.shaken:
+            connected.settimeout(0)  # this is the thread that takes connections: it waits for nobody
+            if isinstance(connected, ssl.SSLSocket) and not conn.shaken:
                 connected.do_handshake()
                 conn.shaken = True
                 time.sleep(self._pace.wait_s())  # it costs as much as a request
@@ -289,20 +273,15 @@ class _Cheroot(wsgi.Server):
                     return False
                 conn.rfile.keep(piece)
             return False
-        except ssl.SSLWantReadError:
-            begun = not conn.shaken or conn.rfile.has_begun()
-            conn.begun_at = conn.begun_at if conn.arrived else time.time()
-            conn.arrived = int(begun)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            is_shaking = isinstance(connected, ssl.SSLSocket) and not conn.shaken
+            conn.begun_at = conn.begun_at if conn.has_begun else time.time()
+            conn.has_begun = is_shaking or conn.rfile.has_begun()
             return True
-        except OSError:  # no TLS, or none that we speak: a worker finds that out, too
+        except OSError:  # gone; or no TLS, or none that we speak: a worker finds that out, too
             return False
         finally:
             connected.settimeout(self.timeout)
-
-    def _wake_at(self, conn: _Connection, count: int) -> None:
-        """Have the selector tell of the connection when so many bytes are there."""
-        if count > 1 or conn.arrived:
-            conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _close_oldest(self) -> None:
         """On the thread of the selector, as all that takes connections from it must be."""
@@ -318,7 +297,7 @@ class _Cheroot(wsgi.Server):
 
 
 class _Reader(StreamReader):
-    """Of a connection in TLS, which may be given what was read of it before."""
+    """Of a connection, which may be given what was read of it before."""
 
     _read_buf: bytes
     _read_pos: int
@@ -353,7 +332,11 @@ class _Tls(Adapter):
         return {}
 
     def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return _Reader(sock, mode, bufsize) if "r" in mode else StreamWriter(sock, mode, bufsize)
+        return _makefile(sock, mode, bufsize)
+
+
+def _makefile(sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
+    return _Reader(sock, mode, bufsize) if "r" in mode else StreamWriter(sock, mode, bufsize)
 
 
 _listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()

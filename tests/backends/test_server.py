@@ -135,12 +135,28 @@ def test_client_that_leaves_amid_its_head_is_let_go_at_once(serve, connect, monk
         pass
 
 
-def test_body_that_nobody_wants_is_not_waited_for(serve, connect, get):
+@pytest.mark.parametrize(("method", "status"), [(b"POST", b" 405 "), (b"GET", b" 200 ")])
+def test_body_that_nobody_wants_is_not_waited_for(serve, connect, get, method, status):
     backend = serve()
-    head = b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    head = method + b" /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
     unwanted = [connect(backend, head) for _ in range(server.WORKERS)]
     assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
-    assert all(b" 405 " in each.recv(65_536) for each in unwanted)
+    assert all(status in each.recv(65_536) for each in unwanted)
+
+
+def test_clients_that_begin_another_request_at_once_do_not_stop_a_scrape(serve, connect, get):
+    backend = serve()
+    slow = [connect(backend, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nG") for _ in range(server.WORKERS)]
+    assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
+    rest = b"ET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert all(answer_to(each, rest).count(b"200 OK") == 2 for each in slow)
+
+
+def test_refused_client_that_goes_on_sending_is_left(serve, connect):
+    """What it sends is read for a while, or it would not see why; a worker does that."""
+    began = time.monotonic()
+    assert is_closed_amid(connect(serve(), b"nonsense\r\n\r\n"), itertools.repeat(b"x", 200))
+    assert time.monotonic() - began < server.REQUEST_S / 2
 
 
 def test_a_silent_client_does_not_stop_a_tls_scrape(serve, get, connect, certificate, trusting):
