@@ -453,6 +453,18 @@ def test_mend_puts_back_buffers_that_are_not_finite_and_no_others():
     assert torch.equal(module.weight, weight + 1)
 
 
+def test_mend_finds_a_buffer_among_those_of_other_kinds():
+    adjacency = torch.eye(3)
+    module, _, snapshots = with_buffers(
+        indexed=adjacency.to_sparse(), bytes=torch.zeros(3).to(torch.float8_e4m3fn),
+        spoiled=torch.zeros(3),
+    )  # fmt: skip
+    module.spoiled.fill_(torch.nan)
+    assert snapshots.mend() == 0
+    assert module.spoiled.tolist() == [0] * 3
+    assert module.indexed.to_dense().equal(adjacency)
+
+
 def test_mend_goes_back_to_where_a_buffer_was_finite():
     module, parts, snapshots = with_buffers(spoiled=torch.zeros(3))
     module.spoiled.fill_(torch.inf)

@@ -195,7 +195,10 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    """Of another layout there are no running statistics; floats of a byte have no `isfinite` of their own."""
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
+        return True
+    return bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
 
 
 def bytes_of(tensor: Tensor) -> int:
