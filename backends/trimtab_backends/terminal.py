@@ -36,13 +36,14 @@ class Output(Protocol):
 
 
 def open_output(stream: TextIO) -> Output:
-    """The output that fits the stream."""
-    is_terminal = stream.isatty() and os.name == "posix" and (os.environ.get("TERM") or "dumb") != "dumb"
-    return Terminal(stream) if is_terminal else Plain(stream)
+    """The output that fits the stream, which may be an object of the program's that writes and flushes and no more."""
+    is_whole = all(hasattr(stream, name) for name in ("isatty", "fileno", "encoding"))
+    is_terminal = is_whole and stream.isatty() and os.name == "posix"
+    return Terminal(stream) if is_terminal and (os.environ.get("TERM") or "dumb") != "dumb" else Plain(stream)
 
 
 def speaks_utf8(stream: TextIO) -> bool:
-    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 class Plain:
@@ -139,6 +140,6 @@ class Terminal:
 
 def _write(stream: TextIO, text: str) -> None:
     """In one piece, whatever the encoding of the stream."""
-    encoding = stream.encoding or "utf-8"
+    encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding))
     stream.flush()

@@ -219,6 +219,16 @@ def test_the_present_state_is_not_copied_beyond_the_cap(model):
     assert (model.step, snapshots.best) == (20, 15)
 
 
+def test_a_best_that_was_taken_in_inference_mode_leaves_memory_for_later_ones(model):
+    snapshots = filled(model, [], most=3)
+    with torch.inference_mode():
+        snapshots.take_best(model.parts, 10)
+    for step in (20, 30, 40):
+        snapshots.take_best(model.at(step), step)
+    snapshots.restore_best(model.at(50), 50)
+    assert model.step == 40
+
+
 def test_no_best_is_refused(model):
     with pytest.raises(Refused, match="no validation result"):
         filled(model, [10]).restore_best(model.parts, 11)
@@ -404,6 +414,17 @@ def test_the_best_that_made_room_for_one_that_cannot_be_written_is_not_gone_back
     with full_disk(), pytest.raises(Refused, match="cannot be written"):
         snapshots.take_best(model.at(20), 20)
     assert snapshots.best is None
+    with pytest.raises(Refused, match=r"made room for a better one, which could not be kept: .* cannot be written"):
+        snapshots.restore_best(model.parts, 21)
+
+
+def test_the_best_stays_where_one_that_cannot_be_written_needs_no_more_than_others_leave(model, tmp_path, full_disk):
+    snapshots = filled(model, [], directory=tmp_path, most=3)
+    snapshots.take_best(model.at(10), 10)
+    snapshots.take(model.at(11), 11)
+    with full_disk(), pytest.raises(Refused, match="cannot be written"):
+        snapshots.take_best(model.at(20), 20)
+    assert (snapshots.best, snapshots.steps) == (10, [0, 10])
 
 
 def test_random_states_are_restored_when_asked_for(model):

@@ -288,6 +288,35 @@ def test_a_flood_of_epochs_is_one_line_that_counts_them(console, stream):
     assert lines[-1] == "trimtab  epoch 1010  (and 999 epochs before it)"
 
 
+class Bare:
+    """What programs put in the place of `sys.stderr`, to have it in a file as well."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+class BareScreen(Bare):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("kind", [Bare, BareScreen])
+def test_stream_that_only_writes_gets_plain_lines(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = kind()
+    backend = ConsoleBackend(stream=stream)
+    backend.start(sample_run(tmp_path))
+    backend.write([Notice(**at(), kind="k", text="hello")])
+    backend.close()
+    assert stream.text == "trimtab  hello\n"
+
+
 def test_only_the_first_rank_speaks(tmp_path, stream):
     backend = ConsoleBackend(stream=stream)
     backend.start(sample_run(tmp_path, rank=1, world_size=2))

@@ -84,7 +84,8 @@ class Picture:
                 living[index] = given
         self._path = path
         self._copies: list[Tensor] = []
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        # Memory that was made in inference mode could never be written to again outside of it.
+        with torch.inference_mode(False), torch.no_grad(), torch._C.DisableTorchFunction():
             if path is None:
                 self._copies = _copied(living, pool)
             else:

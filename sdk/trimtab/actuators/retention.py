@@ -33,10 +33,13 @@ class Snapshot:
         return all(picture.is_whole() for picture in (*self.shared, self.own))
 
 
-def most_dispensable(kept: Sequence[Snapshot], first: Snapshot | None, best: Snapshot | None) -> Snapshot | None:
+def most_dispensable(
+    kept: Sequence[Snapshot], first: Snapshot | None, best: Snapshot | None, former: Snapshot | None = None
+) -> Snapshot | None:
     """The one of `kept`, oldest first, that would leave the smallest gap for the age of that gap.
 
-    The newest goes when no other is left to go, then the first; the best never.
+    The newest goes when no other is left to go, then the `former` best, while a new one is being taken, then the first;
+    the best never.
     """
     now = kept[-1].step + 1
 
@@ -45,10 +48,12 @@ def most_dispensable(kept: Sequence[Snapshot], first: Snapshot | None, best: Sna
         after = kept[index + 1].step if index + 1 < len(kept) else now
         return (after - before) / (now - before)
 
-    free = [index for index, each in enumerate(kept) if each is not best and each is not first]
+    free = [index for index, each in enumerate(kept) if each not in (best, former, first)]
     inner = [index for index in free if index + 1 < len(kept)]
     if inner:
         return kept[min(inner, key=gap)]
     if free:
         return kept[free[0]]
+    if former in kept:
+        return former
     return next((each for each in kept if each is not best), None)

@@ -40,6 +40,7 @@ REBUILT = (
     "Snapshots taken from now on can be used."
 )
 
+NO_BEST = "No state was kept as the best one: no validation result has been seen yet."
 DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
 
 
@@ -76,6 +77,8 @@ class Snapshots:
         self._kept: list[Snapshot] = []  # oldest first
         self._first: Snapshot | None = None
         self._best: Snapshot | None = None
+        self._former: Snapshot | None = None  # best, while a new one is being taken
+        self._lost = ""  # why there is no best one any more, if there was one
         self._pool = Pool()
         self._averages = Averages()
         self._files = 0
@@ -102,6 +105,11 @@ class Snapshots:
     def best(self) -> int | None:
         """The step after which the best was taken."""
         return None if self._best is None else self._best.step
+
+    @property
+    def why_no_best(self) -> str:
+        """Why there is none, in a sentence."""
+        return self.refusal or self._lost or NO_BEST
 
     @property
     def bytes(self) -> int:
@@ -181,7 +189,7 @@ class Snapshots:
         Raises:
             Refused: as `take` does.
         """
-        former, self._best = self._best, None  # it may make room for the new one
+        self._former, self._best = self._best, None  # it may make room for the new one
         try:
             newest = self._kept[-1] if self.newest == step else None
             is_given = any(not name for _, name in buffers)  # a parameter
@@ -191,9 +199,13 @@ class Snapshots:
             self._best = self._take(parts, step, buffers)
             if self._best is not None:
                 self._best.alone = is_given or newest is not None
-        except Refused:
-            self._best = former if former in self._kept else None
+        except Refused as refused:
+            self._best = self._former if self._former in self._kept else None
+            made_room = "It made room for a better one, which could not be kept: " if self._former else ""
+            self._lost = f"{made_room}{refused}"
             raise
+        finally:
+            self._former = None
 
     def may_restore(self, parts: Parts) -> bool:
         """Whether no graph is pending that needs the weights as they are. To be asked before the two below.
@@ -345,8 +357,7 @@ class Snapshots:
     def _best_there_is(self) -> Snapshot:
         self._check_alone()
         if self._best is None:
-            why = self.refusal or "No state was kept as the best one: no validation result has been seen yet."
-            raise Refused(why)
+            raise Refused(self.why_no_best)
         if not self._best.is_whole():
             step = self._best.step
             self._drop(self._best)
@@ -373,7 +384,7 @@ class Snapshots:
     def _make_room(self, size: int) -> bool:
         """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room."""
         while self._kept and (self.bytes + size > self.cap_bytes or len(self._kept) >= self._most):
-            dropped = most_dispensable(self._kept, self._first, self._best)
+            dropped = most_dispensable(self._kept, self._first, self._best, self._former)
             if dropped is None:
                 return False
             self._drop(dropped)

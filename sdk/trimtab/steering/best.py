@@ -80,7 +80,7 @@ class Best:
     def _best_step(self) -> int:
         best = self._actuators.snapshots.best
         if best is None:
-            raise Refused(self._actuators.snapshots.refusal or "no validation result has been seen yet.")
+            raise Refused(self._actuators.snapshots.why_no_best)
         return best
 
     def _described(self, best: int) -> str:
