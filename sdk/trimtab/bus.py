@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 import time
 from collections import Counter, deque
@@ -90,7 +91,7 @@ class _Lane:
         self._queue: deque[Event] = deque()
         self._in_hand = 0  # events that the backend is writing now
         self._interval_s = interval_s
-        self._awake = threading.Event()
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal may come amid a call, and call as well
         self._stopping = False
         self._write = guard.wrap(f"backend {name}", self._counting_errors(backend.write))
         self._close = guard.wrap(f"backend {name} close", self._counting_errors(backend.close))
@@ -106,7 +107,8 @@ class _Lane:
         self._queue.append(event)
 
     def wake(self) -> None:
-        self._awake.set()
+        if self._calls.empty():
+            self._calls.put(None)
 
     def backend_seconds(self) -> float:
         return float(getattr(self._backend, "busy_seconds", 0.0))
@@ -116,7 +118,7 @@ class _Lane:
 
     def stop(self) -> None:
         self._stopping = True
-        self._awake.set()
+        self._calls.put(None)
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
@@ -126,8 +128,8 @@ class _Lane:
 
     def _work(self) -> None:
         while not self._stopping:
-            self._awake.wait(self._interval_s)
-            self._awake.clear()
+            with contextlib.suppress(queue.Empty):
+                self._calls.get(timeout=self._interval_s)
             self._hand_over()
         self._hand_over()
         self._close()

@@ -28,6 +28,7 @@ REMOVED = "<removed>"
 
 def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """The facts of this process. About 1 ms; starts no other process."""
+    directory = _working_directory()
     return {
         "trimtab": version(),
         "torch": torch.__version__,
@@ -37,11 +38,11 @@ def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None 
         "pid": os.getpid(),
         "owner": _owner(),
         "job": next((environ[v] for v in JOB_VARIABLES if environ.get(v)), ""),
-        "commit": commit(Path.cwd()),
+        "commit": "" if directory is None else commit(directory),
         "framework": next((name for name in FRAMEWORKS if name in sys.modules), "torch"),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "directory": str(Path.cwd()),
+        "directory": "" if directory is None else str(directory),
     }
 
 
@@ -88,7 +89,7 @@ def without_secrets(command: Sequence[str]) -> list[str]:
         if hide and not argument.startswith("-"):
             kept.append(REMOVED)
             hide = False
-        elif equals and _SECRET.search(name):
+        elif equals and "://" not in name and _SECRET.search(name):
             kept.append(f"{name}={REMOVED}")
         else:
             kept.append(_IN_QUERY.sub(rf"\1{REMOVED}", _CREDENTIALS.sub(REMOVED, argument)))
@@ -104,6 +105,13 @@ def version() -> str:
         return version("trimtab")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it is gone
+        return None
 
 
 def _owner() -> str:

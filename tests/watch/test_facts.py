@@ -21,6 +21,8 @@ from trimtab.facts import REMOVED, collect, rank_of, without_secrets
         (["--data", "s3://key:abc@host/x?y=1"], ["--data", f"s3://{REMOVED}@host/x?y=1"]),
         (["https://sam:p@ss@host/data"], [f"https://{REMOVED}@host/data"]),
         (["https://host/a?x=1&token=abc&y=2"], [f"https://host/a?x=1&token={REMOVED}&y=2"]),
+        (["mysql://sam:abc@host/x?auth_plugin=y"], [f"mysql://{REMOVED}@host/x?auth_plugin={REMOVED}"]),
+        (["--url=https://sam:abc@host/authors?x=1"], [f"--url=https://{REMOVED}@host/authors?x=1"]),
         (["--url", "https://host/?mail=a@b"], ["--url", "https://host/?mail=a@b"]),
         (["--aws_access_key", "abc"], ["--aws_access_key", REMOVED]),
         (["user@host:path"], ["user@host:path"]),
@@ -45,6 +47,15 @@ def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
 )
 def test_ranks_are_those_of_the_launcher(environ, ranks):
     assert rank_of(environ) == ranks
+
+
+def test_working_directory_that_is_gone_is_no_fact(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = collect({}, ["train.py"])
+    assert (found["directory"], found["commit"]) == ("", "")
 
 
 def test_facts_hold_what_the_log_promises():

@@ -48,6 +48,19 @@ def test_sigterm_waits_for_no_backend_that_hangs(start):
     assert script.log()[-1]["status"] == "interrupted"
 
 
+def test_signal_amid_the_call_that_wakes_a_backend_calls_it_again(complete):
+    complete("""
+        with watch() as run:
+            called, until = [], time.monotonic() + 0.5
+            signal.signal(signal.SIGALRM, lambda *_: called.append(run._bus.flush(0)))  # as the end of a run does
+            signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+            while time.monotonic() < until:
+                run._bus.flush(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert called
+    """)
+
+
 def test_scales_and_budgets_are_there_after_a_kill(start, tmp_path):
     script = start("""
         from trimtab.actions import ScaleLearningRate
