@@ -38,7 +38,10 @@ class Exposition:
 
     def page(self, accept: str) -> tuple[str, bytes]:
         """The content type and the body for an `Accept` header."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         with self._lock:
             known = self._formats.get(content_type)
             if known is None:

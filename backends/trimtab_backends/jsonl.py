@@ -186,10 +186,14 @@ def _cleaned(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {spec.name: getattr(value, spec.name) for spec in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {_cleaned(key): _cleaned(item) for key, item in value.items() if item is not None}
+        return {_key(key): _cleaned(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [_cleaned(item) for item in value]
     return value
+
+
+def _key(value: Any) -> Any:
+    return value if isinstance(value, int | float) else _text(str(value))
 
 
 def _text(value: str) -> str:

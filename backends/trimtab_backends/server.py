@@ -41,7 +41,8 @@ BURST = 400  # at once
 HEADER_BYTES = 16_384
 BODY_BYTES = 4_096  # unless the application takes more
 UNREAD_BYTES = 4 * 1024 * 1024  # of a request that was refused, which are read so that its client sees why
-UNREAD_S = 0.5  # for all of them
+UNREAD_S = 0.5  # for them, and more for who sends at this rate
+UNREAD_RATE = 1024 * 1024  # bytes a second
 NEXT_PORTS = 100
 
 _log = logging.getLogger("trimtab.http")
@@ -148,7 +149,7 @@ class _Request(HTTPRequest):
 
     def send_headers(self) -> None:
         """cheroot would wait for the body of a request that the application has answered without it."""
-        if getattr(self.rfile, "remaining", 0) > 0:
+        if getattr(self.rfile, "remaining", 0) > 0 or self.chunked_read:
             self.close_connection = self.conn.refused = True
         super().send_headers()
 
@@ -187,13 +188,13 @@ class _Connection(HTTPConnection):
         """A connection that is closed with something unread takes the answer back from a client that still sends."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
-            unread, until = UNREAD_BYTES, time.monotonic() + UNREAD_S
-            while unread > 0 and (left_s := until - time.monotonic()) > 0:
+            read, until = 0, time.monotonic() + UNREAD_S
+            while read < UNREAD_BYTES and (left_s := until + read / UNREAD_RATE - time.monotonic()) > 0:
                 self.socket.settimeout(left_s)
                 piece = self.socket.recv(65_536)
                 if not piece:
                     return
-                unread -= len(piece)
+                read += len(piece)
 
     def _cut(self) -> None:
         with contextlib.suppress(OSError):

@@ -44,7 +44,7 @@ class Logged:
             values = None
         values = {**(values or {}), **(more or {})}
         if phase is not None and phase not in PHASES:
-            self._say(f"log phase {phase}", f"log(phase={phase!r}): expected one of {', '.join(PHASES)}. Left out.")
+            self._say("log phase", f"log(phase={phase!r}): expected one of {', '.join(PHASES)}. Left out.")
             phase = None
         checked = {str(name): self._number(str(name), value) for name, value in values.items()}
         good = {name: number for name, number in checked.items() if number is not None}

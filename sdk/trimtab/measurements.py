@@ -163,7 +163,10 @@ def _number(value: object) -> float | None:
     """A setting as a number, where it is one: of several groups with one value each there is no such number."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
-    return float(value) if isinstance(value, (int, float)) else None
+    try:
+        return float(value) if isinstance(value, (int, float)) else None
+    except OverflowError:  # a whole number beyond every float
+        return None
 
 
 def _groups(spec: MetricSpec, optimizer: str, values: object) -> Iterator[Measurement]:

@@ -302,6 +302,19 @@ def test_alert_that_came_while_the_inbox_was_full_is_handed_in_again(asking, inb
     assert len(inbox.take()) == 1
 
 
+def test_end_that_came_while_too_much_did_is_handed_in_again(asking, inbox, clock):
+    it = asking()
+    hot, others = alert(at=clock.now, fingerprint="hot"), [alert(at=clock.now, fingerprint=str(n)) for n in range(300)]
+    it.alerts = [hot, *others]
+    it.poller.ask()
+    it.alerts = others
+    it.poller.ask()
+    inbox.take()
+    clock.now += 5
+    it.poller.ask()
+    assert ("hot", "resolved") in [(waiting.alert.fingerprint, waiting.alert.state) for waiting in inbox.take()]
+
+
 def test_thread_asks_until_it_is_closed(asking, inbox):
     it = asking()
     it.poller._interval_s = 0.01

@@ -211,6 +211,13 @@ def test_a_value_without_an_end_is_cut_and_costs_nothing_else(log, file):
     assert (before["event"], line["event"]) == ("step", "adjustment")
 
 
+def test_key_that_json_does_not_have_is_written_as_text(log, file):
+    adjustment = next(event for event in sample_events() if event.name == "adjustment")
+    log.write([dataclasses.replace(adjustment, after={"rates": {("a", "lr"): 0.1}, "nan": math.nan, 3: 4})])
+    (line,) = records(file)
+    assert line["after"] == {"rates": {"('a', 'lr')": 0.1}, "nan": None, "3": 4}
+
+
 def test_a_faulty_event_leaves_the_file_as_it_was(log, file):
     log.write([sample_step(1)])
     with pytest.raises(ValueError, match="faulty on purpose"):

@@ -50,6 +50,11 @@ def test_the_scraper_chooses_the_format(serve, get):
     assert answer.body.endswith("# EOF\n")
 
 
+def test_version_that_is_none_is_answered_as_text(serve, get):
+    answer = get(serve().address, {"Accept": "application/openmetrics-text;version=abc"})
+    assert (answer.status, answer.headers["Content-Type"][:10]) == (200, "text/plain")
+
+
 def test_healthz_says_ok(serve, get):
     assert get(f"{base(serve())}/healthz").body == "ok"
 

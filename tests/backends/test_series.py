@@ -269,6 +269,7 @@ def test_gradient_statistics_have_an_age(series, exposition):
 def test_an_adjustment_tells_when_and_what_was_before_and_after(series, exposition):
     (made,) = (event for event in sample_events() if isinstance(event, Adjustment))
     before = {"learning_rate_scale": 1.0, "learning_rate": [0.1], "dropout": [0.1, 0.2], "last": "state.pt"}
+    before["own"] = 10**400  # no float holds it
     series.take([dataclasses.replace(made, before=before)])
     of = {"policy": "loss_spike", "action": "scale_learning_rate", "outcome": "dry_run", "optimizer": "0"}
     assert value(exposition, "trimtab_last_adjustment_timestamp_seconds", **of) == made.ts

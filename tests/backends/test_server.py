@@ -135,10 +135,11 @@ def test_client_that_leaves_amid_its_head_is_let_go_at_once(serve, connect, monk
         pass
 
 
+@pytest.mark.parametrize("body", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
 @pytest.mark.parametrize(("method", "status"), [(b"POST", b" 405 "), (b"GET", b" 200 ")])
-def test_body_that_nobody_wants_is_not_waited_for(serve, connect, get, method, status):
+def test_body_that_nobody_wants_is_not_waited_for(serve, connect, get, method, status, body):
     backend = serve()
-    head = method + b" /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    head = method + b" /metrics HTTP/1.1\r\nHost: a\r\n" + body + b"\r\n\r\n"
     unwanted = [connect(backend, head) for _ in range(server.WORKERS)]
     assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
     assert all(status in each.recv(65_536) for each in unwanted)
@@ -150,6 +151,12 @@ def test_clients_that_begin_another_request_at_once_do_not_stop_a_scrape(serve, 
     assert get(backend.address, timeout=server.REQUEST_S / 2).status == 200
     rest = b"ET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     assert all(answer_to(each, rest).count(b"200 OK") == 2 for each in slow)
+
+
+def test_body_that_nobody_wants_is_no_request(serve, connect):
+    head = b"GET /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = answer_to(connect(serve()), head + b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_refused_client_that_goes_on_sending_is_left(serve, connect):

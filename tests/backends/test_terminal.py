@@ -29,7 +29,8 @@ class Console(ConsoleBackend):
             self.seen.release()
 
 def say(event):
-    bus.publish(event, urgent=True)
+    bus.publish(event)
+    bus.flush(0)
     console.seen.acquire()
 
 def step(number, **fields):
@@ -99,7 +100,8 @@ def test_what_the_program_prints_stays_whole(screen):
 def test_what_is_printed_while_the_live_line_is_drawn_stays_whole(screen):
     read = screen(
         "for number in range(1, 1000):\n"
-        "    bus.publish(sample_step(number, batch=number, batches=1000), urgent=True)\n"
+        "    bus.publish(sample_step(number, batch=number, batches=1000))\n"
+        "    bus.flush(0)\n"
         "    print('user', number)\n"
         "bus.close()\n"
     )

@@ -86,13 +86,6 @@ def test_every_backend_gets_every_event_in_order(make_bus):
     assert other.closed
 
 
-def test_an_urgent_event_is_handed_over_at_once(make_bus):
-    backend = HangingBackend()
-    make_bus(backend=backend).publish(sample_step(), urgent=True)
-    assert backend.entered.wait(PATIENCE_S)
-    backend.release.set()
-
-
 def test_events_are_handed_over_without_being_asked_for(make_bus):
     backend = HangingBackend()
     make_bus(interval_s=0.01, backend=backend).publish(sample_step())
@@ -104,7 +97,8 @@ def test_publishing_does_not_wait_for_a_hanging_backend(make_bus, monkeypatch):
     monkeypatch.setattr(bus, "QUEUE_EVENTS", 10)
     backend = HangingBackend()
     lanes = make_bus(backend=backend)
-    lanes.publish(sample_step(1), urgent=True)
+    lanes.publish(sample_step(1))
+    lanes.flush(0)
     assert backend.entered.wait(PATIENCE_S)
     for step in range(2, 102):
         lanes.publish(sample_step(step))  # would never return, were it to wait
@@ -128,7 +122,8 @@ def test_what_a_full_queue_loses_is_counted_exactly(make_bus, monkeypatch, restl
     backend = RecordingBackend()
     lanes = make_bus(interval_s=0.0, backend=backend)
     for step in range(20_000):
-        lanes.publish(sample_step(step + 1), urgent=True)
+        lanes.publish(sample_step(step + 1))
+        lanes.flush(0)
     lanes.close()
     assert len(backend.events) + lanes.dropped().get("backend", {}).get("queue_full", 0) == 20_000
     assert steps(backend) == sorted(steps(backend))
@@ -147,7 +142,8 @@ def test_a_queue_that_was_full_and_is_empty_a_moment_later_is_no_error(make_bus,
 def test_a_hanging_backend_does_not_delay_the_others(make_bus):
     hanging, other = HangingBackend(), RecordingBackend()
     lanes = make_bus(hanging=hanging, other=other)
-    lanes.publish(sample_step(), urgent=True)
+    lanes.publish(sample_step())
+    lanes.flush(0)
     assert hanging.entered.wait(PATIENCE_S)
     lanes.publish(sample_step(2))
     lanes.close(deadline_s=0.2)
@@ -198,7 +194,8 @@ def test_flush_gives_up_at_the_deadline_and_loses_nothing(make_bus):
 def test_close_gives_up_at_the_deadline_and_counts_what_is_lost(make_bus):
     hanging = HangingBackend()
     lanes = make_bus(hanging=hanging)
-    lanes.publish(sample_step(), urgent=True)
+    lanes.publish(sample_step())
+    lanes.flush(0)
     assert hanging.entered.wait(PATIENCE_S)
     lanes.publish(sample_step(2))
     lanes.close(deadline_s=0.05)  # would take ten seconds, were it to wait for the backend
@@ -212,7 +209,8 @@ def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told,
     raising, other = RaisingBackend(2, error), RecordingBackend()
     lanes = make_bus(raising=raising, other=other)
     for step in (1, 2, 3):
-        lanes.publish(sample_step(step), urgent=True)
+        lanes.publish(sample_step(step))
+        lanes.flush(0)
         assert raising.called.acquire(timeout=PATIENCE_S)
     lanes.close()
     assert (steps(raising), steps(other)) == ([3], [1, 2, 3])
@@ -226,7 +224,8 @@ def test_error_without_a_text_costs_its_own_batch_only(make_bus, told):
     raising = RaisingBackend(1, WordlessError)
     lanes = make_bus(raising=raising)
     for step in (1, 2):
-        lanes.publish(sample_step(step), urgent=True)
+        lanes.publish(sample_step(step))
+        lanes.flush(0)
         assert raising.called.acquire(timeout=PATIENCE_S)
     lanes.close()
     assert (steps(raising), lanes.dropped()) == ([2], {"raising": {"error": 1}})
@@ -266,7 +265,8 @@ def test_nothing_is_written_or_closed_in_a_forked_child(make_bus, tmp_path):
     lanes = make_bus(backend=TellingBackend())
     child = os.fork()
     if child == 0:
-        lanes.publish(sample_step(), urgent=True)  # the lane that would be woken is not there
+        lanes.publish(sample_step())
+        lanes.flush(0)  # the lane that would be woken is not there
         lanes.close()
         os._exit(0)
     assert exit_code(child) == 0

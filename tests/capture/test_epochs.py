@@ -77,6 +77,22 @@ def test_exhausted_loader_ends_an_epoch(watching, loop):
     assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
+def test_look_at_a_batch_of_the_training_loader_amid_a_pass_ends_no_epoch(watching, loop):
+    """As language models are trained from books: every few steps a loss over some batches of both loaders."""
+    looks = []
+    with watching() as seen:
+        for _ in range(2):
+            for number, batch in enumerate(loop.training):
+                loop.step(batch)
+                if number == 1:
+                    loop.model.eval()
+                    loop.validate(itertools.islice(loop.training, 1))
+                    looks.append(loop.validate())
+                    loop.model.train()
+    assert [(epoch.epoch, epoch.step, epoch.train.samples) for epoch in seen.epochs] == [(1, 3, 10), (2, 6, 10)]
+    assert [step.loss for step in seen.validations] == pytest.approx(looks)
+
+
 def test_training_loss_of_an_epoch_is_weighted_by_samples(watching, loop):
     with watching() as seen:
         losses = [loop.step(batch) for batch in loop.training]

@@ -556,6 +556,29 @@ def test_epoch_tells_of_the_network_and_not_of_what_is_trained_beside_it(watchin
     assert told[1:] == pytest.approx(own[1:])  # the first step of what joins later may have no loss
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["small first", "large first"])
+def test_epoch_knows_the_samples_of_a_loss_that_two_optimizers_step_on(watching, order):
+    """As with Muon for the matrices and Adam for the rest."""
+    model, inputs = nn.Linear(4, 3), torch.randn(12, 4)
+    labels = inputs[:, :3].argmax(1)
+    optimizers = [torch.optim.Adam([model.bias]), torch.optim.SGD([model.weight], lr=0.01)][::order]
+    own = []
+    with watching() as seen:
+        for _ in range(2):
+            losses = []
+            for batch, targets in DataLoader(TensorDataset(inputs, labels), batch_size=5):
+                model.zero_grad()
+                loss = F.cross_entropy(model(batch), targets, reduction="sum")
+                loss.backward()
+                losses.append(loss.item())
+                for optimizer in optimizers:
+                    optimizer.step()
+            own.append(sum(losses) / 12)
+    assert [epoch.train.samples for epoch in seen.epochs] == [12, 12]
+    assert [epoch.train.criterion for epoch in seen.epochs] == pytest.approx(own)
+    assert all(epoch.train.accuracy is not None for epoch in seen.epochs)
+
+
 def test_generator_that_joins_in_the_second_epoch_is_no_other_training(watching, gan):
     with watching() as seen:
         for epoch in range(3):

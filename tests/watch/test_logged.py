@@ -130,8 +130,10 @@ def test_names_beyond_the_limit_are_logged_and_not_exported(watching):
 def test_phase_that_is_not_known_is_told_and_left_out(watching):
     with watching() as seen:
         trimtab.log(value=1, phase="evaluation")
-    assert logged(seen) == [({"value": 1.0}, None)]
-    assert "expected one of train, validation, test" in seen.notices[0]
+        trimtab.log(value=2, phase="evaluation 2")
+    assert logged(seen) == [({"value": 1.0}, None), ({"value": 2.0}, None)]
+    (told,) = (notice for notice in seen.notices if "expected one of train, validation, test" in notice)
+    assert "'evaluation'" in told
 
 
 def test_value_is_logged_under_the_step_that_the_loop_is_at(watching, model, monkeypatch):

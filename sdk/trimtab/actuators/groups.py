@@ -30,10 +30,8 @@ def held_by(optimizer: Optimizer) -> Iterator[Optimizer]:
 
 def groups_of(optimizers: list[Optimizer]) -> list[Group]:
     """Every group once: an optimizer often shares its groups with the one that it holds."""
-    groups: list[Group] = []
-    for optimizer in optimizers:
-        groups += [group for group in optimizer.param_groups if all(group is not known for known in groups)]
-    return groups
+    groups = {id(group): group for optimizer in optimizers for group in optimizer.param_groups}
+    return list(groups.values())
 
 
 class Placed:
@@ -41,6 +39,7 @@ class Placed:
 
     def __init__(self) -> None:
         self._entries: list[tuple[Group, str, Any, Any]] = []  # group, key, the schedule's value, ours
+        self._shared: dict[int, Tensor] = {}  # ours for each tensor of the schedule's, by its id
         self._written: dict[int, tuple[Tensor, Tensor, Tensor, int]] = {}  # tensor, before, ours, its version since
         self._spent: list[tuple[Tensor, Tensor, int]] = []  # tensor, before, its version since
         self._versions: dict[int, int] = {}  # the versions that tensors of ours had, by id
@@ -73,6 +72,7 @@ class Placed:
         """Put `value` in place."""
         if isinstance(value, Tensor):
             self._versions[id(value)] = value._version
+            self._shared[id(group[key])] = value
         self._entries.append((group, key, group[key], value))
         group[key] = value
 
@@ -93,7 +93,7 @@ class Placed:
 
     def _product_of(self, value: Any) -> Any:
         """Ours for a tensor that other groups share."""
-        return next((ours for _, _, theirs, ours in self._entries if theirs is value and type(value) is Tensor), None)
+        return self._shared.get(id(value)) if type(value) is Tensor else None
 
     def product(self, value: Any) -> Any:
         """What stands in a group, as it was put there: a tensor that was written to will be written back."""
@@ -124,5 +124,5 @@ class Placed:
             for tensor, before, version in self._spent:
                 if tensor._version == version:  # or else the update was made
                     tensor.copy_(before)
-        self._entries, self._written, self._spent, self._versions = [], {}, [], {}
+        self._entries, self._written, self._spent, self._versions, self._shared = [], {}, [], {}, {}
         return untouched

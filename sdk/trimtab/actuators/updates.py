@@ -163,13 +163,13 @@ class Updates:
         return Used(scale, rates, [group.get("weight_decay") for group in groups])
 
     def _scale_rates(self, scale: float) -> None:
-        scaled: list[Group] = []
+        scaled: set[int] = set()
         for optimizer in reversed(self.optimizers()):  # the innermost first: it may share groups with its holder
             if any(map(own_rates.has_own, held_by(optimizer))):
                 continue
             for group in optimizer.param_groups:
-                if "lr" in group and all(group is not known for known in scaled):
-                    scaled.append(group)
+                if "lr" in group and id(group) not in scaled:
+                    scaled.add(id(group))
                     if own_rates.has_own(optimizer):
                         own_rates.place(self._placed, optimizer, group, scale)
                     else:

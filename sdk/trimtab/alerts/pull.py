@@ -191,8 +191,12 @@ class Poller:
         gone = [replace(a, state="resolved") for key, a in self._firing.items() if key not in listed]
         before = {key: alert.state for key, alert in self._firing.items()}
         news = [alert for key, alert in listed.items() if before.get(key) != alert.state]
-        self._inbox.offer(gone)
-        self._firing = listed
-        for alert in news:
-            if not self._inbox.offer([alert]).keys().isdisjoint(TOO_LATE):
-                del self._firing[alert.fingerprint, alert.starts_at]  # so that it is handed in again
+        former, self._firing = self._firing, listed
+        for alert in (*gone, *news):
+            if self._inbox.offer([alert]).keys().isdisjoint(TOO_LATE):
+                continue
+            key = (alert.fingerprint, alert.starts_at)  # it is handed in again, as it was when it was known
+            if key in former:
+                self._firing[key] = former[key]
+            else:
+                del self._firing[key]

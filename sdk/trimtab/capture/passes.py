@@ -412,10 +412,11 @@ class Passes:
     def _restarts(self, loader: LoaderPass) -> bool:
         """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end.
 
-        Or over the same data by a new loader, as they are made for each epoch.
+        Or over the same data by a new loader, as they are made for each epoch. Not where the loop is still in the
+        followed pass, and looks how it does on the data that it trains on.
         """
         followed = self._followed
-        if followed is None or loader is followed:
+        if followed is None or loader is followed or (loader.is_evaluated and followed.held):
             return False
         return loader.loader == followed.loader or (loader.data == followed.data and not followed.held)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from trimtab.sample.criteria import Criterion, weighted
-from trimtab.sample.ledger import Columns, Numbers, weighted_sum
+from trimtab.sample.ledger import Columns, Numbers, known, weighted_sum
 from trimtab.sample.scalars import Held, Transfer, sum_of
 from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
+
+SAME = 1e-9  # relative: sums of the same numbers in parts of other lengths
 
 
 class PassSums:
@@ -62,6 +65,7 @@ class EpochSums:
     def __init__(self) -> None:
         self.steps = 0
         self.samples = 0
+        self._objective = 0.0  # the sum of what was given to backward
         self._loss = _Mean()
         self._criterion = _Mean()
         self._accuracy = _Mean()
@@ -70,6 +74,7 @@ class EpochSums:
         """Take steps of this epoch."""
         self.steps += len(rows.loss)
         self.samples += sum(rows.samples)
+        self._objective += sum(known(rows.loss))
         losses = rows.loss
         if any(map(_is_known, rows.mean_loss)):
             losses = [loss if mean is None else mean for loss, mean in zip(losses, rows.mean_loss, strict=True)]
@@ -82,6 +87,11 @@ class EpochSums:
         """Take the predictions of one batch on which the accuracy was looked at."""
         if counted > 0:
             self._accuracy.add(met, counted)
+
+    def tells_of(self, other: EpochSums) -> bool:
+        """Whether both are of the same losses, and this one knows of the samples behind them."""
+        is_same = math.isclose(self._objective, other._objective, rel_tol=SAME)
+        return bool(self.samples) and self.steps == other.steps and is_same
 
     def summary(self) -> PhaseSummary | None:
         """None where no step was seen."""
@@ -116,14 +126,17 @@ class TrainingSums:
     def end(self, epoch: int, labels: Iterable[str]) -> PhaseSummary | None:
         """An epoch is over: the sums of one of the optimizers that stepped in it, None where none did.
 
-        That is the one of the epoch before, or else the first of `labels`.
+        That is the one of the epoch before, or else the first of `labels`. Where several step on one loss, the first of
+        them knows of its samples.
         """
         sums = self._epochs.pop(epoch, {})
         found = next((label for label in (self._told_of, *labels) if label in sums), None)
         if found is None:
             return None
-        self._told_of = found
-        return sums[found].summary()
+        self._told_of, told = found, sums[found]
+        if not told.samples:
+            told = next((each for each in sums.values() if each.tells_of(told)), told)
+        return told.summary()
 
     def _of(self, epoch: int, label: str) -> EpochSums:
         return self._epochs.setdefault(epoch, {}).setdefault(label, EpochSums())
