@@ -30,11 +30,20 @@ class Marks:
     @property
     def are_known(self) -> bool:
         """Whether anything was noted, and all parameters are still there."""
-        return bool(self._marks) and len(self.living()) == len(self._held)
+        return self._are_all(self.living())
+
+    def _are_all(self, living: Collection[Tensor]) -> bool:
+        return bool(self._marks) and len(living) == len(self._held)
 
     def are_now(self) -> bool:
         """Whether all have the values of then. Waits for their device, and stops at the first that has not."""
-        return self.are_known and _are(self.living(), self._marks)
+        living = self.living()  # once: they may go at any time
+        return self._are_all(living) and _are(living, self._marks)
+
+    def are_others(self) -> bool:
+        """Whether one of them has another value, as far as that is known: not where one is gone. Waits likewise."""
+        living = self.living()
+        return self._are_all(living) and not _are(living, self._marks)
 
     def living(self) -> list[Tensor]:
         """Those that are still there."""

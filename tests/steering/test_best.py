@@ -1,6 +1,7 @@
 """The best state: put back when the user asks for it, and not lost where a run ends in trouble."""
 
 import copy
+import gc
 import threading
 
 import pytest
@@ -110,6 +111,18 @@ def test_best_state_is_of_the_average_where_that_is_validated(watching, training
         assert same(training.model.state_dict().values(), validated[-1].values())
     (notice,) = [text for text in seen.notices if "other weights were validated" in text]
     assert "After step 10 " in notice  # of that pass nothing is kept
+
+
+def test_model_that_is_gone_after_its_last_validation_was_not_changed(watching, training):
+    """Its parameters live on in the optimizer, which a scheduler may hold in a cycle."""
+    training.model = torch.nn.Sequential(torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3))
+    training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.1)
+    with watching(**NOTHING) as seen:
+        training.steps(10)
+        validate(training)
+        training.model = None
+        gc.collect()
+    assert not any("other weights were validated" in text for text in seen.notices)
 
 
 def test_model_that_is_changed_after_its_validation_was_not_validated(watching, training):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -15,10 +16,17 @@ class Look:
     def __init__(self, parts: Parts) -> None:
         self._marks = Marks([parameter for _, parameter in parameters_of(parts)])
         self._places = _places(parts)
+        self._models = [weakref.ref(model) for model in parts.models.values()]
 
     def is_same(self, parts: Parts) -> bool:
-        """Whether nothing has changed, as far as that can be told. Waits for the device."""
-        return not self._marks.are_known or (self._marks.are_now() and self._places == _places(parts))
+        """Whether nothing has changed, as far as that can be told. Waits for the device.
+
+        Parameters may outlive their model, which has no buffers then.
+        """
+        if self._marks.are_others():
+            return False
+        is_gone = any(model() is None for model in self._models)
+        return is_gone or not self._marks.are_known or self._places == _places(parts)
 
 
 def late_buffer(parts: Parts, covered: Collection[Any]) -> str | None:
