@@ -1027,3 +1027,26 @@ def test_end_of_the_run_in_the_middle_of_a_pass_is_an_epoch_if_it_was_validated(
     assert [epoch.train.samples for epoch in seen.epochs] == [10, 10, *[8] * validates]
     if validates:
         assert seen.epochs[-1].validation.loss == pytest.approx(validation)
+
+
+@pytest.mark.parametrize(
+    ("made", "scale"),
+    [
+        (lambda loss, more: loss + more, 1.0),
+        (lambda loss, more: loss / 2.0 + loss / 2.0, 1.0),
+        (lambda loss, more: loss / BATCH, 1.0 / BATCH),
+    ],
+    ids=["with more terms", "in parts", "divided"],
+)
+def test_epoch_tells_a_sum_with_more_terms_for_each_sample(watching, loop, made, scale):
+    """As the losses of autoencoders are; weighted by samples, they would count twice."""
+    loader, losses = DataLoader(data(), batch_size=BATCH, drop_last=scale != 1.0), []
+    with watching() as seen:
+        for inputs, labels in loader:
+            loop.optimizer.zero_grad()
+            loss = made(F.cross_entropy(loop.model(inputs), labels, reduction="sum"), loop.model.weight.square().sum())
+            loss.backward()
+            loop.optimizer.step()
+            losses.append(loss.item())
+    (epoch,) = seen.epochs
+    assert epoch.train.loss == pytest.approx(sum(losses) / (SAMPLES if scale == 1.0 else len(losses)))

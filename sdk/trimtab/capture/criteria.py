@@ -231,6 +231,11 @@ class Criteria:
         """What the calls since the last step said, then forget it. `is_one`: not several were summed up to `loss`."""
         return self.said.take(loss, self._objective.is_mean and is_one, self._objective.is_sum)
 
+    @property
+    def holds_sum(self) -> bool:
+        """Whether backward was called on something made of what the loss function returned, which is no mean."""
+        return self._objective.holds_sum
+
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
         said, self.said = self.said, Said(self._primary)

@@ -81,6 +81,7 @@ class Recorder:
             _note(news, ledger, len(ledger.rows))
             if criterion is not None:
                 ledger.criterion.add(criterion)
+                ledger.holds_sum = self._criteria.holds_sum
             if criterion is not None or (news.labels and len(losses) > 1):
                 ledger.chance.compare(loss, criterion)
         seconds = None

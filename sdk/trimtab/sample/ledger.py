@@ -175,6 +175,7 @@ class Ledger:
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()
+        self.holds_sum = False  # whether the newest loss was made of a loss function's sum, or of its losses one by one
         self.chance = Chance()
         self.noise = NoiseScale()
         self.learning_rate: Sequence[Held | None] = ()

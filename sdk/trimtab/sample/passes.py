@@ -11,6 +11,7 @@ from trimtab.sample.scalars import Held, Transfer, sum_of
 from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
 
+SUMMED = 0.5  # times as much as the mean losses of all samples is no mean
 SAME = 1e-9  # relative: sums of the same numbers in parts of other lengths
 
 
@@ -70,14 +71,19 @@ class EpochSums:
         self._criterion = _Mean()
         self._accuracy = _Mean()
 
-    def add(self, rows: Columns) -> None:
-        """Take steps of this epoch."""
+    def add(self, rows: Columns, *, holds_sum: bool = False) -> None:
+        """Take steps of this epoch.
+
+        `holds_sum`: their losses were made of a loss function's sum over samples, or of its losses one by one.
+        """
         self.steps += len(rows.loss)
         self.samples += sum(rows.samples)
         self._objective += sum(known(rows.loss))
         losses = rows.loss
         if any(map(_is_known, rows.mean_loss)):
             losses = [loss if mean is None else mean for loss, mean in zip(losses, rows.mean_loss, strict=True)]
+        elif holds_sum:
+            losses = list(map(_per_sample, losses, rows.criterion, rows.weight))
         self._loss.add(*weighted_sum(losses, rows.weight))
         if any(map(_is_known, rows.criterion)):
             losses = [loss if own is None else own for loss, own in zip(losses, rows.criterion, strict=True)]
@@ -114,11 +120,11 @@ class TrainingSums:
         self._epochs: dict[int, dict[str, EpochSums]] = {}
         self._told_of = ""  # the optimizer that the last epoch told of
 
-    def add(self, label: str, numbers: Numbers) -> None:
-        """Take steps of the optimizer of this label, which may be of several epochs."""
+    def add(self, label: str, numbers: Numbers, *, holds_sum: bool = False) -> None:
+        """Take steps of the optimizer of this label, which may be of several epochs; see `EpochSums`."""
         rows = numbers.rows
         for epoch, part in rows.by_epoch():
-            self._of(epoch, label).add(part)
+            self._of(epoch, label).add(part, holds_sum=holds_sum)
         if rows.epoch:
             for row, met, counted in numbers.predictions:
                 self._of(rows.epoch[min(row, len(rows.epoch) - 1)], label).add_predictions(met, counted)
@@ -155,6 +161,13 @@ class _Mean:
 
     def value(self) -> float | None:
         return self._sum / self.weight if self.weight else None
+
+
+def _per_sample(loss: float | None, criterion: float | None, samples: float) -> float | None:
+    """Where the loss is a sum over samples with more terms, as a VAE's, and not divided: over as many mean losses."""
+    if loss is None or criterion is None or abs(loss) < SUMMED * samples * abs(criterion):
+        return loss
+    return loss / samples
 
 
 def _is_known(value: float | None) -> bool:
