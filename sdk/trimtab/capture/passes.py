@@ -84,9 +84,7 @@ class Passes:
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
         followed = self._followed
-        if followed is None:
-            return Place(self.epoch if self._ends_seen else None)
-        if self._one_by_one:
+        if followed is None or self._one_by_one:
             return Place(self.epoch if self._ends_seen else None)
         is_known = followed.sized is not None or self._ends_seen
         return Place(self.epoch if is_known else None, followed.batches - followed.ahead, followed.sized)
