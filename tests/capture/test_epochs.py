@@ -243,6 +243,15 @@ def test_new_iterator_for_every_step_is_no_epoch(watching, loop):
     assert {(step.epoch, step.batch) for step in seen.steps()[1:]} == {(None, None)}  # the first might have gone on
 
 
+def test_new_iterator_for_every_step_stays_in_the_epoch_that_it_begins(watching, loop):
+    with watching() as seen:
+        for batch in loop.training:
+            loop.step(batch)
+        for _ in range(3):
+            loop.step(next(iter(loop.training)))
+    assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2]
+
+
 def test_batch_tried_before_the_loop_is_no_reason_to_miss_its_epochs(watching, loop):
     with watching() as seen:
         loop.step(next(iter(loop.training)))
@@ -283,6 +292,15 @@ def test_loop_over_tensors_has_epochs_where_it_validates(watching, loop):
             loop.validate()
     assert numbers(seen) == [1, 2, 3]
     assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
+
+
+def test_steps_over_tensors_are_in_an_epoch_from_the_first_validation_on(watching, loop):
+    with watching() as seen:
+        for _ in range(2):
+            for batch in in_parts(data()):
+                loop.step(batch)
+            loop.validate()
+    assert [step.epoch for step in seen.steps()] == [None, None, None, 2, 2, 2]
 
 
 def test_loop_over_tensors_without_validation_has_no_epoch(watching, loop):
