@@ -1,0 +1,45 @@
+"""Which threads may be in the middle of a step."""
+
+import os
+import threading
+
+import pytest
+
+from trimtab.capture.threads import is_at_work
+
+
+@pytest.fixture
+def running():
+    """`running(path)` is the ident of a thread that is inside of a function of that file of the standard library's."""
+    release, threads = threading.Event(), []
+
+    def running(path):
+        inside = threading.Event()
+        file = os.path.join(os.path.dirname(threading.__file__), path)
+        functions = {"inside": inside, "release": release}
+        exec(compile("def work():\n    inside.set()\n    release.wait()", file, "exec"), functions)
+        threads.append(threading.Thread(target=functions["work"]))
+        threads[-1].start()
+        inside.wait()
+        return threads[-1].ident
+
+    yield running
+    release.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_thread_in_the_standard_library_alone_is_not_at_work(running):
+    assert not is_at_work(running("concurrent/futures/thread.py"))
+
+
+@pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
+def test_thread_in_a_library_that_is_installed_beside_the_standard_one_is_at_work(running, packages):
+    assert is_at_work(running(f"{packages}/trainer.py"))
+
+
+def test_thread_that_has_ended_is_not_at_work():
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    assert not is_at_work(thread.ident)
