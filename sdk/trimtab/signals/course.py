@@ -222,7 +222,7 @@ class Course:
 
     def take_validation(self, loss: float, lost: float) -> None:
         """The loss of a validation pass, and what share of its gain validation has lost."""
-        before = self.validation_lost if self.validation is not None else 0.0
+        before = self.validation_lost
         self.validation_worsens = min(before, lost) if lost > before - BETTER else 0.0
         self.validation_lost, self.validation = lost, loss
 
