@@ -134,6 +134,13 @@ def test_silence_and_suppressed_alert_veto_their_rules(asking, clock):
     assert it.silences.rules == {"loss_diverged", "alert:GpuHot"}
 
 
+def test_alert_that_nobody_suppressed_vetoes_nothing(asking, clock):
+    it = asking()
+    it.alerts = [alert(at=clock.now)]
+    it.poller.ask()
+    assert it.silences.rules == frozenset()
+
+
 def test_alert_that_pages_may_be_silenced_while_the_run_is_steered(asking, clock):
     it = asking()
     it.alerts, it.state = [alert(at=clock.now, purpose="page")], {"silenced_by": ["5c1c"]}
