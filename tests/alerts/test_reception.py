@@ -200,3 +200,10 @@ def test_token_goes_in_plain_text_only_with_a_warning(hook, token_file, monkeypa
     with watch:
         pass
     assert any("in plain text. Use https" in notice.text for notice in recording.of(Notice))
+
+
+def test_address_in_plain_text_needs_no_warning_where_no_token_goes_there(hook):
+    watch, recording = hook("jsonl", token=False, alerts="http://alerts.invalid")
+    with watch:
+        pass
+    assert not any("in plain text" in notice.text for notice in recording.of(Notice))
