@@ -111,6 +111,12 @@ def test_values_of_foreign_types_are_written(log, file):
     assert metric["nonfinite"] == ["values.b"]
 
 
+@pytest.mark.parametrize("number", [type("Count", (int,), {})(3), type("Rate", (float,), {})(0.5)])
+def test_a_number_of_a_class_of_the_users_own_is_a_number(log, file, number):
+    log.write([RunStart(ts=SAMPLE_TIME, step=0, facts={"number": number})])
+    assert records(file)[0]["facts"] == {"number": number}
+
+
 def test_an_event_of_an_unknown_kind_is_recorded_too(log, file):
     log.write([UnknownEvent(ts=SAMPLE_TIME, step=1)])
     assert records(file)[0]["surprise"] == 1.0
