@@ -85,6 +85,11 @@ def test_the_live_line_is_the_bottom_row_and_is_gone_in_the_end(screen):
     assert [line for line in read("exit=0") if line] == ["half", "over", "exit=0"]
 
 
+def test_the_live_line_tells_the_pace(screen):
+    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close()")
+    assert " step/s" in read("half")[ROWS - 1]
+
+
 def test_what_the_program_prints_stays_whole(screen):
     read = screen(
         "for number in range(1, 100):\n"
