@@ -207,6 +207,11 @@ def test_ctc_loss_counts_sequences_however_their_targets_are_laid_out(calls, con
     assert criterion(calls[-1]).samples == 2
 
 
+def test_ctc_loss_of_a_sequence_without_a_batch_counts_one(calls):
+    F.ctc_loss(torch.randn(9, 5).log_softmax(1), torch.tensor([1, 2, 3]), torch.tensor(9), torch.tensor(3))
+    assert criterion(calls[-1]).samples == 1
+
+
 @pytest.mark.parametrize("times", [1, 20])  # few are counted in another way than many
 def test_ignored_targets_do_not_weigh_in_the_mean_over_batches(calls, times):
     logits, targets = LOGITS.repeat(times, 1), torch.tensor([0, -100, -100, -100, 1, 1] * times)
