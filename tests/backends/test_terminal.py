@@ -159,6 +159,16 @@ def test_the_live_line_follows_the_size_of_the_terminal(screen, tmp_path):
     assert "epoch 1" not in "".join(lines)
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(29, ROWS), (COLUMNS, 4)])
+def test_a_terminal_that_is_too_small_has_no_live_line(screen, tmp_path, columns, rows):
+    read = screen("step(1); print('ready'); input()\nstep(2); print('done')\ntime.sleep(1)\nbus.close()")
+    read("ready")
+    tmux = ["tmux", "-S", str(tmp_path / "socket")]
+    subprocess.run([*tmux, "resize-window", "-x", str(columns), "-y", str(rows)], check=True)
+    subprocess.run([*tmux, "send-keys", "Enter"], check=True)
+    assert "━ 2" not in "".join(read("done"))  # what is left of the one before may be anywhere
+
+
 def test_what_is_not_finite_is_red_and_bold(screen):
     read = screen("step(1, loss=float('nan'))\nprint('seen')\ntime.sleep(1)\nbus.close()")
     line = read("seen", "-e")[ROWS - 1]
