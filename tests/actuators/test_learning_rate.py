@@ -227,6 +227,12 @@ def test_note_says_that_a_coupled_decay_scales_too(helm, name):
     )
 
 
+def test_note_says_that_the_update_is_not_proportional_to_the_rate(helm):
+    optimizer = type("Prodigy", (torch.optim.SGD,), {})(parameters(), lr=0.1, weight_decay=0.1)
+    change = helm.controls(optimizer).scale_learning_rate(0.5)
+    assert change.note == "A factor on the learning rate of Prodigy is not a factor on its update."
+
+
 def test_checkpoint_shows_the_schedules_rate(helm):
     optimizer = Recording(parameters())
     helm.controls(optimizer).scale_learning_rate(0.5)
