@@ -119,6 +119,14 @@ def test_a_checkpointed_graph_is_pending_and_not_computed_anew():
     assert not is_pending_on(tensors_of(model))
 
 
+def test_a_graph_is_pending_that_leads_to_the_weights_beside_what_is_checkpointed():
+    model, weight = two_layers(), nn.Parameter(torch.ones(3))
+    output = checkpoint(model, torch.ones(2, 3), use_reentrant=False) + weight
+    assert is_pending_on([weight])
+    output.sum().backward()
+    assert not is_pending_on([weight])
+
+
 def test_a_checkpointed_graph_of_another_model_does_not_count():
     model, other = two_layers(), two_layers()
     output = checkpoint(other, torch.ones(2, 3), use_reentrant=False)
