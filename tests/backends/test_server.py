@@ -127,6 +127,13 @@ def test_client_that_drips_is_answered_when_its_head_is_there(serve, connect):
     assert b"200 OK" in answer_to(connection, b"\n")
 
 
+def test_client_that_pauses_amid_its_head_is_waited_for(serve, connect, monkeypatch):
+    monkeypatch.setattr(server._Cheroot, "expiration_interval", 0.05)
+    connection = connect(serve(), b"GET /healthz HT")
+    time.sleep(0.5)
+    assert b"200 OK" in answer_to(connection, b"TP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+
 def test_client_that_leaves_amid_its_head_is_let_go_at_once(serve, connect, monkeypatch):
     monkeypatch.setattr(server, "IDLE_S", 10 * PATIENCE_S)
     connection = connect(serve(), b"GET /metrics HT")
