@@ -32,6 +32,15 @@ def test_what_was_seen_before_a_fence_never_comes_back():
     assert trailing.worst(WINDOW_S + 1.5)["loss_spike"] == 0.0
 
 
+def test_what_is_forgotten_is_gone_and_what_follows_is_seen_at_once():
+    trailing = TrailingWorst(["loss_spike"])
+    trailing.add(0.0, {"loss_spike": 2.0})
+    trailing.forget()
+    assert trailing.worst(1.0)["loss_spike"] == 0.0
+    trailing.add(1.0, {"loss_spike": 1.5})
+    assert trailing.worst(1.0)["loss_spike"] == 1.5
+
+
 def test_an_infinite_level_is_the_worst():
     trailing = TrailingWorst(["loss_nonfinite"])
     trailing.add(0.0, {"loss_nonfinite": math.inf})

@@ -80,6 +80,17 @@ def test_levels_of_a_short_training_are_told_though_another_ended_just_before(wa
     assert second[-1].verdicts.rule_levels["always"] == 2.0
 
 
+def test_levels_of_a_training_are_not_those_of_the_next(watching, train_in_turn):
+    first = [True]
+    rule = trimtab.Rule("first", signal=lambda loss: float(bool(first)), threshold=0.5, severity="info")
+    with watching(gradients_every=1, rules=[rule]) as seen:
+        train_in_turn(1)
+        first.clear()
+        train_in_turn(1)
+    second = [event for event in seen.backend.of(Step) if event.phase == "train" and event.step > STEPS]
+    assert second[-1].verdicts.rule_levels["first"] == 0.0
+
+
 def test_average_of_the_loss_begins_with_each_model(watching, train_in_turn):
     with watching(gradients_every=1) as seen:
         train_in_turn(2)
