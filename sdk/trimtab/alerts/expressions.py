@@ -101,7 +101,6 @@ class _Reader:
         return _after_another(parts)
 
     def _repeated(self, part: Part) -> Part:
-        least, most = 1, 1
         if self._next_is("*"):
             least, most = 0, -1
         elif self._next_is("+"):
