@@ -45,3 +45,9 @@ def test_one_of_several_losses_may_be_weighed(step_of, model, inputs, labels):
 def test_outputs_whose_gradient_comes_from_elsewhere_are_no_loss(step_of, model, inputs):
     outputs = model(inputs)
     assert step_of(lambda: outputs.backward(torch.ones_like(outputs))) is None
+
+
+def test_gradient_under_its_old_name_reaches_torch(watching, model, inputs):
+    with watching(), pytest.warns(FutureWarning, match="grad_variables"):
+        torch.autograd.backward(model(inputs).sum(), grad_variables=torch.tensor(0.25))
+    assert torch.equal(model[2].bias.grad, torch.full((3,), 0.25 * len(inputs)))
