@@ -244,11 +244,30 @@ def test_update_excess_of_steps_along_single_gradients_waits_until_half_of_the_g
 
 
 def test_update_excess_of_steps_along_single_gradients_waits_until_swings_are_known():
-    course = course_of([4.6, 5.3])
+    course = course_of([4.6, 6.3])
     course.averages = False
     assert UpdateExcess(course).update(moved(0.6)) == 0.0
     course.averages = True
     assert UpdateExcess(course).update(moved(0.6)) == 0.6
+
+
+NOISY = [40.0, 37.0, 43.0, 38.0, 42.0, 37.0, 41.0, 40.0, 43.0, 44.0, 43.0]  # a scale that steps have yet to come to
+
+
+def test_update_excess_is_none_while_the_loss_has_gained_less_than_it_swings():
+    assert UpdateExcess(course_of(NOISY)).update(moved(0.9)) == 0.0
+
+
+def test_update_excess_of_a_loss_without_a_gain_counts_where_it_rises_far():
+    assert UpdateExcess(course_of([*NOISY, 70.0, 75.0, 80.0, 80.0, 80.0])).update(moved(0.9)) > 0.9
+
+
+def test_update_excess_of_a_loss_without_a_gain_counts_where_that_is_no_better_than_a_guess():
+    course = course_of(NOISY)
+    course.chance = 40.0
+    assert UpdateExcess(course).update(moved(0.9)) > 0.9
+    course.chance = 100.0
+    assert UpdateExcess(course).update(moved(0.9)) == 0.0
 
 
 def test_update_excess_of_usual_steps_stays_far_under_the_threshold():

@@ -1,4 +1,4 @@
-"""A training that has little to learn: its loss comes down by less than it swings."""
+"""Trainings whose loss comes down by less than it swings: always, or in their first steps."""
 
 import pytest
 import torch
@@ -30,3 +30,19 @@ def test_loss_that_has_not_come_down_is_sent_back_only_where_the_user_says_so(wa
         assert all(each.reason.startswith("the loss has not come down") for each in answers)
     else:
         assert "applied" in {each.outcome for each in answers}
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.1])
+def test_weights_that_have_far_to_go_may_take_long_steps(watching, rate):
+    """Prices as they are: until outputs are on their scale the loss tells only which prices are in a batch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with watching(act="process", gradients_every=1) as seen:
+        for _ in range(100):
+            inputs = torch.randn(64, 8)
+            prices = 200_000 + 60_000 * inputs[:, 0] + 40_000 * torch.randn(64)
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs)[:, 0], prices).backward()
+            optimizer.step()
+    assert not seen.backend.of(Adjustment)

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.signals.course import BEGINNING, Course
+from trimtab.signals.course import BEGINNING, NO_BETTER, Course
 from trimtab.signals.loss import Progress
 
 WARM_UP, WARM_UP_OF_LEARNED = 8, 50  # readings before anything is compared
@@ -163,7 +163,9 @@ class UpdateExcess:
 
     The loss gets worse when it is above its best
 
-    - with momentum or Adam: by 0.15 of its improvement, for the smaller of its fast and its middle average;
+    - with momentum or Adam: by 0.15 of its improvement, for the smaller of its fast and its middle average. Until it
+      has come down by a calm swing this is noise, and it takes two of those and 0.15 of the first loss; unless the loss
+      is known to be no better than a guess (`Course.chance`);
     - without an average over gradients (plain SGD, RMSprop): by 0.5 of max(first - best, 4 calm swings). There one
       batch makes a long step and the next ones mend it: losses of healthy runs at the highest rates that work swing by
       0.36. Nor is it known within the first 8 losses how much they swing, and Adagrad's first step is its longest.
@@ -183,6 +185,7 @@ class UpdateExcess:
     WEIGHT = 1.7
     OFF = 0.15
     OFF_ALONE = 0.5  # where each step is that of one gradient
+    SWINGS = 2.0  # where nothing has been learned yet
     LOSSES = range(10, 200)
 
     def __init__(self, course: Course) -> None:
@@ -215,10 +218,15 @@ class UpdateExcess:
         return max(self._typical, self.WEIGHT * sum(self._ratios)) if count in self.LOSSES else self._typical
 
     def _is_losing(self, course: Course) -> bool:
-        above = (course.fast if course.fast < course.middle else course.middle) - course.best - course.excused
-        if course.averages:
-            return above > self.OFF * (course.first - course.best)
-        return course.count >= BEGINNING and above > self.OFF_ALONE * course.scale
+        level = course.fast if course.fast < course.middle else course.middle
+        above, gain = level - course.best - course.excused, course.first - course.best
+        if not course.averages:
+            return course.count >= BEGINNING and above > self.OFF_ALONE * course.scale
+        if above <= self.OFF * gain:
+            return False
+        if gain > course.calm or (course.chance is not None and level >= NO_BETTER * course.chance):
+            return True
+        return above > self.SWINGS * course.calm and above > self.OFF * abs(course.first)
 
     def read(self, ratios: Mapping[str, float]) -> None:
         """Take a reading in, without judging it."""
