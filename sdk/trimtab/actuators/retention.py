@@ -44,9 +44,8 @@ def most_dispensable(
     now = kept[-1].step + 1
 
     def gap(index: int) -> float:
-        before = kept[index - 1].step if index else kept[0].step
-        after = kept[index + 1].step if index + 1 < len(kept) else now
-        return (after - before) / (now - before)
+        before = kept[max(index - 1, 0)].step
+        return (kept[index + 1].step - before) / (now - before)
 
     free = [index for index, each in enumerate(kept) if each not in (best, former, first)]
     inner = [index for index in free if index + 1 < len(kept)]
