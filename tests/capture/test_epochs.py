@@ -1048,17 +1048,18 @@ def test_end_of_the_run_in_the_middle_of_a_pass_is_an_epoch_if_it_was_validated(
 
 
 @pytest.mark.parametrize(
-    ("made", "scale"),
+    ("made", "batch", "is_divided"),
     [
-        (lambda loss, more: loss + more, 1.0),
-        (lambda loss, more: loss / 2.0 + loss / 2.0, 1.0),
-        (lambda loss, more: loss / BATCH, 1.0 / BATCH),
+        (lambda loss, more: loss + more, BATCH, False),
+        (lambda loss, more: loss / 2.0 + loss / 2.0, BATCH, False),
+        (lambda loss, more: loss / BATCH, BATCH, True),
+        (lambda loss, more: loss / 2, 2, True),
     ],
-    ids=["with more terms", "in parts", "divided"],
+    ids=["with more terms", "in parts", "divided", "divided by two"],
 )
-def test_epoch_tells_a_sum_with_more_terms_for_each_sample(watching, loop, made, scale):
+def test_epoch_tells_a_sum_with_more_terms_for_each_sample(watching, loop, made, batch, is_divided):
     """As the losses of autoencoders are; weighted by samples, they would count twice."""
-    loader, losses = DataLoader(data(), batch_size=BATCH, drop_last=scale != 1.0), []
+    loader, losses = DataLoader(data(), batch_size=batch, drop_last=is_divided), []
     with watching() as seen:
         for inputs, labels in loader:
             loop.optimizer.zero_grad()
@@ -1067,4 +1068,4 @@ def test_epoch_tells_a_sum_with_more_terms_for_each_sample(watching, loop, made,
             loop.optimizer.step()
             losses.append(loss.item())
     (epoch,) = seen.epochs
-    assert epoch.train.loss == pytest.approx(sum(losses) / (SAMPLES if scale == 1.0 else len(losses)))
+    assert epoch.train.loss == pytest.approx(sum(losses) / (len(losses) if is_divided else SAMPLES))

@@ -11,7 +11,7 @@ from trimtab.sample.scalars import Held, Transfer, sum_of
 from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
 
-SUMMED = 0.5  # times as much as the mean losses of all samples is no mean
+SUMMED = 0.9  # of the mean losses of all samples together: so much is no mean
 SAME = 1e-9  # relative: sums of the same numbers in parts of other lengths
 
 
@@ -164,7 +164,7 @@ class _Mean:
 
 
 def _per_sample(loss: float | None, criterion: float | None, samples: float) -> float | None:
-    """Where the loss is a sum over samples with more terms, as a VAE's, and not divided: over as many mean losses."""
+    """Of a sum over samples with more terms, as a VAE's. It was divided already where it is less than their losses."""
     if loss is None or criterion is None or abs(loss) < SUMMED * samples * abs(criterion):
         return loss
     return loss / samples
