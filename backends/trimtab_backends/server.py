@@ -162,7 +162,7 @@ class _Connection(HTTPConnection):
     shaken = False  # whether TLS is agreed on
 
     def __init__(self, server: Any, sock: socket.socket, _: object) -> None:
-        super().__init__(server, sock, _makefile)
+        super().__init__(server, sock, _makefile)  # without TLS cheroot gives one that cannot keep anything
 
     def communicate(self) -> bool:
         """Reads a request and answers it, within `REQUEST_S`; cheroot's own timeout starts again with every byte."""
@@ -317,6 +317,10 @@ class _Reader(StreamReader):
         return b"\r\n\r\n" in kept or len(kept) >= HEADER_BYTES
 
 
+def _makefile(sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
+    return _Reader(sock, mode, bufsize) if "r" in mode else StreamWriter(sock, mode, bufsize)
+
+
 class _Tls(Adapter):
     """Leaves the handshake to `_Cheroot`: in `accept`, one silent client would stop everybody."""
 
@@ -332,12 +336,7 @@ class _Tls(Adapter):
     def get_environ(self) -> dict[str, str]:
         return {}
 
-    def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return _makefile(sock, mode, bufsize)
-
-
-def _makefile(sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-    return _Reader(sock, mode, bufsize) if "r" in mode else StreamWriter(sock, mode, bufsize)
+    makefile = staticmethod(_makefile)
 
 
 _listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -43,7 +43,7 @@ def open_output(stream: TextIO) -> Output:
 
 
 def speaks_utf8(stream: TextIO) -> bool:
-    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    return _encoding(stream).lower().replace("-", "") == "utf8"
 
 
 class Plain:
@@ -140,6 +140,11 @@ class Terminal:
 
 def _write(stream: TextIO, text: str) -> None:
     """In one piece, whatever the encoding of the stream."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoding = _encoding(stream) or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding))
     stream.flush()
+
+
+def _encoding(stream: TextIO) -> str:
+    """Empty where it does not say."""
+    return getattr(stream, "encoding", None) or ""

@@ -77,7 +77,6 @@ class Snapshots:
         self._kept: list[Snapshot] = []  # oldest first
         self._first: Snapshot | None = None
         self._best: Snapshot | None = None
-        self._former: Snapshot | None = None  # best, while a new one is being taken
         self._lost = ""  # why there is no best one any more, if there was one
         self._pool = Pool()
         self._averages = Averages()
@@ -189,23 +188,21 @@ class Snapshots:
         Raises:
             Refused: as `take` does.
         """
-        self._former, self._best = self._best, None  # it may make room for the new one
+        former, self._best = self._best, None  # it may make room for the new one
         try:
             newest = self._kept[-1] if self.newest == step else None
             is_given = any(not name for _, name in buffers)  # a parameter
             if newest is not None and not is_given and newest.is_now():
                 self._best = newest
                 return
-            self._best = self._take(parts, step, buffers)
+            self._best = self._take(parts, step, buffers, former)
             if self._best is not None:
                 self._best.alone = is_given or newest is not None
         except Refused as refused:
-            self._best = self._former if self._former in self._kept else None
-            made_room = "It made room for a better one, which could not be kept: " if self._former else ""
+            self._best = former if former in self._kept else None
+            made_room = "It made room for a better one, which could not be kept: " if former else ""
             self._lost = f"{made_room}{refused}"
             raise
-        finally:
-            self._former = None
 
     def may_restore(self, parts: Parts) -> bool:
         """Whether no graph is pending that needs the weights as they are. To be asked before the two below.
@@ -321,8 +318,10 @@ class Snapshots:
             with contextlib.suppress(OSError):  # somebody else put something there
                 self._directory.rmdir()
 
-    def _take(self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS) -> Snapshot | None:
-        """None where the best one takes all the room."""
+    def _take(
+        self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS, former: Snapshot | None = None
+    ) -> Snapshot | None:
+        """None where the best one takes all the room. `former`: the best, which the new one is to replace."""
         layout = self._laid_out(parts)
         size = _size(layout)
         if size > self.cap_bytes:
@@ -331,7 +330,7 @@ class Snapshots:
                 "them: there will be none to roll back to."
             )
             raise Refused(self.refusal)
-        if not self._make_room(size):
+        if not self._make_room(size, former):
             return None
         rng = generators.states() if self._rng else None
         snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng, self._clock())
@@ -381,10 +380,10 @@ class Snapshots:
         self._pool.clear()
         return picture
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int, former: Snapshot | None = None) -> bool:
         """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room."""
         while self._kept and (self.bytes + size > self.cap_bytes or len(self._kept) >= self._most):
-            dropped = most_dispensable(self._kept, self._first, self._best, self._former)
+            dropped = most_dispensable(self._kept, self._first, self._best, former)
             if dropped is None:
                 return False
             self._drop(dropped)

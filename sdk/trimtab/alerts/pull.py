@@ -188,10 +188,9 @@ class Poller:
     def _hand_in(self, found: list[Incoming]) -> None:
         """What is new, and what has gone. An alert that is just listed again is no news."""
         listed = {(alert.fingerprint, alert.starts_at): alert for alert in found}
-        gone = [replace(a, state="resolved") for key, a in self._firing.items() if key not in listed]
-        before = {key: alert.state for key, alert in self._firing.items()}
-        news = [alert for key, alert in listed.items() if before.get(key) != alert.state]
         former, self._firing = self._firing, listed
+        gone = [replace(alert, state="resolved") for key, alert in former.items() if key not in listed]
+        news = [alert for key, alert in listed.items() if key not in former or former[key].state != alert.state]
         for alert in (*gone, *news):
             if self._inbox.offer([alert]).keys().isdisjoint(TOO_LATE):
                 continue
