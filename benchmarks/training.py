@@ -32,26 +32,46 @@ STARTED_S = 2.0  # after which a run's threads have done what a start asks of th
 WARM_UP_S = 7.0  # long enough for the first health report, which may space the samples wider
 
 
-def default(kind: str, quick: bool, *, terminal: bool = False) -> list[Figure]:
+def default(kind: str, quick: bool) -> list[Figure]:
     """All that `trimtab.watch()` does, threads included, over the bare loop."""
-    with _stderr(terminal) as stderr, _watched(quick, stderr=stderr) as (watched, idle):
-        title, rounds = _turns(kind, watched, quick, DEFAULT_BUDGETS_S[kind] / (2 if terminal else 1))
+    return [_default("default settings", kind, quick, DEFAULT_BUDGETS_S[kind], bar=DEFAULT_BARS[kind])]
+
+
+def on_terminal(kind: str, quick: bool) -> list[Figure]:
+    """The same with the console's live line; not with `quick`, since it has no bar."""
+    name = "default settings, on a terminal"
+    return [_without_bar(name) if quick else _default(name, kind, quick, DEFAULT_BUDGETS_S[kind] / 2, terminal=True)]
+
+
+def acting(kind: str, quick: bool) -> list[Figure]:
+    """The same where policies may act, so that more is judged and snapshots are taken; not with `quick` either."""
+    name = "default settings with act=True"
+    return [_without_bar(name) if quick else _default(name, kind, quick, DEFAULT_BUDGETS_S[kind] / 2, act=True)]
+
+
+def _without_bar(name: str) -> Figure:
+    return Figure(name, "skipped", note="has no bar: not with --quick.")
+
+
+def _default(
+    name: str,
+    kind: str,
+    quick: bool,
+    budget_s: float,
+    *,
+    bar: float | None = None,
+    terminal: bool = False,
+    **options: Any,
+) -> Figure:
+    with _stderr(terminal) as stderr, _watched(quick, stderr=stderr, **options) as (watched, idle):
+        title, rounds = _turns(kind, watched, quick, budget_s)
         spacing, own = f"gradients every {watched.interval} steps", watched.own_share
     found = ratio(rounds, "watched", "bare", "control").raised(idle)
-    name = f"default settings{', on a terminal' if terminal else ''}, {title}"
     note = (
         f"{PERCENT.one(own)} by its own account; {spacing}; {PERCENT.one(idle)} of it added for threads that wait; "
         f"{len(rounds)} rounds"
     )
-    bar = None if terminal else DEFAULT_BARS[kind]
-    return [judged(name, found, PERCENT, bar, ratio(rounds, "control", "bare"), note)]
-
-
-def default_on_terminal(kind: str, quick: bool) -> list[Figure]:
-    """The same with the console's live line; not with `quick`, since it has no bar."""
-    if quick:
-        return [Figure("default settings, on a terminal", "skipped", note="has no bar: not with --quick.")]
-    return default(kind, quick, terminal=True)
+    return judged(f"{name}, {title}", found, PERCENT, bar, ratio(rounds, "control", "bare"), note)
 
 
 def every(kind: str, quick: bool) -> list[Figure]:

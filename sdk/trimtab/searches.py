@@ -38,5 +38,7 @@ def living(kinds: type | tuple[type, ...], *, everywhere: bool = True) -> list[A
     Of those alone that are new to it, and have outlived no more than one of its rounds, where it is not to be done
     `everywhere`: 1 ms.
     """
-    objects = gc.get_objects() if everywhere else [*gc.get_objects(0), *gc.get_objects(1)]
-    return [each for each in objects if issubclass(type(each), kinds)]  # isinstance would run properties of theirs
+    # Two lists, since one that is built of both would hold itself, being an object too: a cycle that keeps all of them.
+    found = (gc.get_objects(),) if everywhere else (gc.get_objects(0), gc.get_objects(1))
+    # Not by isinstance, which would run properties of theirs.
+    return [each for some in found for each in some if issubclass(type(each), kinds)]

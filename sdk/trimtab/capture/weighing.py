@@ -1,0 +1,91 @@
+"""What training makes of a loss that has a value for each element (`reduction="none"`): their mean, or another figure.
+
+Padding is masked, samples are weighted, the hardest of them are chosen. Then the mean over all elements, which is all
+that can be seen of a validation, is not what the loop takes for its loss. The graph above the loss function tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+LOOKS = 4  # at trainings by a loss function, after which it is known
+NODES = 2_000  # that are gone through for one of them
+
+# Of every element alike, by the names of torch's nodes. `Sum` and `Mean` of all are `...Backward0`, along some `...1`.
+EVEN = (
+    "Add", "Alias", "Cat", "Clone", "Expand", "Mean", "Neg", "Permute", "ReshapeAlias", "Squeeze", "Stack", "Sub",
+    "Sum", "T", "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
+OF_ALL = ("MeanBackward0", "SumBackward0")
+BY_FACTOR = {"MulBackward0": ("_saved_other", "_saved_self"), "DivBackward0": ("_saved_other", "")}  # by operand
+
+
+class Weighing:
+    """Learns which loss functions those are. Holds a graph from a call to the backward after it, `LOOKS` times."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()  # of loss functions whose elements do not count alike
+        self._left: dict[str, int] = {}
+        self._called: dict[str, Any] = {}  # the node of the newest call, of each that is asked about
+
+    def called(self, name: str, output: Tensor) -> None:
+        """Training has called a loss function that returned a value for each element."""
+        if output.numel() > 1 and self._left.setdefault(name, LOOKS) and name not in self.names:
+            self._called[name] = output.grad_fn
+
+    def backward(self, tensor: Any) -> list[str]:
+        """Backward is called on `tensor`: what is learned by it to weigh its elements."""
+        called, self._called = self._called, {}
+        root = tensor.grad_fn if isinstance(tensor, Tensor) else None
+        found = []
+        for name, node in called.items() if root is not None else ():
+            self._left[name] -= 1
+            if _weighs(root, node):
+                found.append(name)
+        self.names.update(found)
+        return found
+
+
+def _weighs(root: Any, leaf: Any) -> bool:
+    """Whether the elements of what `leaf` returned do not count alike in what `root` returned."""
+    users = _users(root, leaf)
+    undone, seen = [leaf], set()
+    while undone:
+        for user, operand in users.get(undone.pop(), ()):
+            name = user.name()
+            if name in OF_ALL or user in seen:
+                continue
+            if not (_is_factor(user, operand) if name in BY_FACTOR else name.rstrip("0123456789")[:-8] in EVEN):
+                return True
+            seen.add(user)
+            undone.append(user)
+    return False
+
+
+def _users(root: Any, leaf: Any) -> dict[Any, list[tuple[Any, int]]]:
+    """Who uses what a node returned, and as which operand: of those from `leaf` up to `root`, if they are not many.
+
+    What came to be before `leaf` does not use it, which keeps the model out.
+    """
+    users: dict[Any, list[tuple[Any, int]]] = {}
+    first, undone, seen = leaf._sequence_nr(), [root], {root}
+    while undone:
+        if len(seen) > NODES:
+            return {}
+        node = undone.pop()
+        for operand, (used, _) in enumerate(node.next_functions):
+            if used is None or used._sequence_nr() < first:
+                continue
+            users.setdefault(used, []).append((node, operand))
+            if used is not leaf and used not in seen:
+                seen.add(used)
+                undone.append(used)
+    return users
+
+
+def _is_factor(node: Any, operand: int) -> bool:
+    """Whether it multiplies every element by one number."""
+    other = getattr(node, BY_FACTOR[node.name()][operand], None)
+    return isinstance(other, Tensor) and other.numel() == 1
