@@ -138,3 +138,18 @@ def test_steps_that_wait_keep_what_may_have_left_them_out_by_their_place():
     assert [point.loss for point in points] == [1.0, 2.0, 1.0, None]
     assert [point.is_skipped for point in points] == [False, False, False, True]
     assert readings.points(unjudged.take()).read() == []
+
+
+def test_validation_between_two_judgements_is_compared_with_what_was_trained_before(judging, judge):
+    """Where policies may act, steps wait for their turn to be judged, and a fast loop may validate after each."""
+    trained(judging, [2.0, 4.0])
+    compared = []
+    for step in (2, 3):
+        judging.validation(step, summary(1.0))
+        compared.append(judge.train_loss)
+    trained(judging, [1.0])
+    judging.validation(4, summary(1.0))
+    judging.begin_anew("0", 4)
+    compared.append(judge.train_loss)
+    judging.validation(5, summary(1.0))
+    assert [*compared, judge.train_loss] == [3.0, 3.0, 1.0, None]

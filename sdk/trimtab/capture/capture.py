@@ -23,7 +23,7 @@ from trimtab.capture.autograd import are_real, as_tensors, in_backward, objectiv
 from trimtab.capture.controlling import StepController
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
-from trimtab.capture.gaps import UNCLEAR
+from trimtab.capture.gaps import LOOK, UNCLEAR
 from trimtab.capture.hooks import Ways, backward_of, clipped_of, loss_of, next_of_loader
 from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import pass_of, watch_loaders
@@ -37,6 +37,7 @@ from trimtab.capture.said import NOTHING
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
+from trimtab.capture.weighing import WEIGHED
 from trimtab.guard import Guard
 from trimtab.sample.books import Books
 from trimtab.sample.meter import Meter
@@ -89,13 +90,15 @@ class Capture:
         self._attribution = Attribution()
         self._controller: Controller
         unclear = functools.partial(say, "validation_unclear", UNCLEAR)
-        self._passes = Passes(self._validated, books.end_epoch, unclear)
+        look = functools.partial(say, "validation_look", LOOK)
+        self._passes = Passes(self._validated, books.end_epoch, unclear, look)
         books.place = self._passes.place
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
         self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         books.on_uncleared = lambda label: say("gradients_uncleared", UNCLEARED.format(label=label))
         self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
+        self._criteria.on_weighed = lambda loss: None if logs() else say("validation_unseen", WEIGHED.format(loss=loss))
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.counted = lambda: self._criteria.said.samples

@@ -16,16 +16,17 @@ from trimtab.capture.looks import Looks
 from trimtab.capture.losses import BuiltinLoss, Loss
 from trimtab.capture.models import Models
 from trimtab.capture.objective import Objective
-from trimtab.capture.origins import Origin, Origins
+from trimtab.capture.origins import Evaluated, Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
-from trimtab.sample.criteria import Criterion, LossCall, criterion, predictions
+from trimtab.capture.weighing import Weighing
+from trimtab.sample.criteria import NONE, Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held, has_value
 from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 
-_Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None]
+_Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None, bool]
 
 
 class Criteria:
@@ -49,11 +50,15 @@ class Criteria:
         self.on_another: Callable[[str], object] = lambda loss: None  # called when training has one it never had
         self._is_by_hand = False  # whether it ever had a loss that is not of any
         self.on_first: Callable[[Tensor], object] | None = None  # called with the first loss that has a graph
+        self.on_weighed: Callable[[str], object] = lambda loss: None  # called when a validation by it is left out
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._objective = Objective()
+        self._weighing = Weighing()
         self._undecided: list[_Undecided] = []  # of one batch
         self._batch: tuple[LoaderPass, int] | None = None  # which it is, if a loader tells
         self._origins = Origins()
+        self._evaluated = Evaluated()
+        self._trained_on = 0  # samples, by the newest call in training that did not take the lane
         self._eval_mode_backwards = 0
         self.awaits_step = False  # whether the newest backward is one more of them if a step follows
         self._looks = Looks(spacing, clock)
@@ -68,10 +73,11 @@ class Criteria:
                 self._looks.calls += 1
                 self._objective.called_plain(output, output._version)
                 self._pass_over(loss)
+                self._trained_on = loss.samples(args)
                 if self._passes.batch_samples:
                     self._called = True
                 elif in_backward() == -1 and not _is_being_traced():  # a checkpoint computes it again there
-                    self._count(loss.samples(args))
+                    self._count(self._trained_on)
                     self._called = True
                 return
         if self.on_first is not None and output.requires_grad and not _is_being_traced():
@@ -108,6 +114,8 @@ class Criteria:
         """
         is_by_hand = not (self._called or self._undecided)
         self._called = self.awaits_step = False
+        if self._primary in self._weighing.backward(tensor):
+            self.said.take_back()
         if self._objective.backward(tensor, is_returned=is_returned):
             self.said.mark()
             return
@@ -250,12 +258,15 @@ class Criteria:
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, weakref.ref(output), output._version, is_mean=loss.is_mean(args))
         call = loss.call(output, args)
+        self._trained_on = call.samples
         if not self._passes.batch_samples:
             self._count(call.samples)
             self._origins.trained_on(call.target)
         self._called = True
         self._looks.calls += 1
-        if loss.name != self._primary:
+        if call.reduction == NONE:
+            self._weighing.called(loss.name, output)
+        if loss.name != self._primary or loss.name in self._weighing.names:
             return
         if self._objective.plain is None:
             self.said.values.append(criterion(call))
@@ -265,12 +276,12 @@ class Criteria:
             self._looks.read(call, self.said, self._clock())
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
-        said, met, _ = held.judged
+        said, met, *_ = held.judged
         self._remember(held.loss, held.output, held.version, is_mean=held.is_mean)
         if not self._passes.batch_samples:
             self._count(said.samples)
         self._called = True
-        if held.loss.name == self._primary:
+        if held.loss.name == self._primary and held.loss.name not in self._weighing.names:
             self.said.values.append(said)
             self.said.predictions += [] if met is None else [met]
 
@@ -329,13 +340,25 @@ class Criteria:
             judged = self._judged(loss.call(output, args))
             self._passes.validated(*judged, loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
+        elif loss.name in self._weighing.names:
+            self.on_weighed(loss.name)
 
     def _may_compare(self, name: str) -> bool:
-        """Whether training calls that loss function, or none so far."""
-        return not self._trained or name in self._trained
+        """Whether training calls that loss function, or none so far, and takes its mean."""
+        return name not in self._weighing.names and (not self._trained or name in self._trained)
 
     def _judged(self, call: LossCall) -> _Judged:
-        return criterion(call), predictions(call), self._origin_of(call.target)
+        return criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call)
+
+    def _may_be_trained(self, call: LossCall) -> bool:
+        """Whether it may be of the batch that was trained on last, as where its loss is taken again after the step."""
+        if (
+            self._passes.is_fed
+            or call.target is None
+            or call.samples not in (self._trained_on, self._passes.batch_samples)
+        ):
+            return False
+        return self._evaluated.is_new(call.target, self._looks.calls)
 
     def _origin_of(self, target: Tensor | None) -> Origin | None:
         if not self._passes.is_fed:

@@ -15,6 +15,11 @@ from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.origins import TEST, TRAINING, VALIDATION, Origin, named
 from trimtab.sample.passes import PassSums
 
+LOOK = (
+    "In the middle of a pass over the training loader a loss was taken without grad, of as many samples as a training "
+    "batch: it passes for a look at that batch, and is no validation. If it is one, log it: trimtab.log(loss=..., "
+    "phase='validation')."
+)
 UNCLEAR = (
     "Several evaluations stand between two training steps, and nothing tells which of them is the validation, so none "
     "is shown. Log it: trimtab.log(loss=..., phase='validation'). Or feed it with a DataLoader of its own."
@@ -27,6 +32,7 @@ class _Pass:
 
     origin: Origin | None
     is_training_data: bool
+    is_look: bool = False  # of the batch that is trained on
     source: LoaderPass | None = None
     paths: set[int] = field(default_factory=set)  # from which the losses of its first batches came
     sums: PassSums = field(default_factory=PassSums)
@@ -53,7 +59,9 @@ class Gap:
         self.passes: list[_Pass] = []
         self._of: dict[object, _Pass] = {}  # a loader, or an origin
 
-    def of_loader(self, source: LoaderPass, origin: Origin | None, *, is_training_data: bool) -> PassSums:
+    def of_loader(
+        self, source: LoaderPass, origin: Origin | None, *, is_training_data: bool, is_look: bool
+    ) -> PassSums:
         """The pass over a loader: another one where it starts anew after its end, as for a second model's sake.
 
         Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`.
@@ -61,12 +69,21 @@ class Gap:
         found = self._of.get(source.loader)
         is_next = found is not None and found.source is not source
         if found is None or (is_next and found.source is not None and found.source.complete):
-            found = self._add(source.loader, _Pass(origin, is_training_data))
+            found = self._add(source.loader, _Pass(origin, is_training_data, is_look))
         found.source = source
         found.is_training_data |= is_training_data
+        found.is_look &= is_look
         if origin is not None:
             found.paths.add(origin.path)
         return found.sums
+
+    def is_trained_on(self, source: LoaderPass) -> bool:
+        """What came from there, if anything did, was a look at the batch that is trained on."""
+        found = self._of.get(source.loader)
+        if found is None or found.source is not source:
+            return False
+        found.is_look = True
+        return True
 
     def is_elsewhere(self, source: LoaderPass, origin: Origin | None) -> bool:
         """Whether a loss that comes after a loader's end is called from other lines, and not about its last batch."""
@@ -75,13 +92,14 @@ class Gap:
             return False
         return origin.path not in found.paths
 
-    def of_tensors(self, origin: Origin | None) -> PassSums:
+    def of_tensors(self, origin: Origin | None, *, is_look: bool) -> PassSums:
         """The pass from `origin`. Passes do not alternate: what comes in turns is one, such as two losses a batch."""
         is_training_data = origin is not None and origin.is_training_data
         key = origin and (origin.place, is_training_data)
         found = self._of.get(key)
         if found is None:
-            found = self._add(key, _Pass(origin, is_training_data))
+            found = self._add(key, _Pass(origin, is_training_data, is_look))
+        found.is_look &= is_look
         between = self.passes[self.passes.index(found) + 1 :]
         if all(each.source is None for each in between):
             for each in between:
@@ -96,16 +114,20 @@ class Gap:
     def _fold(self, later: _Pass, *, into: _Pass) -> None:
         self.passes.remove(later)
         into.sums.add_pass(later.sums)
+        into.is_look &= later.is_look
         for key, known in self._of.items():
             if known is later:
                 self._of[key] = into
 
 
 class Gaps:
-    """Chooses the validation pass of each gap, and remembers the choice. `on_unclear` is called where it cannot."""
+    """Chooses the validation pass of each gap, and remembers the choice. `on_unclear` is called where it cannot.
 
-    def __init__(self, on_unclear: Callable[[], object]) -> None:
-        self._on_unclear = on_unclear
+    `on_look` is called where it passes over all that may be a look at the batch that is trained on.
+    """
+
+    def __init__(self, on_unclear: Callable[[], object], on_look: Callable[[], object]) -> None:
+        self._on_unclear, self._on_look = on_unclear, on_look
         self._chosen: _Pass | None = None  # the newest that no loader fed
         self._is_of_other_data = False  # than training is fed with: a validation before this one
         self._data = Living[bool]()  # what was validated on between two trainings
@@ -116,17 +138,20 @@ class Gaps:
 
         `trained`: whether training went before it; `has_unseen`: whether other data was evaluated without a loss.
         """
-        fresh = [each for each in gap.passes if not each.is_training_data]
-        if not fresh and (self._is_of_other_data or has_unseen):
+        passes = [each for each in gap.passes if not each.is_look]
+        if not (passes or self._is_of_other_data) and any(each.source is None for each in gap.passes):
+            self._on_look()
+        fresh = [each for each in passes if not each.is_training_data]
+        if not passes or (not fresh and (self._is_of_other_data or has_unseen)):
             return None
         self._is_of_other_data |= trained and bool(fresh)
-        fresh = fresh or gap.passes
+        fresh = fresh or passes
         if any(each.source is not None for each in fresh):
             return self._of_loaders(fresh, trained=trained, is_last=is_last)
         if is_last and self._is_test(fresh):
             return None
         found = self._of_tensors(fresh)
-        if found is None or _is_mixed(found, gap.passes):
+        if found is None or _is_mixed(found, passes):
             self._on_unclear()
             return None
         self._chosen = found

@@ -120,6 +120,12 @@ class LoaderPass:
         self.samples, self.wait_s = 0, 0.0
         return spent
 
+    def give_back(self, samples: int, wait_s: float) -> None:
+        """What was spent last was not."""
+        self.samples += samples
+        self.wait_s += wait_s
+        self._new.append(samples)
+
     @property
     def held(self) -> bool:
         """Whether the loop has not dropped the iterator."""

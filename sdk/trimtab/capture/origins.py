@@ -87,6 +87,22 @@ class Origins:
         return next((part for part in self._training if part.is_of(target)), None)
 
 
+class Evaluated:
+    """Targets that were evaluated, known by their storage: those of a fixed validation set come again."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[_Part, int]] = []
+
+    def is_new(self, target: Tensor, trained: int) -> bool:
+        """Whether none but these were evaluated since the newest of so many trainings, and not before it either."""
+        self._parts = [(part, when) for part, when in self._parts if part.lives][-TRAINING_STORAGES:]
+        first = next((when for part, when in self._parts if part.is_of(target)), None)
+        if first is None:
+            self._parts.append((_Part(target), trained))
+        others = any(when == trained and not part.is_of(target) for part, when in self._parts)
+        return first in (None, trained) and not others
+
+
 class _Part:
     """What was read of one storage."""
 

@@ -44,6 +44,7 @@ class Passes:
         on_validation: Callable[[PassSums, str], object],
         on_epoch: Callable[[int, PassSums | None], object],
         on_unclear: Callable[[], object] = lambda: None,
+        on_look: Callable[[], object] = lambda: None,
     ) -> None:
         self.epoch = 1
         self.has_news = True  # whether `training` is to be called before the next training backward
@@ -75,11 +76,12 @@ class Passes:
         self._former: LoaderPass | None = None  # which it was before the newest training backward, if another
         self._rival: LoaderPass | None = None  # which alone has fed training since its beginning, beside the followed
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
-        self._gaps = Gaps(on_unclear)
+        self._gaps = Gaps(on_unclear, on_look)
         self._gap: dict[str, Gap] = {}  # by loss function
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
         self._unseen: float = 0  # epochs after which an evaluation called no loss function, while none ever did
         self._validating = 0  # samples of the newest batch
+        self._spent = 0, 0.0  # these, and the seconds that they were waited for
 
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
@@ -157,6 +159,12 @@ class Passes:
         return self._followed is not None and self._followed.ahead > 0
 
     @property
+    def _is_amid_pass(self) -> bool:
+        """Whether the loop is in the pass that feeds training, and has not asked for the batch after the last."""
+        followed = self._followed
+        return followed is not None and followed.held and not (followed.exhausted or self._left)
+
+    @property
     def is_fed(self) -> bool:
         """Whether a loss that is computed now, for validation, is about the batch of a loader."""
         return self._source is not None or (self.steady is not None and self.steady.samples > 0)
@@ -180,6 +188,7 @@ class Passes:
         criterion: Criterion,
         predictions: tuple[Held, Held] | None,
         origin: Origin | None = None,
+        may_be_trained: bool = False,
         *,
         loss: str = "",
         rank: int = 0,
@@ -187,6 +196,7 @@ class Passes:
         """A loss was computed for validation. `origin` is where it comes from, where no loader is, or it was asked for.
 
         `loss` is the function. Of several the pass is by the one of the least `rank`, that training is compared by.
+        `may_be_trained`: whether it may be of the batch that was trained on last.
         """
         self.has_news = True
         steady, self.steady = self.steady, None
@@ -197,14 +207,21 @@ class Passes:
         gap = self._gap.get(loss)
         if gap is None:
             gap = self._gap[loss] = Gap(rank)
-        self._left = self._left or (self._over and not self._is_in_hand)
         source = self._source
+        if source is not None:
+            is_look = source is self._followed and not (source.exhausted or self._is_in_hand)
+        else:
+            is_look = may_be_trained and self._is_amid_pass
+        if is_look and steady is not None and steady.fed():
+            self._fresh.append(steady)
+        self._left = self._left or (self._over and not (self._is_in_hand or is_look))
         if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
-            sums = gap.of_loader(source, origin, is_training_data=trained)
-            sums.add(criterion, predictions, self._samples_of(source, gap))
+            sums = gap.of_loader(source, origin, is_training_data=trained, is_look=is_look)
+            sums.add(criterion, predictions, 0 if is_look else self._samples_of(source, gap))
         else:
-            gap.of_tensors(origin).add(criterion, predictions, criterion.samples)
+            sums = gap.of_tensors(origin, is_look=is_look)
+            sums.add(criterion, predictions, criterion.samples)
 
     def training(self, *, stepping: bool = False) -> None:
         """A backward is about to run, the first one since a batch came or a loss was validated.
@@ -224,6 +241,7 @@ class Passes:
             steady.samples, steady.wait_s = 0, 0.0
             return
         if self._gap or self._left:
+            self._pass_over_first()
             self._resume()
         self._trained = True
         self._count()
@@ -292,12 +310,27 @@ class Passes:
 
     def _samples_of(self, source: LoaderPass, gap: Gap) -> int:
         """The samples of the batch that is validated, once for each loss function."""
-        self._validating = source.spend()[0] or self._validating
+        if source.in_hand:
+            self._spent = source.spend()
+            self._validating = self._spent[0]
         batch = source, source.batches
         if gap.batch == batch:
             return 0
         gap.batch = batch
         return self._validating
+
+    def _pass_over_first(self) -> None:
+        """What is trained on now, and was validated before, is no validation: the first batch of a pass that goes on.
+
+        Of the later ones it is known which pass feeds training.
+        """
+        source = self._source
+        if source is None or source.batches > 1 or not source.held or source.exhausted:
+            return
+        looks = [gap.is_trained_on(source) for gap in self._gap.values()]
+        if True in looks:
+            source.give_back(*self._spent)
+            self._spent = 0, 0.0
 
     def _resume(self, *, is_last: bool = False) -> None:
         is_over = self.is_over

@@ -79,6 +79,11 @@ class Said:
         self.values, self.labels = [], []
         self.marked = self.marked._replace(values=0, labels=0)
 
+    def take_back(self) -> None:
+        """What the primary said is not what is trained on."""
+        self.values, self.predictions, self.labels = [], [], []
+        self.marked = self.marked._replace(values=0, predictions=0, labels=0)
+
     def forget(self) -> None:
         """What was called was no training. Its samples were counted with a batch, if at all."""
         self.values, self.predictions, self.labels = [], [], []

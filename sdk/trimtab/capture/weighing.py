@@ -6,10 +6,15 @@ that can be seen of a validation, is not what the loop takes for its loss. The g
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+WEIGHED = (
+    "Training masks or weighs what {loss} returns for each element, so that the loss and the accuracy of all of them, "
+    "which could be shown of a validation, are other ones: none is shown. Log them: trimtab.log(loss=..., "
+    "phase='validation')."
+)
 LOOKS = 4  # at trainings by a loss function, after which it is known
 NODES = 2_000  # that are gone through for one of them
 
@@ -20,6 +25,8 @@ EVEN = (
 )  # fmt: skip
 OF_ALL = ("MeanBackward0", "SumBackward0")
 BY_FACTOR = {"MulBackward0": ("_saved_other", "_saved_self"), "DivBackward0": ("_saved_other", "")}  # by operand
+
+Users: TypeAlias = "dict[Any, list[tuple[Any, int]]]"  # of a node: who takes what it returned, as which operand
 
 
 class Weighing:
@@ -36,21 +43,23 @@ class Weighing:
             self._called[name] = output.grad_fn
 
     def backward(self, tensor: Any) -> list[str]:
-        """Backward is called on `tensor`: what is learned by it to weigh its elements."""
+        """Backward is called on `tensor`: the loss functions that are found to be among them."""
+        if not self._called:
+            return []
         called, self._called = self._called, {}
         root = tensor.grad_fn if isinstance(tensor, Tensor) else None
         found = []
         for name, node in called.items() if root is not None else ():
-            self._left[name] -= 1
-            if _weighs(root, node):
+            users = _users(root, node)
+            self._left[name] -= bool(users)
+            if _are_weighed(node, users):
                 found.append(name)
         self.names.update(found)
         return found
 
 
-def _weighs(root: Any, leaf: Any) -> bool:
-    """Whether the elements of what `leaf` returned do not count alike in what `root` returned."""
-    users = _users(root, leaf)
+def _are_weighed(leaf: Any, users: Users) -> bool:
+    """Whether the elements of what `leaf` returned do not count alike."""
     undone, seen = [leaf], set()
     while undone:
         for user, operand in users.get(undone.pop(), ()):
@@ -64,12 +73,12 @@ def _weighs(root: Any, leaf: Any) -> bool:
     return False
 
 
-def _users(root: Any, leaf: Any) -> dict[Any, list[tuple[Any, int]]]:
-    """Who uses what a node returned, and as which operand: of those from `leaf` up to `root`, if they are not many.
+def _users(root: Any, leaf: Any) -> Users:
+    """Who uses what a node returned, from `leaf` up to `root`. Empty where `leaf` is not below `root`, or far below.
 
     What came to be before `leaf` does not use it, which keeps the model out.
     """
-    users: dict[Any, list[tuple[Any, int]]] = {}
+    users: Users = {}
     first, undone, seen = leaf._sequence_nr(), [root], {root}
     while undone:
         if len(seen) > NODES:
@@ -82,7 +91,7 @@ def _users(root: Any, leaf: Any) -> dict[Any, list[tuple[Any, int]]]:
             if used is not leaf and used not in seen:
                 seen.add(used)
                 undone.append(used)
-    return users
+    return users if leaf in users else {}
 
 
 def _is_factor(node: Any, operand: int) -> bool:

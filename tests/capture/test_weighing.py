@@ -1,0 +1,99 @@
+"""Losses with a value for each element, of which training makes its own figure."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytestmark = pytest.mark.usefixtures("warmth")
+
+MASK = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+
+
+def _focal(each):
+    return ((1 - torch.exp(-each)) ** 2 * each).mean()
+
+
+WEIGHED = {
+    "a mask": lambda each: (each * MASK).sum() / MASK.sum(),
+    "a mask on the left": lambda each: (MASK * each).sum(),
+    "a weight of samples": lambda each: (each / torch.arange(1.0, 7.0)).mean(),
+    "in place": lambda each: each.mul_(MASK).mean(),
+    "a choice": lambda each: each[MASK > 0].mean(),
+    "the hardest": lambda each: each.topk(3).values.mean(),
+    "where": lambda each: torch.where(MASK > 0, each, 0.0).sum(),
+    "filled": lambda each: each.masked_fill(MASK == 0, 0.0).mean(),
+    "a product": lambda each: each @ MASK,
+    "focal": _focal,
+    "by groups": lambda each: (each.view(2, 3).mean(1) * torch.tensor([1.0, 2.0])).sum(),
+    "with a penalty": lambda each: (each * MASK).sum() + each.mean() * 0.1,
+}
+EVEN = {
+    "the mean": lambda each: each.mean(),
+    "the sum": lambda each: each.sum() / 6,
+    "scaled": lambda each: (each * 2.0 / 3).sum(),
+    "by a tensor": lambda each: (each * torch.tensor(2.0)).mean(),
+    "in groups": lambda each: each.view(2, 3).sum(1).mean(),
+    "with a penalty": lambda each: each.mean() + torch.tensor([1.0, 2.0], requires_grad=True).mul(MASK[:2]).sum(),
+    "two of them": lambda each: (each + each.flip(0).detach()).mean(),
+    "halved afterwards": lambda each: each.mean() * MASK.sum(),
+}
+
+
+def _train_and_validate(model, inputs, labels, reduce):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        for _ in range(3):
+            optimizer.zero_grad()
+            reduce(F.cross_entropy(model(inputs), labels, reduction="none")).backward()
+            optimizer.step()
+        with torch.no_grad():
+            loss = F.cross_entropy(model(inputs * 2), labels.clone(), reduction="none").mean()
+    return loss.item()
+
+
+@pytest.mark.parametrize("reduce", WEIGHED.values(), ids=WEIGHED)
+def test_a_loss_that_training_weighs_by_element_is_no_validation(watching, model, inputs, labels, reduce):
+    with watching() as seen:
+        _train_and_validate(model, inputs, labels, reduce)
+    assert not seen.validations
+    assert all(step.accuracy is None for step in seen.steps())
+    assert all(epoch.train is None or epoch.train.accuracy is None for epoch in seen.epochs)
+    assert len(seen.losses()) == 9
+    (notice,) = [each for each in seen.notices if "for each element" in each]
+    assert "cross_entropy_loss" in notice
+
+
+@pytest.mark.parametrize("reduce", EVEN.values(), ids=EVEN)
+def test_a_loss_of_which_training_takes_every_element_alike_is_validation(watching, model, inputs, labels, reduce):
+    with watching() as seen:
+        loss = _train_and_validate(model, inputs, labels, reduce)
+    assert seen.validations[-1].loss == pytest.approx(loss)
+    assert any(step.accuracy is not None for step in seen.steps())
+
+
+def test_a_loss_that_is_not_part_of_the_objective_tells_nothing(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(8):
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            (F.cross_entropy(outputs, labels, reduction="none") * MASK).sum()
+            F.cross_entropy(outputs, labels).backward()
+            optimizer.step()
+        with torch.no_grad():
+            loss = F.cross_entropy(model(inputs), labels).item()
+    assert seen.validations[-1].loss == pytest.approx(loss)
+
+
+def test_a_graph_is_held_at_the_first_trainings_alone(watching, model, inputs, labels):
+    from trimtab.capture.weighing import LOOKS, Weighing
+
+    asked = Weighing()
+    for _ in range(LOOKS):
+        each = F.cross_entropy(model(inputs), labels, reduction="none")
+        asked.called("loss", each)
+        assert asked._called
+        asked.backward(each.mean())
+        assert not asked._called
+    asked.called("loss", each)
+    assert not asked._called
