@@ -151,7 +151,7 @@ _SETTINGS: dict[str, _Setting] = {
         "TRIMTAB_LINGER",
         float,
         lambda seconds: 0 <= seconds <= 3600 or seconds == math.inf,
-        "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until interrupted",
+        "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until Ctrl-C",
     ),
 }
 _TOKENS_SERVED = ("metrics_token_file", "webhook_token_file")

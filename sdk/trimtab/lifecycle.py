@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -68,6 +69,20 @@ def each(*steps: Callable[[], object]) -> None:
     with contextlib.ExitStack() as taken:
         for step in reversed(steps):  # a stack calls the last one first
             taken.callback(step)
+
+
+def until_ctrl_c(wait: Callable[[], object], text: str) -> None:
+    """Call `wait`. Ctrl-C ends that, and not the program, which is told so by `text`."""
+    try:
+        wait()
+    except KeyboardInterrupt:
+        tell(text)
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr, where there is one: the run is over, and nothing is said through its backends."""
+    with contextlib.suppress(AttributeError, OSError, ValueError, RuntimeError):  # none, closed, or amid a write to it
+        sys.stderr.write(f"trimtab: {text}\n")
 
 
 _in_child: list[Callable[[], None]] = []

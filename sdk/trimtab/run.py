@@ -48,6 +48,7 @@ NO_TRAINING = (
     "function that they run, or start them with `torchrun -m trimtab run train.py` or `accelerate launch -m trimtab "
     "run train.py`. Training with torch.func cannot be seen."
 )
+LINGERED = "Ctrl-C: no scrape is waited for any more, and the program goes on."
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 
 
@@ -320,8 +321,8 @@ class Run:
     def close(self, status: Status = "completed", error: str | None = None) -> None:
         """End the run: put back every hook, write what is left, close every backend. May be called twice.
 
-        `watch` calls it. Takes up to 4 s when a backend hangs, and as long as `linger` says for a last scrape. A Ctrl-C
-        meanwhile ends what it waits for; the rest is done all the same.
+        `watch` calls it. Takes up to 4 s when a backend hangs, and as long as `linger` says for a last scrape: a
+        Ctrl-C ends that, and no more. One at any other time is raised when the rest is done.
         """
         with self._closing:
             if self._closed:
@@ -344,7 +345,7 @@ class Run:
                 lambda: written(self.info, status, self._books.global_step),
             )
             if self._bus is not None and status != "interrupted":
-                self._bus.linger()
+                lifecycle.until_ctrl_c(self._bus.linger, LINGERED)
         finally:
             lifecycle.each(lambda: self._release(self._left_s), self._signals.remove)
 

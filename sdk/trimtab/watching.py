@@ -109,7 +109,7 @@ def watch(fn: Any = None, **options: Any) -> Any:
             for and taken is an error; 0 is any free one; each rank adds its local rank.
         targets: directory of the file by which Prometheus finds the run. Default: `targets` under `directory`.
         linger: seconds to wait at the end for a last scrape. Default: one scrape interval, if it is known by then.
-            `math.inf` waits until interrupted.
+            `math.inf` waits until Ctrl-C, which ends the waiting and not the program.
         resume: continue the run of the same name: its step count, scales, clipping, budgets, cooldowns and episodes.
         act: who may adjust the run: False (nobody: a dry run, shown and logged), "process" (rules judged in the run),
             "alerts" (alerts from outside) or True (both). Default: False.

@@ -181,6 +181,28 @@ def test_sigterm_ends_a_linger_and_removes_the_file(tmp_path):
     assert list(discovery.read(tmp_path / "targets")) == []
 
 
+@pytest.mark.parametrize("linger", ["math.inf", "3600"])
+def test_ctrl_c_ends_a_linger_and_not_the_program(tmp_path, linger):
+    script = (
+        f"import math, trimtab\n@trimtab.watch(run='r', backends=['prometheus'], port=0, linger={linger})\n"
+        "def train(): return 'trained'\nprint(train())"
+    )
+    environ = {**os.environ, "TRIMTAB_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for_status(tmp_path, "completed")
+        time.sleep(0.2)  # in which the waiting begins
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, "trained\n")
+    assert err == "trimtab: Ctrl-C: no scrape is waited for any more, and the program goes on.\n"
+    assert list(discovery.read(tmp_path / "targets")) == []
+
+
 def test_scrape_touches_the_file_of_the_run(tmp_path, monkeypatch, serve, get):
     monkeypatch.setattr(discovery, "TOUCH_INTERVAL_S", -1.0)
     backend = serve()

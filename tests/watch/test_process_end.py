@@ -342,6 +342,48 @@ def test_ctrl_c_twice_leaves_nothing_behind(complete, tmp_path):
     assert list((tmp_path / "runs" / "targets").iterdir()) == []
 
 
+def test_ctrl_c_while_readers_are_waited_for_leaves_an_error_of_the_users_as_it_is(complete):
+    script = complete("""
+        class Lingering:
+            def start(self, run): pass
+            def write(self, events): pass
+            def linger(self):
+                lingered.append(True)
+                signal.raise_signal(signal.SIGINT)
+                wait()
+            def close(self): pass
+        lingered = []
+        try:
+            with trimtab.watch(run="test", directory="runs", backends=["jsonl", Lingering(), Lingering()]):
+                step()
+                raise ValueError("mine")
+        except ValueError as error:
+            print(error, lingered)
+    """)
+    assert script.out == "mine [True]\n"
+    assert script.err.count("no scrape is waited for any more") == 1
+    assert script.log()[-1]["status"] == "failed"
+
+
+def test_second_ctrl_c_is_the_programs(complete):
+    script = complete("""
+        class Lingering:
+            def start(self, run): pass
+            def write(self, events): pass
+            def linger(self): raise KeyboardInterrupt
+            def close(self):
+                signal.raise_signal(signal.SIGINT)  # is heard by the main thread
+                time.sleep(1)
+        try:
+            with trimtab.watch(run="test", directory="runs", backends=["jsonl", Lingering()]):
+                step()
+        except KeyboardInterrupt:
+            print("interrupted")
+    """)
+    assert script.out == "interrupted\n"
+    assert script.log()[-1]["status"] == "completed"
+
+
 def test_ctrl_c_at_the_beginning_of_closing_ends_no_other_step(complete, tmp_path):
     script = complete("""
         class Impatient:

@@ -30,7 +30,7 @@ def demo(serve: bool) -> None:
 
     try:
         train(at_the_end=_say_that_it_stays if serve else None)
-    except KeyboardInterrupt:  # is how the serving ends
+    except KeyboardInterrupt:  # just before the serving, which it would have ended
         if not serve:
             raise
     _say_what_to_look_at(directory)
