@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 INTERVAL_S = 0.1
-NOT_DONE = 1  # exit code
+NOT_DONE, NOT_YET = 1, 3  # exit codes
 UNBOUNDED = 1e6  # of a scale: a person may go as far as they like
 
 
@@ -33,7 +33,7 @@ def _of_a_run(command: F) -> F:
             metavar="SECONDS",
             type=float,
             default=5.0,
-            help="How long to wait for the run's answer. [default: 5]",
+            help="How long to wait for the run's answer; without one the exit code is 3. [default: 5]",
         ),
         click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]"),
         click.argument("run", metavar="RUN"),
@@ -134,7 +134,7 @@ def _ask(run: str, directory: str | None, wait: float, kind: Kind, actions: Sequ
     click.echo(
         f"{kind}: sent, but not taken up within {wait:g} s. The run does it at the end of its next step.", err=True
     )
-    return 0
+    return NOT_YET
 
 
 def _wait(place: Path, id: str, wait_s: float) -> tuple[Answer | None, str | None]:
