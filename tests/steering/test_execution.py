@@ -51,7 +51,7 @@ def execution():
     actuators = SimpleNamespace(
         steering=steering, snapshots=snapshots, parts=lambda: None, controls=lambda *args, **options: None
     )
-    return Execution(actuators, Engine([]), Guard(print), lambda event: None, ["0"], lambda *args: None, print)
+    return Execution(actuators, Engine([]), Guard(print), lambda event: None, ["0"], lambda *args: None, print, str)
 
 
 def test_decisions_that_are_withdrawn_over_the_first_one_are_not_carried_out(execution):

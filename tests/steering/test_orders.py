@@ -124,6 +124,47 @@ def test_stop_saves_the_best_state_too_where_it_is_not_put_back(watching, traini
     assert same(training.weights, bare.weights)
 
 
+@pytest.mark.parametrize(
+    ("act", "why"), [(False, "this is a dry run, in which no state is copied"), ("process", "no validation result")]
+)
+def test_stop_says_that_there_are_no_best_weights_to_put_back(watching, training, act, why):
+    with watching(act=act) as seen:
+        trimtab.should_stop()
+        training.steps(2)
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=True))
+        training.steps(2)
+        answer = answered(seen, id)
+        assert trimtab.should_stop()
+    assert by_person(seen) == [("halt", "applied"), ("restore_best", "refused")]
+    assert answer.outcome == "refused"
+    assert "halted False -> True" in answer.text
+    assert "restore_best was refused: " in answer.text
+    assert why in answer.text
+    assert why in seen.run.adjustments[-1].reason
+
+
+def test_stop_with_the_best_weights_is_done_where_they_are_kept(watching, training):
+    with watching(act="process", monitor=("bleu", "max")) as seen:
+        trimtab.should_stop()
+        training.steps(5)
+        seen.run.log(bleu=30.0)
+        training.steps(2)
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=True))
+        training.steps(2)
+        answer = answered(seen, id)
+    assert by_person(seen) == [("halt", "applied")]
+    assert (answer.outcome, "weights_of_step" in answer.text) == ("applied", True)
+
+
+def test_halt_of_a_policy_notes_that_there_are_no_best_weights_to_put_back(watching, training):
+    policies = [trimtab.Policy(on="always", ladder=[Halt()])]
+    with watching(act="process", rules=[ALWAYS], policies=policies) as seen:
+        training.steps(5)
+    (halt,) = [a for a in seen.run.adjustments if a.action == "halt"]
+    assert halt.outcome == "applied"
+    assert "The best weights are not put back: No state was kept as the best one" in halt.reason
+
+
 def test_rollback_that_nobody_keeps_snapshots_for_is_refused(watching, training):
     with watching(act=False) as seen:
         training.steps(2)
@@ -145,7 +186,7 @@ def test_rollback_goes_to_the_newest_snapshot(watching, training):
 def test_order_is_taken_while_a_scaler_skips_every_step(watching, training):
     scaler = torch.amp.GradScaler("cpu")
     with watching(act=False) as seen:
-        id = order(seen, "stop", Halt("a person asked for it"))
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=False))
         for _ in range(4):
             scaler.scale(training.model(training.inputs).sum() * math.inf).backward()
             scaler.step(training.optimizer)

@@ -57,10 +57,11 @@ def resume(run: str, directory: str | None, wait: float) -> int:
 
 
 @click.command(short_help="Save the state of a run, and ask it to stop.")
-@click.option("--restore-best", is_flag=True, help="Put the best weights back before it stops.")
+@click.option("--restore-best", is_flag=True, help="Put the best weights back before it stops; needs --act.")
 @_of_a_run
 def stop(run: str, directory: str | None, wait: float, restore_best: bool) -> int:
-    """Save the best and the last state of RUN, and ask its loop to stop. In a search the next training goes on."""
+    """Save the last state of RUN, and the best one where it is kept, and ask its loop to stop. In a search the next
+    training goes on."""
     from trimtab.actions import Halt
 
     return _ask(run, directory, wait, "stop", [Halt("a person asked for it", restore_best=restore_best)])

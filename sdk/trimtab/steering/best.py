@@ -14,7 +14,8 @@ DRY = (
     "nothing, add policies=[]"
 )
 ELSEWHERE = "the first rank alone keeps the best state, and writes it to best.pt when it is asked"
-IN_RANKS = "the weights of all ranks stay alike. Every one can load {path}"
+ALIKE = "the weights of all ranks stay alike"
+IN_RANKS = f"{ALIKE}. Every one can load {{path}}"
 
 
 class Best:
@@ -61,6 +62,15 @@ class Best:
         text = f"restore_best(): {self._described(best)}, is in place of that of step {step}."
         self._say(f"restore_best {step}", text)
         return best
+
+    def why_not_put_back(self) -> str:
+        """Why a halt puts no weights back, in a sentence; empty where it does. The same on every rank."""
+        snapshots = self._actuators.snapshots
+        if self._actuators.rank is not None:
+            return f"{ALIKE}. If there was a validation, the best state is in best.pt."
+        if self._why_not:
+            return f"{self._why_not}."
+        return "" if snapshots.best is not None else snapshots.why_no_best
 
     def end(self, step: int) -> None:
         """The run has completed: where a rule fires, and the best state is an earlier one, write that and say so."""

@@ -84,7 +84,16 @@ class Controller:
         self._say = say
         self.reception = reception  # None where no alerts are taken in
         self._clock = clock
-        self._execution = Execution(actuators, engine, guard, emit, self._labels, self._adjusted, say)
+        self._execution = Execution(
+            actuators,
+            engine,
+            guard,
+            emit,
+            self._labels,
+            self._adjusted,
+            say,
+            why_no_best=lambda: self._keeping.best.why_not_put_back(),
+        )
         self._membership = Membership(
             place,
             self._execution,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
-from trimtab.actions import STAGES, Action, Change, Controls, Refused, RollBack, Stage
+from trimtab.actions import STAGES, Action, Change, Controls, Halt, Refused, RollBack, Stage
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard, in_words
@@ -25,6 +25,7 @@ from trimtab.types import Adjustment, Event, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ATTEMPTS = 50  # to find weights that no graph is waiting for
+RESTORE_BEST = "restore_best"  # on record, the half of a halt that was not done
 OVER = "the run ended first"
 PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
 
@@ -83,6 +84,7 @@ class Execution:
         fenced: called with a decision that was carried out, the step, whether it is about the whole run, and the step
             whose weights were restored or None: what was seen before is no evidence any more.
         say: `(kind, text)`, called where the user should be told something once.
+        why_no_best: says why a halt puts no best weights back, in a sentence; empty where it does.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Execution:
         labels: Iterable[str],
         fenced: Callable[[Decision, int, bool, int | None], None],
         say: Callable[[str, str], None],
+        why_no_best: Callable[[], str],
     ) -> None:
         self.steers = False  # whether anything was ever adjusted
         self.adjustments: list[Adjustment] = []
@@ -107,6 +110,7 @@ class Execution:
         self._labels = labels
         self._fenced = fenced
         self._say = say
+        self._why_no_best = why_no_best
         self._waiting: list[_Waiting] = []
         self._counted: Counter[tuple[str, str, str]] = Counter()
 
@@ -279,16 +283,20 @@ class Execution:
         """Apply one action and record what became of it. `outcome` is what it is called when it succeeds.
 
         One that refused, or raised, when it had changed something is recorded twice: what was done, and what was not.
+        So is a halt for which a person wanted weights put back that nobody has; of a policy's that is only noted.
         """
         noting = Noting(controls)
         returned: list[Change] = []
         problem = self._guard.attempt(lambda: returned.append(_applied_to(noting.controls, action)))
         change = together([*noting.changes, *returned])
+        missing = self._missing(action) if returned and outcome == "applied" else ""
+        if missing and not decision.by_person:
+            change = together([change, Change(note=f"The best weights are not put back: {missing}")])
 
-        def record(outcome: Outcome, change: Change, reason: str) -> Adjustment:
+        def record(outcome: Outcome, change: Change, reason: str, name: str = action.name) -> Adjustment:
             return self.record(
                 decision,
-                action.name,
+                name,
                 moment,
                 outcome,
                 change=change,
@@ -298,11 +306,17 @@ class Execution:
             )
 
         recorded = [record(outcome, change, decision.reason)] if returned or noting.changes else []
+        if missing and decision.by_person:
+            recorded.append(record("refused", Change(), missing, RESTORE_BEST))
         if isinstance(problem, Refused):
             recorded.append(record("refused", Change(), str(problem)))
         elif problem is not None:
             recorded.append(record("failed", Change(), in_words(problem)))
         return recorded
+
+    def _missing(self, action: Action) -> str:
+        """Why a halt that wants the best weights back has none to put back; empty where it has, or wants none."""
+        return self._why_no_best() if isinstance(action, Halt) and action.restore_best else ""
 
     def _withdraw(self, waiting: _Waiting, step: int, outcome: Outcome, reason: str) -> None:
         self._waiting.remove(waiting)

@@ -102,13 +102,13 @@ class Orders:
     @staticmethod
     def _decision(command: Command, step: int) -> Decision:
         """To go back is to go to the newest snapshot: a person who asks for it knows of no step at which it began."""
-        reason = f"trimtab {command.kind}"
-        return Decision(policy=PERSON, step=step, since=step + 2, actions=command.actions, reason=reason)
+        reason, actions = _reason(command), command.actions
+        return Decision(policy=PERSON, step=step, since=step + 2, actions=actions, reason=reason)
 
     def _answering(self, command: Command) -> Callable[[Sequence[Adjustment]], None]:
         def answer(recorded: Sequence[Adjustment]) -> None:
             outcome: Outcome = next((a.outcome for a in recorded if a.outcome != "applied"), "applied")
-            text, step = "; ".join(map(_described, recorded)), max(a.step for a in recorded)
+            text, step = "; ".join(_described(each, command) for each in recorded), max(a.step for a in recorded)
             problem = self._guard.attempt(lambda: self._control.acknowledge(command, outcome, text, step=step))
             if problem is not None:
                 said = f"What became of command {command.id} cannot be written down"
@@ -117,11 +117,18 @@ class Orders:
         return answer
 
 
-def _described(adjustment: Adjustment) -> str:
+def _described(adjustment: Adjustment, command: Command) -> str:
+    """In words, with what was noted beside the reason, which the person knows."""
     if adjustment.outcome != "applied":
         return f"{adjustment.action} was {adjustment.outcome}: {adjustment.reason}"
     before = {name: f"{_short(value)} -> " for name, value in adjustment.before.items()}
-    return ", ".join(f"{n} {before.get(n, '')}{_short(v)}" for n, v in adjustment.after.items()) or adjustment.action
+    done = ", ".join(f"{n} {before.get(n, '')}{_short(v)}" for n, v in adjustment.after.items()) or adjustment.action
+    note = adjustment.reason.removeprefix(_reason(command)).strip()
+    return f"{done}. {note}" if note else done
+
+
+def _reason(command: Command) -> str:
+    return f"trimtab {command.kind}"
 
 
 def _short(value: Any) -> str:
