@@ -83,7 +83,7 @@ IMPORTS = {
         "steering.execution",
         "steering.ranks",
     },
-    "steering.orders": {"types", "actions", "steering.control", "steering.execution", "guard", "policies"},
+    "steering.orders": {"types", "actions", "actuators", "steering.control", "steering.execution", "guard", "policies"},
     "bus": {"types", "errors", "guard"},
     "health": {"types", "bus", "sample"},
     "bookends": {"types", "bus", "guard", "sample"},

@@ -143,6 +143,17 @@ def test_stop_says_that_there_are_no_best_weights_to_put_back(watching, training
     assert why in seen.run.adjustments[-1].reason
 
 
+def test_stop_of_a_loop_that_never_asks_is_answered_with_what_can_be_done(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=False))
+        training.steps(2)
+        answer = answered(seen, id)
+    assert answer.outcome == "applied"
+    assert "but nobody asks: the loop does not call trimtab.should_stop()." in answer.text
+    assert answer.text.endswith("or use on_halt='unwind'.")
+
+
 def test_stop_with_the_best_weights_is_done_where_they_are_kept(watching, training):
     with watching(act="process", monitor=("bleu", "max")) as seen:
         trimtab.should_stop()

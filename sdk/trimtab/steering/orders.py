@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trimtab.actions import Change
+from trimtab.actuators.controls import ADVICE
+from trimtab.actuators.halting import NOBODY_ASKS
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
 from trimtab.policies.policy import PERSON
@@ -123,8 +125,10 @@ def _described(adjustment: Adjustment, command: Command) -> str:
         return f"{adjustment.action} was {adjustment.outcome}: {adjustment.reason}"
     before = {name: f"{_short(value)} -> " for name, value in adjustment.before.items()}
     done = ", ".join(f"{n} {before.get(n, '')}{_short(v)}" for n, v in adjustment.after.items()) or adjustment.action
+    if adjustment.after.get("halted") == ADVICE:
+        done = f"{done}, but {NOBODY_ASKS}"
     note = adjustment.reason.removeprefix(_reason(command)).strip()
-    return f"{done}. {note}" if note else done
+    return f"{done.rstrip('.')}. {note}" if note else done
 
 
 def _reason(command: Command) -> str:
