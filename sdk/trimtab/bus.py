@@ -11,6 +11,7 @@ once a second, so a backend that hangs or fails costs its own events only; what 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_INTERVAL_S = 1.0
 QUEUE_EVENTS = 10_000
+HANGING_S = 10.0  # a `write` that lasts longer is told to the user
 
 
 class Bus:
@@ -56,15 +58,23 @@ class Bus:
         for lane in self._lanes:
             lane.linger()
 
-    def close(self, deadline_s: float = 5.0) -> None:
-        """Flush and close every backend, waiting `deadline_s` in all. In a forked child it does nothing."""
+    def hanging(self) -> list[str]:
+        """Backends whose `write` has lasted for over `HANGING_S`."""
+        return [lane.name for lane in self._lanes if lane.writing_s > HANGING_S]
+
+    def close(self, deadline_s: float = 5.0) -> dict[str, int]:
+        """Flush and close every backend, waiting `deadline_s` in all. In a forked child it does nothing.
+
+        Returns what was lost by then, by backend: how many events it has not written.
+        """
         if os.getpid() != self._pid:
-            return
+            return {}
         until = time.monotonic() + deadline_s
         for lane in self._lanes:  # each closes its backend in its own thread, also where Ctrl-C ends the wait below
             lane.stop()
         for lane in self._lanes:
             lane.join(max(0.0, until - time.monotonic()))
+        return {lane.name: lane.dropped["deadline"] for lane in self._lanes if lane.dropped["deadline"]}
 
     def dropped(self) -> dict[str, dict[str, int]]:
         """Events lost so far: backend to reason to count."""
@@ -87,6 +97,7 @@ class _Lane:
         self.busy_seconds = 0.0
         self._backend = backend
         self._queue: deque[Event] = deque()
+        self._writing_since = math.inf
         self._in_hand = 0  # events that the backend is writing now
         self._interval_s = interval_s
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal may come amid a call, and call as well
@@ -114,6 +125,11 @@ class _Lane:
     def busy(self) -> bool:
         return bool(self._queue or self._in_hand)
 
+    @property
+    def writing_s(self) -> float:
+        """How long the backend has been at the batch that it holds; negative where it holds none."""
+        return time.monotonic() - self._writing_since
+
     def stop(self) -> None:
         self._stopping = True
         self._calls.put(None)
@@ -122,7 +138,7 @@ class _Lane:
         self._thread.join(timeout_s)
         lost = self._in_hand + len(self._queue)
         if lost and self._thread.is_alive():
-            self.dropped["deadline"] += lost
+            self.dropped["deadline"] = lost  # also when it is called again
 
     def _work(self) -> None:
         while not self._stopping:
@@ -137,8 +153,9 @@ class _Lane:
         batch = self._gathered()
         if batch:
             errors_before = self.errors
+            self._writing_since = time.monotonic()
             self._write(batch)
-            self._in_hand = 0
+            self._writing_since, self._in_hand = math.inf, 0
             if self.errors > errors_before:
                 self.dropped["error"] += len(batch)
         self.busy_seconds += time.thread_time() - started

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from trimtab import apart, attaching, bookends, directory, facts, lifecycle, names, plugins
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
-from trimtab.bus import Bus
+from trimtab.bus import HANGING_S, QUEUE_EVENTS, Bus
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
 from trimtab.guard import Guard
@@ -49,6 +49,11 @@ NO_TRAINING = (
     "run train.py`. Training with torch.func cannot be seen."
 )
 LINGERED = "Ctrl-C: no scrape is waited for any more, and the program goes on."
+HANGS = (
+    f"backend {{backend}} hangs: it has been at one batch for over {HANGING_S:.0f} s. Training goes on. Up to "
+    f"{QUEUE_EVENTS:,} events wait for it, then the oldest are lost."
+)
+LOST = "backend {backend} hangs, and was not waited for: it may have lost the last events of the run ({events:,})."
 CLOSE_DEADLINE_S = 4.0  # torchrun and Kubernetes kill 30 s after SIGTERM, some schedulers sooner
 
 
@@ -79,6 +84,7 @@ class Run:
         self._meter = Meter()
         self._models = Models()
         self._told: set[str] = set()
+        self._told_lost: set[str] = set()
         self._early: list[Event] = []  # said before the bus was there
         self._bus: Bus | None = None
         self._health: HealthReport  # comes with the bus
@@ -118,7 +124,7 @@ class Run:
             lambda: self._books.global_step,
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
-            on_alive=lambda: self._health.alive(),
+            on_alive=self._moved_on,
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
@@ -360,6 +366,12 @@ class Run:
         seconds = self._health.seconds
         self._emit(bookends.run_end(status, error, seconds, books=self._books, guard=self._guard, bus=self._bus))
 
+    def _moved_on(self) -> None:
+        """As the watchdog has seen, on its thread."""
+        self._health.alive()
+        for backend in self._bus.hanging() if self._bus is not None else ():
+            self._say(f"backend {backend} hangs", HANGS.format(backend=backend))
+
     def _flush_last(self) -> None:
         began = time.monotonic()
         try:
@@ -368,8 +380,12 @@ class Run:
             self._left_s -= time.monotonic() - began
 
     def _release(self, deadline_s: float) -> None:
-        if self._bus is not None:
-            self._bus.close(max(0.0, deadline_s))
+        if self._bus is None:
+            return
+        for backend, events in self._bus.close(max(0.0, deadline_s)).items():
+            if backend not in self._told_lost:
+                self._told_lost.add(backend)
+                lifecycle.tell(LOST.format(backend=backend, events=events))
 
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""

@@ -198,10 +198,26 @@ def test_close_gives_up_at_the_deadline_and_counts_what_is_lost(make_bus):
     lanes.flush(0)
     assert hanging.entered.wait(PATIENCE_S)
     lanes.publish(sample_step(2))
-    lanes.close(deadline_s=0.05)  # would take ten seconds, were it to wait for the backend
+    for _ in range(2):  # would take ten seconds each, were it to wait for the backend
+        assert lanes.close(deadline_s=0.05) == {"hanging": 2}
     assert not hanging.events
     assert lanes.dropped() == {"hanging": {"deadline": 2}}
     hanging.release.set()
+
+
+def test_a_write_that_takes_too_long_is_known_until_it_returns(make_bus, monkeypatch):
+    hanging = HangingBackend()
+    lanes = make_bus(hanging=hanging, other=RecordingBackend())
+    assert lanes.hanging() == []
+    lanes.publish(sample_step())
+    lanes.flush(0)
+    assert hanging.entered.wait(PATIENCE_S)
+    assert lanes.hanging() == []
+    monkeypatch.setattr(bus, "HANGING_S", 0.0)
+    assert lanes.hanging() == ["hanging"]
+    hanging.release.set()
+    lanes.flush(PATIENCE_S)
+    assert lanes.hanging() == []
 
 
 @pytest.mark.parametrize("error", [OSError, SystemExit])

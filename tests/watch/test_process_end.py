@@ -48,6 +48,25 @@ def test_sigterm_waits_for_no_backend_that_hangs(start):
     assert script.log()[-1]["status"] == "interrupted"
 
 
+def test_backend_that_hangs_is_told_of_while_training_goes_on_and_what_it_lost_at_the_end(complete):
+    script = complete("""
+        from trimtab import bus, watchdog
+        bus.HANGING_S = 0.1
+        class Hanging:
+            def start(self, run): pass
+            def write(self, events): time.sleep(3600)
+            def close(self): pass
+        watchdog.Watchdog.__init__.__kwdefaults__["interval_s"] = 0.05
+        with trimtab.watch(run="test", directory="runs", backends=["jsonl", Hanging()]):
+            until = time.monotonic() + 2.5
+            while time.monotonic() < until:
+                step()
+    """)
+    told = [event["text"] for event in script.log() if event["event"] == "notice"]
+    assert len([text for text in told if text.startswith("backend hanging hangs: ")]) == 1
+    assert script.err.count("trimtab: backend hanging hangs, and was not waited for: it may have lost") == 1
+
+
 def test_signal_amid_the_call_that_wakes_a_backend_calls_it_again(complete):
     complete("""
         with watch() as run:
