@@ -186,6 +186,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     if "host" in settings and "tls_certificate_file" not in settings:
         served = [name for name in _TOKENS_SERVED if name in settings]
         notices += [text for name in served if (text := tokens.warning_of_served(name, settings["host"]))]
+    notices += _idle_about_alerts(settings)
     return Config(
         **settings,
         backends_requested=requested,
@@ -193,6 +194,19 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         port_requested="port" in settings,
         notices=tuple(notices),
     )
+
+
+def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings about alerts to which none can come."""
+    is_taken_in = "alerts" in settings or "webhook_token_file" in settings
+    if settings.get("act") == "alerts" and not is_taken_in and "replay" not in settings:
+        yield (
+            "act='alerts' without alerts or webhook_token_file: no alert can come in, so nothing is adjusted. Set "
+            "alerts to the address of an Alertmanager or a Grafana, or webhook_token_file to the file of a token."
+        )
+    for name in ("alerts_token_file", "alerts_ca_file"):
+        if name in settings and "alerts" not in settings:
+            yield f"{name} without alerts: no server is asked, so it is not read. Set alerts to the server's address."
 
 
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:

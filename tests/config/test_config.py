@@ -255,6 +255,24 @@ def test_token_that_is_asked_for_comes_in_plain_text_only_with_a_notice(token, s
     assert [token in notice and "plain text" in notice for notice in notices] == [True] * warned
 
 
+@pytest.mark.parametrize(
+    ("given", "begins"),
+    [
+        ({"act": "alerts"}, ["act='alerts' without alerts or webhook_token_file: "]),
+        ({"alerts_token_file": "token"}, ["alerts_token_file without alerts: "]),
+        ({"alerts_ca_file": "ca.crt", "webhook_token_file": "token"}, ["alerts_ca_file without alerts: "]),
+        ({"act": "alerts", "alerts": "http://127.0.0.1:9093", "alerts_token_file": "token"}, []),
+        ({"act": "alerts", "webhook_token_file": "token"}, []),
+        ({"act": "alerts", "replay": "before"}, []),
+        ({"act": True}, []),
+    ],
+)
+def test_settings_about_alerts_that_cannot_come_in_are_a_notice(given, begins):
+    notices = resolve(run="r", **given).notices
+    assert len(notices) == len(begins)
+    assert all(map(str.startswith, notices, begins))
+
+
 def test_certificate_without_key_is_refused():
     with pytest.raises(ConfigError, match="expected both or none"):
         resolve({"TRIMTAB_TLS_CERTIFICATE_FILE": "/c"})
