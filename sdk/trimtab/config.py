@@ -183,9 +183,8 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
         warning = tokens.warning("grafana", settings["grafana"])
         notices += [warning] if warning else []
-    if "host" in settings and "tls_certificate_file" not in settings:
-        served = [name for name in _TOKENS_SERVED if name in settings]
-        notices += [text for name in served if (text := tokens.warning_of_served(name, settings["host"]))]
+    if "host" in settings:
+        notices += _open_to_others(settings)
     notices += _idle_about_alerts(settings)
     return Config(
         **settings,
@@ -194,6 +193,17 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         port_requested="port" in settings,
         notices=tuple(notices),
     )
+
+
+def _open_to_others(settings: Mapping[str, Any]) -> Iterator[str]:
+    """What others than the users of this machine may read, or read on the way."""
+    host = settings["host"]
+    serves = plugins.SERVES in settings.get("backends", Config(run="").backends)
+    if serves and "metrics_token_file" not in settings and (text := tokens.warning_of_open(host)):
+        yield text
+    if "tls_certificate_file" not in settings:
+        served = [name for name in _TOKENS_SERVED if name in settings]
+        yield from (text for name in served if (text := tokens.warning_of_served(name, host)))
 
 
 def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -57,6 +57,13 @@ def warning_of_served(setting: str, host: str) -> str | None:
     )
 
 
+def warning_of_open(host: str) -> str | None:
+    """What to tell a user whose `/metrics` on `host` asks for no token."""
+    if host in LOOPBACK:
+        return None
+    return f"host={host!r}: /metrics is open to everybody who reaches it. Set metrics_token_file."
+
+
 def carries(authorization: str, token: bytes) -> bool:
     """Whether an `Authorization` header, in Latin-1 as WSGI has it, carries the token. Its time tells nothing."""
     scheme, _, given = authorization.partition(" ")

@@ -251,8 +251,26 @@ TLS = {"tls_certificate_file": "tls.crt", "tls_key_file": "tls.key"}
     ids=["as given", "loopback", "open", "open with TLS"],
 )
 def test_token_that_is_asked_for_comes_in_plain_text_only_with_a_notice(token, served, warned):
-    notices = resolve(run="r", **{token: "token"}, **served).notices
-    assert [token in notice and "plain text" in notice for notice in notices] == [True] * warned
+    given = {"metrics_token_file": "metrics", **served, token: "token"}
+    notices = [notice for notice in resolve(run="r", **given).notices if notice.startswith(token)]
+    assert ["plain text" in notice for notice in notices] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "node7", **TLS}, True),
+        ({"host": "0.0.0.0", "metrics_token_file": "token", **TLS}, False),
+        ({"host": "0.0.0.0", "backends": ["jsonl"]}, False),
+        ({"host": "localhost"}, False),
+        ({"port": 9464}, False),
+    ],
+)
+def test_metrics_that_anybody_may_read_are_a_notice(given, warned):
+    notices = resolve(run="r", **given).notices
+    said = f"host={given.get('host')!r}: /metrics is open to everybody who reaches it. Set metrics_token_file."
+    assert notices == ((said,) if warned else ())
 
 
 @pytest.mark.parametrize(
