@@ -308,7 +308,7 @@ def _read(name: str, given: _Given) -> Any:
 
     setting = _SETTINGS[name]
     said = name if name in ("alerts", "grafana") else given.said  # there may be a password in it
-    value = _listed(given.value) if name in _LISTS else given.value
+    value = listed(given.value) if name in _LISTS else given.value
     if name in _PATHS and isinstance(value, os.PathLike):
         value = os.fspath(value)
     try:
@@ -326,7 +326,7 @@ def _read(name: str, given: _Given) -> Any:
     return tuple(value) if name in _LISTS else value
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A bare string is the list of what its commas part, in arguments as in the environment."""
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]

@@ -50,6 +50,13 @@ def test_program_sees_what_it_sees_without_us(desk, command):
     assert (watched.stdout, watched.stderr, watched.returncode) == (bare.stdout, bare.stderr, bare.returncode)
 
 
+@pytest.mark.parametrize("given", [["--backend", "jsonl, console"], ["--backend", "jsonl", "--backend", "console"]])
+def test_backends_are_parted_by_commas_as_everywhere(desk, train, given):
+    done = desk.trimtab("run", *given, desk.write("train.py", train))
+    assert done.returncode == 0, done.stderr
+    assert desk.record()[0]["facts"]["config"]["backends"] == ["jsonl", "console"]
+
+
 @pytest.mark.parametrize(
     "line",
     [

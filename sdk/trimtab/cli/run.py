@@ -32,7 +32,7 @@ class _Run(click.Command):
     "--run", "--run-name", "run_", metavar="NAME", help="Name of the run. [default: the script's, and the time]"
 )
 @click.option(
-    "--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go, such as jsonl. Can be repeated."
+    "--backend", "backends", metavar="NAME", multiple=True, help="Where numbers go, as jsonl,console. Can be repeated."
 )
 @click.option("--dir", "directory", metavar="DIR", help="Where runs are kept. [default: runs]")
 @click.option("--host", metavar="HOST", help="Address of /metrics. [default: 127.0.0.1]")
@@ -66,6 +66,8 @@ def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) 
     """Run SCRIPT, or MODULE with -m, and watch it. Whatever follows SCRIPT is passed to it. Its output, exit code and
     signals are its own; Trimtab's messages go to stderr."""
     options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
+    if "backends" in options:
+        options["backends"] = [name for given in options["backends"] for name in config.listed(given)]
     if options.get("act") in ("true", "false"):
         options["act"] = options["act"] == "true"
     if not config.disabled():
