@@ -201,7 +201,8 @@ def test_events_without_tensorboard_say_how_to_get_it(monkeypatch, file):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", "", "nothing in it looks like a loss.*It has no columns"),
+        ("a.csv", "", "it is empty. Give the log of a run"),
+        ("a.csv", "\ufeff \n\n", "it is empty. Give the log of a run"),
         ("a.csv", "step,loss\n", "no row of it holds a number in loss. Give the log of a run that took steps"),
         ("a.csv", "time,note\n1,2\n", "It has time, note. Say which is the loss, as in --column loss=NAME"),
         ("a.csv", "step,loss\n1,abc\n", "loss is 'abc' in row 1: expected a number"),

@@ -30,10 +30,12 @@ def read_csv(file: Path, given: Mapping[str, str]) -> Table:
     Empty cells are not known, nor is a NaN in a column of validation where numbers come after it.
 
     Raises:
-        ConfigError: no header, nothing to judge, a cell that is no number.
+        ConfigError: nothing in it, no header, nothing to judge, a cell that is no number.
     """
     try:
         text = _decoded(file.read_bytes()).lstrip("\r\n")
+        if not text.strip():
+            raise ConfigError(f"{file}: it is empty. Give the log of a run that took steps.")
         delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         columns = choose(file, reader.fieldnames or (), given)
