@@ -177,6 +177,9 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     if "run" not in settings:
         settings["run"], notice = names.agree(names.fresh(default_name or names.of_script()), environ)
         notices += [notice] if notice else []
+    if len(settings.get("monitor", ())) == 1:
+        settings["monitor"], notice = _directed(*settings["monitor"])
+        notices += [notice] if notice else []
     requested = "backends" in settings
     if "grafana" in settings:
         backends = settings.get("backends", Config(run="").backends)
@@ -193,6 +196,14 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         port_requested="port" in settings,
         notices=tuple(notices),
     )
+
+
+def _directed(monitor: str) -> tuple[tuple[str, str], str]:
+    """What is monitored with its direction, and what to tell the user where that is a guess."""
+    if monitor == "accuracy" or "loss" in monitor:
+        return (monitor, "max" if monitor == "accuracy" else "min"), ""
+    remedy = f"If it is the highest, say so: monitor=({monitor!r}, 'max'), or TRIMTAB_MONITOR={monitor},max."
+    return (monitor, "min"), f"monitor={monitor!r}: the lowest value is taken to be the best. {remedy}"
 
 
 def _open_to_others(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -321,8 +332,6 @@ def _read(name: str, given: _Given) -> Any:
         _refuse_unusable(given.said, value)
     if name in _PATHS:
         return _path(value)
-    if name == "monitor" and len(value) == 1:
-        value = [value[0], "max" if value[0] == "accuracy" else "min"]
     return tuple(value) if name in _LISTS else value
 
 

@@ -98,6 +98,15 @@ def test_monitored_value_is_better_when_lower_but_for_accuracy(monitor, meant):
 
 
 @pytest.mark.parametrize(
+    ("monitor", "told"),
+    [("bleu", True), ("loss", False), ("accuracy", False), ("val_loss", False), (("bleu", "min"), False)],
+)
+def test_direction_that_is_a_guess_is_told_with_how_to_give_it(monitor, told):
+    said = "monitor='bleu': the lowest value is taken to be the best. If it is the highest, say so: monitor="
+    assert [notice.startswith(said) for notice in resolve(run="r", monitor=monitor).notices] == [True] * told
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"overhead": 2}, "overhead=2: expected a fraction from 0 to 0.5. Use overhead=0.01"),
