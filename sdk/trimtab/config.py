@@ -37,6 +37,7 @@ class _Given:
     value: Any
     said: str
     is_text: bool = False
+    file: str = ""  # that it stands in
 
 
 def _anything(value: Any) -> bool:
@@ -172,7 +173,8 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         ConfigError: a value, a key, a file or the name of a backend that cannot be used, in one sentence.
         BackendError: two distributions offer a backend that is named.
     """
-    settings = check(environ=environ, **arguments)
+    given = _given(environ, arguments)
+    settings = _checked(given)
     notices = list(_unread(environ))
     if "run" not in settings:
         settings["run"], notice = names.agree(names.fresh(default_name or names.of_script()), environ)
@@ -194,6 +196,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         backends_requested=requested,
         serving_requested=not _SERVING.isdisjoint(settings),
         port_requested="port" in settings,
+        files={name: item.file for name, item in given.items() if item.file},
         notices=tuple(notices),
     )
 
@@ -232,14 +235,24 @@ def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:
     """The settings that somebody gave, validated; raises like `resolve`. Costs a file read, names no run."""
+    return _checked(_given(environ, arguments))
+
+
+def _given(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> dict[str, _Given]:
+    """What somebody gave, each setting from the first place that has it."""
+    arguments = dict(arguments)
     file = arguments.pop("config", None)
     if file is None:
         file = environ.get("TRIMTAB_CONFIG") or None
-    given = {
+    return {
         **(_from_file(file) if file is not None else {}),
         **_from_environment(environ),
         **_from_arguments(arguments),
     }
+
+
+def _checked(given: Mapping[str, _Given]) -> dict[str, Any]:
+    """What can be told without a run. Raises like `check`."""
     settings = {name: _read(name, item) for name, item in given.items()}
     if settings.get("resume") and "run" not in settings:
         raise ConfigError(f"{given['resume'].said}: expected the name of the run to go on with. Give run as well.")
@@ -299,7 +312,8 @@ def _from_file(file: Any) -> dict[str, _Given]:
         if isinstance(value, dict) and name not in _SETTINGS:
             raise ConfigError(f"{path}: [{name}] is not a setting. Write the keys at the top of the file, in no table.")
     _refuse_unknown(f"{path}: ", content)
-    return {name: _Given(value, shortened(f"{path}: {name} = {value!r}")) for name, value in content.items()}
+    said = {name: shortened(f"{path}: {name} = {value!r}") for name, value in content.items()}
+    return {name: _Given(value, said[name], file=str(path)) for name, value in content.items()}
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -47,4 +48,5 @@ class Config:
     tls_key_file: Path | None = None
     targets: Path | None = None  # where files for Prometheus' discovery go; None: `targets` under `directory`
     linger: float | None = None  # seconds to be scraped in at the end; None: one scrape interval, where it is known
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)  # setting to the file that it is from
     notices: tuple[str, ...] = ()  # what the user should be told about the settings, in sentences

@@ -1,6 +1,7 @@
 """Which policies a run has, from its settings."""
 
 import math
+import re
 
 import pytest
 
@@ -26,6 +27,24 @@ def test_rule_of_severity_info_is_not_acted_upon():
 @pytest.mark.parametrize("own", ["no_improvement", Policy(on="no_improvement", ladder=[Halt()])])
 def test_rule_of_severity_info_is_acted_upon_where_the_user_says_so(own):
     assert answered(policies=["shipped", own]) >= {"no_improvement", "loss_diverged"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[[rules]]\nname = "loss_spik"\nthreshold = 3', "rule loss_spik: there is no such rule"),
+        ('[[policies]]\non = "loss_spike"\nladder = ["rollback"]', "policies[0]: there is no action 'rollback'"),
+        ('policies = ["loss_spik"]', "policies: 'loss_spik' is no shipped policy"),
+        ('[[policies]]\non = "nosuch"\nladder = ["halt"]', "Policy(on='nosuch'): there is no such rule"),
+    ],
+)
+def test_error_in_a_rule_or_a_policy_names_the_file_that_it_is_in(tmp_path, text, sentence):
+    path = tmp_path / "trimtab.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {sentence}')}"):
+        answered(config=path)
+    with pytest.raises(ConfigError, match=r"^rule loss_spik: "):
+        answered(config=path, rules=[{"name": "loss_spik"}], policies=[])  # which win over the file
 
 
 def test_raised_severity_brings_the_shipped_policy_in():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,24 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
     Raises:
         ConfigError: a rule or a policy that cannot be used.
     """
+    with _of_file(config, "rules"):
+        rules = _rules(config)
+    with _of_file(config, "policies"):
+        return rules, _policies(config, rules)
+
+
+@contextlib.contextmanager
+def _of_file(config: Config, setting: str) -> Iterator[None]:
+    """Name the file that `setting` is from in what is raised, as is done for all others."""
+    try:
+        yield
+    except ConfigError as error:
+        if setting not in config.files:
+            raise
+        raise ConfigError(f"{config.files[setting]}: {error}") from error
+
+
+def _rules(config: Config) -> list[AnyRule]:
     rules = resolve(config.rules)
     for rule in rules:
         if isinstance(rule, Rule) and rule.signal == _HUNG.signal:
@@ -53,6 +72,10 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
                 f"rule {rule.name}: signal={rule.signal!r} is judged by {_HUNG.name} alone, on its own thread. Give "
                 f"a table with name = {_HUNG.name!r} and another threshold."
             )
+    return rules
+
+
+def _policies(config: Config, rules: Sequence[AnyRule]) -> tuple[Policy, ...]:
     names = [rule.name for rule in rules]
     acting = {rule.name for rule in rules if rule.severity != "info"}
     chosen = POLICIES if config.policies is None else policies(config.policies, POLICIES)
@@ -63,7 +86,7 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
         if policy not in POLICIES or policy.on in acting or (policy.name in asked and policy.on in names)
     )
     check(chosen, names)
-    return rules, chosen
+    return chosen
 
 
 def _chosen(config: Config, policies: Sequence[Policy]) -> set[str]:
