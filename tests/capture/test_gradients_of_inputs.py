@@ -149,3 +149,58 @@ def test_parameters_updated_by_hand_are_seen_though_an_optimizer_of_others_lives
             weights.data -= 0.1 * weights.grad
             weights.grad = None
     assert seen.end.totals["steps"] == {"0": 300}
+
+
+def warm_up(robust, rounds=10):
+    for inputs, labels in loader(rounds * BATCH, seed=3):
+        robust.optimizer.zero_grad()
+        F.cross_entropy(robust.model(inputs), labels).backward()
+
+
+def train_by_hand(robust, rounds):
+    """The optimizer clears gradients, and does nothing else."""
+    for _ in range(rounds):
+        robust.optimizer.zero_grad()
+        F.cross_entropy(robust.model(torch.ones(2, 4)), torch.tensor([0, 1])).backward()
+        for parameter in robust.model.parameters():
+            parameter.data -= 0.1 * parameter.grad
+
+
+def test_rounds_before_the_first_step_of_a_living_optimizer_are_no_steps(watching, robust):
+    with watching() as seen:
+        warm_up(robust)
+        for inputs, labels in loader(TRAINED, seed=1):
+            robust.step(inputs, labels, in_eval_mode=False)
+    assert seen.end.totals["steps"] == {"0": 3}
+    assert seen.losses() == pytest.approx(robust.losses)
+    assert "unseen_optimizer" not in [notice.kind for notice in seen.backend.of(Notice)]
+
+
+def test_gradients_that_are_added_up_aside_before_each_step_are_one_step(watching, robust):
+    with watching() as seen:
+        for _ in range(6):
+            aside = [torch.zeros_like(parameter) for parameter in robust.model.parameters()]
+            for inputs, labels in loader(5 * BATCH, seed=1):
+                robust.optimizer.zero_grad()
+                F.cross_entropy(robust.model(inputs), labels).backward()
+                aside = [total + p.grad for total, p in zip(aside, robust.model.parameters(), strict=True)]
+            for parameter, total in zip(robust.model.parameters(), aside, strict=True):
+                parameter.grad = total
+            robust.optimizer.step()
+    assert seen.end.totals["steps"] == {"0": 6}
+    assert seen.end.totals["samples"] == 6 * 5 * BATCH
+    assert "unseen_optimizer" not in [notice.kind for notice in seen.backend.of(Notice)]
+
+
+def test_parameters_updated_by_hand_are_seen_in_the_end_though_their_optimizer_lives(watching, robust):
+    with watching() as seen:
+        train_by_hand(robust, 300)
+    assert seen.end.totals["steps"] == {"0": 300}
+
+
+def test_optimizer_that_is_gone_is_waited_for_no_longer(watching, robust):
+    with watching() as seen:
+        train_by_hand(robust, 4)
+        robust.optimizer = robust.model  # which clears gradients as well
+        train_by_hand(robust, 2)
+    assert seen.end.totals["steps"] == {"0": 6}

@@ -25,7 +25,7 @@ from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
-ROUNDS_OF_INPUTS = 256  # ... where an optimizer is there that may step yet, and what was moved is none of its own
+ROUNDS_BEFORE_STEP = 256  # ... where an optimizer is there that may step yet
 
 UNSEEN = (
     "No optimizer step is seen, as with Keras, fastai, updates by hand, or an optimizer that does not call "
@@ -185,7 +185,7 @@ class UnseenOptimizer:
         self._models = models
         self._say = say
         self._rounds: list[_Round] = []
-        self._patience = ROUNDS_WITHOUT_STEP
+        self._awaited: list[weakref.ref[Optimizer]] = []  # those that may step yet
         self._behind = Behind()  # since the last step, up to the newest backward
         self._norm: Held | None = None  # that clipping found since the last step
         self._share: Share | None = None
@@ -209,7 +209,7 @@ class UnseenOptimizer:
         if gone:
             self._rounds.append(_Round(gone, self._norm, self._behind, self._recorder.clock()))
             self._norm, self._behind = None, Behind()
-            if len(self._rounds) >= self._patience and not self._waits():
+            if len(self._rounds) >= ROUNDS_WITHOUT_STEP and not self._waits():
                 self._start()
 
     def after_backward(self) -> None:
@@ -266,24 +266,34 @@ class UnseenOptimizer:
         return behind
 
     def _waits(self) -> bool:
-        """Whether it is inputs that are moved, as where Langevin's steps or an attack come before the first step."""
-        if self._patience > ROUNDS_WITHOUT_STEP:
+        """Whether these rounds may be none, as an optimizer lives that may step yet.
+
+        Opacus adds up the gradients of several batches aside; some go through a few batches to warm up; Langevin's
+        steps and attacks move inputs. One that was let go without a step was there to clear gradients, if anything.
+        """
+        if len(self._rounds) >= ROUNDS_BEFORE_STEP:
             return False
+        if not self._awaited:
+            started = self._recorder.clock()
+            self._awaited = [weakref.ref(each) for each in self._concerned()]
+            self._recorder.meter.add(self._recorder.clock() - started)
+        return any(known() is not None for known in self._awaited)
+
+    def _concerned(self) -> list[Optimizer]:
+        """The optimizers that would be heard, and to which belongs what the backwards reach.
+
+        Or whose parameters are held fixed just now, where inputs are moved: plain tensors, and nobody's.
+        """
         reached = {id(leaf): leaf for leaf in self._attribution.newest_leaves}
-        started = self._recorder.clock()
-        living = living_optimizers()
-        self._recorder.meter.add(self._recorder.clock() - started)
-        hooked = [parameters_of(each) for each in living if getattr(type(each).step, "hooked", False)]
-        concerned = [ps for ps in hooked if not (reached.keys().isdisjoint(map(id, ps)) and _is_trained(ps))]
-        own = {id(p) for parameters in concerned for p in parameters}
-        others = [leaf for key, leaf in reached.items() if key not in own]
-        if not own or not others or any(isinstance(leaf, nn.Parameter) for leaf in others):
-            return False
-        self._patience = ROUNDS_OF_INPUTS
-        return True
+        hooked = [each for each in living_optimizers() if getattr(type(each).step, "hooked", False)]
+        owners = [each for each in hooked if not reached.keys().isdisjoint(map(id, parameters_of(each)))]
+        if owners or not reached or any(isinstance(leaf, nn.Parameter) for leaf in reached.values()):
+            return owners
+        return [each for each in hooked if not _is_trained(parameters_of(each))]
 
     def _start(self) -> None:
         self._say("unseen_optimizer", UNSEEN)
+        self._awaited = []
         before, self._parameters = self._share, self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)
         self._ledger = self._recorder.books.ledger("0")
