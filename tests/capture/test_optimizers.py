@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
+from trimtab import searches
 from trimtab.capture import optimizers
 from trimtab.testing import RecordingBackend
 from trimtab.types import Step
@@ -506,6 +507,41 @@ def test_models_that_are_trained_by_hand_one_after_the_other_are_seen_each(watch
     assert seen.end.totals["samples"] == 18 * 6
     assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
     assert len([notice for notice in seen.notices if "No optimizer step is seen" in notice]) == 1
+
+
+def test_models_trained_by_hand_one_after_the_other_are_not_searched_for_everywhere_all_the_time(
+    watching, inputs, labels, monkeypatch
+):
+    everywhere = []
+
+    def get_objects(generation=None, search=gc.get_objects):
+        everywhere.append(generation is None)
+        return search(generation)
+
+    monkeypatch.setattr(searches, "FREE_S", 0.0)
+    monkeypatch.setattr(searches, "SHARE", 0.0)
+    monkeypatch.setattr(gc, "get_objects", get_objects)
+    with watching() as seen:
+        for _ in range(12):
+            by_hand(nn.Linear(4, 3), inputs, labels, 6)
+    assert sum(everywhere) <= searches.FIRST + 2  # averages are searched for as well
+    assert seen.end.totals["steps"] == {"0": 12 * 6}
+
+
+def test_optimizers_that_were_found_once_are_known_to_where_searches_are_dear(watching, inputs, labels, monkeypatch):
+    monkeypatch.setattr(searches, "FIRST", 3)  # for two models, and an optimizer
+    monkeypatch.setattr(searches, "FREE_S", 0.0)
+    monkeypatch.setattr(searches, "SHARE", 0.0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gc.collect()
+    with watching() as seen:
+        by_hand(nn.Linear(4, 3), inputs, labels, 6)
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    assert seen.end.totals["steps"] == {"0": 6 + 1}
 
 
 def test_average_of_a_model_that_is_trained_by_hand_is_its_own(watching, inputs, labels):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trimtab import health as reports
-from trimtab.capture import unannounced
+from trimtab.capture import recorder
 from trimtab.sample import pace
 from trimtab.sample.spacing import WARM_UP_STEPS
 from trimtab.types import Health
@@ -36,7 +36,7 @@ def test_cost_is_told_as_time_and_as_a_share_of_the_run(watching, train):
 
 
 def test_search_that_is_made_once_is_not_taken_for_what_every_step_costs(watching, monkeypatch):
-    monkeypatch.setattr(unannounced, "living_optimizers", lambda: time.sleep(1.0) or [])
+    monkeypatch.setattr(recorder, "living", lambda _, **__: time.sleep(1.0) or [])
     model, inputs = nn.Linear(4, 4), torch.ones(4, 4)
     with watching(gradients_every=1000) as seen:
         for _ in range(30):

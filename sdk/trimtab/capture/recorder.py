@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trimtab.capture.criteria import Criteria
 from trimtab.capture.models import Models
@@ -20,7 +22,7 @@ from trimtab.sample.noise import FirstBackward
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, sum_of
 from trimtab.sample.updates import Weights
-from trimtab.searches import Searches
+from trimtab.searches import Searches, living
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class Recorder:
         self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
         self._first_for = 0.0  # likewise, of the first backward of the step to come
-        self._searches = Searches()  # of the whole process for models
+        self._searches = Searches()  # of the whole process, for models and optimizers
+        self._optimizers = weakref.WeakSet[Optimizer]()  # that they found
         self._passes = passes
         self._criteria = criteria
 
@@ -179,6 +182,14 @@ class Recorder:
         """The same before anybody has stepped: who trains may evaluate first, and only a model tells which it is."""
         if models.guesses():
             self._search(models, parameters)
+
+    def living_optimizers(self) -> list[Optimizer]:
+        """Every optimizer of the process: where they are asked for all the time, new ones, and those found before."""
+        started = self.clock()
+        with self._searches.one() as everywhere:
+            self._optimizers.update(living(Optimizer, everywhere=everywhere))
+        self.meter.add(self.clock() - started)
+        return list(self._optimizers)
 
     def _search(self, models: Models, parameters: Sequence[Tensor]) -> None:
         started = self.clock()

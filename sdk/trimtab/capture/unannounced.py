@@ -18,7 +18,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Behind, Recorder
 from trimtab.capture.share import Share
-from trimtab.capture.tracked import Unjudged, held, living_optimizers, parameters_of, rates_of
+from trimtab.capture.tracked import Unjudged, held, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger
 from trimtab.sample.readings import Due
@@ -274,9 +274,7 @@ class UnseenOptimizer:
         if len(self._rounds) >= ROUNDS_BEFORE_STEP:
             return False
         if not self._awaited:
-            started = self._recorder.clock()
             self._awaited = [weakref.ref(each) for each in self._concerned()]
-            self._recorder.meter.add(self._recorder.clock() - started)
         return any(known() is not None for known in self._awaited)
 
     def _concerned(self) -> list[Optimizer]:
@@ -285,7 +283,7 @@ class UnseenOptimizer:
         Or whose parameters are held fixed just now, where inputs are moved: plain tensors, and nobody's.
         """
         reached = {id(leaf): leaf for leaf in self._attribution.newest_leaves}
-        hooked = [each for each in living_optimizers() if getattr(type(each).step, "hooked", False)]
+        hooked = [each for each in self._recorder.living_optimizers() if getattr(type(each).step, "hooked", False)]
         owners = [each for each in hooked if not reached.keys().isdisjoint(map(id, parameters_of(each)))]
         if owners or not reached or any(isinstance(leaf, nn.Parameter) for leaf in reached.values()):
             return owners
