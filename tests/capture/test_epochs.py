@@ -745,6 +745,70 @@ def test_sampler_that_does_not_know_its_length_is_nobodys_fault(watching, loop, 
     assert [step.samples for step in seen.steps()] == [3, 4, 3]
 
 
+def put_together(items, ahead=0):
+    """Batches of what a loader hands out one by one, of which so many are fetched before the first is trained on."""
+    rest = iter(items)
+    items = itertools.chain(list(itertools.islice(rest, ahead)), rest)
+    while batch := list(itertools.islice(items, BATCH)):
+        yield [torch.stack(column) for column in zip(*batch, strict=True)]
+
+
+class Images(Stream):
+    """The first dimension of an item is of one channel."""
+
+    def __iter__(self):
+        return ((x.unsqueeze(0), y) for x, y in data(self.samples))
+
+
+@pytest.mark.parametrize("items", [Stream(), Images(), data()])
+@pytest.mark.parametrize("ahead", [0, 7])
+def test_samples_of_batches_made_by_hand_of_a_loaders_items_are_their_targets(watching, loop, items, ahead):
+    loader, unknown = DataLoader(items, batch_size=None), DataLoader(Images(6), batch_size=None)
+    losses = []
+    with watching() as seen:
+        for _ in range(3):
+            of_epoch = [loop.step((x.flatten(1), y)) for x, y in put_together(loader, ahead)]
+            losses.append((4 * of_epoch[0] + 4 * of_epoch[1] + 2 * of_epoch[2]) / SAMPLES)
+            loop.validate([(x.flatten(1), y) for x, y in put_together(unknown)])
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2] * 3
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES] * 3
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(losses)
+
+
+def test_samples_of_a_validation_on_a_loaders_items_are_its_targets(watching, loop):
+    validation = DataLoader(Stream(6), batch_size=None)
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            with torch.no_grad():
+                for inputs, labels in put_together(validation):
+                    F.cross_entropy(loop.model(inputs), labels)
+    assert [epoch.validation.samples for epoch in seen.epochs] == [6, 6]
+
+
+def test_samples_of_batches_made_by_hand_of_a_loaders_items_are_not_known_without_targets(watching, loop):
+    with watching() as seen:
+        for inputs, _ in put_together(DataLoader(Stream(), batch_size=None)):
+            loop.optimizer.zero_grad()
+            loop.model(inputs).logsumexp(1).mean().backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [None] * 3
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_items_that_are_batches_count_their_samples_whatever_the_targets_are(watching, loop, targets):
+    """Three targets a sample, as of a language model."""
+    batches = [(x, y.repeat_interleave(targets)) for x, y in in_parts(data())]
+    with watching() as seen:
+        for _ in range(2):
+            for inputs, labels in DataLoader(batches, batch_size=None):
+                loop.optimizer.zero_grad()
+                F.cross_entropy(loop.model(inputs).repeat_interleave(targets, 0), labels).backward()
+                loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [BATCH, BATCH, 2] * 2
+
+
 def test_samples_of_lists_are_known_without_a_sampler_of_torch(watching, loop):
     indices = [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9]]
     with watching() as seen:

@@ -32,7 +32,8 @@ class LoaderPass:
 
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "is_evaluated", "is_plain", "loader", "repeats", "samples", "sized", "wait_s",
+        "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "loader", "repeats", "samples", "sized",
+        "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -46,6 +47,7 @@ class LoaderPass:
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
         self._items, self._rest = _items_of_each(iterator)
+        self.is_batched = iterator._auto_collation or issubclass(type(iterator._index_sampler), BatchSampler)
         self._is_counted = type(iterator._index_sampler) is BatchSampler  # nobody else's idea of a batch size
         self.is_plain = True  # whether the first dimension of a batch's first tensor is its samples
         self.batches = 0
@@ -89,6 +91,15 @@ class LoaderPass:
         if found > items > 1:
             return self._is_counted or found % items == 0
         return found == 1 and _is_row(batch)
+
+    def is_of_single_samples(self, counted: int) -> bool:
+        """Whether a batch that is about to be spent was made of items by hand. A loss has `counted` its samples, or 0.
+
+        An item of a loader that makes no batches may be a batch, or one sample whose first dimension is anything. A
+        batch of tokens has more targets than samples; two items may be a batch, and one that was fetched ahead.
+        """
+        items = self.newly_fetched
+        return counted == items > 1 if counted == self.samples else counted == items or items > 2
 
     def fed(self) -> bool:
         """Whether batches were counted as those that feed training, and are not spent. They count as new from now."""

@@ -66,6 +66,7 @@ class Passes:
         self._source: LoaderPass | None = None  # the newest of those
         self._feeding: list[LoaderPass] = []  # behind the newest training backward
         self._lookaheads = Living[Lookahead]()  # by loader
+        self._single = Living[bool]()  # by loader: whether losses alone tell how many samples a batch has
         self._trained_loaders = Living[bool]()
         self._trained_data = Living[bool]()
         self._trained = False  # a training backward in this epoch
@@ -218,7 +219,7 @@ class Passes:
         if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
             trained = source.loader in self._trained_loaders or source.data in self._trained_data
             sums = gap.of_loader(source, origin, is_training_data=trained, is_look=is_look)
-            sums.add(criterion, predictions, 0 if is_look else self._samples_of(source, gap))
+            sums.add(criterion, predictions, 0 if is_look else self._samples_of(source, gap, criterion.samples))
         else:
             sums = gap.of_tensors(origin, is_look=is_look)
             sums.add(criterion, predictions, criterion.samples)
@@ -246,7 +247,9 @@ class Passes:
         self._trained = True
         self._count()
         followed = self._followed
-        if not self._over and followed is not None and (not followed.ahead or self._any_will_do(followed)):
+        if self._over or followed is None or self._single.get(followed.loader):
+            return
+        if not followed.ahead or self._any_will_do(followed):
             self.steady = followed
 
     def ordinary(self) -> bool:
@@ -308,11 +311,12 @@ class Passes:
         self._left = self._left or self._over or is_left
         self._resume(is_last=True)
 
-    def _samples_of(self, source: LoaderPass, gap: Gap) -> int:
-        """The samples of the batch that is validated, once for each loss function."""
+    def _samples_of(self, source: LoaderPass, gap: Gap, counted: int) -> int:
+        """The samples of the batch that is validated, of which a loss has `counted`, once for each loss function."""
+        is_single = self._is_single(source, counted)
         if source.in_hand:
             self._spent = source.spend()
-            self._validating = self._spent[0]
+        self._validating = counted if is_single else self._spent[0] or self._validating
         batch = source, source.batches
         if gap.batch == batch:
             return 0
@@ -411,25 +415,37 @@ class Passes:
     def _take(self) -> None:
         """Spend what is behind the training backward that is about to run."""
         self.batch_samples = 0
+        counted = self.counted() if len(self._feeding) == 1 else 0
+        singles = [self._is_single(loader, counted) for loader in self._feeding]
         for loader in self._feeding:
             self._trained_loaders[loader.loader] = True
             if loader.data not in self._trained_data:
                 self._trained_data[loader.data] = True
                 self._gaps.forget()
-            samples, wait_s = loader.spend(self._ahead(loader))
-            self.batch_samples += samples
+            samples, wait_s = loader.spend(self._ahead(loader, counted))
+            self.batch_samples += 0 if any(singles) else samples
             self.wait_s += wait_s
         self.samples += self.batch_samples
 
-    def _ahead(self, loader: LoaderPass) -> int:
+    def _is_single(self, loader: LoaderPass, counted: int) -> bool:
+        """Whether its items are samples of which batches are made by hand. Settled when the first are spent."""
+        if loader.is_batched:
+            return False
+        known = self._single.get(loader.loader)
+        if known is None:
+            known = self._single[loader.loader] = loader.is_of_single_samples(counted)
+        return known
+
+    def _ahead(self, loader: LoaderPass, counted: int) -> int:
         """How many of the batches in hand are for later steps."""
+        if self._single.get(loader.loader):
+            return 0
         known = self._lookaheads.get(loader.loader)
         if loader.exhausted:
             if known is not None:
                 known.trained(loader.newly_fetched)
             return 0
         if known is None:
-            counted = self.counted() if len(self._feeding) == 1 else 0
             known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
         else:
             known.trained(loader.newly_fetched)
