@@ -101,7 +101,7 @@ class Capture:
         self._criteria.on_weighed = lambda loss: None if logs() else say("validation_unseen", WEIGHED.format(loss=loss))
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode
-        self._passes.counted = lambda: self._criteria.said.samples
+        self._passes.feeding.counted = lambda: self._criteria.said.samples
         self._criteria.on_change = self._compares_anew
         self._criteria.on_another = self._another_loss
         recorder = Recorder(books, sampler, self._passes, self._criteria, meter)

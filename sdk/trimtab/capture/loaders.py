@@ -153,32 +153,6 @@ class LoaderPass:
         return not self.complete and self.held
 
 
-class Lookahead:
-    """How many batches a loop has in hand beside those that it trains on, told from how many each training fetched.
-
-    Accelerate and its like fetch one before they hand out the one before it: two come for the first training, and one
-    for each that follows. Where as many come for the second as for the first, it takes several. `counted` are the
-    samples behind the first loss, where they are known: then the first training tells by itself.
-    """
-
-    __slots__ = ("_first", "batches")
-
-    def __init__(self, fetched: int, samples: int, counted: int) -> None:
-        self.batches = int(fetched > 1 and counted != samples)
-        self._first = fetched
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is nothing left to learn."""
-        return self._first == 0
-
-    def trained(self, fetched: int) -> None:
-        """One more training, for which so many batches came."""
-        if fetched >= self._first > 0:
-            self.batches = 0
-        self._first = 0
-
-
 def watch_loaders(patches: Patches, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `wrap` of it in the place of `__next__`, through which every batch comes."""
     patches.replace(_BaseDataLoaderIter, "__next__", wrap(_BaseDataLoaderIter.__next__))

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from trimtab.capture.feeding import Feeding
 from trimtab.capture.gaps import Gap, Gaps
-from trimtab.capture.identity import Living
-from trimtab.capture.loaders import ATTRIBUTE, LoaderPass, Lookahead
+from trimtab.capture.loaders import ATTRIBUTE, LoaderPass
 from trimtab.capture.origins import Origin
 from trimtab.sample.books import Place
 from trimtab.sample.criteria import Criterion
@@ -58,17 +58,11 @@ class Passes:
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
         self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
-        self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_validation = on_validation
         self._on_epoch = on_epoch
         self._followed: LoaderPass | None = None  # whose end is the epoch's
         self._fresh: list[LoaderPass] = []  # fetched from since the last training backward
         self._source: LoaderPass | None = None  # the newest of those
-        self._feeding: list[LoaderPass] = []  # behind the newest training backward
-        self._lookaheads = Living[Lookahead]()  # by loader
-        self._single = Living[bool]()  # by loader: whether losses alone tell how many samples a batch has
-        self._trained_loaders = Living[bool]()
-        self._trained_data = Living[bool]()
         self._trained = False  # a training backward in this epoch
         self._ends_seen = False
         self._over = False  # the followed pass has no more batches
@@ -78,6 +72,7 @@ class Passes:
         self._rival: LoaderPass | None = None  # which alone has fed training since its beginning, beside the followed
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear, on_look)
+        self.feeding = Feeding(self._gaps.forget)
         self._gap: dict[str, Gap] = {}  # by loss function
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
         self._unseen: float = 0  # epochs after which an evaluation called no loss function, while none ever did
@@ -146,7 +141,7 @@ class Passes:
 
     def trains(self, loader: LoaderPass) -> bool:
         """Whether training was ever fed by that loader."""
-        return loader.loader in self._trained_loaders
+        return self.feeding.has_fed(loader)
 
     @property
     def is_over(self) -> bool:
@@ -217,8 +212,7 @@ class Passes:
             self._fresh.append(steady)
         self._left = self._left or (self._over and not (self._is_in_hand or is_look))
         if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
-            trained = source.loader in self._trained_loaders or source.data in self._trained_data
-            sums = gap.of_loader(source, origin, is_training_data=trained, is_look=is_look)
+            sums = gap.of_loader(source, origin, is_training_data=self.feeding.knows(source), is_look=is_look)
             sums.add(criterion, predictions, 0 if is_look else self._samples_of(source, gap, criterion.samples))
         else:
             sums = gap.of_tensors(origin, is_look=is_look)
@@ -247,9 +241,7 @@ class Passes:
         self._trained = True
         self._count()
         followed = self._followed
-        if self._over or followed is None or self._single.get(followed.loader):
-            return
-        if not followed.ahead or self._any_will_do(followed):
+        if not self._over and followed is not None and self.feeding.is_steady(followed):
             self.steady = followed
 
     def ordinary(self) -> bool:
@@ -292,7 +284,7 @@ class Passes:
         If it is fed by another loader, the pass that fed training before was left. `has_stepped`: with steps that are
         in no epoch yet.
         """
-        left, feeding = self._former or self._followed, self._feeding
+        left, feeding = self._former or self._followed, self.feeding.newest
         if left is None or left in feeding or not feeding:
             return
         if has_stepped and not self._one_by_one:
@@ -313,7 +305,7 @@ class Passes:
 
     def _samples_of(self, source: LoaderPass, gap: Gap, counted: int) -> int:
         """The samples of the batch that is validated, of which a loss has `counted`, once for each loss function."""
-        is_single = self._is_single(source, counted)
+        is_single = self.feeding.is_single(source, counted)
         if source.in_hand:
             self._spent = source.spend()
         self._validating = counted if is_single else self._spent[0] or self._validating
@@ -341,7 +333,7 @@ class Passes:
         gap, self._gap = self._gap, {}
         if gap:
             loss = min(gap, key=lambda name: gap[name].rank)
-            has_unseen = any(map(self._evaluates, self._fresh))
+            has_unseen = any(map(self.feeding.evaluates, self._fresh))
             sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=has_unseen)
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
@@ -359,7 +351,7 @@ class Passes:
 
     def _look_for_unseen(self) -> None:
         source = self._source  # which may feed the training that begins now
-        if any(self._evaluates(loader) for loader in self._fresh if loader is not source):
+        if any(self.feeding.evaluates(loader) for loader in self._fresh if loader is not source):
             self._unseen += 1
             if self._unseen == UNSEEN_AFTER:
                 self.on_unseen()
@@ -367,8 +359,7 @@ class Passes:
     def _count(self) -> None:
         """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
         self._former = None
-        has_rest = any(loader.exhausted and loader.ahead for loader in self._feeding)
-        if has_rest and not any(map(self._trains, self._fresh)):
+        if self.feeding.has_rest and not any(map(self.feeding.trains, self._fresh)):
             self._take()
         elif self._fresh:
             self._follow()
@@ -378,11 +369,7 @@ class Passes:
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
-        running = [loader for loader in self._fresh if self._feeds(loader)] or self._fresh[-1:]
-        self._feeding = feeding = [loader for loader in running if self._trains(loader)] or running
-        for loader in running:
-            if loader not in feeding:
-                loader.spend()
+        feeding = self.feeding.choose(self._fresh)
         self._take()
         longest = _longest(feeding)
         if self._followed in feeding:
@@ -394,67 +381,14 @@ class Passes:
         if self._followed is not None and self._followed.complete:
             self._over = True
 
+    def _take(self) -> None:
+        self.batch_samples, wait_s = self.feeding.take()
+        self.samples += self.batch_samples
+        self.wait_s += wait_s
+
     def _follow_instead(self, loader: LoaderPass) -> None:
         self._former = self._followed
         self._followed, self._rival, self._one_by_one = loader, None, False
-
-    def _feeds(self, loader: LoaderPass) -> bool:
-        """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
-        if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
-            return False
-        return loader.running or loader in self._feeding or not loader.is_evaluated
-
-    def _trains(self, loader: LoaderPass) -> bool:
-        """Whether it feeds training for certain."""
-        return self._feeds(loader) and not self._evaluates(loader)
-
-    def _evaluates(self, loader: LoaderPass) -> bool:
-        """Whether what came from it was for an evaluation that called no loss function."""
-        return loader.is_evaluated and loader.loader not in self._trained_loaders
-
-    def _take(self) -> None:
-        """Spend what is behind the training backward that is about to run."""
-        self.batch_samples = 0
-        counted = self.counted() if len(self._feeding) == 1 else 0
-        singles = [self._is_single(loader, counted) for loader in self._feeding]
-        for loader in self._feeding:
-            self._trained_loaders[loader.loader] = True
-            if loader.data not in self._trained_data:
-                self._trained_data[loader.data] = True
-                self._gaps.forget()
-            samples, wait_s = loader.spend(self._ahead(loader, counted))
-            self.batch_samples += 0 if any(singles) else samples
-            self.wait_s += wait_s
-        self.samples += self.batch_samples
-
-    def _is_single(self, loader: LoaderPass, counted: int) -> bool:
-        """Whether its items are samples of which batches are made by hand. Settled when the first are spent."""
-        if loader.is_batched:
-            return False
-        known = self._single.get(loader.loader)
-        if known is None:
-            known = self._single[loader.loader] = loader.is_of_single_samples(counted)
-        return known
-
-    def _ahead(self, loader: LoaderPass, counted: int) -> int:
-        """How many of the batches in hand are for later steps."""
-        if self._single.get(loader.loader):
-            return 0
-        known = self._lookaheads.get(loader.loader)
-        if loader.exhausted:
-            if known is not None:
-                known.trained(loader.newly_fetched)
-            return 0
-        if known is None:
-            known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
-        else:
-            known.trained(loader.newly_fetched)
-        return min(known.batches, loader.in_hand - 1)
-
-    def _any_will_do(self, loader: LoaderPass) -> bool:
-        """Whether it makes no difference which of its batches is trained on: all but the last are of one size."""
-        known = self._lookaheads.get(loader.loader)
-        return loader.each is not None and known is not None and known.settled
 
     def _restarts(self, loader: LoaderPass) -> bool:
         """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end.

@@ -1,0 +1,131 @@
+"""Which loaders feed training, and how many samples are behind each of its backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trimtab.capture.identity import Living
+from trimtab.capture.loaders import LoaderPass
+
+
+class Lookahead:
+    """How many batches a loop has in hand beside those that it trains on, told from how many each training fetched.
+
+    Accelerate and its like fetch one before they hand out the one before it: two come for the first training, and one
+    for each that follows. Where as many come for the second as for the first, it takes several. `counted` are the
+    samples behind the first loss, where they are known: then the first training tells by itself.
+    """
+
+    __slots__ = ("_first", "batches")
+
+    def __init__(self, fetched: int, samples: int, counted: int) -> None:
+        self.batches = int(fetched > 1 and counted != samples)
+        self._first = fetched
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to learn."""
+        return self._first == 0
+
+    def trained(self, fetched: int) -> None:
+        """One more training, for which so many batches came."""
+        if fetched >= self._first > 0:
+            self.batches = 0
+        self._first = 0
+
+
+class Feeding:
+    """Remembers which loaders fed training, by weak references. `on_other_data` is called when one is over new data."""
+
+    def __init__(self, on_other_data: Callable[[], object]) -> None:
+        self.newest: list[LoaderPass] = []  # behind the newest training backward
+        self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
+        self._on_other_data = on_other_data
+        self._lookaheads = Living[Lookahead]()  # by loader
+        self._single = Living[bool]()  # by loader: whether losses alone tell how many samples a batch has
+        self._loaders = Living[bool]()
+        self._data = Living[bool]()
+
+    def has_fed(self, loader: LoaderPass) -> bool:
+        """Whether training was ever fed by that loader."""
+        return loader.loader in self._loaders
+
+    def knows(self, loader: LoaderPass) -> bool:
+        """Whether training was ever fed by that loader, or with its data."""
+        return loader.loader in self._loaders or loader.data in self._data
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether a loader that has no more had batches in hand at the newest backward."""
+        return any(loader.exhausted and loader.ahead for loader in self.newest)
+
+    def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
+        """Which of those that were fetched from, in order, feed the backward that is about to run."""
+        running = [loader for loader in fresh if self._feeds(loader)] or fresh[-1:]
+        self.newest = [loader for loader in running if self.trains(loader)] or list(running)
+        for loader in running:
+            if loader not in self.newest:
+                loader.spend()
+        return self.newest
+
+    def take(self) -> tuple[int, float]:
+        """Spend what is behind the backward that is about to run: its samples, and the seconds waited for them."""
+        batch_samples, waited_s = 0, 0.0
+        counted = self.counted() if len(self.newest) == 1 else 0
+        singles = [self.is_single(loader, counted) for loader in self.newest]
+        for loader in self.newest:
+            self._loaders[loader.loader] = True
+            if loader.data not in self._data:
+                self._data[loader.data] = True
+                self._on_other_data()
+            samples, wait_s = loader.spend(self._ahead(loader, counted))
+            batch_samples += 0 if any(singles) else samples
+            waited_s += wait_s
+        return batch_samples, waited_s
+
+    def trains(self, loader: LoaderPass) -> bool:
+        """Whether it feeds training for certain."""
+        return self._feeds(loader) and not self.evaluates(loader)
+
+    def evaluates(self, loader: LoaderPass) -> bool:
+        """Whether what came from it was for an evaluation that called no loss function."""
+        return loader.is_evaluated and not self.has_fed(loader)
+
+    def is_single(self, loader: LoaderPass, counted: int) -> bool:
+        """Whether its items are samples of which batches are made by hand. Settled when the first are spent."""
+        if loader.is_batched:
+            return False
+        known = self._single.get(loader.loader)
+        if known is None:
+            known = self._single[loader.loader] = loader.is_of_single_samples(counted)
+        return known
+
+    def is_steady(self, loader: LoaderPass) -> bool:
+        """Whether a batch of it more is a backward more, and no matter which of those in hand that is for."""
+        if self._single.get(loader.loader):
+            return False
+        if not loader.ahead:
+            return True
+        known = self._lookaheads.get(loader.loader)  # all but the last are of one size:
+        return loader.each is not None and known is not None and known.settled
+
+    def _feeds(self, loader: LoaderPass) -> bool:
+        """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
+        if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
+            return False
+        return loader.running or loader in self.newest or not loader.is_evaluated
+
+    def _ahead(self, loader: LoaderPass, counted: int) -> int:
+        """How many of the batches in hand are for later steps."""
+        if self._single.get(loader.loader):
+            return 0
+        known = self._lookaheads.get(loader.loader)
+        if loader.exhausted:
+            if known is not None:
+                known.trained(loader.newly_fetched)
+            return 0
+        if known is None:
+            known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
+        else:
+            known.trained(loader.newly_fetched)
+        return min(known.batches, loader.in_hand - 1)
