@@ -1,5 +1,7 @@
 """Backwards that no step follows: attacks, Langevin's steps, and other looks at the gradient of inputs."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -174,6 +176,25 @@ def test_rounds_before_the_first_step_of_a_living_optimizer_are_no_steps(watchin
     assert seen.end.totals["steps"] == {"0": 3}
     assert seen.losses() == pytest.approx(robust.losses)
     assert "unseen_optimizer" not in [notice.kind for notice in seen.backend.of(Notice)]
+
+
+@pytest.mark.parametrize("rounds", [2, 5, 10])
+def test_warm_up_on_the_batches_of_the_training_is_in_no_epoch(watching, robust, rounds):
+    """It is left before the end of its pass, or reaches that."""
+    batches = loader(10 * BATCH, seed=1)
+    with watching() as seen:
+        for inputs, labels in itertools.islice(batches, rounds):
+            robust.optimizer.zero_grad()
+            F.cross_entropy(robust.model(inputs), labels).backward()
+        robust.optimizer.zero_grad()  # before an attack adds to them
+        for _ in range(2):
+            for inputs, labels in batches:
+                robust.step(inputs, labels, in_eval_mode=False)
+    assert [epoch.epoch for epoch in seen.epochs] == [1, 2]
+    assert [epoch.train.samples for epoch in seen.epochs] == [10 * BATCH] * 2
+    assert [epoch.train.loss * 10 for epoch in seen.epochs] == pytest.approx(
+        [sum(robust.losses[:10]), sum(robust.losses[10:])]
+    )
 
 
 def test_gradients_that_are_added_up_aside_before_each_step_are_one_step(watching, robust):

@@ -108,6 +108,7 @@ class Capture:
         self._criteria.on_first = lambda loss: recorder.guess(models, reach_of([loss]).leaves)
         recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
+        self._passes.awaits_first = self._steps.unseen.waits
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)
         self._lane.ways = Ways(self._lane)
         models.before_change = self._lane.leave

@@ -58,6 +58,7 @@ class Passes:
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
         self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
+        self.awaits_first: Callable[[], bool] = lambda: False  # whether nobody has stepped, and somebody may yet
         self._on_validation = on_validation
         self._on_epoch = on_epoch
         self._followed: LoaderPass | None = None  # whose end is the epoch's
@@ -142,6 +143,11 @@ class Passes:
     def trains(self, loader: LoaderPass) -> bool:
         """Whether training was ever fed by that loader."""
         return self.feeding.has_fed(loader)
+
+    @property
+    def followed(self) -> LoaderPass | None:
+        """The pass that feeds training, whose end is the epoch's."""
+        return self._followed
 
     @property
     def is_over(self) -> bool:
@@ -339,6 +345,8 @@ class Passes:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
                 self._unseen = -math.inf
+        if self._trained and is_over and self.awaits_first():  # so far that was a warm-up
+            self._trained, self._newest_sums = False, None
         if self._trained and is_over:
             self._ends_seen = True
             self._look_for_unseen()

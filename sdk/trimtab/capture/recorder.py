@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.capture.criteria import Criteria
+from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
@@ -32,16 +33,18 @@ class Behind:
     said: Said = field(default_factory=Said)
     fetched: int = 0  # samples of loaders
     wait_s: float = 0.0
+    feeds: LoaderPass | None = None  # the pass that fed training then
 
-    def fetched_alone(self) -> Behind:
-        """The same, but for what was said."""
-        return Behind(fetched=self.fetched, wait_s=self.wait_s)
+    def fetched_alone(self, feeds: LoaderPass | None) -> Behind:
+        """The same, but for what was said. Nothing where another pass `feeds` training by now."""
+        return Behind(fetched=self.fetched, wait_s=self.wait_s, feeds=feeds) if feeds is self.feeds else Behind()
 
     def add(self, other: Behind) -> None:
         """What is behind the backwards after them."""
         self.said.add(other.said)
         self.fetched += other.fetched
         self.wait_s += other.wait_s
+        self.feeds = other.feeds
 
 
 class Recorder:
@@ -123,9 +126,14 @@ class Recorder:
     def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""
         passes = self._passes
-        behind = Behind(self._criteria.set_aside(), passes.samples, passes.wait_s)
+        behind = Behind(self._criteria.set_aside(), passes.samples, passes.wait_s, passes.followed)
         passes.samples, passes.wait_s = 0, 0.0
         return behind
+
+    @property
+    def feeds(self) -> LoaderPass | None:
+        """The pass that feeds training, if any."""
+        return self._passes.followed
 
     def resume(self, behind: Behind) -> None:
         """As if nothing but this were behind the backwards since the last step."""

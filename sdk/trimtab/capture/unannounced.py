@@ -197,6 +197,10 @@ class UnseenOptimizer:
         self._sample_at = 0
         self._ended_at: float | None = None
 
+    def waits(self) -> bool:
+        """Whether all rounds so far may have been none, and an optimizer lives that may step yet."""
+        return self._share is None and bool(self._rounds) and self._may_step()
+
     def before_backward(self, gone: list[Held]) -> None:
         """A backward is about to run; `gone` are losses whose gradients were cleared and that no optimizer claimed."""
         if self._share is not None:
@@ -209,7 +213,7 @@ class UnseenOptimizer:
         if gone:
             self._rounds.append(_Round(gone, self._norm, self._behind, self._recorder.clock()))
             self._norm, self._behind = None, Behind()
-            if len(self._rounds) >= ROUNDS_WITHOUT_STEP and not self._waits():
+            if len(self._rounds) >= ROUNDS_WITHOUT_STEP and not self._may_step():
                 self._start()
 
     def after_backward(self) -> None:
@@ -247,7 +251,8 @@ class UnseenOptimizer:
         self.settle()
         self._settled = False
         if self._share is None:  # rounds that were none: their batches were fetched for whoever steps now
-            self._rounds = [each._replace(behind=each.behind.fetched_alone()) for each in self._rounds]
+            feeds = self._recorder.feeds
+            self._rounds = [each._replace(behind=each.behind.fetched_alone(feeds)) for each in self._rounds]
         behind = self._gathered()
         behind.add(self._recorder.set_aside())
         self._recorder.resume(behind)
@@ -255,7 +260,7 @@ class UnseenOptimizer:
         if self._share is not None:
             self._attribution.drop(self._share)
             self._attribution.by_hand = False
-        self._share, self._ledger, self._rounds = None, None, []
+        self._share, self._ledger, self._rounds, self._awaited = None, None, [], []
 
     def _gathered(self) -> Behind:
         """What is behind the rounds that were not taken for steps, and what came after them."""
@@ -265,8 +270,8 @@ class UnseenOptimizer:
         behind.add(self._behind)
         return behind
 
-    def _waits(self) -> bool:
-        """Whether these rounds may be none, as an optimizer lives that may step yet.
+    def _may_step(self) -> bool:
+        """Whether an optimizer lives that may step yet, so that these rounds may be none.
 
         Opacus adds up the gradients of several batches aside; some go through a few batches to warm up; Langevin's
         steps and attacks move inputs. One that was let go without a step was there to clear gradients, if anything.
