@@ -125,3 +125,23 @@ def test_tensors_of_a_batchs_size_after_the_loop_are_a_validation(watching, mode
             _look(model, torch.randn(2, 4), torch.randint(3, (2,)))
     assert len(seen.validations) == 2
     assert [epoch.step for epoch in seen.epochs] == [5, 10]
+
+
+@pytest.mark.parametrize("amid", [True, False])
+def test_nothing_is_copied_for_the_sake_of_a_look(watching, model, optimizer, loader, amid):
+    """As where a validation begins, after which the best state may be kept."""
+    other, begun, epochs = DataLoader(TensorDataset(torch.randn(6, 4), torch.randint(3, (6,))), 4), [], []
+    with watching() as seen:
+        seen.run._capture._passes.on_validating = lambda: begun.append(len(epochs))
+        for epoch in range(3):
+            epochs.append(epoch)
+            for number, batch in enumerate(loader):
+                if amid and number > 0:
+                    _look(model, *batch)
+                _step(model, optimizer, *batch)
+                if not amid:
+                    _look(model, *batch)
+            for batch in other:
+                _look(model, *batch)
+    assert begun == [1, 2, 3]
+    assert len(seen.validations) == 3

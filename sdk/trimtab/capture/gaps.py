@@ -77,6 +77,11 @@ class Gap:
             found.paths.add(origin.path)
         return found.sums
 
+    @property
+    def is_of_looks(self) -> bool:
+        """Whether there was nothing but looks at the batch that is trained on."""
+        return all(each.is_look for each in self.passes)
+
     def is_trained_on(self, source: LoaderPass) -> bool:
         """What came from there, if anything did, was a look at the batch that is trained on."""
         found = self._of.get(source.loader)

@@ -204,8 +204,6 @@ class Passes:
         steady, self.steady = self.steady, None
         if steady is not None and steady.samples:
             self._source = steady
-        if not self._gap:
-            self.on_validating()
         gap = self._gap.get(loss)
         if gap is None:
             gap = self._gap[loss] = Gap(rank)
@@ -216,6 +214,8 @@ class Passes:
             is_look = may_be_trained and self._is_amid_pass
         if is_look and steady is not None and steady.fed():
             self._fresh.append(steady)
+        if not is_look and all(each.is_of_looks for each in self._gap.values()):
+            self.on_validating()
         self._left = self._left or (self._over and not (self._is_in_hand or is_look))
         if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
             sums = gap.of_loader(source, origin, is_training_data=self.feeding.knows(source), is_look=is_look)
