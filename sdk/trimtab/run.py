@@ -121,7 +121,7 @@ class Run:
         self._books.judged = self._controller.judged
         self._watchdog = Watchdog(
             self._capture.progress,
-            lambda: self._books.global_step,
+            self._books.steps_written,
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
             on_alive=self._moved_on,
@@ -415,7 +415,7 @@ class Run:
         """Tell the user something, once."""
         if kind not in self._told:
             self._told.add(kind)
-            self._emit(Notice(ts=time.time(), step=self._books.global_step, kind=kind, text=text))
+            self._emit(Notice(ts=time.time(), step=self._books.steps_written(), kind=kind, text=text))
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}

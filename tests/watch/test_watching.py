@@ -14,7 +14,7 @@ from trimtab.errors import BackendError, ConfigError, RunActiveError
 from trimtab.measurements import measure
 from trimtab.steering.controller import Controller
 from trimtab.testing import RecordingBackend
-from trimtab.types import Health, RunEnd, Step
+from trimtab.types import Health, Notice, RunEnd, Step
 from trimtab.watchdog import Watchdog
 
 
@@ -508,3 +508,18 @@ def test_ctrl_c_after_the_backends_started_leaves_nothing_behind(tmp_path, monke
         pass
     assert backend.closed
     assert not (tmp_path / "test" / "run.json").exists()
+
+
+def test_notice_has_the_step_that_was_taken_last_though_no_record_of_it_is_out(options):
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with trimtab.watch(**options) as run:
+        backend = options["backends"][0]
+        for _ in range(300):
+            optimizer.zero_grad()
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+        recorded = max((event.step for event in backend.of(Step)), default=0)
+        run.restore_best()
+    (notice,) = [each for each in backend.of(Notice) if each.kind.startswith("restore_best")]
+    assert notice.step == 300 > recorded
