@@ -1133,3 +1133,34 @@ def test_epoch_tells_a_sum_with_more_terms_for_each_sample(watching, loop, made,
             losses.append(loss.item())
     (epoch,) = seen.epochs
     assert epoch.train.loss == pytest.approx(sum(losses) / (len(losses) if is_divided else SAMPLES))
+
+
+@pytest.mark.parametrize("is_fed", [True, False], ids=["from a loader", "from tensors"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_validation_that_is_drawn_from_an_iterator_without_end_is_of_as_many_batches_each_time(
+    watching, model, is_fed, count
+):
+    def endless(loader):
+        while True:
+            yield from loader
+
+    inputs, labels = torch.randn(18, 4), torch.randint(3, (18,))
+    training = DataLoader(TensorDataset(inputs, labels), 6)
+    validation = endless(DataLoader(TensorDataset(torch.randn(12, 4), torch.randint(3, (12,))), 4))
+    optimizer, expected = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with watching() as seen:
+        for _ in range(7):
+            for each, target in training if is_fed else zip(inputs.split(6), labels.split(6), strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(each), target).backward()
+                optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                losses = [
+                    F.cross_entropy(model(each), target).item() for each, target in itertools.islice(validation, count)
+                ]
+            model.train()
+            expected.append(sum(losses) / count)
+    assert [each.loss for each in seen.validations] == pytest.approx(expected)
+    assert {each.samples for each in seen.validations} == {4 * count}
+    assert [step.samples for step in seen.steps()] == [6] * 21

@@ -60,8 +60,10 @@ class Feeding:
         return any(loader.exhausted and loader.ahead for loader in self.newest)
 
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
-        """Which of those that were fetched from, in order, feed the backward that is about to run."""
-        running = [loader for loader in fresh if self._feeds(loader)] or fresh[-1:]
+        """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
+        came was validated."""
+        running = [loader for loader in fresh if self._feeds(loader)]
+        running = running or [loader for loader in fresh if loader.in_hand][-1:]
         self.newest = [loader for loader in running if self.trains(loader)] or list(running)
         for loader in running:
             if loader not in self.newest:

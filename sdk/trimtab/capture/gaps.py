@@ -50,11 +50,11 @@ class _Pass:
 class Gap:
     """The passes since the last training backward, in order, by one loss function.
 
-    `rank` is 0 for the one that training is compared by, more for others that it uses.
+    `rank` is 0 for the one that training is compared by, more for others that it uses. `number` is more for later ones.
     """
 
-    def __init__(self, rank: int = 0) -> None:
-        self.rank = rank
+    def __init__(self, rank: int = 0, number: int = 0) -> None:
+        self.rank, self.number = rank, number
         self.batch: tuple[LoaderPass, int] | None = None  # the newest whose samples are counted
         self.passes: list[_Pass] = []
         self._of: dict[object, _Pass] = {}  # a loader, or an origin
@@ -64,11 +64,14 @@ class Gap:
     ) -> PassSums:
         """The pass over a loader: another one where it starts anew after its end, as for a second model's sake.
 
-        Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`.
+        Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`. So they are where
+        it had begun in an earlier gap: an iterator without end is drawn from, as many batches each time.
         """
+        if source.validated_in is None:
+            source.validated_in = self.number
         found = self._of.get(source.loader)
-        is_next = found is not None and found.source is not source
-        if found is None or (is_next and found.source is not None and found.source.complete):
+        before = None if found is None or found.source is source else found.source
+        if found is None or (before is not None and before.complete and before.validated_in == self.number):
             found = self._add(source.loader, _Pass(origin, is_training_data, is_look))
         found.source = source
         found.is_training_data |= is_training_data

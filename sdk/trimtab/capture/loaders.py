@@ -33,7 +33,7 @@ class LoaderPass:
     __slots__ = (
         "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
         "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "loader", "repeats", "samples", "sized",
-        "wait_s",
+        "validated_in", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -53,6 +53,7 @@ class LoaderPass:
         self.batches = 0
         self.complete = False  # no more batches come, or none that were promised
         self.exhausted = False  # no more came
+        self.validated_in: int | None = None  # the first gap between trainings in which it was
         self.is_evaluated = False  # whether a model was in eval mode, or grad was off, when the newest batch came
         self.samples = 0  # fetched, and not yet trained on or validated, but for those of batches that are kept
         self.wait_s = 0.0  # for those

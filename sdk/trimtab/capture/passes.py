@@ -75,6 +75,7 @@ class Passes:
         self._gaps = Gaps(on_unclear, on_look)
         self.feeding = Feeding(self._gaps.forget)
         self._gap: dict[str, Gap] = {}  # by loss function
+        self._gaps_before = 0
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
         self._unseen: float = 0  # epochs after which an evaluation called no loss function, while none ever did
         self._validating = 0  # samples of the newest batch
@@ -206,7 +207,7 @@ class Passes:
             self._source = steady
         gap = self._gap.get(loss)
         if gap is None:
-            gap = self._gap[loss] = Gap(rank)
+            gap = self._gap[loss] = Gap(rank, self._gaps_before)
         source = self._source
         if source is not None:
             is_look = source is self._followed and not (source.exhausted or self._is_in_hand)
@@ -326,8 +327,10 @@ class Passes:
 
         Of the later ones it is known which pass feeds training.
         """
-        source = self._source
+        source, is_first = self._source, not (self._trained or self._ends_seen)
         if source is None or source.batches > 1 or not source.held or source.exhausted:
+            return
+        if not (self.feeding.newest or is_first):  # training goes on without a loader
             return
         looks = [gap.is_trained_on(source) for gap in self._gap.values()]
         if True in looks:
@@ -338,6 +341,7 @@ class Passes:
         is_over = self.is_over
         gap, self._gap = self._gap, {}
         if gap:
+            self._gaps_before += 1
             loss = min(gap, key=lambda name: gap[name].rank)
             has_unseen = any(map(self.feeding.evaluates, self._fresh))
             sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=has_unseen)
@@ -379,6 +383,8 @@ class Passes:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
         feeding = self.feeding.choose(self._fresh)
         self._take()
+        if not feeding:
+            return
         longest = _longest(feeding)
         if self._followed in feeding:
             self._rival = None
