@@ -1,6 +1,9 @@
 """Where an epoch ends, what belongs to it, and what cannot be known."""
 
+import collections
 import itertools
+import queue
+import threading
 import time
 
 import pytest
@@ -1164,3 +1167,50 @@ def test_validation_that_is_drawn_from_an_iterator_without_end_is_of_as_many_bat
     assert [each.loss for each in seen.validations] == pytest.approx(expected)
     assert {each.samples for each in seen.validations} == {4 * count}
     assert [step.samples for step in seen.steps()] == [6] * 21
+
+
+def _by_four(loader):
+    """Keeps four batches in hand, as prefetchers do."""
+    batches, waiting = iter(loader), collections.deque()
+    while True:
+        waiting += itertools.islice(batches, 4 - len(waiting))
+        if not waiting:
+            return
+        yield waiting.popleft()
+
+
+def _in_a_thread(loader):
+    """Reads ahead of who trains, as far as there is room."""
+    room = queue.Queue(3)
+
+    def fill():
+        for batch in loader:
+            room.put(batch)
+        room.put(None)
+
+    reader = threading.Thread(target=fill)
+    reader.start()
+    while not room.full():
+        time.sleep(0.001)
+    while (batch := room.get()) is not None:
+        yield batch
+    reader.join()
+
+
+@pytest.mark.parametrize("read", [_by_four, _in_a_thread, list])
+def test_loss_of_an_epoch_is_that_of_its_batches_however_far_they_are_read_ahead(watching, model, read):
+    loader = DataLoader(TensorDataset(torch.randn(22, 4), torch.randint(3, (22,))), 2)
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with watching() as seen:
+        for _ in range(3):
+            for inputs, labels in read(loader):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(inputs), labels)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+    assert [epoch.train.samples for epoch in seen.epochs] == [22] * 3
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(
+        [sum(part) / 11 for part in (losses[:11], losses[11:22], losses[22:])]
+    )
+    assert [step.samples for step in seen.steps()] == [2] * 33

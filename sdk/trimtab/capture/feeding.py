@@ -13,13 +13,15 @@ class Lookahead:
 
     Accelerate and its like fetch one before they hand out the one before it: two come for the first training, and one
     for each that follows. Where as many come for the second as for the first, it takes several. `counted` are the
-    samples behind the first loss, where they are known: then the first training tells by itself.
+    samples behind the first loss, where they are known: then the first training tells by itself. If several were there,
+    and it took one, a thread reads ahead, or the loop has read the whole loader: then each takes one (`is_queue`).
     """
 
-    __slots__ = ("_first", "batches")
+    __slots__ = ("_first", "batches", "is_queue")
 
     def __init__(self, fetched: int, samples: int, counted: int) -> None:
         self.batches = int(fetched > 1 and counted != samples)
+        self.is_queue = fetched > 2 and fetched * counted == samples
         self._first = fetched
 
     @property
@@ -56,8 +58,8 @@ class Feeding:
 
     @property
     def has_rest(self) -> bool:
-        """Whether a loader that has no more had batches in hand at the newest backward."""
-        return any(loader.exhausted and loader.ahead for loader in self.newest)
+        """Whether batches were in hand at the newest backward of which each of the next takes one, without a fetch."""
+        return any(loader.ahead and (loader.exhausted or self._is_queue(loader)) for loader in self.newest)
 
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
         """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
@@ -106,10 +108,16 @@ class Feeding:
         """Whether a batch of it more is a backward more, and no matter which of those in hand that is for."""
         if self._single.get(loader.loader):
             return False
+        if self._is_queue(loader):
+            return False
         if not loader.ahead:
             return True
-        known = self._lookaheads.get(loader.loader)  # all but the last are of one size:
-        return loader.each is not None and known is not None and known.settled
+        known = self._lookaheads.get(loader.loader)
+        return loader.each is not None and known is not None and known.settled  # all but the last are of one size
+
+    def _is_queue(self, loader: LoaderPass) -> bool:
+        known = self._lookaheads.get(loader.loader)
+        return known is not None and known.is_queue
 
     def _feeds(self, loader: LoaderPass) -> bool:
         """Whether what came from it is for training: more may come, or this was its last, and none was asked for."""
@@ -122,12 +130,10 @@ class Feeding:
         if self._single.get(loader.loader):
             return 0
         known = self._lookaheads.get(loader.loader)
-        if loader.exhausted:
-            if known is not None:
-                known.trained(loader.newly_fetched)
-            return 0
         if known is None:
             known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
         else:
             known.trained(loader.newly_fetched)
-        return min(known.batches, loader.in_hand - 1)
+        if known.is_queue:
+            return max(loader.in_hand - 1, 0)
+        return 0 if loader.exhausted else min(known.batches, loader.in_hand - 1)

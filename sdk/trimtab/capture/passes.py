@@ -247,6 +247,7 @@ class Passes:
             self._resume()
         self._trained = True
         self._count()
+        self.has_news = self.feeding.has_rest
         followed = self._followed
         if not self._over and followed is not None and self.feeding.is_steady(followed):
             self.steady = followed
