@@ -607,6 +607,7 @@ def test_ranks_whose_optimizer_is_not_seen_are_not_said_to_have_lost_each_other(
     ranks = in_ranks(
         TRAINING
         + """
+del optimizer  # which might step yet
 with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
     for at in range(30):
         model.zero_grad()
