@@ -1214,3 +1214,16 @@ def test_loss_of_an_epoch_is_that_of_its_batches_however_far_they_are_read_ahead
         [sum(part) / 11 for part in (losses[:11], losses[11:22], losses[22:])]
     )
     assert [step.samples for step in seen.steps()] == [2] * 33
+
+
+def test_samples_of_a_list_of_batches_are_counted_however_often_it_is_trained_on(watching, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        batches = list(DataLoader(TensorDataset(torch.randn(22, 4), torch.randint(3, (22,))), 2))
+        for _ in range(3):
+            for inputs, labels in batches:
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+    assert [step.samples for step in seen.steps()] == [2] * 33
+    assert sum(epoch.train.samples for epoch in seen.epochs) == 66

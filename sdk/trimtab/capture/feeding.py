@@ -61,6 +61,11 @@ class Feeding:
         """Whether batches were in hand at the newest backward of which each of the next takes one, without a fetch."""
         return any(loader.ahead and (loader.exhausted or self._is_queue(loader)) for loader in self.newest)
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether what had been read ahead is trained on, and nothing more is to come."""
+        return all(loader.exhausted and self._is_queue(loader) and not loader.in_hand for loader in self.newest)
+
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
         """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
         came was validated."""

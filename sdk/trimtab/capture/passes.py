@@ -400,6 +400,8 @@ class Passes:
         self.batch_samples, wait_s = self.feeding.take()
         self.samples += self.batch_samples
         self.wait_s += wait_s
+        if self.feeding.is_drained:  # if there are more, as where a list of batches is trained on again, losses tell
+            self.batch_samples = 0
 
     def _follow_instead(self, loader: LoaderPass) -> None:
         self._former = self._followed
