@@ -1227,3 +1227,19 @@ def test_samples_of_a_list_of_batches_are_counted_however_often_it_is_trained_on
                 optimizer.step()
     assert [step.samples for step in seen.steps()] == [2] * 33
     assert sum(epoch.train.samples for epoch in seen.epochs) == 66
+
+
+def test_loop_that_takes_several_batches_and_the_loss_of_one_has_them_all_behind_it(watching, model):
+    """As where the others have no labels. They are not read ahead: as many come for each training."""
+    loader = DataLoader(TensorDataset(torch.randn(24, 4), torch.randint(3, (24,))), 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(3):
+            batches = iter(loader)
+            for (inputs, labels), _, _ in zip(batches, batches, batches, strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+    assert [epoch.step for epoch in seen.epochs] == [4, 8, 12]
+    assert [epoch.train.samples for epoch in seen.epochs] == [24] * 3
+    assert [step.samples for step in seen.steps()][2:] == [6] * 10

@@ -12,9 +12,9 @@ class Lookahead:
     """How many batches a loop has in hand beside those that it trains on, told from how many each training fetched.
 
     Accelerate and its like fetch one before they hand out the one before it: two come for the first training, and one
-    for each that follows. Where as many come for the second as for the first, it takes several. `counted` are the
-    samples behind the first loss, where they are known: then the first training tells by itself. If several were there,
-    and it took one, a thread reads ahead, or the loop has read the whole loader: then each takes one (`is_queue`).
+    for each that follows. `counted` are the samples behind the first loss, where they are known: then the first
+    training tells by itself. If several were there, and it took one, a thread reads ahead, or the loop has read the
+    whole loader: then each takes one (`is_queue`). Where as many come for the second as for the first, each takes all.
     """
 
     __slots__ = ("_first", "batches", "is_queue")
@@ -32,7 +32,7 @@ class Lookahead:
     def trained(self, fetched: int) -> None:
         """One more training, for which so many batches came."""
         if fetched >= self._first > 0:
-            self.batches = 0
+            self.batches, self.is_queue = 0, False
         self._first = 0
 
 
@@ -111,9 +111,7 @@ class Feeding:
 
     def is_steady(self, loader: LoaderPass) -> bool:
         """Whether a batch of it more is a backward more, and no matter which of those in hand that is for."""
-        if self._single.get(loader.loader):
-            return False
-        if self._is_queue(loader):
+        if self._single.get(loader.loader) or self._is_queue(loader):
             return False
         if not loader.ahead:
             return True
