@@ -141,10 +141,6 @@ class Passes:
         if loader is self._followed:
             self._over = True
 
-    def trains(self, loader: LoaderPass) -> bool:
-        """Whether training was ever fed by that loader."""
-        return self.feeding.has_fed(loader)
-
     @property
     def followed(self) -> LoaderPass | None:
         """The pass that feeds training, whose end is the epoch's."""

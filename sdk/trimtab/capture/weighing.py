@@ -47,9 +47,11 @@ class Weighing:
         if not self._called:
             return []
         called, self._called = self._called, {}
-        root = tensor.grad_fn if isinstance(tensor, Tensor) else None
+        root = getattr(tensor, "grad_fn", None)
+        if root is None:
+            return []
         found = []
-        for name, node in called.items() if root is not None else ():
+        for name, node in called.items():
             users = _users(root, node)
             self._left[name] -= bool(users)
             if _are_weighed(node, users):
@@ -66,7 +68,8 @@ def _are_weighed(leaf: Any, users: Users) -> bool:
             name = user.name()
             if name in OF_ALL or user in seen:
                 continue
-            if not (_is_factor(user, operand) if name in BY_FACTOR else name.rstrip("0123456789")[:-8] in EVEN):
+            kind = name.rstrip("0123456789").removesuffix("Backward")
+            if not (_is_factor(user, operand) if name in BY_FACTOR else kind in EVEN):
                 return True
             seen.add(user)
             undone.append(user)

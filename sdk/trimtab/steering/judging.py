@@ -24,6 +24,7 @@ NOT_FINITE = (
     "are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so for good. "
     "With act= set, trimtab.restore_best() puts back the state of the best validation."
 )
+NOT_TRAINED: tuple[float | None, float | None] = (None, None)
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 
 
@@ -56,10 +57,7 @@ class Judging:
         self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
         self._trained: set[str] = set()  # the optimizers that they are of
-        self._newest: tuple[float | None, float | None] = (
-            None,
-            None,
-        )  # their mean at the last one, and at the beginning
+        self._before = NOT_TRAINED  # their mean at the last one, and at the beginning
         self._validations = 0
         self._logged: set[str] = set()  # names
 
@@ -116,8 +114,8 @@ class Judging:
         self._train, self._trained = (0.0, 0), set()
         criterion = of_these[0].criterion.take() if of_these else None
         if criterion or count:  # else no step was judged since the last pass: its turn is every so many of them
-            self._newest = criterion or (total / count, None)
-        trained = self._newest
+            self._before = criterion or (total / count, None)
+        trained = self._before
         verdicts = self._judge.validation(step, summary.loss, summary.accuracy, *trained, settled=self._judge.settled)
         if summary.loss is not None and not math.isfinite(summary.loss) and trained[0] and math.isfinite(trained[0]):
             self._say("validation not finite", NOT_FINITE.format(step=step, loss=summary.loss))
@@ -135,13 +133,13 @@ class Judging:
         """After `step` another model is trained under this label: no loss of before stands behind its validation."""
         self._judge.begin_anew(label, step)
         self._on_device.pop(label, None)
-        self._train, self._newest = (0.0, 0), (None, None)
+        self._train, self._before = (0.0, 0), NOT_TRAINED
 
     def another_loss(self, step: int) -> None:
         """After `step` training has a loss that it did not have before: none of those so far stands behind it."""
         self._judge.forget_losses(step)
         self._on_device.clear()
-        self._train, self._newest = (0.0, 0), (None, None)
+        self._train, self._before = (0.0, 0), NOT_TRAINED
 
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:
         """What was seen of `labels` up to `step` is no evidence any more: of `optimizer`, or (None) of everything."""
