@@ -111,6 +111,7 @@ IMPORTS = {
     "trimtab_backends": {  # decision 0015; see below
         "types",
         "errors",
+        "guard",
         "catalog",
         "measurements",
         "discovery",

@@ -9,6 +9,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError, TrimtabError
+from trimtab.guard import text_of
 from trimtab.types import Adjustment, Alert
 
 if TYPE_CHECKING:
@@ -127,4 +128,4 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
 def _number(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_number, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else text_of(value)

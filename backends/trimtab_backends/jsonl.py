@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BackendError
+from trimtab.guard import text_of
 from trimtab.types import Event, RunInfo, nonfinite_paths
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, Mapping):
         return dict(value)
-    return _text(str(value))
+    return _text(text_of(value))
 
 
 def _cut(value: Any, left: int = DEEPEST) -> Any:
@@ -193,7 +194,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def _key(value: Any) -> Any:
-    return value if isinstance(value, int | float) else _text(str(value))
+    return value if isinstance(value, int | float) else _text(text_of(value))
 
 
 def _text(value: str) -> str:

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trimtab.errors import printable
+from trimtab.guard import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -150,7 +151,7 @@ def _value(value: Any) -> Piece:
         return number(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(each)[0] for each in value) + "]", ""
-    return printable(str(value)), ""
+    return printable(text_of(value)), ""
 
 
 def duration(seconds: float) -> str:

@@ -156,7 +156,8 @@ _SETTINGS: dict[str, _Setting] = {
     ),
 }
 _TOKENS_SERVED = ("metrics_token_file", "webhook_token_file")
-_SERVING = frozenset(("host", "port", "targets", *_TOKENS_SERVED, "tls_certificate_file", "tls_key_file"))
+_SERVER = ("host", "port", "metrics_token_file", "tls_certificate_file")
+_SERVING = frozenset((*_SERVER, "targets", "webhook_token_file", "tls_key_file"))
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
@@ -190,7 +191,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         notices += [warning] if warning else []
     if "host" in settings:
         notices += _open_to_others(settings)
-    notices += _idle_about_alerts(settings)
+    notices += [*_idle_about_serving(settings), *_idle_about_alerts(settings)]
     return Config(
         **settings,
         backends_requested=requested,
@@ -218,6 +219,15 @@ def _open_to_others(settings: Mapping[str, Any]) -> Iterator[str]:
     if "tls_certificate_file" not in settings:
         served = [name for name in _TOKENS_SERVED if name in settings]
         yield from (text for name in served if (text := tokens.warning_of_served(name, host)))
+
+
+def _idle_about_serving(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of a server that is not there. A backend that is given as an object may be one."""
+    backends = settings.get("backends", Config(run="").backends)
+    if plugins.SERVES not in backends and all(isinstance(backend, str) for backend in backends):
+        idle = ", ".join(name for name in _SERVER if name in settings)
+        if idle:
+            yield f"{idle} without the backend prometheus: there is no /metrics. Add it to backends, or leave that out."
 
 
 def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -22,9 +22,14 @@ reraise = False
 
 def in_words(error: BaseException) -> str:
     """`OSError: disk full`. An error that fails where it is asked for its text does not fail here."""
+    return f"{type(error).__name__}: {text_of(error, otherwise='it has no text')}"
+
+
+def text_of(value: object, otherwise: str = "") -> str:
+    """`str(value)`; where that fails, `otherwise`, or the type's name in angle brackets."""
     texts: list[str] = []
-    Guard.attempt(lambda: texts.append(str(error)))
-    return f"{type(error).__name__}: {texts[0] if texts else 'it has no text'}"
+    Guard.attempt(lambda: texts.append(str(value)))
+    return texts[0] if texts else otherwise or f"<{type(value).__name__}>"
 
 
 class Guard:

@@ -174,6 +174,17 @@ def test_adjustment_says_what_it_changed_and_why(console, stream):
     assert said(stream) == ["trimtab  step 1  applied halt  halted False -> True  for r  because"]
 
 
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_a_value_without_words_costs_no_line(console, stream):
+    adjustment = {"policy": "p", "action": "own", "outcome": "applied"}
+    console.write([Adjustment(**at(), **adjustment, before={"state": Unspeakable()}, after={"state": None})])
+    assert "state <Unspeakable> -> None" in said(stream)[0]
+
+
 def test_steps_of_an_adjustment_have_all_their_digits(console, stream):
     adjustment = {"policy": "p", "action": "roll_back", "outcome": "applied"}
     console.write(

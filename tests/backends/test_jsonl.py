@@ -117,6 +117,18 @@ def test_a_number_of_a_class_of_the_users_own_is_a_number(log, file, number):
     assert records(file)[0]["facts"] == {"number": number}
 
 
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_a_value_without_words_costs_no_line(log, file):
+    facts = {"value": Unspeakable(), "path": Path("a"), "by_key": {Unspeakable(): None, "a": 1}}
+    log.write([sample_step(1), RunStart(ts=SAMPLE_TIME, step=1, facts=facts), sample_step(2)])
+    assert records(file)[1]["facts"] == {"value": "<Unspeakable>", "path": "a", "by_key": {"a": 1}}
+    assert [record["event"] for record in records(file)] == ["step", "run_start", "step"]
+
+
 def test_an_event_of_an_unknown_kind_is_recorded_too(log, file):
     log.write([UnknownEvent(ts=SAMPLE_TIME, step=1)])
     assert records(file)[0]["surprise"] == 1.0

@@ -151,7 +151,16 @@ def test_stop_of_a_loop_that_never_asks_is_answered_with_what_can_be_done(watchi
         answer = answered(seen, id)
     assert answer.outcome == "applied"
     assert "but nobody asks: the loop does not call trimtab.should_stop()." in answer.text
-    assert answer.text.endswith("or use on_halt='unwind'.")
+    assert answer.text.endswith("or use on_halt='unwind'")
+
+
+def test_stop_that_nobody_hears_and_without_best_weights_is_answered_in_whole_sentences(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "stop", Halt("a person asked for it", restore_best=True))
+        training.steps(2)
+        answer = answered(seen, id)
+    assert "or use on_halt='unwind'; restore_best was refused: " in answer.text
 
 
 def test_stop_with_the_best_weights_is_done_where_they_are_kept(watching, training):

@@ -20,7 +20,7 @@ from trimtab.errors import HaltTraining
 
 NOBODY_ASKS = (
     "nobody asks: the loop does not call trimtab.should_stop(). It goes on, with the weights that it has. Ask in the "
-    "loop, or use on_halt='unwind'."
+    "loop, or use on_halt='unwind'"
 )
 PATIENCE_BACKWARDS = 1_000  # for a loop that asks, but seldom
 
@@ -100,7 +100,7 @@ class Halting:
             setattr(owner, flag, True)
             self._told = True
         if not (self._told or self._asks or self._on_halt == "unwind"):
-            self.say("halt is advice", f"Training should stop ({reason}), but {NOBODY_ASKS}")
+            self.say("halt is advice", f"Training should stop ({reason}), but {NOBODY_ASKS}.")
 
     def begin_anew(self) -> None:
         """Another training has begun: what was requested of the one before is over."""

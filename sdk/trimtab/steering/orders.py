@@ -128,7 +128,7 @@ def _described(adjustment: Adjustment, command: Command) -> str:
     if adjustment.after.get("halted") == ADVICE:
         done = f"{done}, but {NOBODY_ASKS}"
     note = adjustment.reason.removeprefix(_reason(command)).strip()
-    return f"{done.rstrip('.')}. {note}" if note else done
+    return f"{done}. {note}" if note else done
 
 
 def _reason(command: Command) -> str:
