@@ -123,9 +123,6 @@ def _claim(run: RunInfo) -> bytes | None:
         except (OSError, ValueError):
             status = None
         write_status(run, "running", 0)
-    if not run.config.resume:  # what an earlier run of this name left is not this one's
-        with contextlib.suppress(OSError):
-            (run.directory / STATE).unlink(missing_ok=True)
     return status
 
 
@@ -165,6 +162,13 @@ def write_state(run: RunInfo, state: dict[str, Any]) -> None:
     """Write what a resumed run goes on with: scales, budgets, episodes. Renamed into place; rank 0 writes for all."""
     if run.rank == 0:
         _put(run.directory / STATE, json.dumps(state))
+
+
+def drop_state(run: RunInfo) -> None:
+    """Remove what an earlier run of this name wrote with `write_state`: it is not this one's."""
+    if run.rank == 0:
+        with contextlib.suppress(OSError):
+            (run.directory / STATE).unlink(missing_ok=True)
 
 
 def read_state(run: RunInfo) -> tuple[dict[str, Any] | None, str | None]:

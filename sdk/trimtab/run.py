@@ -181,6 +181,8 @@ class Run:
         except BaseException:
             plugins.close(started)
             raise
+        if not self.info.config.resume:
+            directory.drop_state(self.info)
         self._health = HealthReport(
             self._bus,
             self._meter,

@@ -160,11 +160,12 @@ def test_backends_started_before_one_that_fails_are_closed(tmp_path):
     assert first.closed
 
 
-def test_run_that_could_not_start_leaves_no_directory(tmp_path):
-    class Broken(RecordingBackend):
-        def start(self, run):
-            raise OSError("no space left on device")
+class Broken(RecordingBackend):
+    def start(self, run):
+        raise OSError("no space left on device")
 
+
+def test_run_that_could_not_start_leaves_no_directory(tmp_path):
     with pytest.raises(BackendError), trimtab.watch(directory=tmp_path, backends=["jsonl", Broken()]):
         pass
     assert not list(tmp_path.iterdir())
@@ -173,10 +174,13 @@ def test_run_that_could_not_start_leaves_no_directory(tmp_path):
 def test_run_that_could_not_start_leaves_what_an_earlier_one_of_its_name_wrote(tmp_path):
     with trimtab.watch(run="test", directory=tmp_path, backends=["jsonl"]):
         pass
-    log = (tmp_path / "test" / "rank-0.jsonl").read_bytes()
-    with pytest.raises(ConfigError), trimtab.watch(run="test", directory=tmp_path, backends=["jsonl", "nosuch"]):
+    place = tmp_path / "test"
+    (place / "steering.json").write_text("{}")
+    written = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    assert {"rank-0.jsonl", "run.json", "steering.json"} <= written.keys()
+    with pytest.raises(BackendError), trimtab.watch(run="test", directory=tmp_path, backends=["jsonl", Broken()]):
         pass
-    assert (tmp_path / "test" / "rank-0.jsonl").read_bytes() == log
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == written
 
 
 async def coroutine():
