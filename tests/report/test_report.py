@@ -55,6 +55,15 @@ def test_loss_over_decades_is_drawn_on_a_logarithmic_axis(write, training):
         assert panel(figure, "Loss").get_yscale() == scale
 
 
+def test_losses_below_zero_are_drawn_whole_beside_one_over_decades(write, training):
+    below = read(write(*training(loss=-0.5), run="below"))
+    over_decades = read(write(*training(), run="over_decades"))
+    for logs in ([below, over_decades], [over_decades, below]):
+        axes = panel(drawing.draw(logs), "Loss")
+        assert axes.get_yscale() == "linear"
+        assert axes.get_ylim()[0] < -0.5
+
+
 def test_nonfinite_values_are_marked_on_the_axis(log):
     axes = panel(drawing.draw([log]), "Gradient norm")
     marks = [line for line in axes.lines if line.get_marker() == "X"]

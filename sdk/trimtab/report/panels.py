@@ -80,8 +80,9 @@ def _set_scale(axes: Axes, scale: Scale, curves: list[Curve]) -> None:
             locator = SymmetricalLogLocator(base=10.0, linthresh=blank)
             locator.set_params(numticks=7)
             axes.yaxis.set_major_locator(locator)
-    elif scale != "share" and any(_spans_decades(values, middle=scale == "rate") for values in known):
-        axes.set_yscale("log")
+    elif scale != "share" and not any((values < 0.0).any() for values in known):
+        if any(_spans_decades(values, middle=scale == "rate") for values in known):
+            axes.set_yscale("log")
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     write = share if scale == "share" else number
