@@ -198,10 +198,12 @@ def last_step(run: RunInfo) -> tuple[int, str | None]:
     from trimtab import logs
 
     try:
-        log = logs.read(run.log)
-    except ConfigError:
+        step = logs.last_step(run.log)
+    except OSError:
+        step = None
+    if step is None:
         return 0, f"resume=True: {run.log} has no run yet. Steps count from 0."
-    return max((record.step for record in (*log.steps, *log.epochs)), default=0), None
+    return step, None
 
 
 def _put(path: Path, content: str) -> None:

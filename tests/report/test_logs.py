@@ -8,7 +8,7 @@ import pytest
 from trimtab import logs
 from trimtab.errors import ConfigError
 from trimtab.testing import UnknownEvent, sample_events, sample_step
-from trimtab.types import RunEnd, RunStart
+from trimtab.types import Epoch, RunEnd, RunStart
 
 
 def test_log_is_read_as_the_backend_wrote_it(write):
@@ -165,3 +165,19 @@ def test_run_and_those_that_resumed_it_are_one(write):
     assert ([step.step for step in log.steps], log.run_id, log.start.step, log.end) == ([40, 50], "1", 0, None)
     write(ended(50, 3.0), run_id="3")
     assert (logs.read(path).end.step, logs.read(path).seconds) == (50, 5.0)
+
+
+def test_last_step_is_that_of_the_last_run_and_of_what_it_resumed(write):
+    path = write(began(resumes=False), sample_step(70), run_id="0")
+    assert logs.last_step(path) == 70
+    write(began(resumes=False), sample_step(40), run_id="1")
+    assert logs.last_step(path) == 40
+    write(began(40, resumes=True), Epoch(ts=0.0, step=45, epoch=1), run_id="2")
+    write(began(45, resumes=True), run_id="3")  # ends before its first step
+    assert logs.last_step(path) == 45
+
+
+def test_log_without_a_run_has_no_last_step(tmp_path):
+    path = tmp_path / "rank-0.jsonl"
+    path.write_bytes(b"no record\n")
+    assert logs.last_step(path) is None
