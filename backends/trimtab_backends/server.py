@@ -98,10 +98,11 @@ def listen(host: str, port: int, *, exact: bool) -> socket.socket:
     for candidate in candidates:
         try:
             return _listening_on(host, candidate)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:  # the second for a name with an empty part, or one that is too long
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                why = error.strerror if isinstance(error, OSError) else "not a name of a host"
                 raise BackendError(
-                    f"host={host!r}, port={port}: cannot listen there ({error.strerror}). Give an address of this "
+                    f"host={host!r}, port={port}: cannot listen there ({why}). Give an address of this "
                     "machine with host= or TRIMTAB_HOST, and a port that you may use."
                 ) from error
     raise BackendError(

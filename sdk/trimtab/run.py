@@ -125,6 +125,7 @@ class Run:
             on_hung=self._controller.hung,
             on_recovered=self._controller.recovered,
             on_alive=self._moved_on,
+            number=lambda: self._controller.number(RULE),
             guard=self._guard,
             threshold=self._controller.rules.get(RULE, {}).get("threshold", math.inf),
         )
@@ -208,7 +209,7 @@ class Run:
         self._forget_exit = lifecycle.at_exit(lambda: self.close("interrupted"))
         self._health.begin()
 
-    def log(self, values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
+    def log(self, values: Mapping[str, Any] | None = None, /, *, phase: str | None = None, **more: Any) -> None:
         """Record numbers of your own, at the current global step: `run.log(bleu=31.2, phase="validation")`.
 
         Args:

@@ -45,7 +45,7 @@ class Watchdog:
     `on_hung(verdict, text)`, `on_recovered(verdict)` and, at each look that saw the run move on, `on_alive()` are
     called on this thread. A verdict's value is the time without a sign of life over the limit, as `catalog` has it for
     this rule, and `threshold` is its threshold; `text` says how long it has been and where the thread stands that
-    called `start`. `clock` is in seconds.
+    called `start`. `number()` counts an episode, and returns which it is. `clock` is in seconds.
     """
 
     def __init__(
@@ -56,14 +56,15 @@ class Watchdog:
         on_hung: Callable[[Verdict, str], None],
         on_recovered: Callable[[Verdict], None],
         on_alive: Callable[[], None] = lambda: None,
+        number: Callable[[], int],
         guard: Guard,
         threshold: float = 1.0,
-        episodes: int = 0,
         interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.episodes = episodes  # so far, of the runs before this one that it resumes too
         self.hung = False
+        self._number = number
+        self._episode = 0  # the number of the newest
         self._progress = progress
         self._global_step = global_step
         self._on_hung = on_hung
@@ -122,7 +123,7 @@ class Watchdog:
             self._moved_on(progress)
         elif not self.hung and self._idle_s >= self.limit_s:
             self.hung = True
-            self.episodes += 1
+            self._episode = self._number()
             self._on_hung(self._verdict("firing"), self._text())
 
     def _moved_on(self, progress: Progress) -> None:
@@ -142,7 +143,7 @@ class Watchdog:
         return Verdict(
             rule=RULE,
             optimizer="",
-            episode=self.episodes,
+            episode=self._episode,
             state=state,
             severity="critical",
             value=value,

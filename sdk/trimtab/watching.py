@@ -150,7 +150,7 @@ def watch(fn: Any = None, **options: Any) -> Any:
     return _decorated(fn, {})
 
 
-def log(values: Mapping[str, Any] | None = None, *, phase: str | None = None, **more: Any) -> None:
+def log(values: Mapping[str, Any] | None = None, /, *, phase: str | None = None, **more: Any) -> None:
     """Log numbers to the active run, as `Run.log` does. Does nothing outside of a run."""
     run = _active
     if run is not None:

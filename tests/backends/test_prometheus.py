@@ -125,6 +125,8 @@ def test_a_port_beyond_the_last_is_an_error(serve):
 def test_an_address_that_is_not_ours_is_an_error(serve):
     with pytest.raises(BackendError, match=r"host='192.0.2.1'.*cannot listen there"):
         serve(host="192.0.2.1")
+    with pytest.raises(BackendError, match=r"host='a\.\.b'.*cannot listen there \(not a name of a host\)\. Give an"):
+        serve(host="a..b")
     with pytest.raises(
         BackendError, match=r"host='no such host'.*cannot listen there.*Give an address of this machine"
     ):

@@ -23,7 +23,7 @@ from trimtab.rules.judge import Judge
 from trimtab.sample import books
 from trimtab.steering import execution
 from trimtab.testing import RecordingBackend, sample_run
-from trimtab.types import Adjustment, Alert, Step
+from trimtab.types import Adjustment, Alert, Notice, Step
 from trimtab_backends.series import SeriesTable
 
 ALWAYS = trimtab.Rule("always", signal=lambda loss: 1.0, threshold=0.5, severity="warning")
@@ -394,6 +394,27 @@ def test_monitored_value_that_never_comes_is_told(watching, training):
             seen.run.log(bleu=1.0)
     (notice,) = [text for text in seen.notices if "monitor" in text]
     assert "Did you mean 'bleu'?" in notice
+
+
+def test_monitored_value_that_is_logged_under_a_name_much_like_it_is_told_in_time(watching, training):
+    with watching(monitor=("episode_return", "max")) as seen:
+        for _ in range(12):
+            training.step()
+            seen.run.log(episode_retrun=1.0, entropy=0.5)
+    (notice,) = [notice for notice in seen.backend.of(Notice) if "monitor" in notice.text]
+    assert notice.step == 10
+    assert "Did you mean 'episode_retrun'?" in notice.text
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("episode_return", False), ("return", True), ("loss", False)])
+def test_monitored_value_that_was_never_logged_is_told_when_the_run_ends(watching, training, name, is_told):
+    with watching(monitor=(name, "max")) as seen:
+        for _ in range(30):
+            training.step()
+            seen.run.log(entropy=0.5)
+        seen.run.log(episode_return=1.0)
+    told = [notice.step for notice in seen.backend.of(Notice) if f"monitor={name!r}: no such value" in notice.text]
+    assert told == [30] * is_told
 
 
 def test_unwinding_ends_a_loop_that_does_not_ask(watching, training):

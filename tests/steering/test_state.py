@@ -8,6 +8,7 @@ import pytest
 from controller_training import Training
 
 import trimtab
+from trimtab import watchdog
 from trimtab.actions import ClipGradients, ScaleLearningRate
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
@@ -245,3 +246,15 @@ def test_resumed_run_goes_on_from_it_and_says_nothing(state, run, controller, me
     other = Controller()
     assert SteeringState(run, other, Guard(lambda *said: None), meter).resume() == []
     assert other.asked == controller.asked == 1
+
+
+def test_episodes_of_the_watchdog_are_numbered_on_in_a_resumed_run(watching, training, monkeypatch):
+    monkeypatch.setattr(watchdog, "FIRST_STEP_S", 1e-9)
+    numbered = []
+    for resume in (False, True):
+        with watching(run="test", resume=resume) as seen:
+            seen.run._watchdog.look()
+            training.steps(3)
+        numbered += [(alert.state, alert.episode) for alert in seen.backend.of(Alert) if alert.rule == "run_hung"]
+        assert on_disk(seen)["judge"][""]["run_hung"] == len(numbered)
+    assert numbered == [("firing", 1), ("firing", 2)]

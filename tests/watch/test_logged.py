@@ -99,6 +99,14 @@ def test_telling_what_is_no_number_does_not_read_all_of_it(watching):
     assert Item.read < 20
 
 
+@pytest.mark.parametrize("log", [trimtab.log, None])
+def test_names_of_our_own_arguments_are_names_like_any(watching, log):
+    with watching() as seen:
+        (log or seen.run.log)(self=1, values=2.0)
+    assert logged(seen) == [({"self": 1.0, "values": 2.0}, None)]
+    assert seen.notices == []
+
+
 @pytest.mark.parametrize("given", ["hello", 3, [("loss", 1)], torch.ones(2)])
 def test_what_has_no_names_is_told_and_never_reaches_the_training(watching, given):
     with watching() as seen:

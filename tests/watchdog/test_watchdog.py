@@ -1,5 +1,6 @@
 """A run without a sign of life is hung after a while that depends on its steps. No clock runs here."""
 
+import itertools
 import threading
 
 import pytest
@@ -15,6 +16,7 @@ class Yard:
     """A watchdog, a run that moves when it is told to, and what was said."""
 
     def __init__(self, **options):
+        options.setdefault("number", itertools.count(1).__next__)
         self.now = 0.0
         self.steps, self.life = 0, 0
         self.said, self.alive = [], []
@@ -146,6 +148,7 @@ def test_thread_looks_by_itself_and_tells_where_training_is(monkeypatch):
     dog = Watchdog(
         lambda: (0, None if hangs else object()), lambda: 0,
         on_hung=lambda verdict, text: (told.append(text), heard.set()), on_recovered=told.append,
+        number=lambda: 1,
         guard=Guard(lambda place, text: None), interval_s=0.001,
     )  # fmt: skip
 
@@ -174,11 +177,13 @@ def test_closing_twice_or_without_a_start_is_no_error(yard):
     yard.dog.close()
 
 
-def test_episodes_go_on_from_those_of_the_run_that_is_resumed(yard):
-    yard.dog.episodes = 4
-    yard.train(10)
-    yard.wait(2 * LEAST_S)
-    assert yard.said[0].episode == 5
+def test_episodes_are_numbered_by_whoever_counts_them():
+    yard = Yard(number=iter((5, 6)).__next__)
+    for _ in range(2):
+        yard.train(100)
+        yard.wait(2 * LEAST_S)
+    assert yard.states == ["firing", "resolved", "firing"]
+    assert [verdict.episode for verdict in yard.said] == [5, 5, 6]
 
 
 def test_each_look_that_saw_the_run_move_on_is_told(yard):

@@ -303,11 +303,17 @@ class Judge:
         of_loss = [rule for rule in firing if not isinstance(rule, RuleSpec) or rule.judged in ("step", "validation")]
         return list(dict.fromkeys(rule.name for rule in of_loss if rule.severity != "info"))
 
+    @property
+    def awaits_logged(self) -> str:
+        """The name of a value that has to be logged to be monitored, and was not yet; "" where there is none."""
+        name = self._monitor[0]
+        return "" if self.monitored or name in ("loss", "accuracy") else name
+
     def not_monitored(self, logged: Collection[str]) -> str:
         """What to tell the user where nothing of the monitored name was seen; `logged` are the names that were."""
         name = self._monitor[0]
         hint = did_you_mean(name, {"loss", "accuracy", *logged})
-        return f"monitor={name!r}: no such value was seen with validation, so that no state is kept as the best. {hint}"
+        return f"monitor={name!r}: no such value has been seen, so that no state is kept as the best. {hint}"
 
     def described(self) -> dict[str, dict[str, Any]]:
         """By what each rule is judged in this run, in plain values: for the record."""
@@ -320,6 +326,13 @@ class Judge:
         for optimizer, bench in self._benches.items():
             counted.setdefault(optimizer, {}).update({seat.rule.name: seat.level.episode for seat in bench.seats})
         return counted
+
+    def number(self, rule: str) -> int:
+        """The number of an episode that has begun of a rule that is judged elsewhere."""
+        counted = self._episodes.get("", {})
+        number = counted.get(rule, 0) + 1
+        self._episodes = {**self._episodes, "": {**counted, rule: number}}
+        return number
 
     def restore(self, state: Mapping[str, Mapping[str, int]]) -> None:
         """Number episodes on from `state`. Everything is judged anew."""

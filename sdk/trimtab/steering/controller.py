@@ -310,6 +310,10 @@ class Controller:
         self._telling.tell(verdict)
         self._say(f"hung {verdict.episode}", text)
 
+    def number(self, rule: str) -> int:
+        """The number of an episode that has begun of a rule that is judged elsewhere."""
+        return self._judge.number(rule)
+
     def recovered(self, verdict: Verdict) -> None:
         """The run has moved on."""
         self._telling.tell(verdict)
@@ -351,6 +355,8 @@ class Controller:
     def completed(self) -> None:
         """The run ends by itself, after its last validation: see whether its best state would be lost."""
         self._elsewhere.hear()
+        if self._membership.ranks is None:  # of several, one may log for all
+            self._judging.completed()
         self._keeping.best.end(self._books.steps_written())
 
     def close(self) -> None:

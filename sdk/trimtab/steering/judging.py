@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch.optim import Optimizer
@@ -26,6 +28,7 @@ NOT_FINITE = (
 )
 NOT_TRAINED: tuple[float | None, float | None] = (None, None)
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
+MISSPELT_AFTER = 10  # values of a name much like the one that is monitored
 
 
 def fixed_beside(label: str, optimizers: Mapping[str, weakref.ref[Optimizer]]) -> list[str]:
@@ -59,7 +62,7 @@ class Judging:
         self._trained: set[str] = set()  # the optimizers that they are of
         self._before = NOT_TRAINED  # their mean at the last one, and at the beginning
         self._validations = 0
-        self._logged: set[str] = set()  # names
+        self._logged: Counter[str] = Counter()  # values by name
 
     def steps(self, ledger: Ledger, step: int, due: Due) -> tuple[list[Verdict] | None, bool]:
         """Judge the steps up to `step`. Verdicts are None where nothing has arrived yet.
@@ -121,13 +124,25 @@ class Judging:
             self._say("validation not finite", NOT_FINITE.format(step=step, loss=summary.loss))
         self._validations += 1
         if self._validations == MISSING_AFTER and not self._judge.monitored:
-            self._say("monitor", self._judge.not_monitored(self._logged))
+            self._tell_unmonitored()
         return verdicts
 
     def logged(self, step: int, name: str, value: float, *, of_training: bool = False) -> list[Verdict]:
         """Judge a value that the user logged."""
-        self._logged.add(name)
-        return self._judge.logged(step, name, value, of_training=of_training)
+        self._logged[name] += 1
+        verdicts = self._judge.logged(step, name, value, of_training=of_training)
+        awaited = self._judge.awaits_logged
+        if awaited and self._logged[name] == MISSPELT_AFTER and difflib.get_close_matches(awaited, [name]):
+            self._tell_unmonitored()
+        return verdicts
+
+    def completed(self) -> None:
+        """The run ends by itself: what is monitored will not be logged any more."""
+        if self._judge.awaits_logged and self._books.ledgers:
+            self._tell_unmonitored()
+
+    def _tell_unmonitored(self) -> None:
+        self._say("monitor", self._judge.not_monitored(self._logged))
 
     def begin_anew(self, label: str, step: int) -> None:
         """After `step` another model is trained under this label: no loss of before stands behind its validation."""
