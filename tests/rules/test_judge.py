@@ -311,14 +311,15 @@ def test_loss_at_chance_after_long_steps_is_high_from_the_beginning():
         ([2.31, 2.29] * 20, None, 0.01, False),
         ([2.31, 2.29] * 20, None, 0.05, True),
         ([2.31, 2.29] * 20, 2.3, 0.01, True),
-        ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], None, 0.01, True),
+        ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], None, None, True),
+        ([2.3, 40.0, 900.0, 300.0, 9.0, *[2.31, 2.29] * 60], None, 0.01, False),  # no step has done that
         ([2.3, 2.3, 900.0, 2.3, 2.3, *[2.31, 2.29] * 60], None, 0.01, False),  # a batch like no other
     ],
 )
 def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_long(losses, chance, stride, lost):
     steps = Steps(shipped("loss_high", "loss_spike"))
     steps.judge.chance("0", chance)
-    steps.take(losses, moved(stride))
+    steps.take(losses, moved(stride) if stride else None)
     assert steps.judge.is_lost("loss_high", "0") == lost
     assert steps.judge.is_lost("loss_spike", "0")
 

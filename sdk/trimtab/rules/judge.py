@@ -18,12 +18,11 @@ from trimtab.rules.contest import Contest
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationFalls, ValidationLost, ValidationsSinceBest
-from trimtab.signals.course import BASELINE
+from trimtab.signals.course import BASELINE, LONG
 from trimtab.types import GradientReading, Strides, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
 
-LONG = 0.03  # of a typical layer: steps that may have moved weights to where no gradient leads back
 OVER = 0.5  # of the threshold: a loss that diverged is on its way back
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from trimtab.signals.jumps import Jumps
 
 FAST, MIDDLE, SLOW = 0.2, 0.07, 0.02  # weights of the newest value: means over the last 5, 14 and 50 or so
+LONG = 0.03  # of a typical layer: steps that may have moved weights to where no gradient leads back
 BEGINNING = 8  # values that make the mean at the beginning
 FEW = 3  # ... of which the first ones tell what is usual
 SPACING, MOMENTS = 16, 64  # values between two that are remembered at first, and how many are

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from trimtab.signals.course import FLAT, KNOWN, NO_BETTER, Course
+from trimtab.signals.course import FLAT, KNOWN, LONG, NO_BETTER, Course
 
 WARM_UP = 24  # values before anything is compared
 
@@ -244,7 +244,9 @@ class StillHigh:
 
     **Where it began:** the doubt about progress (see `Progress`) times the share of the patience (1000 values) that has
     gone by; without waiting, if the loss exploded within its first 24 values: if one of them was 12 times its later
-    swing above its beginning, and one beside it 4 times. One alone may be a batch like no other.
+    swing above its beginning, and one beside it 4 times. One alone may be a batch like no other. Not where all steps
+    are known to be short (`Course.stride` under 0.03): there the beginning was lucky, as that of a batch of one sample
+    may be, and the swing shrinks as the model learns.
 
     **At chance,** the product of:
 
@@ -290,7 +292,11 @@ class StillHigh:
             return None
         at_chance = 0.0 if self._left or course.chance is None else self._at_chance(course.chance)
         first, swing = course.first, course.swing
-        course.exploded = self._highest - first > EXPLODED * swing and self._pair - first > EXPLODED_BESIDE * swing
+        course.exploded = (
+            self._highest - first > EXPLODED * swing
+            and self._pair - first > EXPLODED_BESIDE * swing
+            and not 0.0 < course.stride < LONG
+        )
         if not course.exploded:
             missing *= min(1.0, self._seen / PATIENCE)
         return missing if missing > at_chance else at_chance
