@@ -136,3 +136,68 @@ def test_criterion_of_losses_that_are_summed_up_by_their_backwards_is_their_mean
         validate(model, torch.randn(6, 4), torch.arange(6) % 3)
     assert seen.losses() == [pytest.approx(sum(said[i : i + 3])) for i in range(0, 12, 3)]
     assert seen.epochs[0].train.criterion == pytest.approx(sum(said) / 12)
+
+
+def test_sums_over_targets_of_which_some_are_ignored_weigh_as_many_as_count(watching, model, inputs, labels):
+    """As of padded sentences: each epoch is the sum of all losses over all targets that are no padding."""
+    optimizer, total, counted = torch.optim.SGD(model.parameters(), lr=0.1), 0.0, 0
+    with watching() as seen:
+        for index in range(18):
+            targets = labels.clone()
+            targets[: index % 6] = -100
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets, reduction="sum")
+            total, counted = total + loss.item(), counted + (targets != -100).sum().item()
+            loss.backward()
+            optimizer.step()
+        validate(model, inputs, labels)
+    train = seen.epochs[0].train
+    assert (train.loss, train.criterion) == pytest.approx((total / counted, total / counted))
+    assert train.samples == 18 * len(labels)
+
+
+def test_step_in_which_every_target_is_ignored_is_no_part_of_the_mean_of_sums(watching, model, inputs, labels):
+    optimizer, total = torch.optim.SGD(model.parameters(), lr=0.0), 0.0
+    with watching() as seen:
+        for index in range(18):
+            optimizer.zero_grad()
+            targets = torch.full_like(labels, -100) if index % 3 == 1 else labels
+            loss = F.cross_entropy(model(inputs), targets, reduction="sum")
+            total += loss.item()
+            loss.backward()
+            optimizer.step()
+        validate(model, inputs, labels)
+    assert seen.epochs[0].train.loss == pytest.approx(total / 12 / len(labels))
+
+
+def test_training_by_a_loss_written_by_hand_has_no_criterion(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(2):
+            for _ in range(18):
+                optimizer.zero_grad()
+                (-model(inputs).log_softmax(1)[range(len(labels)), labels].sum()).backward()
+                optimizer.step()
+            validate(model, inputs, labels)
+    assert [epoch.train.criterion for epoch in seen.epochs] == [None, None]
+    assert all(epoch.train.loss and epoch.validation.criterion for epoch in seen.epochs)
+
+
+def test_optimizer_of_which_no_step_brought_a_value_of_the_loss_function_has_no_criterion(watching, inputs, labels):
+    """As in a VAE-GAN: one reconstruction error is a term of two objectives, and goes with the first step."""
+    small, large = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in (small, large)]
+    with watching() as seen:
+        for _ in range(18):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            error = F.cross_entropy(small(inputs) + large(inputs), labels)
+            (error + small.weight.square().sum()).backward(retain_graph=True, inputs=list(small.parameters()))
+            (error + large[0].weight.square().sum()).backward(inputs=list(large.parameters()))
+            for optimizer in optimizers:
+                optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(small(inputs) + large(inputs), labels)
+    train = seen.epochs[0].train
+    assert train.loss == pytest.approx(sum(seen.losses("1")) / 18)
+    assert train.criterion is None

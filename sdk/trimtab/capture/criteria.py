@@ -240,6 +240,11 @@ class Criteria:
         return self.said.take(loss, self._objective.is_mean and is_one, self._objective.is_sum)
 
     @property
+    def tells(self) -> bool:
+        """Whether a loss function's own mean is known of the step that is over: it is the objective, or beside it."""
+        return bool(self.said.values) or self._objective.plain is not None
+
+    @property
     def holds_sum(self) -> bool:
         """Whether backward was called on something made of what the loss function returned, which is no mean."""
         return self._objective.holds_sum

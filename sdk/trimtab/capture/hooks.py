@@ -174,7 +174,7 @@ def after_step_of(lane: Lane) -> Hook:
                 now = clock()
                 rows, samples, loss = lane.rows, lane.samples, lane.loss
                 seconds, lane.ended_at = now - lane.ended_at, now
-                rows.append((loss, None, None, None, 1, samples, samples or 1, seconds, lane.wait_s, lane.epoch))
+                rows.append((loss, None, None, None, samples or 1, 1, samples, seconds, lane.wait_s, lane.epoch))
                 lane.awaits = lane.first
                 if len(rows) >= lane.full or now >= lane.close_at:
                     lane.pause(optimizer, now)

@@ -70,7 +70,7 @@ class Recorder:
         """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
         passes, said = self._passes, self._criteria.said
         samples, wait_s = passes.samples or said.samples, passes.wait_s
-        weight = samples or passes.batch_samples or 1
+        weight: Held = samples or passes.batch_samples or 1
         if said.several:
             said.several = False
             if not passes.samples:  # the heads of one model, the steps of one sequence, or so many samples
@@ -80,10 +80,13 @@ class Recorder:
         said.marked = NOTHING
         self._criteria.end_step()
         loss = total(losses)
+        if not ledger.has_criterion:
+            ledger.has_criterion = self._criteria.tells
         mean_loss = criterion = None
         if said.has_news:
             news = self._criteria.take(loss, is_one=len(losses) == 1)
             mean_loss, criterion = news.mean_loss, news.criterion
+            weight = weight if news.weight is None else news.weight
             _note(news, ledger, len(ledger.rows))
             if criterion is not None:
                 ledger.criterion.add(criterion)
@@ -96,7 +99,7 @@ class Recorder:
             if self.pace.warming_up:
                 self.pace.settle(seconds)
         ledger.rows.append(
-            (loss, mean_loss, criterion, found_inf, len(losses), samples, weight, seconds, wait_s, passes.epoch)
+            (loss, mean_loss, criterion, found_inf, weight, len(losses), samples, seconds, wait_s, passes.epoch)
         )
         if now >= ledger.close_at:
             self.close(ledger)

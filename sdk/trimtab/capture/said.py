@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from trimtab.sample.chance import Tally
 from trimtab.sample.criteria import Criterion, mean_of
-from trimtab.sample.scalars import Held
+from trimtab.sample.scalars import Held, sum_of
 
 
 class News(NamedTuple):
@@ -15,6 +15,7 @@ class News(NamedTuple):
 
     mean_loss: Held | None  # the objective as a mean over samples, where it is a sum over them
     criterion: Held | None  # the loss function's own mean, where it is not the objective
+    weight: Held | None  # how many targets are behind `mean_loss`
     predictions: list[tuple[Held, Held]]  # that were looked at
     labels: list[Tally]
 
@@ -95,6 +96,8 @@ class Said:
         values, predictions, labels = self.values, self.predictions, self.labels
         self.values, self.predictions, self.labels = [], [], []
         if is_objective or not values:
-            return News(None, None, predictions, labels)
+            return News(None, None, None, predictions, labels)
         value = mean_of(values, loss)
-        return News(value if is_sum else None, value, predictions, labels)
+        if not is_sum:
+            return News(None, value, None, predictions, labels)
+        return News(value, value, sum_of([each.weight for each in values]), predictions, labels)

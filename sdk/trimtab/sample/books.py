@@ -264,7 +264,7 @@ class Books:
         bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
         if bad:
             self.nonfinite["gradient"] += bad
-        self._training.add(ledger.label, numbers, holds_sum=ledger.holds_sum)
+        self._training.add(ledger.label, numbers, holds_sum=ledger.holds_sum, has_criterion=ledger.has_criterion)
 
     def _count_losses(self, values: Sequence[float | None]) -> None:
         losses = known(values)

@@ -28,7 +28,7 @@ EMA_WEIGHT = 0.02  # of the newest loss
 
 # One optimizer step, in the order of `Columns`. A plain tuple: it is written on every step.
 Row: TypeAlias = tuple[
-    "Held | None", "Held | None", "Held | None", "Held | None", int, int, float, "float | None", float, int
+    "Held | None", "Held | None", "Held | None", "Held | None", Held, int, int, "float | None", float, int
 ]
 
 
@@ -39,9 +39,9 @@ class Columns(NamedTuple):
     mean_loss: Sequence[float | None] = ()  # the loss as a mean over samples, where `loss` is a sum over them
     criterion: Sequence[float | None] = ()  # the loss function's own mean, where it is not the loss itself
     found_inf: Sequence[float | None] = ()  # over 0: a fused optimizer was told to leave everything as it is
+    weight: Sequence[float] = ()  # of the step in means over an epoch
     micro_steps: Sequence[int] = ()
     samples: Sequence[int] = ()
-    weight: Sequence[float] = ()  # of the step in means over an epoch
     seconds: Sequence[float | None] = ()  # None for the first step, whose beginning nobody saw
     wait_seconds: Sequence[float] = ()
     epoch: Sequence[int] = ()
@@ -73,7 +73,7 @@ class GradientSample(NamedTuple):
 
 Samples: TypeAlias = "Sequence[tuple[int, GradientSample]]"  # each with its place among the losses of some steps
 
-VALUES = 4  # the first so many columns of a row may be on a device
+VALUES = 5  # the first so many columns of a row may be on a device
 PLAIN = {float, int, type(None)}
 
 
@@ -175,6 +175,7 @@ class Ledger:
         self.preclip_norms: list[tuple[int, Held]] = []  # on which step of the block
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()
+        self.has_criterion = False  # whether a loss function's own mean was ever known of a step
         self.holds_sum = False  # whether the newest loss was made of a loss function's sum, or of its losses one by one
         self.chance = Chance()
         self.noise = NoiseScale()

@@ -71,10 +71,11 @@ class EpochSums:
         self._criterion = _Mean()
         self._accuracy = _Mean()
 
-    def add(self, rows: Columns, *, holds_sum: bool = False) -> None:
+    def add(self, rows: Columns, *, holds_sum: bool = False, has_criterion: bool = True) -> None:
         """Take steps of this epoch.
 
         `holds_sum`: their losses were made of a loss function's sum over samples, or of its losses one by one.
+        `has_criterion`: where none is given, a loss function's own mean was the objective; else it is not known.
         """
         self.steps += len(rows.loss)
         self.samples += sum(rows.samples)
@@ -87,7 +88,8 @@ class EpochSums:
         self._loss.add(*weighted_sum(losses, rows.weight))
         if any(map(_is_known, rows.criterion)):
             losses = [loss if own is None else own for loss, own in zip(losses, rows.criterion, strict=True)]
-        self._criterion.add(*weighted_sum(losses, rows.weight))
+        if has_criterion:
+            self._criterion.add(*weighted_sum(losses, rows.weight))
 
     def add_predictions(self, met: float, counted: float) -> None:
         """Take the predictions of one batch on which the accuracy was looked at."""
@@ -120,11 +122,11 @@ class TrainingSums:
         self._epochs: dict[int, dict[str, EpochSums]] = {}
         self._told_of = ""  # the optimizer that the last epoch told of
 
-    def add(self, label: str, numbers: Numbers, *, holds_sum: bool = False) -> None:
+    def add(self, label: str, numbers: Numbers, *, holds_sum: bool = False, has_criterion: bool = True) -> None:
         """Take steps of the optimizer of this label, which may be of several epochs; see `EpochSums`."""
         rows = numbers.rows
         for epoch, part in rows.by_epoch():
-            self._of(epoch, label).add(part, holds_sum=holds_sum)
+            self._of(epoch, label).add(part, holds_sum=holds_sum, has_criterion=has_criterion)
         if rows.epoch:
             for row, met, counted in numbers.predictions:
                 self._of(rows.epoch[min(row, len(rows.epoch) - 1)], label).add_predictions(met, counted)
