@@ -1,5 +1,6 @@
 """A loss belongs to the optimizers whose parameters its graph reaches."""
 
+import copy
 import gc
 import math
 import weakref
@@ -520,6 +521,128 @@ def test_optimizers_of_shared_weights_that_take_turns_count_those_of_one(watchin
                 head(shared(torch.randn(8, 2))).square().mean().backward()
                 optimizer.step()
     assert seen.backend.of(Step)[-1].step == 30
+
+
+def train_on_one_loss(model, rounds):
+    """As with Muon for the matrices and Adam for the rest. Returns the optimizers."""
+    inputs, labels = torch.randn(6, 4), torch.arange(6) % 3
+    optimizers = [torch.optim.SGD([p for p in model.parameters() if p.ndim == ndim], lr=0.1) for ndim in (2, 1)]
+    model.train()
+    for _ in range(rounds):
+        model.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        F.cross_entropy(model(-inputs), labels)
+    return optimizers
+
+
+def another_model(model):
+    return nn.Linear(4, 3)
+
+
+def drawn_anew(model):
+    model.reset_parameters()
+    return model
+
+
+def as_it_is(model):
+    return model
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("then", [another_model, drawn_anew, as_it_is])
+def test_later_trainings_with_two_optimizers_count_each_round_once(watching, then, is_kept):
+    model, kept = nn.Linear(4, 3), []
+    with watching() as seen:
+        for _ in range(3):
+            optimizers = train_on_one_loss(model, rounds=30)
+            kept += optimizers if is_kept else []
+            del optimizers
+            model = then(model)
+    trained = [step for step in seen.backend.of(Step) if step.phase == "train"]
+    assert [step.step for step in trained if step.optimizer in "024"] == list(range(1, 91))
+    assert [step.step for step in trained if step.optimizer in "135"] == list(range(1, 91))
+    assert [epoch.step for epoch in seen.epochs] == [30, 60, 90]
+    assert seen.end.step == 90
+
+
+def test_weights_and_states_that_are_put_back_for_two_optimizers_count_each_round_once(watching):
+    model, inputs = nn.Linear(4, 3), torch.randn(6, 4)
+    optimizers = [torch.optim.SGD([parameter], lr=0.1) for parameter in (model.weight, model.bias)]
+    parts = [model, *optimizers]
+    first = [copy.deepcopy(part.state_dict()) for part in parts]
+    with watching() as seen:
+        for _ in range(3):
+            for part, state in zip(parts, first, strict=True):
+                part.load_state_dict(state)
+            for _ in range(STEPS):
+                model.zero_grad()
+                (model(inputs) - 1).square().mean().backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+    assert [step.step for step in seen.steps("0")] == list(range(1, 3 * STEPS + 1))
+    assert [step.step for step in seen.steps("1")] == list(range(1, 3 * STEPS + 1))
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["discriminator first", "generator first"])
+@pytest.mark.parametrize("often", [1, 3])
+def test_later_gans_count_the_steps_of_the_busiest_optimizer(watching, order, often):
+    with watching() as seen:
+        for _ in range(3):
+            gan = Gan()
+            turns = [(gan.of_discriminator, gan.discriminator_loss, often), (gan.of_generator, gan.generator_loss, 1)]
+            for _ in range(STEPS):
+                for optimizer, loss, times in turns[::order]:
+                    for _ in range(times):
+                        optimizer.zero_grad()
+                        loss().backward()
+                        optimizer.step()
+            with torch.no_grad():
+                F.mse_loss(gan.generator(gan.noise), gan.real)
+            del gan, turns, optimizer, loss
+    assert [epoch.step for epoch in seen.epochs] == [STEPS * often * fold for fold in (1, 2, 3)]
+    assert seen.end.step == max(seen.end.totals["steps"].values()) == 3 * STEPS * often
+
+
+def test_later_training_counts_the_warm_up_of_one_optimizer_before_the_other(watching):
+    with watching() as seen:
+        for _ in range(2):
+            gan = Gan()
+            for index in range(2 * STEPS):
+                gan.of_discriminator.zero_grad()
+                gan.discriminator_loss().backward()
+                gan.of_discriminator.step()
+                if index >= STEPS:
+                    gan.of_generator.zero_grad()
+                    gan.generator_loss().backward()
+                    gan.of_generator.step()
+            with torch.no_grad():
+                F.mse_loss(gan.generator(gan.noise), gan.real)
+            del gan
+    assert [step.step for step in seen.steps("0")] == list(range(1, 4 * STEPS + 1))
+    assert seen.end.step == 4 * STEPS
+
+
+def test_later_training_is_compared_by_the_loss_of_its_first_optimizer_as_the_one_before_it(watching):
+    inputs = torch.randn(6, 4)
+    with watching() as seen:
+        for _ in range(2):
+            actor, critic = nn.Linear(4, 4), nn.Linear(4, 1)
+            optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (actor, critic)]
+            for _ in range(STEPS):
+                losses = F.smooth_l1_loss(actor(inputs), inputs), F.mse_loss(critic(inputs), inputs[:, :1])
+                for optimizer, loss in zip(optimizers, losses, strict=True):
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+            with torch.no_grad():
+                expected = F.smooth_l1_loss(actor(-inputs), inputs).item()
+                F.mse_loss(critic(-inputs), inputs[:, :1])
+            del actor, critic, optimizers, optimizer
+    assert seen.validations[-1].loss == pytest.approx(expected)
 
 
 def test_optimizer_that_takes_turns_by_the_epoch_goes_on_under_its_label(watching):

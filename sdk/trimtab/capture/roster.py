@@ -25,6 +25,7 @@ class Arrival(NamedTuple):
     is_another: bool  # it has the label of one that trained another model, or that has begun where this one does
     is_stage: bool  # it goes on with the model of others, of whom it is not known whether they step again
     is_next: bool  # there were others, and it is the only one by now
+    joins: bool  # others have begun the training that it begins in, see `Roster.joins`
 
     @property
     def begins_anew(self) -> bool:
@@ -94,10 +95,21 @@ class Roster:
         for known in (*gone, *over):  # only now, since the new one may take over from one of them
             self._leave(known)
         is_next = bool(gone or over) and not self._tracked
+        before = self._before(new)
+        joins = self.joins(new, [*over, *before])
         self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
-        return Arrival(new, over, is_another, is_stage=bool(idle) or self._goes_on(new), is_next=is_next)
+        return Arrival(new, over, is_another, is_stage=bool(idle or before), is_next=is_next, joins=joins)
+
+    def joins(self, new: Tracked, before: Sequence[Tracked] = ()) -> bool:
+        """Whether it begins in a training that others have begun: nobody stepped there under its label, or `before` it.
+
+        Then the steps of before are counted on already.
+        """
+        past = [new, *before]
+        is_begun = any(self._is_busy(known, new) for known in self if known not in past)
+        return is_begun and not any(known.ledger.taken for known in past)
 
     def loaded(self, model: nn.Module) -> None:
         """Values were loaded into the parameters of `model`."""
@@ -117,32 +129,34 @@ class Roster:
         """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
 
         That is so where none of them stepped in this epoch or is about to, in another thread any time. Where one has a
-        parameter of the new one, this is another stage for the same model. Of several ranks one alone may validate,
-        and end an epoch by that: they have to agree.
+        parameter of the new one, this is another stage for the same model.
         """
         others = [known for known in self if known not in gone]
-        if new.ledger.label in self._former or facts.group() is not None:
+        if new.ledger.label in self._former or any(self._is_busy(known, new) for known in others):
             return []
+        return others
+
+    def _is_busy(self, known: Tracked, new: Tracked) -> bool:
+        """Whether it steps in turns with a `new` one, as far as this epoch tells.
+
+        Of several ranks one alone may validate, and end an epoch by that. They have to agree, so there it always does.
+        """
         share = new.share
-        is_busy = any(
-            known.share.thread != share.thread
+        return (
+            facts.group() is not None
+            or known.share.thread != share.thread
             or self._recorder.has_stepped(known.ledger)
             or (share.ids.isdisjoint(known.share.ids) and known.share.awaits_step(share.losses))
-            for known in others
         )
-        return [] if is_busy else others
 
     def _put_back(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
         """The optimizers of which a parameter is one of the `new` one's, and all are where a training begins."""
         others = [known for known in self if known not in gone and known.calls >= LEARNED]
         return [known for known in others if known.share.ids & new.share.ids and _is_back(known.beginning)]
 
-    def _goes_on(self, new: Tracked) -> bool:
-        """Whether it shares a parameter with one that has trained it for a while: LBFGS after Adam, say."""
-        return any(
-            known is not new and known.calls >= LEARNED and not known.share.ids.isdisjoint(new.share.ids)
-            for known in self
-        )
+    def _before(self, new: Tracked) -> list[Tracked]:
+        """Those that have trained a parameter of the `new` one for a while: Adam before LBFGS, say."""
+        return [known for known in self if known.calls >= LEARNED and not known.share.ids.isdisjoint(new.share.ids)]
 
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it enters again under its label."""

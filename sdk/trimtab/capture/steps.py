@@ -263,8 +263,8 @@ class Steps:
             if arrival.is_next:
                 self._recorder.begin_passes()
             if arrival.begins_anew:
-                self._begin_anew(tracked, arrival.over)
-            elif arrival.is_stage:
+                self._begin_anew(tracked, arrival.over, joins=arrival.joins)
+            elif arrival.is_stage and not arrival.joins:
                 self._recorder.books.count_on()
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
@@ -272,9 +272,13 @@ class Steps:
                 self._attribution.on_reached = self._reached
             return tracked
 
-    def _begin_anew(self, tracked: Tracked, over: Sequence[Tracked] = ()) -> None:
+    def _begin_anew(self, tracked: Tracked, over: Sequence[Tracked] = (), *, joins: bool = False) -> None:
+        """Another training begins with its next step, or has begun with the steps of others that it `joins`."""
         self._models.keep(p for known in self.roster for p in known.parameters)
-        self._recorder.begin_anew(tracked.ledger)
+        if joins:
+            tracked.ledger.begin_anew()
+        else:
+            self._recorder.begin_anew(tracked.ledger)
         tracked.begin_anew()
         for known in over:
             self.controller.begins_anew(known.ledger.label, may_return=True)
@@ -285,7 +289,7 @@ class Steps:
         tracked.is_reloaded = False
         if tracked.beginning.is_now():
             tracked.unjudged.take()
-            self._begin_anew(tracked)
+            self._begin_anew(tracked, joins=self.roster.joins(tracked))
             self.controller.met(optimizer, tracked.ledger.label)
 
     def _look_closer(self, tracked: Tracked, optimizer: Optimizer) -> None:

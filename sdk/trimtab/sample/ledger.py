@@ -196,6 +196,11 @@ class Ledger:
         return self.rows[-1][-1] if self.rows else self._epoch
 
     @property
+    def taken(self) -> int:
+        """The steps since those of others were counted on, with those that are not read yet."""
+        return self.steps - self.steps_of_others + self.waiting + len(self.rows)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to cut."""
         return not (self.rows or self.newly_skipped)
