@@ -1085,6 +1085,64 @@ def test_training_that_was_left_in_the_middle_of_a_pass_is_no_part_of_the_next_o
     assert [epoch.train.samples for epoch in seen.epochs] == [24, *[rows] * 3]
 
 
+@torch.no_grad()
+def evaluate_by_hand(model, loader):
+    """How many are predicted right, in some of the batches."""
+    model.eval()
+    return sum((model(inputs).argmax(1) == labels).sum().item() for inputs, labels in itertools.islice(loader, 2))
+
+
+@pytest.mark.parametrize("kept", [0, 1, None], ids=["none kept", "the newest kept", "all kept"])
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_trials_that_leave_their_passes_have_epochs_and_steps_of_their_own_whatever_is_kept(watching, kept, optimizers):
+    """A search: each trial has loaders of its own, and is evaluated by hand."""
+    memory, losses, inputs = collections.deque(maxlen=kept), [], torch.randn(60, 4)
+    labels = inputs[:, :3].argmax(1)
+    with watching() as seen:
+        for epochs in (1, 2, 1, 3):
+            model = nn.Linear(4, 3)
+            parts = [[model.weight, model.bias]] if optimizers == 1 else [[model.weight], [model.bias]]
+            steppers = [torch.optim.SGD(part, lr=0.1) for part in parts]
+            loader, held = loader_of(inputs[:40], labels[:40], 4), loader_of(inputs[40:], labels[40:], 4)
+            for _ in range(epochs):
+                losses.append(0.0)
+                model.train()
+                for part, targets in itertools.islice(loader, 5):
+                    model.zero_grad()
+                    loss = F.cross_entropy(model(part), targets)
+                    loss.backward()
+                    for stepper in steppers:
+                        stepper.step()
+                    losses[-1] += loss.item() / 5
+                evaluate_by_hand(model, held)
+            memory.append((model, steppers))
+            del model, parts, steppers, stepper
+    trained = [step for step in seen.backend.of(Step) if step.phase == "train"]
+    assert [step.step for step in trained[::optimizers]] == list(range(1, 36))
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(losses)
+    assert [(epoch.step, epoch.train.samples) for epoch in seen.epochs] == [(5 * n, 20) for n in range(1, 8)]
+
+
+def test_optimizer_that_joins_with_a_loader_of_its_own_after_an_evaluation_amid_a_pass_is_no_other_training(watching):
+    """A critic that is warmed up, and evaluated by hand, before the actor steps for the first time."""
+    actor, critic = nn.Linear(4, 2), nn.Linear(4, 2)
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (actor, critic)]
+    acts, values, held = (loader_of(torch.randn(40, 4), torch.arange(40) % 2, 4) for _ in range(3))
+    with watching() as seen:
+        batches = iter(acts), iter(values)
+        for index in range(10):
+            if index == 4:
+                evaluate_by_hand(critic, held)
+                critic.train()
+            for model, optimizer, source in list(zip((actor, critic), optimizers, batches, strict=True))[index < 4 :]:
+                optimizer.zero_grad()
+                inputs, labels = next(source)
+                F.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+    assert [step.step for step in seen.steps("0")] == list(range(1, 11))
+    assert [epoch.step for epoch in seen.epochs] == [10]
+
+
 @pytest.mark.parametrize("is_new", [False, True])
 def test_epochs_are_seen_after_a_stage_that_took_each_batch_from_an_iterator_of_its_own(watching, loop, is_new):
     inputs, labels, trained = torch.randn(40, 4), torch.randint(3, (40,)), []

@@ -58,6 +58,7 @@ class Passes:
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
         self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
+        self.on_other_pass: Callable[[], object] = lambda: None  # called before a training that may be another model's
         self.awaits_first: Callable[[], bool] = lambda: False  # whether nobody has stepped, and somebody may yet
         self._on_validation = on_validation
         self._on_epoch = on_epoch
@@ -382,6 +383,8 @@ class Passes:
         self._take()
         if not feeding:
             return
+        if self._is_dropped and self._followed not in feeding and any(map(self.feeding.evaluates, self._fresh)):
+            self.on_other_pass()
         longest = _longest(feeding)
         if self._followed in feeding:
             self._rival = None
@@ -391,6 +394,11 @@ class Passes:
             self._follow_instead(longest)
         if self._followed is not None and self._followed.complete:
             self._over = True
+
+    @property
+    def _is_dropped(self) -> bool:
+        """Whether the loop has left the followed pass, and will not come back to it."""
+        return self._followed is not None and not self._followed.held
 
     def _take(self) -> None:
         self.batch_samples, wait_s = self.feeding.take()

@@ -63,6 +63,7 @@ class Recorder:
         self._optimizers = weakref.WeakSet[Optimizer]()  # that they found
         self._passes = passes
         self._criteria = criteria
+        passes.on_other_pass = self._leave
 
     def record(
         self, ledger: Ledger, losses: Sequence[Held], ended_at: float | None, now: float, found_inf: Held | None = None
@@ -123,8 +124,16 @@ class Recorder:
         self._passes.begin_anew(has_stepped=any(each.epoch == self._passes.epoch for each in self.books.ledgers))
 
     def has_stepped(self, ledger: Ledger) -> bool:
-        """Whether a step of the epoch is in it that the next one is of. A closure may not have begun it yet."""
-        return ledger.epoch == self._passes.epoch and not self._passes.is_over
+        """Whether a step of the epoch is in it that the next one is of. A closure may not have begun it yet.
+
+        None that came before the loop left its pass by `break`, evaluated, and went on to another loader's.
+        """
+        is_of_epoch = ledger.epoch == self._passes.epoch and not self._passes.is_over
+        return is_of_epoch and ledger.written != ledger.left_after
+
+    def _leave(self) -> None:
+        for ledger in self.books.ledgers:
+            ledger.left_after = ledger.written
 
     def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""

@@ -128,13 +128,14 @@ class Roster:
     def _idle(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
         """The optimizers that are kept though it is the turn of a `new` one: of another model, as by folds in a list.
 
-        That is so where none of them stepped in this epoch or is about to, in another thread any time. Where one has a
-        parameter of the new one, this is another stage for the same model.
+        That is so where none of them stepped in this epoch or is about to, in another thread any time, and the label of
+        the new one was not that of its model before. Where one has a parameter of the new one, this is another stage
+        for the same model.
         """
         others = [known for known in self if known not in gone]
-        if new.ledger.label in self._former or any(self._is_busy(known, new) for known in others):
-            return []
-        return others
+        former = self._former.get(new.ledger.label)
+        returns = former is not None and former.is_of(new.share.ids)
+        return [] if returns or any(self._is_busy(known, new) for known in others) else others
 
     def _is_busy(self, known: Tracked, new: Tracked) -> bool:
         """Whether it steps in turns with a `new` one, as far as this epoch tells.

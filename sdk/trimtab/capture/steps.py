@@ -253,6 +253,7 @@ class Steps:
         with self._meeting:
             self.unseen.stop()
             self._recorder.search(self._models, parameters)
+            self._recorder.stepping()  # models of before may be in eval mode, and its own backward wait for this step
             arrival = self.roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
             self.any_seen = True

@@ -163,7 +163,8 @@ class Ledger:
         self.elements = 0  # of the parameters that it steps
         self.steps = 0  # taken, as far as they are read
         self.waiting = 0  # rows that were cut and are not read yet
-        self.steps_of_others = 0  # ... of these, before the training began that is going on
+        self.steps_of_others = 0  # ... of those taken, before the training began that is going on
+        self.left_after = -1  # steps, when the loop last left its pass, evaluated, and went on to another loader's
         self.skipped: Counter[str] = Counter()  # since the run began
         self.loss_ema: float | None = None
         self.rows: list[Row] = []
@@ -196,9 +197,14 @@ class Ledger:
         return self.rows[-1][-1] if self.rows else self._epoch
 
     @property
+    def written(self) -> int:
+        """The steps taken, with those that are not read yet."""
+        return self.steps + self.waiting + len(self.rows)
+
+    @property
     def taken(self) -> int:
-        """The steps since those of others were counted on, with those that are not read yet."""
-        return self.steps - self.steps_of_others + self.waiting + len(self.rows)
+        """... since those of others were counted on."""
+        return self.written - self.steps_of_others
 
     @property
     def is_empty(self) -> bool:
