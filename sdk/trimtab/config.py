@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trimtab import names, plugins, tokens
+from trimtab import files, names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
 from trimtab.settings import Config
 
@@ -313,7 +314,7 @@ def _from_file(file: Any) -> dict[str, _Given]:
     if not _is_path(text):
         raise ConfigError(f"config={file!r}: expected the path of a TOML file.")
     try:
-        content = msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
+        content = msgspec.toml.decode(_content(path), type=dict[str, Any])
     except OSError as error:
         raise ConfigError(f"config={str(path)!r}: {error.strerror}. Give the path of a TOML file.") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:  # also a UTF-16 file, and numbers without end
@@ -324,6 +325,17 @@ def _from_file(file: Any) -> dict[str, _Given]:
     _refuse_unknown(f"{path}: ", content)
     said = {name: shortened(f"{path}: {name} = {value!r}") for name, value in content.items()}
     return {name: _Given(value, said[name], file=str(path)) for name, value in content.items()}
+
+
+def _content(path: Path) -> bytes:
+    """Read whenever settings are asked for, so not from a pipe, which gives what is in it once."""
+    with files.opened(path, follows_link=True) as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise ConfigError(
+                f"config={str(path)!r}: a pipe can be read only once, and settings are read more often. Write them to "
+                "a file, and give its path."
+            )
+        return file.read()
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
 import inspect
+import os
 import re
 import sys
 import typing
@@ -224,6 +225,25 @@ def test_variable_without_a_value_names_no_file():
 def test_file_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         resolve({"TRIMTAB_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_pipe_is_no_file_of_settings_since_they_are_read_more_than_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"config='.*pipe': a pipe can be read only once.* Write them to a file"):
+        config.check(environ={}, config=pipe)
+    reads, writes = os.pipe()  # as a shell gives by <(...)
+    os.write(writes, b'run = "mine"')
+    os.close(writes)
+    with pytest.raises(ConfigError, match="a pipe can be read only once"):
+        config.check(environ={}, config=f"/dev/fd/{reads}")
+    os.close(reads)
+
+
+def test_file_of_settings_may_be_a_link(tmp_path):
+    (tmp_path / "trimtab.toml").write_text('run = "mine"')
+    (tmp_path / "link.toml").symlink_to(tmp_path / "trimtab.toml")
+    assert resolve(config=tmp_path / "link.toml").run == "mine"
 
 
 def test_bad_variable_is_named():
