@@ -25,7 +25,7 @@ IMPORTS = {
     "marks": {"sample"},
     "signals": {"errors"},
     "rules": {"types", "errors", "catalog", "signals"},
-    "tokens": {"errors"},
+    "tokens": {"errors", "files"},
     "http": set(),
     "alerts": {"types", "errors", "catalog", "guard", "http", "policies", "tokens"},
     "steering.best": {"actions", "actuators", "rules"},

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
+import select
 import stat
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from trimtab import files
 from trimtab.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_BYTES = 8_192  # half of what a server of ours takes as the head of a request
+PIPE_S = 10.0  # that a pipe is waited for
 
 
 def read(setting: str, path: Path) -> bytes:
@@ -22,8 +27,9 @@ def read(setting: str, path: Path) -> bytes:
     """
     said = f"{setting}={str(path)!r}"
     try:
-        with path.open("rb") as file:
-            mode, content = os.fstat(file.fileno()).st_mode, file.read(MAX_BYTES + 1)
+        with files.opened(path, follows_link=True) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = _of_pipe(file.fileno()) if stat.S_ISFIFO(mode) else file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{said}: cannot be read ({error.strerror}). Give the path of a file.") from error
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -37,6 +43,21 @@ def read(setting: str, path: Path) -> bytes:
             "Write the token alone into it."
         )
     return token
+
+
+def _of_pipe(descriptor: int) -> bytes:
+    """What a pipe gives until it ends, or is too much. Raises OSError where that takes too long."""
+    content, until = b"", time.monotonic() + PIPE_S
+    readable = select.poll()
+    readable.register(descriptor, select.POLLIN)
+    while len(content) <= MAX_BYTES:
+        if not readable.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise TimeoutError(errno.ETIMEDOUT, f"a pipe that nobody wrote to the end in {PIPE_S:.0f} s")
+        piece = os.read(descriptor, MAX_BYTES)
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def warning(setting: str, address: str) -> str | None:

@@ -1,6 +1,7 @@
 """A run that takes alerts in: wired, served, and taken apart again."""
 
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -192,6 +193,34 @@ def test_token_file_that_cannot_be_used_is_refused_at_the_start(tmp_path, conten
         tokens.read("alerts_token_file", path)
     assert sentence in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.fixture
+def pipe(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "PIPE_S", 0.5)
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    return path
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_token_may_come_through_a_pipe(pipe, pause):
+    def write():
+        with pipe.open("wb") as end:
+            for part in (b"s3", b"cret\n"):
+                time.sleep(pause)
+                end.write(part)
+                end.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert tokens.read("alerts_token_file", pipe) == b"s3cret"
+    writer.join()
+
+
+def test_pipe_into_which_nobody_writes_is_not_waited_for_without_end(pipe):
+    with pytest.raises(ConfigError, match=r"cannot be read \(a pipe that nobody wrote to the end in .* s\)"):
+        tokens.read("alerts_token_file", pipe)
 
 
 def test_token_goes_in_plain_text_only_with_a_warning(hook, token_file, monkeypatch):
