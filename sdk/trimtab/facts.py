@@ -49,9 +49,10 @@ def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None 
 def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """Rank, local rank and world size, as torchrun, Slurm or Open MPI tell them, else as the process group does.
 
-    0, 0, 1 where there is neither. What `torch.multiprocessing.spawn` starts has a process group alone, also below a
-    launcher that started a single process. Of those that Lightning starts itself, the first began as the only one; the
-    others know their rank by now, but not yet a group, and take themselves for the only ones too.
+    0, 0, 1 where there is neither. A rank without a world that has room for it, such as `RANK=1` alone, was left in a
+    shell, and is none. What `torch.multiprocessing.spawn` starts has a process group alone, also below a launcher that
+    started a single process. Of those that Lightning starts itself, the first began as the only one; the others know
+    their rank by now, but not yet a group, and take themselves for the only ones too.
     """
     names = (
         ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"),
@@ -59,10 +60,10 @@ def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
         ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"),
     )
     if not environ.keys().isdisjoint(("RANK", "SLURM_STEP_ID", "OMPI_COMM_WORLD_RANK")):
-        found = [next((environ[n] for n in group if environ.get(n, "").isdigit()), None) for group in names]
-        rank, local_rank, world_size = (int(value) if value is not None else None for value in found)
-        if rank or (world_size or 1) > 1:
-            return rank or 0, local_rank or 0, world_size or 1
+        found = [next((environ[n] for n in group if _is_number(environ.get(n, ""))), None) for group in names]
+        rank, local_rank, world_size = (int(value or 0) for value in found)
+        if world_size > max(1, rank):
+            return rank, local_rank, world_size
     in_group, size = group() or (_started_by_lightning(environ), 1)
     return in_group, in_group, size
 
@@ -70,7 +71,11 @@ def rank_of(environ: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
 def _started_by_lightning(environ: Mapping[str, str]) -> int:
     """The rank of a process of the first node, 0 where Lightning did not start it: elsewhere it tells no rank."""
     local_rank = environ.get("LOCAL_RANK", "")
-    return int(local_rank) if environ.get("NODE_RANK") == "0" and local_rank.isdigit() else 0
+    return int(local_rank) if environ.get("NODE_RANK") == "0" and _is_number(local_rank) else 0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()  # which alone takes `²` for one
 
 
 def group() -> tuple[int, int] | None:

@@ -41,6 +41,11 @@ def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 0, 1)),  # a batch script, of which no step is run by srun
         ({"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 2, 4)),
         ({"RANK": "", "WORLD_SIZE": "x"}, (0, 0, 1)),
+        ({"RANK": "²", "LOCAL_RANK": "²", "WORLD_SIZE": "٣"}, (0, 0, 1)),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "²"}, (0, 0, 1)),
+        ({"RANK": "1"}, (0, 0, 1)),  # left in a shell
+        ({"RANK": "4", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, (0, 0, 1)),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, (0, 0, 4)),
         ({"NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, (1, 1, 1)),  # started by Lightning
         ({"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, (0, 0, 1)),  # which says not of how many a node
     ],
