@@ -1,5 +1,6 @@
 """Logs of other tools are read as they are, and judged by the rules that they can support."""
 
+import csv
 import json
 import math
 import os
@@ -155,6 +156,68 @@ def test_spike_in_a_csv_fires_the_rule_for_it(file):
 def test_healthy_csv_fires_nothing(file):
     rows = "".join(f"{n},{loss}\n" for n, loss in enumerate(falling()))
     assert fired(file("log.csv", f"step,loss\n{rows}")) == []
+
+
+def table_of(losses, steps=None):
+    steps = range(len(losses)) if steps is None else steps
+    return "".join(f"{step},{loss},\n" for step, loss in zip(steps, losses, strict=True))
+
+
+HEADER = "step,loss,val_loss\n"
+SORTED = "The step goes back from row to row: rows are judged in the order of their steps."
+
+
+def test_csv_with_the_newest_row_first_is_judged_from_the_oldest_on(file):
+    rows = [f"{n},{loss},{'2.5' if n % 10 == 0 else ''}" for n, loss in enumerate(falling(spike_at=150))]
+    forwards = file("forwards.csv", HEADER + "\n".join(rows))
+    backwards = file("backwards.csv", HEADER + "\n".join(reversed(rows)))
+    assert read_csv(backwards, {}).points == read_csv(forwards, {}).points
+    assert SORTED in judged(backwards).notes
+    assert SORTED not in judged(forwards).notes
+
+
+def test_validations_below_all_of_training_are_judged_among_it(file):
+    validations = "".join(f"{n},,{1 + n}\n" for n in (20, 10))
+    points = read_csv(file("log.csv", HEADER + table_of(falling(steps=30)) + validations), {}).points
+    assert [(p.step, p.validation_loss) for p in points if p.step in (10, 20)] == [
+        (10, None),
+        (10, 11),
+        (20, None),
+        (20, 21),
+    ]
+
+
+def test_run_below_another_in_one_csv_is_judged_by_itself(file):
+    healthy = table_of(falling())
+    twice = file("twice.csv", HEADER + healthy + healthy)
+    assert fired(twice) == []
+    assert "The step goes back, to 0: from there on another run is judged." in judged(twice).notes
+    assert not any(note.startswith("One point stands for") for note in judged(twice).notes)
+    assert fired(file("second.csv", HEADER + healthy + table_of(falling(spike_at=150)))) == [("loss_spike", 150)]
+
+
+def test_run_that_goes_on_from_a_checkpoint_is_judged_anew_from_there(file):
+    losses = falling()
+    rows = table_of(losses[:150]) + table_of(losses[100:], range(100, 200))
+    assert fired(file("log.csv", HEADER + rows)) == []
+
+
+def test_row_without_a_step_is_at_that_of_the_row_before(file):
+    points = read_csv(file("log.csv", "step,loss,val_loss\n,3,\n40,2,\n,,2.5\n50,1,\n"), {}).points
+    assert [point.step for point in points] == [1, 40, 40, 50]
+
+
+def test_first_of_two_columns_of_a_name_is_read_and_that_is_told(file):
+    table = read_csv(file("log.csv", "step,loss,loss\n1,2.0,9.0\n2,,8.0\n3,1.0\n"), {})
+    assert table.points == [Point(1, loss=2.0), Point(3, loss=1.0)]
+    assert table.notes == ("There are several columns loss: the first one is read.",)
+
+
+def test_cell_may_be_long(file):
+    limit = csv.field_size_limit()
+    text = "word " * 50_000
+    assert read_csv(file("log.csv", f'step,sample,loss\n1,"{text}",2.0\n'), {}).points == [Point(1, loss=2.0)]
+    assert csv.field_size_limit() == limit
 
 
 def test_threshold_may_be_another(file):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from trimtab.catalog.rules import RULES, RuleSpec
 from trimtab.lint.findings import Judged, Levels, Tally, shipped
@@ -34,7 +35,7 @@ def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> 
     points = table.points
     tally = Tally(shipped(), asked)
     missing = _missing(points)
-    for levels in _levels([rule for rule in RULES.values() if rule.name not in missing], points):
+    for levels in _levels([rule for rule in RULES.values() if rule.name not in missing], points, table.anew):
         tally.add(levels)
     judged = Judged(name, table.kind, max((point.step for point in points), default=0))
     tally.conclude(judged, f"{len(points)} points are too few for it")
@@ -43,10 +44,12 @@ def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> 
     return judged
 
 
-def _levels(rules: Sequence[RuleSpec], points: Iterable[Point]) -> Iterator[Levels]:
+def _levels(rules: Sequence[RuleSpec], points: Iterable[Point], anew: Collection[int]) -> Iterator[Levels]:
     judge = Judge(rules)
     total, count = 0.0, 0
-    for point in points:
+    for at, point in enumerate(points):
+        if at in anew:
+            judge, total, count = Judge(rules), 0.0, 0
         norm = point.gradient_norm
         reading = None if norm is None else GradientReading(norm=norm, finite=math.isfinite(norm), layer_norms={})
         if point.loss is not None or reading is not None:
@@ -76,7 +79,8 @@ def _missing(points: Sequence[Point]) -> dict[str, str]:
 
 def _distance(points: Sequence[Point]) -> Iterator[str]:
     trained = [point.step for point in points if point.loss is not None or point.gradient_norm is not None]
-    apart = (trained[-1] - trained[0]) / (len(trained) - 1) if len(trained) > 1 else 1.0
+    distances = [after - before for before, after in itertools.pairwise(trained) if after >= before]
+    apart = sum(distances) / len(distances) if distances else 1.0
     if apart > 1:
         yield (
             f"One point stands for {apart:,.0f} steps: a rule that holds for 20 points holds for {20 * apart:,.0f} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ class Table:
     kind: str
     points: Sequence[Point]
     notes: tuple[str, ...] = ()
+    anew: frozenset[int] = frozenset()  # at which points, counted from 0, another run begins
 
 
 # Each kind of column, and what the tools call it once case and punctuation are gone. The first that is there counts.
@@ -77,25 +79,52 @@ def choose(file: Path, present: Iterable[str], given: Mapping[str, str]) -> dict
     if not any(kind in found for kind in JUDGED):
         raise ConfigError(
             f"{file}: nothing in it looks like a loss, a gradient norm or a validation result. It has "
-            f"{_some(names)}. Say which is the loss, as in --column loss=NAME."
+            f"{some(names)}. Say which is the loss, as in --column loss=NAME."
         )
     return found
 
 
-def point(file: Path, columns: Mapping[str, str], row: Mapping[str, Any], number: int) -> Point | None:
-    """The point of a row, the `number`th of the file; None where it holds nothing to judge."""
+def point(
+    file: Path, columns: Mapping[str, str], row: Mapping[str, Any], number: int, before: int | None = None
+) -> Point | None:
+    """The point of a row, the `number`th of the file; None where it holds nothing to judge.
+
+    Without a step it is at that of the row `before`, or where there is none, at its number.
+    """
     values = {kind: _number(file, name, row.get(name), number) for kind, name in columns.items()}
     step = values.pop("step", None)
     if all(values.get(kind) is None for kind in JUDGED):
         return None
+    if step is None or not math.isfinite(step):
+        step = number if before is None else before
     return Point(
-        int(step) if step is not None and math.isfinite(step) else number,
+        int(step),
         loss=values.get("loss"),
         gradient_norm=values.get("gradient_norm"),
         learning_rate=values.get("learning_rate"),
         validation_loss=values.get("validation_loss"),
         validation_accuracy=values.get("validation_accuracy"),
     )
+
+
+def in_order(points: Sequence[Point]) -> Sequence[Point]:
+    """Points by their step, where that is the one order they can have: as they are where it does not go back.
+
+    They fall from row to row, or none of their values is there twice at one step. Otherwise see `anew`.
+    """
+    pairs = list(itertools.pairwise(points))
+    if all(before.step <= after.step for before, after in pairs):
+        return points
+    falls = all(before.step >= after.step for before, after in pairs)
+    known = [(point.step, name) for point in points for name in JUDGED if getattr(point, name) is not None]
+    if not falls and len(set(known)) < len(known):
+        return points
+    return sorted(reversed(points) if falls else points, key=lambda point: point.step)
+
+
+def anew(points: Sequence[Point]) -> list[int]:
+    """Where the step goes back: another run, or the same one from a checkpoint, was written below the one before."""
+    return [at for at in range(1, len(points)) if points[at].step < points[at - 1].step]
 
 
 def _plain(name: str) -> str:
@@ -115,5 +144,6 @@ def _number(file: Path, name: str, value: object, number: int) -> float | None:
         ) from error
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "no columns"

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.lint.points import JUDGED, VALIDATION, Point, Table, choose, point
+from trimtab.lint.points import JUDGED, VALIDATION, Point, Table, anew, choose, in_order, point, some
 
 DELIMITERS = ",;\t|"
+TWICE = "There are several columns {name}: the first one is read."
+SORTED = "The step goes back from row to row: rows are judged in the order of their steps."
+ANEW = "The step goes back, to {steps}: from there on another run is judged."
 MISSING = "NaN in {name} is taken for a cell that is not known: numbers come after it."
 FILTERED = (
     "Transformers leaves NaN and Inf out of the loss that it logs, unless logging_nan_inf_filter=False: that "
@@ -37,18 +40,26 @@ def read_csv(file: Path, given: Mapping[str, str]) -> Table:
         if not text.strip():
             raise ConfigError(f"{file}: it is empty. Give the log of a run that took steps.")
         delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        columns = choose(file, reader.fieldnames or (), given)
-        rows = [{name: row[name] for name in columns.values()} for row in reader]
+        lines = _lines(text, delimiter)
+        header = next(lines, [])
+        columns = choose(file, header, given)
+        places = {name: header.index(name) for name in columns.values()}
+        rows = [{name: line[at] if at < len(line) else None for name, at in places.items()} for line in lines]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{file}: not a CSV file ({error}). Give one with a header, in UTF-8.") from error
     if delimiter == ";":
         rows = [{name: cell and cell.replace(",", ".") for name, cell in row.items()} for row in rows]
-    points = _points(file, columns, rows)
+    found = _points(file, columns, rows)
+    points = in_order(found)
+    notes = [*_steps(columns), *(TWICE.format(name=name) for name in places if header.count(name) > 1)]
+    notes += [SORTED] if points is not found else []
     missing = [kind for kind in VALIDATION if _goes_on_after_nan(points, kind)]
     for kind in missing:
         points = list(_without_nan(points, kind))
-    return Table("CSV", points, (*_steps(columns), *(MISSING.format(name=columns[kind]) for kind in missing)))
+    notes += [MISSING.format(name=columns[kind]) for kind in missing]
+    begins = anew(points)
+    notes += [ANEW.format(steps=some([f"{points[at].step:,}" for at in begins]))] if begins else []
+    return Table("CSV", points, tuple(notes), frozenset(begins))
 
 
 def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
@@ -67,6 +78,15 @@ def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
     names = dict.fromkeys(name for row in history for name in row if name != "train_loss")  # that is the whole run's
     columns = choose(file, names, given)
     return Table("trainer_state", _points(file, columns, history), (*_steps(columns), FILTERED))
+
+
+def _lines(text: str, delimiter: str) -> Iterator[list[str]]:
+    """All lines but blank ones, the header first. A cell may be as long as the file."""
+    usual = csv.field_size_limit(len(text))
+    try:
+        yield from filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _decoded(content: bytes) -> str:
@@ -96,8 +116,11 @@ def _without_nan(points: Sequence[Point], kind: str) -> Iterator[Point]:
 
 
 def _points(file: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Point]:
-    found = (point(file, columns, row, number) for number, row in enumerate(rows, start=1))
-    points = [each for each in found if each is not None]
+    points: list[Point] = []
+    for number, row in enumerate(rows, start=1):
+        before = points[-1].step if points and "step" in columns else None
+        found = point(file, columns, row, number, before)
+        points += [found] if found is not None else []
     if not points:
         raise ConfigError(
             f"{file}: no row of it holds a number in {_listed(columns)}. Give the log of a run that took steps."
