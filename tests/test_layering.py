@@ -105,6 +105,7 @@ IMPORTS = {
     "policies": {"types", "errors", "actions"},
     "plugins": {"settings", "types", "errors", "guard"},
     "processes": set(),
+    "snapshot_places": {"types", "directory", "files", "processes", "renaming"},
     "renaming": set(),
     "discovery": {"types", "files", "processes", "renaming"},
     "doctor": {"errors", "catalog", "http", "plugins", "discovery", "trimtab_dashboards"},

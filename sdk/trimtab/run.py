@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trimtab import apart, attaching, bookends, directory, facts, lifecycle, names, plugins
+from trimtab import apart, attaching, bookends, directory, facts, lifecycle, names, plugins, snapshot_places
 from trimtab.actuators import generators
 from trimtab.actuators.halting import Halting
 from trimtab.bus import HANGING_S, QUEUE_EVENTS, Bus
@@ -134,6 +134,7 @@ class Run:
         self._hear = self._guard.wrap("halt", self._halting.hear)
         self._state = SteeringState(self.info, self._controller, self._guard, self._meter)
         self._former: directory.Former | None = None  # once the directory is this run's
+        self._snapshots_at: Path | None = None  # once that is, too
         self._closing = threading.RLock()  # SIGTERM may come while it is held
         self._closed = True  # until it is started: a run that never is does nothing
         self._left_s = CLOSE_DEADLINE_S  # of closing
@@ -160,6 +161,7 @@ class Run:
                 self.close("failed")
             else:
                 self._release(CLOSE_DEADLINE_S)
+                self._leave_snapshots()
                 if self._former is not None:
                     directory.unmake(self.info, self._former)
             raise
@@ -168,6 +170,7 @@ class Run:
         self._former = directory.make(self.info)
         if self._controller.acts:
             directory.make_for_snapshots(self.info)
+            self._snapshots_at = snapshot_places.claim(self.info)
         backends, notices = plugins.load(self.info.config)
         if self.info.config.resume:
             self._books.steps_before, notice = directory.last_step(self.info)
@@ -346,6 +349,7 @@ class Run:
                 self._guard.wrap("alerts", reception.close) if reception is not None else _nothing,
                 self._state.write,
                 self._guard.wrap("steering", self._controller.close),
+                self._leave_snapshots,
                 self._guard.wrap("detach", self._capture.detach),
                 self._guard.wrap("finish", self._capture.finish),
                 self._forget_exit,
@@ -389,6 +393,10 @@ class Run:
             if backend not in self._told_lost:
                 self._told_lost.add(backend)
                 lifecycle.tell(LOST.format(backend=backend, events=events))
+
+    def _leave_snapshots(self) -> None:
+        if self._snapshots_at is not None:
+            snapshot_places.leave(self._snapshots_at)
 
     def abandon(self) -> None:
         """In a forked child: watch nothing, write nothing."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from trimtab import snapshot_places
 from trimtab.actuators.controls import Actuators
 from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
@@ -127,11 +127,6 @@ def record_of(config: Config, world_size: int, chosen: Sequence[Policy], say: Ca
     return replay
 
 
-def _own_place(directory: Path | None, info: RunInfo) -> Path | None:
-    """Below `directory`, where no other run and no other rank writes."""
-    return None if directory is None else directory.absolute() / f"{info.run}-{info.run_id}-rank-{info.rank}"
-
-
 def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
     """`rule`, of which the user hears when a function of theirs raises."""
     function = rule.signal
@@ -192,7 +187,7 @@ def build(
             every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
             most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
             cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
-            directory=_own_place(config.snapshot_directory, info),
+            directory=snapshot_places.of(info),
             rng=config.snapshot_rng,
             alone=capture.trains_alone,
         ),
