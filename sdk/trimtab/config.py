@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -158,6 +158,8 @@ _SETTINGS: dict[str, _Setting] = {
 }
 _TOKENS_SERVED = ("metrics_token_file", "webhook_token_file")
 _SERVER = ("host", "port", "metrics_token_file", "tls_certificate_file")
+_SCRAPED = ("targets", "linger")
+_SNAPSHOTS = ("snapshot_directory", "snapshot_gib", "snapshot_rng")
 _SERVING = frozenset((*_SERVER, "targets", "webhook_token_file", "tls_key_file"))
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
@@ -192,7 +194,12 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         notices += [warning] if warning else []
     if "host" in settings:
         notices += _open_to_others(settings)
-    notices += [*_idle_about_serving(settings), *_idle_about_alerts(settings)]
+    spoken = {name for name, item in given.items() if not item.is_text}
+    notices += [
+        *_idle_about_serving(settings, spoken),
+        *_idle_about_alerts(settings),
+        *_idle_about_others(settings, spoken),
+    ]
     return Config(
         **settings,
         backends_requested=requested,
@@ -222,11 +229,14 @@ def _open_to_others(settings: Mapping[str, Any]) -> Iterator[str]:
         yield from (text for name in served if (text := tokens.warning_of_served(name, host)))
 
 
-def _idle_about_serving(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Settings of a server that is not there. A backend that is given as an object may be one."""
+def _idle_about_serving(settings: Mapping[str, Any], spoken: Collection[str]) -> Iterator[str]:
+    """Settings of a server that is not there. A backend that is given as an object may be one.
+
+    `spoken` are those that are not from the environment, which may be meant for all runs of a machine.
+    """
     backends = settings.get("backends", Config(run="").backends)
     if plugins.SERVES not in backends and all(isinstance(backend, str) for backend in backends):
-        idle = ", ".join(name for name in _SERVER if name in settings)
+        idle = ", ".join([name for name in _SERVER if name in settings] + [name for name in _SCRAPED if name in spoken])
         if idle:
             yield f"{idle} without the backend prometheus: there is no /metrics. Add it to backends, or leave that out."
 
@@ -242,6 +252,18 @@ def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:
     for name in ("alerts_token_file", "alerts_ca_file"):
         if name in settings and "alerts" not in settings:
             yield f"{name} without alerts: no server is asked, so it is not read. Set alerts to the server's address."
+
+
+def _idle_about_others(settings: Mapping[str, Any], spoken: Collection[str]) -> Iterator[str]:
+    """Settings of an interval, a Grafana and snapshots that there are not. `spoken`: see `_idle_about_serving`."""
+    if "alerts_every" in spoken and "alerts" not in settings:
+        yield "alerts_every without alerts: no server is asked. Set alerts to the server's address, or leave that out."
+    for name in ("grafana_token_file", "grafana_ca_file"):
+        if name in spoken and "grafana" not in settings:
+            yield f"{name} without grafana: it is not read. Set grafana to the server's address, or leave that out."
+    idle = ", ".join(name for name in _SNAPSHOTS if name in spoken)
+    if idle and not settings.get("act") and "replay" not in settings:
+        yield f"{idle} without act: nothing is adjusted, so no snapshot is taken. Set act, or leave that out."
 
 
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:

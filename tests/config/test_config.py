@@ -312,6 +312,8 @@ SERVED_BY_NOBODY = " without the backend prometheus: there is no /metrics. Add i
     [
         ({"port": 9999, "backends": ["jsonl"]}, "port"),
         ({"host": "127.0.0.1", "port": 9999, "backends": ["console", "jsonl"]}, "host, port"),
+        ({"linger": 5.0, "targets": "targets", "backends": ["jsonl"]}, "targets, linger"),
+        ({"linger": 5.0, "backends": ["jsonl", RecordingBackend()]}, ""),
         ({"port": 9999, "backends": ["jsonl", RecordingBackend()]}, ""),
         ({"port": 9999, "backends": ["jsonl", "prometheus"]}, ""),
         ({"port": 9999}, ""),
@@ -338,6 +340,45 @@ def test_settings_about_alerts_that_cannot_come_in_are_a_notice(given, begins):
     notices = resolve(run="r", **given).notices
     assert len(notices) == len(begins)
     assert all(map(str.startswith, notices, begins))
+
+
+@pytest.mark.parametrize(
+    ("given", "begins"),
+    [
+        ({"alerts_every": 3.0}, ["alerts_every without alerts: "]),
+        ({"alerts_every": 3.0, "webhook_token_file": "token"}, ["alerts_every without alerts: "]),
+        ({"alerts_every": 3.0, "alerts": "http://127.0.0.1:9093"}, []),
+        ({"grafana_token_file": "token"}, ["grafana_token_file without grafana: "]),
+        ({"grafana_ca_file": "ca.crt"}, ["grafana_ca_file without grafana: "]),
+        ({"grafana": "http://127.0.0.1:3000", "grafana_token_file": "token", "grafana_ca_file": "ca.crt"}, []),
+        ({"snapshot_directory": "kept"}, ["snapshot_directory without act: "]),
+        ({"snapshot_gib": 1.0, "snapshot_rng": True}, ["snapshot_gib, snapshot_rng without act: "]),
+        ({"snapshot_gib": 1.0, "act": False}, ["snapshot_gib without act: "]),
+        ({"snapshot_gib": 1.0, "act": "process"}, []),
+        ({"snapshot_gib": 1.0, "replay": "before"}, []),
+    ],
+)
+def test_settings_that_have_no_effect_where_they_stand_are_a_notice(tmp_path, given, begins):
+    file = tmp_path / "trimtab.toml"
+    values = [
+        (name, str(value).lower() if isinstance(value, bool | float) else f'"{value}"') for name, value in given.items()
+    ]
+    file.write_text("".join(f"{name} = {value}\n" for name, value in values))
+    for notices in (resolve(run="r", **given).notices, resolve(run="r", config=file).notices):
+        assert len(notices) == len(begins)
+        assert all(map(str.startswith, notices, begins))
+
+
+def test_variables_that_may_be_meant_for_other_runs_are_no_notice():
+    environ = {
+        "TRIMTAB_TARGETS_DIR": "targets",
+        "TRIMTAB_LINGER": "5",
+        "TRIMTAB_ALERTS_EVERY": "3",
+        "TRIMTAB_GRAFANA_TOKEN_FILE": "token",
+        "TRIMTAB_SNAPSHOT_DIR": "kept",
+        "TRIMTAB_SNAPSHOT_GIB": "1",
+    }
+    assert resolve(environ, run="r", backends=["jsonl"]).notices == ()
 
 
 def test_certificate_without_key_is_refused():
