@@ -61,6 +61,19 @@ def test_rule_that_was_asked_for_and_caught_nothing_is_counted(watched, run):
     assert (code, lines[-1]) == (0, "loss_spike: 0 of 2 logs")
 
 
+@pytest.mark.parametrize(
+    "twice", [["--rule", "loss_spike=8", "--rule", "loss_spike=6"], ["--column", "loss=a", "--column", "loss=b"]]
+)
+def test_name_that_is_given_two_things_is_refused(run, twice):
+    with pytest.raises(ConfigError, match=r"(loss_spike|loss): given twice, as two things\. Give it once"):
+        run("a", *twice)
+
+
+def test_rule_may_be_given_twice_as_the_same(watched, run):
+    watched({"loss_spike": 2.0}, rules={"loss_spike": {"threshold": 10.0}})
+    assert run("sample", "--rule", "loss_spike=8", "--rule", "loss_spike=8")[0] == 1
+
+
 def test_severity_leaves_out_what_is_below_it(watched, run):
     watched({"no_improvement": 2.0, "loss_spike": 1.0})
     assert run("sample", "--severity", "critical")[0] == 0

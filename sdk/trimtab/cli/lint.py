@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from trimtab.errors import ConfigError, printable
 if TYPE_CHECKING:
     from trimtab.lint.findings import Finding, Judged
 
+T = TypeVar("T")
 SEVERITIES = ("info", "warning", "critical")
 
 
@@ -48,7 +49,7 @@ def lint(
     from trimtab.logs import without_targets
 
     place = config.check(directory=directory).get("directory", Path("runs"))
-    asked, named = dict(map(_rule, rules)), dict(map(_column, columns))
+    asked, named = _once("--rule", map(_rule, rules)), _once("--column", map(_column, columns))
     judged = [judge(log, place, asked, named) for log in without_targets(logs)]
     for each in judged:
         each.findings = [
@@ -77,6 +78,15 @@ def _column(given: str) -> tuple[str, str]:
     if not said:
         raise ConfigError(f"--column {given}: expected KIND=NAME, as in --column loss=train_loss.")
     return kind, name
+
+
+def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What each name was given. Raises ConfigError where that is two things."""
+    said: dict[str, T] = {}
+    for name, value in pairs:
+        if said.setdefault(name, value) != value:
+            raise ConfigError(f"{option} {name}: given twice, as two things. Give it once.")
+    return said
 
 
 def _told(judged: Judged) -> list[str]:
