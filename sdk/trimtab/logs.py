@@ -7,12 +7,13 @@ disk that was full one in the middle. What was NaN or Inf stands as `null` in th
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import msgspec
 
@@ -35,13 +36,19 @@ class _Record(msgspec.Struct, tag_field="event"):
         for path in self.nonfinite:
             name, _, index = path.partition(".")
             if not index:
-                if getattr(self, name, 0.0) is None:
+                if name in _numbers(type(self)) and getattr(self, name) is None:
                     setattr(self, name, math.nan)
             elif isinstance(held := getattr(self, name, None), list):
                 if index.isdecimal() and int(index) < len(held):
                     held[int(index)] = math.nan
             elif isinstance(held, dict) and name == "levels":  # which are never NaN
                 held[index] = math.inf
+
+
+@functools.cache
+def _numbers(kind: type[_Record]) -> frozenset[str]:
+    """The fields of such a record that hold a number which may be NaN."""
+    return frozenset(field.name for field in msgspec.structs.fields(kind) if float in get_args(field.type))
 
 
 class RunStart(_Record, tag="run_start"):
@@ -171,6 +178,11 @@ def _located(run: str | Path, directory: Path) -> Path:
         ranks = sorted(candidate.glob(f"rank-*{_SUFFIX}"), key=lambda log: (len(log.name), log.name))
         if ranks:
             return ranks[0]
+    for place in candidates:
+        if runs := _runs_in(place, f"rank-*{_SUFFIX}"):
+            raise ConfigError(
+                f"{place} is no run, but holds some. Give one of them, such as {place / runs[-1]}, or all: {place}/*"
+            )
     if candidates:
         raise ConfigError(f"{candidates[0]} holds no log. {_runs_within(candidates[0], path.name)}")
     raise ConfigError(f"{run}: neither a log nor the directory of a run. {_runs_within(directory, path.name)}")
@@ -246,12 +258,16 @@ def nearest_run(given: str, directory: Path, files: str) -> str | None:
 
     `files` is the pattern of those in a run's directory that tell of it.
     """
-    found = sorted(directory.glob(f"*/{files}"), key=_changed)
-    runs = [path.parent.name for path in found]
+    runs = _runs_in(directory, files)
     if not runs:
         return None
     nearest = difflib.get_close_matches(given, runs, n=1)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"The latest run in {directory} is {runs[-1]!r}."
+
+
+def _runs_in(directory: Path, files: str) -> list[str]:
+    """The names of the runs there, the latest last; twice where there are two files."""
+    return [path.parent.name for path in sorted(directory.glob(f"*/{files}"), key=_changed)]
 
 
 def _changed(path: Path) -> float:

@@ -37,6 +37,16 @@ def test_nonfinite_value_that_is_not_there_spoils_no_record(write):
     assert logs.read(path).steps[0].learning_rate == [0.1, None]
 
 
+@pytest.mark.parametrize("name", ["levels", "learning_rate", "epoch", "phase", "nonfinite", "never_heard_of"])
+def test_what_holds_no_number_is_not_made_one_by_a_log_that_says_it_was_not_finite(write, name):
+    path = write(sample_step(1, loss=math.nan))
+    record = {key: value for key, value in json.loads(path.read_text()).items() if key != name}
+    path.write_text(json.dumps({**record, "nonfinite": ["loss", name]}) + "\n")
+    (step,) = logs.records(path)
+    assert math.isnan(step.loss)
+    assert getattr(step, name, None) in (None, "train", ("loss", "nonfinite"))
+
+
 def test_alert_of_a_severity_that_there_is_not_is_ignored(write):
     path = write(*sample_events())
     assert len(logs.read(path).alerts) == 1
@@ -122,8 +132,14 @@ def test_run_that_is_not_there_names_the_latest(write):
     os.utime(older, (1, 1))
     with pytest.raises(ConfigError, match=r"The latest run in .* is 'b'\."):
         logs.locate("something else", newer.parent.parent)
-    with pytest.raises(ConfigError, match=r"runs holds no log\. The latest run"):
-        logs.locate(newer.parent.parent, Path("elsewhere"))
+
+
+def test_directory_of_runs_is_told_from_a_run(write):
+    runs = write(sample_step(1), run="a").parent.parent
+    said = r"runs is no run, but holds some\. Give one of them, such as .*runs/a, or all: .*runs/\*"
+    for given, place in ((runs, Path("elsewhere")), (runs.name, runs.parent)):
+        with pytest.raises(ConfigError, match=said):
+            logs.locate(given, place)
 
 
 def test_directory_without_runs_says_what_to_give(tmp_path):
