@@ -5,6 +5,8 @@ from click.testing import CliRunner
 
 from trimtab.cli.lint import lint
 from trimtab.errors import ConfigError
+from trimtab.testing import sample_step
+from trimtab.types import RunStart
 
 
 @pytest.fixture
@@ -97,6 +99,31 @@ def test_column_without_a_name_gets_one_sentence(watched, run):
     watched({"loss_spike": 0.5})
     with pytest.raises(ConfigError, match="expected KIND=NAME, as in --column loss=train_loss"):
         run("sample", "--column", "loss")
+
+
+def test_log_that_cannot_be_judged_keeps_no_other_from_it(watched, runs):
+    watched({"loss_spike": 2.0}, run="a")
+    watched({"loss_spike": 0.5}, run="c")
+    (runs / "b.csv").write_text("step,loss\n1,abc\n")
+    given = ["a", str(runs / "b.csv"), str(runs / "b.csv"), "c", "--dir", str(runs)]
+    done = CliRunner().invoke(lint, given, standalone_mode=False)
+    assert done.return_value == 2
+    assert [line.split()[:1] for line in done.stdout.splitlines()[1:3]] == [["a"], ["c"]]
+    assert "loss_spike: 1 of 2 logs" in done.stdout.splitlines()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"trimtab: {runs / 'b.csv'}: loss is 'abc' in row 1")
+
+
+def test_what_is_wrong_with_every_log_is_said_once(watched, runs):
+    watched({"loss_spike": 2.0}, run="a")
+    given = ["a", "a", "--rule", "lost", "--dir", str(runs)]
+    done = CliRunner().invoke(lint, given, standalone_mode=False)
+    assert (done.return_value, done.stdout, done.stderr.count("there is no such rule")) == (2, "", 1)
+
+
+def test_steps_are_counted_in_words(watched, run, write):
+    write(RunStart(ts=0.0, step=0, facts={}), sample_step(1, levels={"loss_spike": 0.5}), run="one")
+    assert run("one")[1][0] == "one: log, 1 step, no end in the log"
 
 
 def test_directory_of_files_for_prometheus_is_passed_over(watched, run, runs):

@@ -232,7 +232,7 @@ def test_rules_that_a_log_cannot_support_say_what_they_lack(file):
     assert unjudged["gradient_exploding"] == "it needs a gradient norm, which is not in the log"
     assert unjudged["overfitting"] == "it needs a validation loss, which is not in the log"
     assert unjudged["layer_dead"] == "it needs gradients by layer, which no such log holds"
-    assert unjudged["loss_spike"] == "1 points are too few for it"
+    assert unjudged["loss_spike"] == "there are too few points for it (1)"
     assert "loss_nonfinite" not in unjudged
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from trimtab import config
-from trimtab.errors import ConfigError, printable
+from trimtab.errors import ConfigError, TrimtabError, printable
 
 if TYPE_CHECKING:
     from trimtab.lint.findings import Finding, Judged
 
 T = TypeVar("T")
+UNJUDGED = 2  # as of whatever cannot be done
 SEVERITIES = ("info", "warning", "critical")
 
 
@@ -37,7 +38,7 @@ SEVERITIES = ("info", "warning", "critical")
 def lint(
     logs: tuple[str, ...], rules: tuple[str, ...], severity: str, columns: tuple[str, ...], directory: str | None
 ) -> int:
-    """Judge one LOG, or several, and exit with 1 when a rule fired.
+    """Judge one LOG, or several, and exit with 1 when a rule fired, with 2 when one could not be judged.
 
     LOG is a log, the directory of a run, or the name of a run in DIR; or a trainer_state.json of Transformers, a
     CSV file with a header, or event files of TensorBoard. KIND is step, loss, gradient_norm, learning_rate,
@@ -50,14 +51,24 @@ def lint(
 
     place = config.check(directory=directory).get("directory", Path("runs"))
     asked, named = _once("--rule", map(_rule, rules)), _once("--column", map(_column, columns))
-    judged = [judge(log, place, asked, named) for log in without_targets(logs)]
+    chosen = without_targets(logs)
+    judged, unread = [], dict[str, None]()
+    for log in chosen:
+        try:
+            judged.append(judge(log, place, asked, named))
+        except TrimtabError as error:
+            if len(chosen) == 1:
+                raise
+            unread[str(error)] = None
     for each in judged:
         each.findings = [
             found for found in each.findings if SEVERITIES.index(found.severity) >= SEVERITIES.index(severity)
         ]
-    for line in _told(judged[0]) if len(judged) == 1 else _compared(judged, asked):
+    for line in _told(judged[0]) if len(chosen) == 1 else _compared(judged, asked) if judged else ():
         click.echo(printable(line))
-    return int(any(each.findings for each in judged))
+    for text in unread:
+        click.echo(f"trimtab: {printable(text)}", err=True)
+    return UNJUDGED if unread else int(any(each.findings for each in judged))
 
 
 def _rule(given: str) -> tuple[str, float | None]:
@@ -123,7 +134,11 @@ def _compared(judged: Sequence[Judged], asked: Iterable[str]) -> list[str]:
 
 
 def _head(judged: Judged) -> str:
-    return ", ".join(filter(None, (f"{judged.name}: {judged.kind}", f"{judged.steps:,} steps", judged.status)))
+    return ", ".join(filter(None, (f"{judged.name}: {judged.kind}", _steps(judged.steps), judged.status)))
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"
 
 
 def _place(finding: Finding) -> str:

@@ -38,7 +38,7 @@ def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> 
     for levels in _levels([rule for rule in RULES.values() if rule.name not in missing], points, table.anew):
         tally.add(levels)
     judged = Judged(name, table.kind, max((point.step for point in points), default=0))
-    tally.conclude(judged, f"{len(points)} points are too few for it")
+    tally.conclude(judged, f"there are too few points for it ({len(points)})")
     judged.unjudged |= {rule: reason for rule, reason in missing.items() if rule in judged.unjudged}
     judged.notes = [*_distance(points), *table.notes]
     return judged
