@@ -21,7 +21,7 @@ def named(given: Optimizer | Mapping[str, Optimizer] | None) -> Mapping[str, Opt
         if not hasattr(each, "param_groups"):
             raise ConfigError(
                 f"attach(optimizer=...): expected an optimizer, or a mapping such as {{'generator': optimizer}}, "
-                f"but got a {type(each).__name__}. Give the optimizers by name."
+                f"but got an object of type {type(each).__name__}. Give the optimizers by name."
             )
     return names
 
@@ -30,7 +30,7 @@ def refuse_no_module(argument: str, given: object) -> None:
     """Raises ConfigError for what is given as a model, a criterion or an average, and is none."""
     if given is None or isinstance(given, nn.Module):
         return
-    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"an object of type {type(given).__name__}"
     advice = {
         "model": "Give the model itself.",
         "criterion": "Give the loss module itself; the loss functions of torch are found without it.",

@@ -323,11 +323,15 @@ def test_attach_refuses_what_is_no_optimizer_instead_of_leaving_it_out(options, 
 @pytest.mark.parametrize(
     ("argument", "given", "sentence"),
     [
-        ("model", 5, "expected a torch.nn.Module, but got a int. Give the model itself."),
+        ("model", 5, "expected a torch.nn.Module, but got an object of type int. Give the model itself."),
         ("model", torch.nn.Linear, "but got the class Linear. Give the model itself."),
-        ("criterion", torch.nn.functional.mse_loss, "but got a function. Give the loss module itself; the loss func"),
+        (
+            "criterion",
+            torch.nn.functional.mse_loss,
+            "but got an object of type function. Give the loss module itself; the loss func",
+        ),
         ("criterion", torch.nn.MSELoss, "but got the class MSELoss."),
-        ("average", {"weight": torch.ones(1)}, "but got a dict. Give the copy itself."),
+        ("average", {"weight": torch.ones(1)}, "but got an object of type dict. Give the copy itself."),
     ],
 )
 def test_attach_refuses_what_is_no_module(options, model, argument, given, sentence):
