@@ -87,7 +87,7 @@ def read_token(path: Path | None) -> str:
     """
     if path is None:
         raise ConfigError(f"No token for Grafana. Write a service account's into a file and name it: {TOKEN_VARIABLE}.")
-    return tokens.read(TOKEN_VARIABLE, path).decode("ascii")
+    return tokens.read("grafana_token_file", path).decode("ascii")
 
 
 class _Session(requests.Session):
@@ -132,7 +132,7 @@ class _Session(requests.Session):
         if 300 <= status < 400:
             raise self._error("answered with a redirect, which is not followed. Give the address it leads to.", status)
         if status == 401:
-            raise self._error(f"refuses the token (401). Does {TOKEN_VARIABLE} name the right file?", status)
+            raise self._error("refuses the token (401). Does grafana_token_file name the right file?", status)
         if status == 403:
             raise self._error(f"forbids it (403){self._message(body)}. Give the service account that right.", status)
         if status >= 400:

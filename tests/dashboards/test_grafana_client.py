@@ -153,7 +153,11 @@ def test_token_that_others_may_read_or_that_is_none_is_refused(token_file, mode,
     assert content not in str(raised.value)
 
 
-def test_token_without_a_file_says_which_variable_names_it(tmp_path):
-    for missing in (None, tmp_path / "none"):
-        with pytest.raises(ConfigError, match="TRIMTAB_GRAFANA_TOKEN_FILE"):
-            read_token(missing)
+def test_token_without_a_file_says_which_variable_names_it():
+    with pytest.raises(ConfigError, match="TRIMTAB_GRAFANA_TOKEN_FILE"):
+        read_token(None)
+
+
+def test_token_file_that_is_not_there_is_told_under_the_name_of_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"^grafana_token_file='.*none': cannot be read"):
+        read_token(tmp_path / "none")
