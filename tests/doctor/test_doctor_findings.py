@@ -17,6 +17,7 @@ from trimtab.cli import trimtab
 from trimtab.doctor import local, prometheus
 from trimtab.doctor.http import Http
 from trimtab.doctor.prometheus import seconds
+from trimtab.errors import ConfigError
 from trimtab.testing import sample_run, sample_step
 from trimtab_backends.prometheus import PrometheusBackend
 
@@ -356,3 +357,20 @@ def test_certificates_that_are_none_are_told(tmp_path, token_file):
     finding = doctor._read_files(settings, "alerts_token_file", "alerts_ca_file")
     assert (finding.verdict, finding.subject) == ("wrong", "certificates")
     assert "in PEM" in finding.advice
+
+
+@pytest.mark.parametrize("option", ["--prometheus", "--alertmanager", "--grafana"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("x", "'x': expected an address such as http"),
+        ("", "'': expected an address such as http"),
+        ("http://me:hunter2@h", "expected an address without name and password"),
+    ],
+)
+def test_option_that_is_no_address_is_named_before_any_link_is_looked_at(option, url, said):
+    done = CliRunner().invoke(trimtab, ["doctor", option, url], standalone_mode=False)
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).startswith(f"{option}: {said}")
+    assert "hunter2" not in str(done.exception)
+    assert done.output == ""

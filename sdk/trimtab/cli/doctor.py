@@ -37,6 +37,8 @@ def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int
     settings name.
     """
     settings = config.check(config=config_, targets=targets)
+    for server in ("prometheus", "alertmanager", "grafana"):
+        _refuse_no_address(server, asked[server])
     broken = 0
     for finding in _findings(settings, asked):
         click.echo(printable(f"{finding.verdict:<8} {finding.subject:<13} {finding.text}"))
@@ -46,6 +48,16 @@ def doctor(config_: str | None, targets: str | None, **asked: str | None) -> int
     links = "1 link to put right." if broken == 1 else f"{broken} links to put right. Begin with the first."
     click.echo(links if broken else "All is well.")
     return 1 if broken else 0
+
+
+def _refuse_no_address(option: str, url: str | None) -> None:
+    from trimtab.doctor.http import checked
+
+    try:
+        if url is not None:
+            checked(url)
+    except ConfigError as error:
+        raise ConfigError(f"--{option}: {error}") from error
 
 
 def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ class Http:
     def __init__(
         self, url: str, token: str | None = None, *, certificates: Path | None = None, answer_s: float = ANSWER_S
     ) -> None:
-        self.url = _checked(url)
+        self.url = checked(url)
         self._server = Server(
             self.url,
             None if token is None else token.encode(),
@@ -76,7 +76,8 @@ def trusting(certificates: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _checked(url: str) -> str:
+def checked(url: str) -> str:
+    """An address of a server, without a slash at its end. Raises ConfigError for what is none."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
