@@ -110,6 +110,18 @@ def test_extreme_runs_can_be_drawn(write, training, tmp_path, fields, steps):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("high", "low"), [(1e5, 6e-321), (1e300, 1e-300), (1.7e308, 5e-324), (1e120, 1e-120), (1e38, 1e-45), (1e200, 1.0)]
+)
+@pytest.mark.parametrize("steps", [40, 400])
+def test_values_however_far_apart_can_be_drawn(write, tmp_path, high, low, steps):
+    values = [high if step < steps / 2 else low for step in range(steps)]
+    names = ("loss", "gradient_variance", "gradient_mean")
+    path = write(*(sample_step(n, learning_rate=[v], **dict.fromkeys(names, v)) for n, v in enumerate(values, start=1)))
+    drawing.save([read(path)], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_optimizers_are_named_as_they_are_called(write, tmp_path):
     names = ("{0} $x_$ %", "d")
     log = read(write(*(sample_step(step, optimizer=name) for step in (1, 2) for name in names)))

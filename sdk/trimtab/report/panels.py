@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Scale: TypeAlias = Literal["positive", "signed", "rate", "share"]
 
 INK, FAINT, GRID, ALARM = "#222222", "#737373", "#E6E6E6", "#B3002D"
+LARGEST = 1e130  # on a logarithmic axis: with its margins, all that is computed of it is a float
 _SMOOTH_FROM = 100  # points; fewer are drawn as they are
 _SMOOTH_OVER = 30  # windows in the length of a curve
 _LABEL_HEIGHT = 0.075  # of the panel
@@ -80,7 +81,7 @@ def _set_scale(axes: Axes, scale: Scale, curves: list[Curve]) -> None:
             locator = SymmetricalLogLocator(base=10.0, linthresh=blank)
             locator.set_params(numticks=7)
             axes.yaxis.set_major_locator(locator)
-    elif scale != "share" and not any((values < 0.0).any() for values in known):
+    elif scale != "share" and all(map(_fits_decades, curves)):
         if any(_spans_decades(values, middle=scale == "rate") for values in known):
             axes.set_yscale("log")
     if axes.get_yscale() == "linear":
@@ -124,6 +125,13 @@ def number(value: float) -> str:
 def share(value: float) -> str:
     """A fraction in percent, to three digits."""
     return f"{100 * value:.3g} %"
+
+
+def _fits_decades(curve: Curve) -> bool:
+    """Whether a logarithmic axis can hold it: nothing below zero, nothing at the ends of what a float can be."""
+    reaches = np.concatenate([curve.low, curve.high])
+    reaches = reaches[np.isfinite(reaches) & (reaches != 0.0)]
+    return len(reaches) == 0 or bool(reaches.min() >= 1.0 / LARGEST and reaches.max() <= LARGEST)
 
 
 def _spans_decades(values: Numbers, *, middle: bool) -> bool:
