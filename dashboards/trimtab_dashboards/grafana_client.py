@@ -54,8 +54,8 @@ class Grafana:
     def get(self, *path: str, query: dict[str, str] | None = None) -> Any:
         return self._api.GET(_joined(path, query))
 
-    def post(self, *path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
-        return self._api.POST(_joined(path), json=body, headers=headers)
+    def post(self, *path: str, body: Any) -> Any:
+        return self._api.POST(_joined(path), json=body)
 
     def put(self, *path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
         return self._api.PUT(_joined(path), json=body, headers=headers)

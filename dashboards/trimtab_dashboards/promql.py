@@ -25,9 +25,9 @@ def rate(series: str) -> str:
     return f"rate({series}[$__rate_interval])"
 
 
-def or_zero(query: str, label: str = "", value: str = "none") -> str:
+def or_zero(query: str, label: str = "") -> str:
     """0 where a query has no series, since a counter of what never happened has none; `label` names that zero."""
-    zero = f'label_replace(vector(0), "{label}", "{value}", "", "")' if label else "vector(0)"
+    zero = f'label_replace(vector(0), "{label}", "none", "", "")' if label else "vector(0)"
     return f"{query} or on () {zero}"
 
 

@@ -62,7 +62,7 @@ class Bus:
         """Backends whose `write` has lasted for over `HANGING_S`."""
         return [lane.name for lane in self._lanes if lane.writing_s > HANGING_S]
 
-    def close(self, deadline_s: float = 5.0) -> dict[str, int]:
+    def close(self, deadline_s: float) -> dict[str, int]:
         """Flush and close every backend, waiting `deadline_s` in all. In a forked child it does nothing.
 
         Returns what was lost by then, by backend: how many events it has not written.

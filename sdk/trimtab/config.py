@@ -305,12 +305,12 @@ def disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return raw.lower() in ("1", "true")
 
 
-def unwatched(arguments: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Config:
+def unwatched(arguments: Mapping[str, Any]) -> Config:
     """What a run that watches nothing is called, and where it would be: no file is read, and nothing is refused."""
-    run, place = arguments.get("run") or environ.get("TRIMTAB_RUN"), arguments.get("directory")
+    run, place = arguments.get("run") or os.environ.get("TRIMTAB_RUN"), arguments.get("directory")
     name = run if isinstance(run, str) and names.is_valid(run) else names.fresh(names.of_script())
     if not isinstance(place, str | os.PathLike):
-        place = environ.get("TRIMTAB_DIR") or Config(run=name).directory
+        place = os.environ.get("TRIMTAB_DIR") or Config(run=name).directory
     return Config(run=name, directory=_path(str(place)))
 
 

@@ -246,8 +246,6 @@ def _unwritable(run: RunInfo, path: Path, error: OSError) -> ConfigError:
 
 def _writing_process(run: RunInfo) -> int | None:
     """The living process of this machine that says it writes this run, other than ours."""
-    if run.rank != 0:
-        return None
     try:
         written = read(run.directory)
     except (OSError, ValueError):  # no such file, or one that is not ours

@@ -197,7 +197,7 @@ def test_a_full_disk_costs_records_which_are_counted_and_told(tmp_path, file, gu
     lanes = Bus({"jsonl": backend}, Guard(lambda place, text: told.append(text)))
     for step in range(5):
         lanes.publish(sample_step(step + 1))
-    lanes.close()
+    lanes.close(5.0)
     assert lanes.dropped() == {"jsonl": {"error": 5}}
     assert len(told) == 1
     assert "No space left on device" in told[0]

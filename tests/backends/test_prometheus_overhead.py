@@ -8,4 +8,4 @@ def test_scrapes_count_as_overhead(serve, get):
     before = bus.busy_seconds()
     get(backend.address)
     assert bus.busy_seconds() - before >= backend.busy_seconds > 0
-    bus.close()
+    bus.close(5.0)

@@ -78,7 +78,7 @@ def until_the_last(lines):
 
 
 def test_the_live_line_is_the_bottom_row_and_is_gone_in_the_end(screen):
-    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close()\nprint('over')")
+    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close(5.0)\nprint('over')")
     lines = read("half")
     assert lines[0] == "half"
     assert lines[ROWS - 1].startswith("epoch 1  ━━━━━━━━━━━━━━━━ 50/100")
@@ -86,7 +86,7 @@ def test_the_live_line_is_the_bottom_row_and_is_gone_in_the_end(screen):
 
 
 def test_the_live_line_tells_the_pace(screen):
-    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close()")
+    read = screen("step(25); step(50)\nprint('half')\ntime.sleep(1)\nbus.close(5.0)")
     assert " step/s" in read("half")[ROWS - 1]
 
 
@@ -96,7 +96,7 @@ def test_what_the_program_prints_stays_whole(screen):
         "    print('user', number, 'x' * (number % 3 * 40))\n"
         "    step(number)\n"
         "    print('error', number, file=sys.stderr)\n"
-        "bus.close()\n"
+        "bus.close(5.0)\n"
     )
     expected = [line for n in range(1, 100) for line in (f"user {n} {'x' * (n % 3 * 40)}".rstrip(), f"error {n}")]
     assert until_the_last(read("exit=0", "-J")) == [*expected, "exit=0"]
@@ -108,7 +108,7 @@ def test_what_is_printed_while_the_live_line_is_drawn_stays_whole(screen):
         "    bus.publish(sample_step(number, batch=number, batches=1000))\n"
         "    bus.flush(0)\n"
         "    print('user', number)\n"
-        "bus.close()\n"
+        "bus.close(5.0)\n"
     )
     assert until_the_last(read("exit=0")) == [*(f"user {number}" for number in range(1, 1000)), "exit=0"]
 
@@ -121,7 +121,7 @@ def test_an_unfinished_line_is_left_as_it_is(screen):
         "print('ready'); tell('One.')\n"
         "print('loading...', end='', flush=True); tell('Two.'); tell('Three.')\n"
         "print('done')\n"
-        "bus.close()\n"
+        "bus.close(5.0)\n"
     )
     told = [f"trimtab  {text}" for text in ("One.", "Two.", "Three.")]
     assert until_the_last(read("exit=0")) == ["ready", told[0], "loading...", *told[1:], "done", "exit=0"]
@@ -133,7 +133,7 @@ def test_a_progress_bar_of_tqdm_goes_on_above(screen):
         "from tqdm import tqdm\n"
         "for number in tqdm(range(1, 51), mininterval=0, ncols=60):\n"
         "    step(number)\n"
-        "bus.close()\n"
+        "bus.close(5.0)\n"
     )
     lines = [line for line in read("exit=0") if line]
     assert len(lines) == 2, lines
@@ -146,7 +146,7 @@ def test_the_live_line_follows_the_size_of_the_terminal(screen, tmp_path):
         "step(1); print('ready'); input()\n"
         "step(2)\n"
         "for number in range(30): print('user', number)\n"
-        "input(); bus.close()\n"
+        "input(); bus.close(5.0)\n"
     )
     read("ready")
     tmux = ["tmux", "-S", str(tmp_path / "socket")]
@@ -161,7 +161,7 @@ def test_the_live_line_follows_the_size_of_the_terminal(screen, tmp_path):
 
 @pytest.mark.parametrize(("columns", "rows"), [(29, ROWS), (COLUMNS, 4)])
 def test_a_terminal_that_is_too_small_has_no_live_line(screen, tmp_path, columns, rows):
-    read = screen("step(1); print('ready'); input()\nstep(2); print('done')\ntime.sleep(1)\nbus.close()")
+    read = screen("step(1); print('ready'); input()\nstep(2); print('done')\ntime.sleep(1)\nbus.close(5.0)")
     read("ready")
     tmux = ["tmux", "-S", str(tmp_path / "socket")]
     subprocess.run([*tmux, "resize-window", "-x", str(columns), "-y", str(rows)], check=True)
@@ -170,7 +170,7 @@ def test_a_terminal_that_is_too_small_has_no_live_line(screen, tmp_path, columns
 
 
 def test_what_is_not_finite_is_red_and_bold(screen):
-    read = screen("step(1, loss=float('nan'))\nprint('seen')\ntime.sleep(1)\nbus.close()")
+    read = screen("step(1, loss=float('nan'))\nprint('seen')\ntime.sleep(1)\nbus.close(5.0)")
     line = read("seen", "-e")[ROWS - 1]
     before = line[: line.rindex("NaN")]
     assert "\x1b[31m" in before[before.rindex("loss") :]
@@ -178,7 +178,7 @@ def test_what_is_not_finite_is_red_and_bold(screen):
 
 
 def test_a_failing_program_gives_the_screen_back(screen):
-    read = screen("step(1)\ntry:\n    1 / 0\nfinally:\n    bus.close()\n    print('\\n' * 20)")
+    read = screen("step(1)\ntry:\n    1 / 0\nfinally:\n    bus.close(5.0)\n    print('\\n' * 20)")
     lines = [line for line in read("exit=1") if line]
     assert not [line for line in lines if line.startswith("epoch")]
     assert lines[-2:] == ["ZeroDivisionError: division by zero", "exit=1"]

@@ -80,7 +80,7 @@ def test_every_backend_gets_every_event_in_order(make_bus):
     lanes = make_bus(one=one, other=other)
     for step in range(100):
         lanes.publish(sample_step(step + 1))
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert steps(one) == steps(other) == list(range(1, 101))
     assert one.closed
     assert other.closed
@@ -104,7 +104,7 @@ def test_publishing_does_not_wait_for_a_hanging_backend(make_bus, monkeypatch):
         lanes.publish(sample_step(step))  # would never return, were it to wait
     assert lanes.dropped() == {"backend": {"queue_full": 90}}
     backend.release.set()
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert steps(backend) == [1, *range(92, 102)], "the oldest go first"
 
 
@@ -124,7 +124,7 @@ def test_what_a_full_queue_loses_is_counted_exactly(make_bus, monkeypatch, restl
     for step in range(20_000):
         lanes.publish(sample_step(step + 1))
         lanes.flush(0)
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert len(backend.events) + lanes.dropped().get("backend", {}).get("queue_full", 0) == 20_000
     assert steps(backend) == sorted(steps(backend))
 
@@ -134,7 +134,7 @@ def test_a_queue_that_was_full_and_is_empty_a_moment_later_is_no_error(make_bus,
     backend = RecordingBackend()
     lanes = make_bus(backend=backend)
     lanes.publish(sample_step())
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert steps(backend) == [1]
     assert lanes.dropped() == {}
 
@@ -187,7 +187,7 @@ def test_flush_gives_up_at_the_deadline_and_loses_nothing(make_bus):
     lanes.flush(0.05)  # would take ten seconds, were it to wait for the backend
     assert not hanging.events
     hanging.release.set()
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert steps(hanging) == [1]
 
 
@@ -228,7 +228,7 @@ def test_a_raising_backend_is_counted_told_once_and_called_again(make_bus, told,
         lanes.publish(sample_step(step))
         lanes.flush(0)
         assert raising.called.acquire(timeout=PATIENCE_S)
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert (steps(raising), steps(other)) == ([3], [1, 2, 3])
     assert lanes.dropped() == {"raising": {"error": 2}}
     assert lanes.errors() == {"raising": 2}
@@ -243,7 +243,7 @@ def test_error_without_a_text_costs_its_own_batch_only(make_bus, told):
         lanes.publish(sample_step(step))
         lanes.flush(0)
         assert raising.called.acquire(timeout=PATIENCE_S)
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert (steps(raising), lanes.dropped()) == ([2], {"raising": {"error": 1}})
     assert "WordlessError" in told[0]
 
@@ -253,7 +253,7 @@ def test_a_backend_that_fails_to_close_is_told_and_no_more(make_bus, told):
     backend.close = lambda: 1 / 0
     lanes = make_bus(backend=backend)
     lanes.publish(sample_step())
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert steps(backend) == [1]
     assert lanes.dropped() == {}
     assert lanes.errors() == {"backend": 1}
@@ -264,8 +264,8 @@ def test_closing_twice_writes_once(make_bus):
     backend = RecordingBackend()
     lanes = make_bus(backend=backend)
     lanes.publish(sample_step())
-    lanes.close()
-    lanes.close()
+    lanes.close(deadline_s=5.0)
+    lanes.close(deadline_s=5.0)
     assert steps(backend) == [1]
 
 
@@ -283,11 +283,11 @@ def test_nothing_is_written_or_closed_in_a_forked_child(make_bus, tmp_path):
     if child == 0:
         lanes.publish(sample_step())
         lanes.flush(0)  # the lane that would be woken is not there
-        lanes.close()
+        lanes.close(deadline_s=5.0)
         os._exit(0)
     assert exit_code(child) == 0
     lanes.publish(sample_step())
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert {path.name for path in tmp_path.iterdir()} == {f"write-{os.getpid()}", f"close-{os.getpid()}"}
 
 
@@ -314,7 +314,7 @@ def test_busy_time_is_that_of_the_lanes_alone(make_bus):
     lanes = make_bus(backend=backend)
     lanes.publish(sample_step())
     assert lanes.busy_seconds() == 0
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert lanes.busy_seconds() > 0
 
 
@@ -322,5 +322,5 @@ def test_lanes_are_daemons_with_a_name_and_end_with_the_run(make_bus):
     lanes = make_bus(backend=RecordingBackend())
     (lane,) = (thread for thread in threading.enumerate() if thread.name == "trimtab-backend")
     assert lane.daemon
-    lanes.close()
+    lanes.close(deadline_s=5.0)
     assert not lane.is_alive()

@@ -38,8 +38,8 @@ class Exhausted(Exception):
 class Effort:
     """What many expressions may take together, in steps. Raises Exhausted where they take more."""
 
-    def __init__(self, most: int = MAX_EFFORT) -> None:
-        self._left = most
+    def __init__(self) -> None:
+        self._left = MAX_EFFORT
 
     def spend(self, steps: int) -> None:
         """Count steps."""

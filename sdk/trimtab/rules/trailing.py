@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from trimtab.catalog import LEVEL_WINDOW_S
 
 BUCKETS = 12
+BUCKET_S = LEVEL_WINDOW_S / BUCKETS
 
 
 class TrailingWorst:
@@ -18,9 +19,7 @@ class TrailingWorst:
     that a server raised on it ends. `now` is in seconds, and only differences matter.
     """
 
-    def __init__(self, rules: Iterable[str], *, window_s: float | None = None) -> None:
-        self._window_s = LEVEL_WINDOW_S if window_s is None else window_s
-        self._bucket_s = self._window_s / BUCKETS
+    def __init__(self, rules: Iterable[str]) -> None:
         self._none = dict.fromkeys(rules, 0.0)
         self._buckets: deque[tuple[float, dict[str, float]]] = deque()  # when it began, and what is in it
         self._withheld_until = -math.inf
@@ -29,7 +28,7 @@ class TrailingWorst:
         """Take the worst levels since the last call."""
         if not levels:
             return
-        if not self._buckets or now - self._buckets[-1][0] >= self._bucket_s:
+        if not self._buckets or now - self._buckets[-1][0] >= BUCKET_S:
             self._buckets.append((now, {}))
         worst = self._buckets[-1][1]
         for rule, level in levels.items():
@@ -39,7 +38,7 @@ class TrailingWorst:
     def fence(self, now: float) -> None:
         """Something changed the run: forget, and withhold."""
         self.forget()
-        self._withheld_until = now + self._window_s
+        self._withheld_until = now + LEVEL_WINDOW_S
 
     def forget(self) -> None:
         """What was seen so far is not about what follows."""
@@ -47,7 +46,7 @@ class TrailingWorst:
 
     def worst(self, now: float) -> dict[str, float]:
         """Every rule's worst level within the window."""
-        while self._buckets and now - self._buckets[0][0] > self._window_s:
+        while self._buckets and now - self._buckets[0][0] > LEVEL_WINDOW_S:
             self._buckets.popleft()
         levels = dict(self._none)
         if now >= self._withheld_until:

@@ -66,7 +66,6 @@ class Controller:
         place: tuple[int, int] = (0, 1),
         resumes: bool = False,
         trains_alone: Callable[[], bool] = lambda: True,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
 
@@ -83,7 +82,6 @@ class Controller:
         self._books, self._pace = books, pace
         self._say = say
         self.reception = reception  # None where no alerts are taken in
-        self._clock = clock
         self._execution = Execution(
             actuators,
             engine,
@@ -120,7 +118,7 @@ class Controller:
             ranks=ranks,
             replay=replay,
         )
-        self._telling = Telling(judge, engine, actuators, self.optimizers, emit, clock)
+        self._telling = Telling(judge, engine, actuators, self.optimizers, emit)
         self._answering = Answering(
             judge, engine, self._execution, self._membership, self._telling, reception=reception, replay=replay
         )
@@ -321,7 +319,7 @@ class Controller:
     def record_closed(self) -> None:
         """A record of steps is complete, as one is several times a second: look for what a person wants."""
         if self._orders is not None:
-            self._orders.look(self._clock())
+            self._orders.look(time.perf_counter())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
 
     def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:

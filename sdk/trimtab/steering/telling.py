@@ -27,7 +27,6 @@ class Telling:
         actuators: Actuators,
         optimizers: Mapping[str, weakref.ref[Optimizer]],
         emit: Callable[[Event], None],
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.alerts: list[Alert] = []
         self._judge = judge
@@ -35,7 +34,6 @@ class Telling:
         self._actuators = actuators
         self._optimizers = optimizers
         self._emit = emit
-        self._clock = clock
         self._trailing = TrailingWorst(judge.rules)
         self._fired: Counter[str] = Counter()
 
@@ -60,7 +58,7 @@ class Telling:
 
     def record(self, label: str) -> Judged:
         """What a record says of the steps of one optimizer since the last one."""
-        now = self._clock()
+        now = time.perf_counter()
         levels = {**self._judge.take_levels(""), **self._judge.take_levels(label)}
         self._trailing.add(now, levels)
         verdicts = Verdicts(
@@ -76,11 +74,11 @@ class Telling:
 
     def worst(self) -> dict[str, float]:
         """The worst level of every rule over the last minute, as servers see it."""
-        return self._trailing.worst(self._clock())
+        return self._trailing.worst(time.perf_counter())
 
     def fence(self) -> None:
         """What was seen before an adjustment is no evidence any more."""
-        self._trailing.fence(self._clock())
+        self._trailing.fence(time.perf_counter())
 
     def begin_anew(self) -> None:
         """Another model is trained: forget, and withhold nothing, or short trainings would never be seen."""
