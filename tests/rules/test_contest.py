@@ -88,8 +88,8 @@ def test_a_call_takes_as_long_as_there_are_optimizers_and_not_as_pairs_of_them()
     assert Label.lookups / len(labels) < 5 * len(labels)
 
 
-def adversaries(steps, *, rate, in_turn):
-    """A generator that a discriminator with a hundred times its rate overwhelms. `in_turn`: fixed while it learns."""
+def adversaries(steps, *, rate, discriminator_is):
+    """A generator that a discriminator with a hundred times its rate overwhelms, and which may be spared then."""
     torch.manual_seed(0)
     generator, discriminator = nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
     g = torch.optim.Adam(generator.parameters(), lr=1e-4)
@@ -101,19 +101,39 @@ def adversaries(steps, *, rate, in_turn):
         F.binary_cross_entropy_with_logits(verdicts, torch.cat([torch.ones(32, 1), torch.zeros(32, 1)])).backward()
         d.step()
         g.zero_grad()
-        discriminator.requires_grad_(not in_turn)
-        F.binary_cross_entropy_with_logits(discriminator(made), torch.ones(32, 1)).backward()
+        discriminator.requires_grad_(discriminator_is != "fixed")
+        inputs = list(generator.parameters()) if discriminator_is == "spared" else None
+        F.binary_cross_entropy_with_logits(discriminator(made), torch.ones(32, 1)).backward(inputs=inputs)
         g.step()
         discriminator.requires_grad_(True)
 
 
-@pytest.mark.parametrize("in_turn", [False, True])
+@pytest.mark.parametrize("discriminator_is", ["written to", "fixed", "spared"])
 @pytest.mark.parametrize("rate", [1e-2, 1e-3])
-def test_generator_that_loses_ground_has_not_diverged(tmp_path, rate, in_turn):
+def test_generator_that_loses_ground_has_not_diverged(tmp_path, rate, discriminator_is):
     backend = RecordingBackend()
     with trimtab.watch(backends=[backend], directory=tmp_path, gradients_every=4):
-        adversaries(200, rate=rate, in_turn=in_turn)
+        adversaries(200, rate=rate, discriminator_is=discriminator_is)
     assert [alert.rule for alert in backend.of(Alert)] == []
+
+
+@pytest.mark.parametrize("attacks", [False, True])
+def test_separate_models_are_judged_though_each_backward_is_restricted(tmp_path, attacks):
+    """An attack on both has a loss that depends on both, and is the loss of none."""
+    torch.manual_seed(0)
+    backend, models = RecordingBackend(), [nn.Linear(8, 8), nn.Linear(8, 8)]
+    with trimtab.watch(backends=[backend], directory=tmp_path, gradients_every=4):
+        both = [torch.optim.SGD(model.parameters(), lr=0.05) for model in models]
+        for step in range(200):
+            x = torch.randn(32, 8, requires_grad=True)
+            if attacks:
+                sum(F.mse_loss(model(x), x) for model in models).backward(inputs=[x])
+            target = (x.detach() if step < 120 else x.detach() * 20).roll(1)
+            for model, optimizer in zip(models, both, strict=True):
+                optimizer.zero_grad()
+                F.mse_loss(model(x.detach()), target).backward(inputs=list(model.parameters()))
+                optimizer.step()
+    assert {alert.optimizer for alert in backend.of(Alert) if alert.rule.startswith("loss_")} == {"0", "1"}
 
 
 def test_partners_are_judged_like_any_other(tmp_path):

@@ -71,9 +71,11 @@ class Attribution:
         self.by_hand = False  # the shares are of parameters that are updated by hand
         self.cleared = False  # whether the newest backward found that the only optimizer had been given nothing
         self.on_reached: Callable[[Share], object] | None = None  # called with each share that a backward wrote to
+        self.on_spared: Callable[[Share, Held], object] | None = None  # ... that it spared, see `_spared`
         self.only: Share | None = None  # the only share there is, when every loss reaches it
         self._walks_left = WARM_UP_WALKS
         self._stray_walks_left = STRAY_WALKS
+        self._restricted_walks_left = WARM_UP_WALKS
 
     @property
     def newest_leaves(self) -> list[Tensor]:
@@ -107,6 +109,10 @@ class Attribution:
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
         reached, unsure, thread = False, False, get_ident()
+        if inputs is not None and self.on_spared is not None and self._restricted_walks_left > 0:
+            self._restricted_walks_left -= 1
+            for share in self._spared(roots, inputs):
+                self.on_spared(share, loss)
         for share in self.of_thread:
             if share.reached():
                 share.losses.append(loss)
@@ -147,7 +153,7 @@ class Attribution:
         if not share.losses and only is not None and only.thread == share.thread:
             share.losses = only.missed(share.probe.grad)
         self.shares.append(share)
-        self._walks_left = WARM_UP_WALKS
+        self._walks_left = self._restricted_walks_left = WARM_UP_WALKS
         return share
 
     def renew(self, share: Share, gone: Iterable[Tensor], parameters: Sequence[Tensor]) -> None:
@@ -163,7 +169,8 @@ class Attribution:
                 share.losses, share.is_applied = waiting, False
         if id(share.probe) not in share.ids:
             share.look_at(first_with_gradient(parameters, parameters[0]))
-        self._walks_left, self._stray_walks_left = WARM_UP_WALKS, STRAY_WALKS
+        self._walks_left = self._restricted_walks_left = WARM_UP_WALKS
+        self._stray_walks_left = STRAY_WALKS
 
     def follow(self, share: Share, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Before a step of the only optimizer, on gradients that no backward brought: whether they are others' copies.
@@ -213,6 +220,15 @@ class Attribution:
                 entry.keep(living - share.ids)
         self.unclaimed = [entry for entry in self.unclaimed if entry.leaves]
         return losses
+
+    def _spared(self, roots: Iterable[Tensor], inputs: Sequence[Tensor]) -> list[Share]:
+        """The shares that a backward, restricted to `inputs` of other ones, would have reached without that."""
+        written = set(map(id, inputs))
+        others = [share for share in self.shares if share.ids.isdisjoint(written)]
+        if len(others) == len(self.shares):  # the gradients of no parameter, as for an attack
+            return []
+        leaves = set(map(id, reach_of(roots).leaves))
+        return [share for share in others if not share.ids.isdisjoint(leaves)]
 
     def _learn(self, loss: Held, reach: Reach, reached: bool) -> None:
         leaves, thread = {id(leaf): leaf for leaf in reach.leaves}, get_ident()

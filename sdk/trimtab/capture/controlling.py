@@ -101,3 +101,7 @@ class StepController(Protocol):
     def backward_reached(self, label: str, *, loss: Held, cleared: bool) -> None:
         """A backward of `loss` wrote to gradients that an optimizer may apply; the first since they were `cleared`."""
         ...
+
+    def backward_spared(self, label: str, *, loss: Held) -> None:
+        """A backward of `loss` would have written to gradients of this optimizer, but for its `inputs=` of others."""
+        ...

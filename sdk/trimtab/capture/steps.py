@@ -270,7 +270,7 @@ class Steps:
             self.controller.met(optimizer, label)  # which may keep its first state
             self._recorder.meter.add(self._recorder.clock() - started)
             if len(self.roster) > 1:
-                self._attribution.on_reached = self._reached
+                self._attribution.on_reached, self._attribution.on_spared = self._reached, self._spared
             return tracked
 
     def _begin_anew(self, tracked: Tracked, over: Sequence[Tracked] = (), *, joins: bool = False) -> None:
@@ -318,6 +318,11 @@ class Steps:
                 self.controller.backward_reached(
                     tracked.ledger.label, loss=share.losses[-1], cleared=len(share.losses) == 1
                 )
+
+    def _spared(self, share: Share, loss: Held) -> None:
+        for tracked in self.roster:
+            if tracked.share is share:
+                self.controller.backward_spared(tracked.ledger.label, loss=loss)
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""

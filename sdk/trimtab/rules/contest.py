@@ -3,9 +3,10 @@
 The generator's loss of a GAN writes to the gradients of both networks, but the discriminator applies another one; an
 actor and its critic do the like. Such a loss goes up when the other side gets better: that it comes down, diverges or
 stands still says nothing. Many loops hold the other side fixed meanwhile (`requires_grad_(False)`, Lightning's
-`toggle_optimizer`), so that nothing is written to it: sides that take turns at that are told by it. Optimizers that
-share one loss apply equal ones; those of separate models are never written to by one backward. Both are judged like any
-other, and so is one that is held fixed for good.
+`toggle_optimizer`), so that nothing is written to it: sides that take turns at that are told by it. A backward that
+spares it (`inputs=`) counts as one that writes to it, since its loss depends on it as well. Optimizers that share one
+loss apply equal ones; those of separate models are never written to by one backward. Both are judged like any other,
+and so is one that is held fixed for good.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Contest:
         self._fixed: defaultdict[str, set[str]] = defaultdict(set)  # optimizer: those that stepped while it was fixed
 
     def backward(self, optimizer: str, loss: object) -> None:
-        """A backward of `loss`, an object of its own, wrote to the gradients of `optimizer`."""
+        """A backward of `loss`, an object of its own, wrote to the gradients of `optimizer`, or spared them."""
         if loss is not self._backward:
             self._backward, self._reached = loss, set()
         _add(self._rivals, optimizer, self._reached)

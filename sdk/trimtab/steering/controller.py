@@ -281,6 +281,10 @@ class Controller:
         self._judge.contest.backward(label, loss)
         self._execution.cycle.backward(label, cleared=cleared)
 
+    def backward_spared(self, label: str, *, loss: Held) -> None:
+        """See `StepController`."""
+        self._judge.contest.backward(label, loss)
+
     def validating(self) -> None:
         """The first loss of a validation pass was computed."""
         self._keeping.validating()
