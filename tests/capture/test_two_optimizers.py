@@ -702,6 +702,53 @@ def test_epoch_knows_the_samples_of_a_loss_that_two_optimizers_step_on(watching,
     assert all(epoch.train.accuracy is not None for epoch in seen.epochs)
 
 
+def wgan(critic, generator, number):
+    """Every third batch the generator learns, too."""
+    yield critic
+    if number % 3 == 0:
+        yield generator
+
+
+def one_for_each_batch(first, second, number):
+    yield (first, second)[number % 2]
+
+
+def twins(first, second, number):
+    yield from (first, second)
+
+
+@pytest.mark.parametrize("turns", [wgan, one_for_each_batch, twins])
+@pytest.mark.parametrize("order", [1, -1], ids=["small first", "large first"])
+def test_epoch_has_the_samples_that_its_loader_brought_for_whichever_optimizer(watching, turns, order):
+    networks = [nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))][::order]
+    pairs = [(network, torch.optim.SGD(network.parameters(), lr=0.01)) for network in networks]
+    with watching() as seen:
+        for _ in range(3):
+            for number, (batch,) in enumerate(DataLoader(TensorDataset(torch.randn(22, 4)), batch_size=4)):
+                for network, optimizer in turns(*pairs, number):
+                    optimizer.zero_grad()
+                    F.mse_loss(network(batch), batch[:, :1]).backward()
+                    optimizer.step()
+    assert [epoch.train.samples for epoch in seen.epochs] == [22, 22, 22]
+    assert max(event.totals.samples for event in seen.backend.of(Step)) == 66
+
+
+def test_epoch_of_twins_without_a_loader_counts_the_targets_of_one(watching):
+    """Each has a loss of its own over them."""
+    inputs, networks = torch.randn(20, 4), [nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))]
+    pairs = [(network, torch.optim.SGD(network.parameters(), lr=0.01)) for network in networks]
+    with watching() as seen:
+        for _ in range(3):
+            for batch in inputs.split(5):
+                for network, optimizer in pairs:
+                    optimizer.zero_grad()
+                    F.mse_loss(network(batch), batch[:, :1]).backward()
+                    optimizer.step()
+            with torch.no_grad():
+                F.mse_loss(networks[1](inputs), inputs[:, :1])
+    assert [epoch.train.samples for epoch in seen.epochs] == [20, 20, 20]
+
+
 def test_generator_that_joins_in_the_second_epoch_is_no_other_training(watching, gan):
     with watching() as seen:
         for epoch in range(3):

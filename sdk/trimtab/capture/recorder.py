@@ -70,7 +70,9 @@ class Recorder:
     ) -> None:
         """Write the row of a step that ended `now`, the one before it at `ended_at`; end the block when it is time."""
         passes, said = self._passes, self._criteria.said
-        samples, wait_s = passes.samples or said.samples, passes.wait_s
+        samples, wait_s = passes.samples, passes.wait_s
+        if not samples and said.samples:
+            samples, self.books.targets_counted_in = said.samples, passes.epoch
         weight: Held = samples or passes.batch_samples or 1
         if said.several:
             said.several = False

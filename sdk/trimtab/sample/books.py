@@ -47,6 +47,7 @@ class _EndedEpoch(NamedTuple):
     step: int
     validation: PassSums | None
     seconds: float
+    is_fetched: bool  # all its samples came from loaders
 
 
 class _Marks(NamedTuple):
@@ -69,6 +70,7 @@ class Books:
         self.samples = 0
         self.epochs = 0
         self.wait_s = 0.0
+        self.targets_counted_in = 0  # the newest epoch with samples that are known by the targets of losses alone
         self.nonfinite: Counter[str] = Counter()
         self.steps_before = 0  # of the run that this one resumes
         self._steps_of_others = 0  # the global step at which the training began that is going on
@@ -170,7 +172,8 @@ class Books:
         with self._publishing:
             now = self._clock()
             self.epochs += 1
-            self._ended.append(_EndedEpoch(epoch, self.steps_written(), validation, now - self._epoch_started))
+            seconds, is_fetched = now - self._epoch_started, self.targets_counted_in != epoch
+            self._ended.append(_EndedEpoch(epoch, self.steps_written(), validation, seconds, is_fetched))
             self._epoch_started = now
             self._cut_all_in_time()
 
@@ -307,7 +310,8 @@ class Books:
             self._publish_validation(marks.validation)
         for ended in marks.ended:
             by_size = sorted(self.ledgers, key=lambda ledger: -ledger.elements)
-            train = self._training.end(ended.epoch, [ledger.label for ledger in by_size])
+            labels = [ledger.label for ledger in by_size]
+            train = self._training.end(ended.epoch, labels, is_fetched=ended.is_fetched)
             self._emit(
                 Epoch(
                     ts=time.time(),

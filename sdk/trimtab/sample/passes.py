@@ -131,11 +131,12 @@ class TrainingSums:
             for row, met, counted in numbers.predictions:
                 self._of(rows.epoch[min(row, len(rows.epoch) - 1)], label).add_predictions(met, counted)
 
-    def end(self, epoch: int, labels: Iterable[str]) -> PhaseSummary | None:
+    def end(self, epoch: int, labels: Iterable[str], *, is_fetched: bool) -> PhaseSummary | None:
         """An epoch is over: the sums of one of the optimizers that stepped in it, None where none did.
 
         That is the one of the epoch before, or else the first of `labels`. Where several step on one loss, the first of
-        them knows of its samples.
+        them knows of its samples. `is_fetched`: they all came from loaders. Each was counted once then, with whoever
+        stepped first after its fetch, and the epoch's are those of all optimizers. Targets each counts for itself.
         """
         sums = self._epochs.pop(epoch, {})
         found = next((label for label in (self._told_of, *labels) if label in sums), None)
@@ -144,6 +145,8 @@ class TrainingSums:
         self._told_of, told = found, sums[found]
         if not told.samples:
             told = next((each for each in sums.values() if each.tells_of(told)), told)
+        if is_fetched:
+            told.samples = sum(each.samples for each in sums.values())
         return told.summary()
 
     def _of(self, epoch: int, label: str) -> EpochSums:
