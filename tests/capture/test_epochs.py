@@ -1003,6 +1003,28 @@ def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, lo
     assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == told
 
 
+@pytest.mark.parametrize(("evaluated_after", "told"), [((1,), 1), ((), 0)], ids=["within epochs", "before the first"])
+def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen_within_epochs(
+    watching, loop, evaluated_after, told
+):
+    def evaluate():
+        loop.model.eval()
+        with torch.no_grad():
+            for inputs, labels in loop.validation:
+                own_loss(loop.model, inputs, labels)
+        loop.model.train()
+
+    with watching() as seen:
+        evaluate()
+        for _ in range(3):
+            for index, batch in enumerate(loop.training, 1):
+                loop.step(batch)
+                if index in evaluated_after:
+                    evaluate()
+    assert [notice.step for notice in seen.backend.of(Notice) if notice.kind == "validation_unseen"] == [6] * told
+    assert numbers(seen) == [1, 2, 3]
+
+
 def test_training_data_is_no_validation_where_other_data_is_evaluated_without_a_loss(watching, loop):
     """The accuracy of the test data is counted by hand, beside the loss over the training data."""
     with watching() as seen:

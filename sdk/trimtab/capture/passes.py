@@ -26,9 +26,9 @@ from trimtab.sample.scalars import Held
 
 UNSEEN_AFTER = 2  # epochs
 UNSEEN = (
-    "After each epoch the model reads a loader in eval mode, and calls no loss function of torch that training calls: "
-    "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
-    "run.attach(criterion=...)."
+    "After each epoch, or within it, the model reads a loader in eval mode, and calls no loss function of torch that "
+    "training calls: no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your "
+    "own: run.attach(criterion=...)."
 )
 
 
@@ -78,7 +78,8 @@ class Passes:
         self._gap: dict[str, Gap] = {}  # by loss function
         self._gaps_before = 0
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
-        self._unseen: float = 0  # epochs after which an evaluation called no loss function, while none ever did
+        self._unseen: float = 0  # epochs with an evaluation that called no loss function, while none ever did
+        self._has_unseen = False  # whether one stood between two training backwards of this epoch
         self._validating = 0  # samples of the newest batch
         self._spent = 0, 0.0  # these, and the seconds that they were waited for
 
@@ -242,8 +243,8 @@ class Passes:
         if self._gap or self._left:
             self._pass_over_first()
             self._resume()
-        self._trained = True
         self._count()
+        self._trained = True
         self.has_news = self.feeding.has_rest
         followed = self._followed
         if not self._over and followed is not None and self.feeding.is_steady(followed):
@@ -361,7 +362,9 @@ class Passes:
 
     def _look_for_unseen(self) -> None:
         source = self._source  # which may feed the training that begins now
-        if any(self.feeding.evaluates(loader) for loader in self._fresh if loader is not source):
+        fresh = (loader for loader in self._fresh if loader is not source)
+        has_unseen, self._has_unseen = self._has_unseen, False
+        if has_unseen or any(map(self.feeding.evaluates, fresh)):
             self._unseen += 1
             if self._unseen == UNSEEN_AFTER:
                 self.on_unseen()
@@ -374,6 +377,7 @@ class Passes:
         elif self._fresh:
             self._follow()
         if self._fresh:
+            self._has_unseen |= self._trained and any(map(self.feeding.evaluates, self._fresh))
             self._fresh.clear()
             self._source = None
 
