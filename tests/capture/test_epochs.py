@@ -1323,3 +1323,28 @@ def test_loop_that_takes_several_batches_and_the_loss_of_one_has_them_all_behind
     assert [epoch.step for epoch in seen.epochs] == [4, 8, 12]
     assert [epoch.train.samples for epoch in seen.epochs] == [24] * 3
     assert [step.samples for step in seen.steps()][2:] == [6] * 10
+
+
+@pytest.mark.parametrize("evaluated", [["validation"], ["training"], ["validation", "training"]])
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_items_that_were_evaluated_without_a_loss_function_are_no_samples_of_what_is_trained_without_a_loader(
+    watching, loop, evaluated, epochs
+):
+    def evaluate():
+        loop.model.eval()
+        with torch.no_grad():
+            for name in evaluated:
+                for inputs, _labels in getattr(loop, name):
+                    loop.model(inputs).argmax(1)
+        loop.model.train()
+
+    batch = torch.randn(50, 4), torch.randint(3, (50,))
+    with watching() as seen:
+        evaluate()
+        for _ in range(epochs):
+            for part in loop.training:
+                loop.step(part)
+            evaluate()
+        for _ in range(5):
+            loop.step(batch)
+    assert [step.samples for step in seen.steps()] == [4, 4, 2] * epochs + [50] * 5

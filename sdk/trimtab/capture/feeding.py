@@ -68,9 +68,9 @@ class Feeding:
 
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
         """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
-        came was validated."""
+        came was validated, or read for something else."""
         running = [loader for loader in fresh if self._feeds(loader)]
-        running = running or [loader for loader in fresh if loader.in_hand][-1:]
+        running = running or self._most_likely(fresh)
         self.newest = [loader for loader in running if self.trains(loader)] or list(running)
         for loader in running:
             if loader not in self.newest:
@@ -127,6 +127,17 @@ class Feeding:
         if not loader.held or loader.exhausted or not loader.in_hand:  # all that came was validated
             return False
         return loader.running or loader in self.newest or not loader.is_evaluated
+
+    def _most_likely(self, fresh: Sequence[LoaderPass]) -> list[LoaderPass]:
+        """Of passes that were left, or are over, the newest that the backward may be fed by."""
+        return [loader for loader in fresh if self._may_feed(loader)][-1:]
+
+    def _may_feed(self, loader: LoaderPass) -> bool:
+        """Whether a backward may be fed by what is in hand of a pass that was left, or is over.
+
+        Not if that came for an evaluation.
+        """
+        return bool(loader.in_hand) and not (self.evaluates(loader) or (loader.is_evaluated and loader.exhausted))
 
     def _ahead(self, loader: LoaderPass, counted: int) -> int:
         """How many of the batches in hand are for later steps."""

@@ -112,6 +112,8 @@ class Passes:
         if steady is not None and steady is not loader and steady.fed():
             self._fresh.append(steady)  # two loaders side by side, or validation before the batch is trained on
         loader.is_evaluated = self.evaluates() or not torch.is_grad_enabled()
+        if loader.is_evaluated or not self.feeding.has_fed(loader):
+            self.batch_samples = 0  # the next loss may not be of it, and tells by its targets
         loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
