@@ -1325,6 +1325,49 @@ def test_loop_that_takes_several_batches_and_the_loss_of_one_has_them_all_behind
     assert [step.samples for step in seen.steps()][2:] == [6] * 10
 
 
+def _at_once(inputs, labels):
+    return next(iter(loader_of(inputs, labels, len(labels))))
+
+
+def _in_parts_that_are_joined(inputs, labels):
+    return [torch.cat(parts) for parts in zip(*loader_of(inputs, labels, 10), strict=True)]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("read", [_at_once, _in_parts_that_are_joined])
+def test_samples_of_batches_that_are_cut_from_data_that_was_read_beforehand_are_their_targets(
+    watching, loop, read, reduction
+):
+    inputs, labels, expected = torch.randn(56, 4), torch.randint(3, (56,)), []
+    with watching() as seen:
+        rows, targets = read(inputs[:40], labels[:40])
+        held_out, answers = read(inputs[40:], labels[40:])
+        for _ in range(3):
+            losses = []
+            for part in torch.randperm(40).split(8):
+                loop.optimizer.zero_grad()
+                loss = F.cross_entropy(loop.model(rows[part]), targets[part], reduction=reduction).mul(2).sum()
+                loss.backward()
+                loop.optimizer.step()
+                losses.append(loss.item())
+            expected.append(sum(losses) / 40)
+            loop.validate([(held_out, answers)])
+    assert [step.samples for step in seen.steps()] == [8] * 15
+    assert [epoch.train.samples for epoch in seen.epochs] == [40] * 3
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(expected)
+
+
+def test_samples_of_data_that_was_read_beforehand_count_as_often_as_all_of_it_is_trained_on(watching, loop):
+    inputs, labels = torch.randn(56, 4), torch.randint(3, (56,))
+    with watching() as seen:
+        batch, held_out = _at_once(inputs[:40], labels[:40]), _at_once(inputs[40:], labels[40:])
+        for _ in range(5):
+            loop.step(batch)
+            loop.validate([held_out])
+    assert [step.samples for step in seen.steps()] == [40] * 5
+    assert [epoch.train.samples for epoch in seen.epochs] == [40] * 5
+
+
 @pytest.mark.parametrize("evaluated", [["validation"], ["training"], ["validation", "training"]])
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_items_that_were_evaluated_without_a_loss_function_are_no_samples_of_what_is_trained_without_a_loader(
@@ -1348,3 +1391,13 @@ def test_items_that_were_evaluated_without_a_loss_function_are_no_samples_of_wha
         for _ in range(5):
             loop.step(batch)
     assert [step.samples for step in seen.steps()] == [4, 4, 2] * epochs + [50] * 5
+
+
+def test_validation_that_keeps_grad_on_adds_no_samples_to_steps_of_another_size_without_a_loader(watching, loop):
+    with watching() as seen:
+        for _ in range(3):
+            for batch in in_parts(data()):
+                loop.step(batch)
+            for inputs, labels in DataLoader(data(10, seed=2), batch_size=5):
+                F.cross_entropy(loop.model(inputs), labels)
+    assert [step.samples for step in seen.steps()] == [4, 4, 2] * 3

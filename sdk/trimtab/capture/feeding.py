@@ -43,6 +43,7 @@ class Feeding:
         self.newest: list[LoaderPass] = []  # behind the newest training backward
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
         self._on_other_data = on_other_data
+        self._is_counted = False  # whether a loss has counted as many samples as `take` did
         self._lookaheads = Living[Lookahead]()  # by loader
         self._single = Living[bool]()  # by loader: whether losses alone tell how many samples a batch has
         self._loaders = Living[bool]()
@@ -64,7 +65,7 @@ class Feeding:
     @property
     def is_drained(self) -> bool:
         """Whether what had been read ahead is trained on, and nothing more is to come."""
-        return all(loader.exhausted and self._is_queue(loader) and not loader.in_hand for loader in self.newest)
+        return all(map(self._is_drained, self.newest))
 
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
         """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
@@ -90,6 +91,7 @@ class Feeding:
             samples, wait_s = loader.spend(self._ahead(loader, counted))
             batch_samples += 0 if any(singles) else samples
             waited_s += wait_s
+        self._is_counted = counted == batch_samples > 0
         return batch_samples, waited_s
 
     def trains(self, loader: LoaderPass) -> bool:
@@ -118,6 +120,12 @@ class Feeding:
         known = self._lookaheads.get(loader.loader)
         return loader.each is not None and known is not None and known.settled  # all but the last are of one size
 
+    def _is_drained(self, loader: LoaderPass) -> bool:
+        if loader.in_hand:
+            return False
+        is_over = loader.exhausted and self._is_queue(loader)
+        return is_over or (loader.complete and self._is_counted and not loader.held)
+
     def _is_queue(self, loader: LoaderPass) -> bool:
         known = self._lookaheads.get(loader.loader)
         return known is not None and known.is_queue
@@ -129,15 +137,20 @@ class Feeding:
         return loader.running or loader in self.newest or not loader.is_evaluated
 
     def _most_likely(self, fresh: Sequence[LoaderPass]) -> list[LoaderPass]:
-        """Of passes that were left, or are over, the newest that the backward may be fed by."""
-        return [loader for loader in fresh if self._may_feed(loader)][-1:]
+        """Of passes that were left, or are over, the newest that the backward may be fed by. Its loss may tell."""
+        counted = self.counted()
+        possible = [loader for loader in fresh if self._may_feed(loader, counted)]
+        return ([loader for loader in possible if loader.samples == counted] or possible)[-1:]
 
-    def _may_feed(self, loader: LoaderPass) -> bool:
+    def _may_feed(self, loader: LoaderPass, counted: int) -> bool:
         """Whether a backward may be fed by what is in hand of a pass that was left, or is over.
 
-        Not if that came for an evaluation.
+        Not if that came for an evaluation. Nor if no more comes, and the loss is of another size than its batches: so
+        it is where data was read beforehand, of which the loop makes its own.
         """
-        return bool(loader.in_hand) and not (self.evaluates(loader) or (loader.is_evaluated and loader.exhausted))
+        if not loader.in_hand or self.evaluates(loader) or (loader.is_evaluated and loader.exhausted):
+            return False
+        return not loader.complete or loader.may_hold(counted)
 
     def _ahead(self, loader: LoaderPass, counted: int) -> int:
         """How many of the batches in hand are for later steps."""

@@ -123,6 +123,12 @@ class LoaderPass:
         """The batches that came since `spend`."""
         return len(self._new)
 
+    def may_hold(self, counted: int) -> bool:
+        """Whether a loss that has `counted` its targets, or 0, may be of a batch in hand, or of all: not of a part."""
+        sizes = {*self._kept, *self._new}
+        is_whole = not self.is_batched or any(size == 0 or counted % size == 0 for size in sizes)
+        return is_whole or counted >= sum(self._kept) + self.samples
+
     def spend(self, ahead: int = 0) -> tuple[int, float]:
         """The samples that were not spent yet, but for those of the newest `ahead` batches, and the seconds waited."""
         sizes = self._kept + self._new

@@ -86,9 +86,9 @@ class Said:
         self.marked = self.marked._replace(values=0, predictions=0, labels=0)
 
     def forget(self) -> None:
-        """What was called was no training. Its samples were counted with a batch, if at all."""
+        """What was called since the newest backward was no training."""
         self.values, self.predictions, self.labels = [], [], []
-        self.several = False
+        self.several, self.samples = False, self.marked.samples
         self.marked = NOTHING._replace(samples=self.marked.samples)
 
     def take(self, loss: Held | None, is_objective: bool, is_sum: bool) -> News:
