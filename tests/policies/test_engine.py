@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
-from trimtab.policies import Policy
+from trimtab.policies import Evidence, Policy
 from trimtab.policies.accounts import ROW_GAPS
 from trimtab.policies.creeping import PATIENCE
 
@@ -68,6 +68,54 @@ def test_episode_that_ends_in_a_cooldown_is_let_go(course, spike):
     run.fire("loss_spike", 20)
     run.resolve("loss_spike", 25)
     assert run.judge(30) == []
+
+
+class Passing(Evidence):
+    """Of trouble that passes by itself, and may return."""
+
+    def __init__(self):
+        self.passed = self.returned = False
+
+    def misleads(self, rule, optimizer):
+        return "it has passed" if self.passed else ""
+
+    def has_returned(self, rule, optimizer):
+        return self.returned
+
+
+class TestTroubleThatPassesByItself:
+    def fired(self, course, spike, *, passed=True):
+        seen = Passing()
+        seen.passed = passed
+        run = course(spike, evidence=seen)
+        said = run.fire("loss_spike", 10)
+        assert run.resolve("loss_spike", 12) == []
+        return run, seen, said
+
+    def test_is_answered_once_it_returns(self, course, spike):
+        run, seen, said = self.fired(course, spike)
+        assert said == ["refused"]
+        assert run.judge(64) == []
+        seen.passed, seen.returned = False, True
+        assert [run.judge(step) for step in (128, 192, 256)] == [["roll_back"], [], []]
+        assert [(each.episode, each.since) for each in run.decisions] == [(1, 10)] * 2
+
+    def test_is_not_answered_while_there_is_another_reason_for_nothing(self, course, spike):
+        run, seen, _ = self.fired(course, spike)
+        seen.returned = True
+        assert run.judge(64) == []
+
+    def test_is_no_evidence_after_an_adjustment(self, course, spike):
+        run, seen, _ = self.fired(course, spike)
+        run.engine.fence("0")
+        seen.passed, seen.returned = False, True
+        assert run.judge(64) == []
+
+    def test_is_answered_once_where_it_was_answered_before(self, course, spike):
+        run, seen, said = self.fired(course, spike, passed=False)
+        assert said == ["roll_back"]
+        seen.returned = True
+        assert run.judge(64) == []
 
 
 def test_episode_of_the_run_waits_on_while_another_rule_adjusts_one_optimizer(course):

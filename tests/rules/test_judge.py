@@ -359,6 +359,15 @@ def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovere
     assert not steps.judge.has_recovered("loss_spike", "1")
 
 
+def test_loss_that_has_come_down_by_itself_may_return():
+    steps = Steps(shipped("loss_spike", "loss_diverged"))
+    steps.take([*falling(), 100.0, *(0.3 + 0.05 * i for i in range(20))])
+    assert steps.judge.has_returned("loss_spike", "0")
+    assert not steps.judge.has_recovered("loss_spike", "0")
+    assert not steps.judge.has_returned("loss_diverged", "0")
+    assert not steps.judge.has_returned("loss_spike", "1")
+
+
 def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
     """As that of a language model, which comes down from far above it."""
     steps = Steps(shipped("gradient_vanishing"))

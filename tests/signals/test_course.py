@@ -182,12 +182,50 @@ def test_jump_is_over_when_the_loss_has_come_down_by_itself(since, over):
     assert course_of([*LOSSES, *since]).has_recovered == over
 
 
+RISING = [0.1 + 0.04 * i for i in range(20)]  # a fifth of what was learned is lost by the end
+
+
+@pytest.mark.parametrize(
+    ("since", "returned"),
+    [
+        ([50.0, *RISING], True),  # the optimizer goes on along the gradients of a batch like no other
+        ([50.0, *RISING[:6]], False),  # nobody knows yet
+        ([50.0, *RISING, *[0.3 + 0.5 * 0.9**i for i in range(30)]], True),  # of what the rest is still to be seen
+        ([50.0, *RISING, *[0.0, 0.1] * 20], False),  # it has come down for good
+        ([50.0, *RISING, *[0.6] * 90], False),  # long ago by now
+        ([50.0, *[0.1, 0.0] * 20], False),
+        ([50.0, *[0.1, 0.0] * 20, *RISING], False),  # later than the optimizer remembers
+        ([3.0, 2.2, 1.7, 1.3, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.2, *RISING], False),  # another target
+        ([50.0, *[0.1, 0.1, 0.7] * 8], False),  # some batches cost more
+        ([20.0, *[0.1, 0.0] * 10, 50.0, *RISING], False),  # rare batches, each much like the others
+        ([2.0, *[0.1, 0.0] * 10, 50.0, *RISING], True),
+        (RISING, False),  # there was no jump
+    ],
+)
+def test_loss_that_rises_after_the_jump_of_one_batch_has_returned(since, returned):
+    course = course_of([*LOSSES, *since])
+    assert course.has_returned == returned
+    assert not (course.has_returned and course.has_recovered)
+
+
+def test_loss_has_not_returned_where_each_step_is_of_one_batch_alone():
+    course = course_of([*LOSSES, 50.0, *RISING])
+    course.averages = False
+    assert not course.has_returned
+
+
 def test_what_jumped_before_a_fence_is_forgotten():
     course = course_of([*LOSSES, 50.0, 0.1, 0.0])
     course.fence()
     assert not course.has_recovered
     course.update(0.1)
     assert not course.has_recovered
+
+
+def test_loss_that_has_returned_is_another_one_after_a_fence():
+    course = course_of([*LOSSES, 50.0, *RISING])
+    course.fence()
+    assert not course.has_returned
 
 
 @pytest.mark.parametrize(

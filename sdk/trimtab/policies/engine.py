@@ -26,7 +26,8 @@ class Engine:
 
     At most one adjustment is under way for each optimizer: the most severe rule has it, among equals the policy that
     stands first. Within the cooldown of any adjustment of an optimizer only critical rules may adjust it again. An
-    episode that has to wait is answered as soon as it may, if it is still open then.
+    episode that has to wait is answered as soon as it may, if it is still open then. One that was not answered, since
+    its trouble had passed by itself, is answered where that returns.
 
     Args:
         policies: in the order of their precedence, one for each rule; see `policy.check`.
@@ -83,6 +84,8 @@ class Engine:
         self._stepping = stepping
         self._fresh.clear()
         over = [found for verdict in verdicts if (found := self._hear(verdict, step)) is not None]
+        if self._told:
+            over += self._returned()
         waiting = [*self._open.values(), *over] if over else self._open.values()
         decisions = self._choose(waiting, "process", step) if waiting else []
         return decisions + self._creep(step, healthy) if healthy and self._rates else decisions
@@ -231,6 +234,14 @@ class Engine:
         self._fresh[key] = verdict.step
         self._open[key] = self._newest[key] = verdict
         return None
+
+    def _returned(self) -> list[Verdict]:
+        """Episodes that ended, and of which it was said why nothing was done, where that is so no longer."""
+        return [
+            verdict
+            for key, verdict in self._newest.items()
+            if key not in self._open and self._told.get(key) == verdict.episode and self._evidence.has_returned(*key)
+        ]
 
     def _mind(self, verdict: Verdict, step: int) -> None:
         """Something is the matter, whatever is done about it."""

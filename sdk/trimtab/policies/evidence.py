@@ -33,3 +33,7 @@ class Evidence:
     def misleads(self, rule: str, optimizer: str) -> str:
         """Why what a rule says, or has said, of an optimizer is no reason to adjust it now; empty where it is one."""
         return ""
+
+    def has_returned(self, rule: str, optimizer: str) -> bool:
+        """Whether what misled about an optimizer, since it had passed by itself, is there again by what it did."""
+        return False

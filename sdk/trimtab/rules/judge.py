@@ -286,6 +286,12 @@ class Judge:
             return False
         return bench.course.has_recovered if signal == "loss_spike_score" else self.level(rule, optimizer) < OVER
 
+    def has_returned(self, rule: str, optimizer: str) -> bool:
+        """Whether the loss, of which `rule` said that it jumped, came down by itself and has risen again since."""
+        bench = self._benches.get(optimizer)
+        jumps = rule in RULES and RULES[rule].signal == "loss_spike_score"
+        return bench is not None and jumps and bench.course.has_returned
+
     def were_good(self, optimizer: str) -> bool:
         """Whether the weights of the last rollback are known to have had a good loss: see `Course.were_good`."""
         bench = self._benches.get(optimizer)

@@ -152,8 +152,13 @@ class Course:
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the loss has come down by itself since it last jumped, to near its best: see `Jumps.is_over`."""
-        return self._jumps.is_over(NEAR * self.scale)
+        """Whether the loss has come down by itself since it last jumped, and stayed there: see `Jumps.is_over`."""
+        return self._jumps.is_over(NEAR * self.scale) and not self.has_returned
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether a loss that had come down after a jump has risen by what the optimizer averages: see `Jumps`."""
+        return self.averages and self._jumps.has_returned(self.middle, self.calm)
 
     def _follow_slowly(self, value: float) -> None:
         self._of = count = self._of + 1

@@ -53,6 +53,10 @@ class Findings(Evidence):
         found = self._judge.strides(rule, optimizer)
         return found._replace(first=found.first * self._steering.scale(optimizer))
 
+    def has_returned(self, rule: str, optimizer: str) -> bool:
+        """See `Judge.has_returned`."""
+        return self._judge.has_returned(rule, optimizer)
+
     def misleads(self, rule: str, optimizer: str) -> str:
         """A loss that has come down again, that of reinforcement learning, and one that has nowhere to go.
 
