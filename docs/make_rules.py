@@ -51,7 +51,7 @@ def index() -> str:
             *wrapped(
                 "A rule compares a signal (larger is worse, 0 is healthy) with a threshold. It fires when `hold` "
                 "points in a row have been at the threshold or above, and stays on until `hold` points in a row have "
-                "been under 0.8 of it (`clear`)."
+                "been under 0.8 of it (`clear`; its page says where that is another)."
             ),
             "",
             *wrapped(

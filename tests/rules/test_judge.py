@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 
 import pytest
 
@@ -343,6 +344,7 @@ def test_weights_are_not_lost_where_validation_gets_better_from_pass_to_pass(los
     for loss in validation:
         steps.judge.validation(len(losses), loss, None, None)
     assert steps.judge.is_lost("loss_high", "0") == lost
+    assert lost or steps.judge.validation_improves
     steps.judge.forget_validation()
     assert steps.judge.is_lost("loss_high", "0")
 
@@ -357,6 +359,14 @@ def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovere
         recovered
     )
     assert not steps.judge.has_recovered("loss_spike", "1")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loss_that_comes_down_slowly_is_high_once(seed):
+    noise = random.Random(seed)
+    steps = Steps(shipped("loss_high"))
+    said = edges(steps.take(2.9 - 3e-5 * step + noise.gauss(0.0, 0.1) for step in range(5000)))
+    assert said == [("loss_high", "firing"), ("loss_high", "resolved")]
 
 
 def test_loss_that_has_come_down_by_itself_may_return():

@@ -27,9 +27,31 @@ def test_loss_that_has_not_come_down_is_sent_back_only_where_the_user_says_so(wa
     answers = [each for each in seen.backend.of(Adjustment) if each.rule == "loss_high"]
     if policies is None:
         assert {each.outcome for each in answers} == {"refused"}
-        assert all(each.reason.startswith("the loss has not come down") for each in answers)
+        assert all(each.reason.startswith("the loss has come down by less than it swings") for each in answers)
     else:
         assert "applied" in {each.outcome for each in answers}
+
+
+def test_loss_that_is_high_while_validation_gets_better_is_answered_by_that(watching):
+    torch.manual_seed(0)
+    model = nn.Linear(10, 1)
+    nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4)
+    held_out = torch.randn(1000, 10)
+    with watching(act="process", gradients_every=8) as seen:
+        for step in range(2 * STEPS):
+            inputs = torch.randn(4, 10)
+            optimizer.zero_grad()
+            F.mse_loss(model(inputs)[:, 0], inputs[:, 0] + 5.0 * torch.randn(4)).backward()
+            optimizer.step()
+            if step % 100 == 99:
+                model.eval()
+                with torch.no_grad():
+                    F.mse_loss(model(held_out)[:, 0], held_out[:, 0])
+                model.train()
+    answers = [each for each in seen.backend.of(Adjustment) if each.rule == "loss_high"]
+    assert answers
+    assert all(each.reason.startswith("validation gets better from pass to pass") for each in answers)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.03, 0.1])

@@ -146,6 +146,7 @@ RULES: dict[str, RuleSpec] = {
             judged="step",
             threshold=0.75,
             hold=8,
+            clear=0.4,  # near its threshold the doubt goes up and down with a loss that slowly comes down
             severity="warning",
             reach=EVER,
             steady=True,

@@ -278,6 +278,11 @@ class Judge:
             return False
         return course.exploded or course.at_chance or course.stride >= LONG
 
+    @property
+    def validation_improves(self) -> bool:
+        """Whether validation gets better from pass to pass."""
+        return self._validation.falls
+
     def has_recovered(self, rule: str, optimizer: str) -> bool:
         """Whether the loss, of which `rule` said that it jumped or diverged some steps ago, has come down by itself."""
         bench = self._benches.get(optimizer)

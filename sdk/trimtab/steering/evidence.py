@@ -11,9 +11,10 @@ from trimtab.rules.judge import Judge
 from trimtab.types import Strides
 
 AT_REST = (
-    "the loss has not come down, but it has not exploded either. It is not known to be at chance and steps are no "
-    "longer than usual, or validation gets better from pass to pass: there may be less to learn than what it swings by"
+    "the loss has come down by less than it swings, but it has not exploded, is not known to be at chance, and steps "
+    "are no longer than usual: there may be less to learn than what it swings by"
 )
+IMPROVES = "validation gets better from pass to pass, so that the weights are not lost, however high the loss is"
 RECOVERED = "by now the loss has come down again by itself"  # several steps are judged together
 ENVIRONMENTS = ("gymnasium", "gym", "pettingzoo", "dm_env", "torchrl")  # what reinforcement learning is done with
 
@@ -58,7 +59,7 @@ class Findings(Evidence):
         return self._judge.has_returned(rule, optimizer)
 
     def misleads(self, rule: str, optimizer: str) -> str:
-        """A loss that has come down again, that of reinforcement learning, and one that has nowhere to go.
+        """A loss that has come down again, that of reinforcement learning, and one that is high and does no harm.
 
         The last two are left to the user who chose the policies.
         """
@@ -68,5 +69,7 @@ class Findings(Evidence):
             return ""
         doubt = doubt_of_loss()
         if not doubt:
-            return "" if self._judge.is_lost(rule, optimizer) else AT_REST
+            if self._judge.is_lost(rule, optimizer):
+                return ""
+            return IMPROVES if self._judge.validation_improves else AT_REST
         return f"{doubt}: only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
