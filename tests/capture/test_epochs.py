@@ -1058,6 +1058,49 @@ def test_validation_by_another_loss_than_training_calls_is_said_to_be_just_that(
     assert seen.validations == []
 
 
+@pytest.mark.parametrize(
+    ("epochs", "validates_by", "told"),
+    [
+        (3, [F.mse_loss], 1),
+        (1, [F.mse_loss], 0),
+        (3, [F.huber_loss], 0),
+        (3, [F.mse_loss, F.huber_loss], 0),
+        (3, [], 0),
+    ],
+)
+def test_validation_of_a_tensor_by_another_loss_is_said_to_be_unseen(watching, epochs, validates_by, told):
+    model, inputs = nn.Linear(4, 1), torch.randn(40, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = loader_of(inputs[:30], inputs[:30, :1], 10)
+    with watching() as seen:
+        for _ in range(epochs):
+            for x, y in training:
+                optimizer.zero_grad()
+                F.huber_loss(model(x), y).backward()
+                optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                for loss in validates_by:
+                    loss(model(inputs[30:]), inputs[30:, :1])
+            model.train()
+    assert [notice.kind for notice in seen.backend.of(Notice)].count("validation_unseen") == told
+    assert len(seen.validations) == epochs * (F.huber_loss in validates_by)
+
+
+def test_other_loss_that_is_only_looked_at_in_training_is_no_validation_unseen(watching):
+    model, inputs = nn.Linear(4, 1), torch.randn(30, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(3):
+            for x, y in loader_of(inputs, inputs[:, :1], 10):
+                optimizer.zero_grad()
+                F.huber_loss(model(x), y).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    F.mse_loss(model(x), y)
+    assert seen.backend.of(Notice) == []
+
+
 def test_validation_that_keeps_grad_on_is_not_in_the_training_accuracy(watching, loop):
     with watching() as seen:
         for _ in range(2):

@@ -347,6 +347,8 @@ class Criteria:
             self._passes.resumed_at = self._clock()
         elif loss.name in self._weighing.names:
             self.on_weighed(loss.name)
+        elif self._models.any_in_eval_mode():
+            self._passes.evaluated_otherwise()
 
     def _may_compare(self, name: str) -> bool:
         """Whether training calls that loss function, or none so far, and takes its mean."""

@@ -26,9 +26,9 @@ from trimtab.sample.scalars import Held
 
 UNSEEN_AFTER = 2  # epochs
 UNSEEN = (
-    "After each epoch, or within it, the model reads a loader in eval mode, and calls no loss function of torch that "
-    "training calls: no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your "
-    "own: run.attach(criterion=...)."
+    "After each epoch, or within it, the model is evaluated, and calls no loss function of torch that training calls: "
+    "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
+    "run.attach(criterion=...)."
 )
 
 
@@ -79,7 +79,7 @@ class Passes:
         self._gaps_before = 0
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
         self._unseen: float = 0  # epochs with an evaluation that called no loss function, while none ever did
-        self._has_unseen = False  # whether one stood between two training backwards of this epoch
+        self._has_unseen = False  # whether there was one within this epoch
         self._validating = 0  # samples of the newest batch
         self._spent = 0, 0.0  # these, and the seconds that they were waited for
 
@@ -361,6 +361,10 @@ class Passes:
         if self._left:
             self._over = self._left = False
             self._followed = None
+
+    def evaluated_otherwise(self) -> None:
+        """In eval mode a loss function was called that training does not call."""
+        self._has_unseen = self._has_unseen or self._trained
 
     def _look_for_unseen(self) -> None:
         source = self._source  # which may feed the training that begins now
