@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trimtab import files, names, plugins, tokens
+from trimtab import combinations, files, names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
 from trimtab.settings import Config
 
@@ -156,11 +156,9 @@ _SETTINGS: dict[str, _Setting] = {
         "seconds from 0 to 3600, where 0 is not to wait, or inf to wait until Ctrl-C",
     ),
 }
-_TOKENS_SERVED = ("metrics_token_file", "webhook_token_file")
-_SERVER = ("host", "port", "metrics_token_file", "tls_certificate_file")
-_SCRAPED = ("targets", "linger")
-_SNAPSHOTS = ("snapshot_directory", "snapshot_gib", "snapshot_rng")
-_SERVING = frozenset((*_SERVER, "targets", "webhook_token_file", "tls_key_file"))
+_SERVING = frozenset(  # who sets one of these wants /metrics
+    ("host", "port", "targets", "metrics_token_file", "webhook_token_file", "tls_certificate_file", "tls_key_file")
+)
 _LISTS = ("backends", "layers", "rules", "policies", "monitor")
 _PATHS = ("directory", "targets", "snapshot_directory", *(name for name in _SETTINGS if name.endswith("_file")))
 _VARIABLES = {setting.variable for setting in _SETTINGS.values()} | {"TRIMTAB_CONFIG", "TRIMTAB_DISABLED"}
@@ -192,14 +190,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
         settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
         warning = tokens.warning("grafana", settings["grafana"])
         notices += [warning] if warning else []
-    if "host" in settings:
-        notices += _open_to_others(settings)
-    spoken = {name for name, item in given.items() if not item.is_text}
-    notices += [
-        *_idle_about_serving(settings, spoken),
-        *_idle_about_alerts(settings),
-        *_idle_about_others(settings, spoken),
-    ]
+    notices += combinations.notices(settings, spoken={name for name, item in given.items() if not item.is_text})
     return Config(
         **settings,
         backends_requested=requested,
@@ -216,54 +207,6 @@ def _directed(monitor: str) -> tuple[tuple[str, str], str]:
         return (monitor, "max" if monitor == "accuracy" else "min"), ""
     remedy = f"If it is the highest, say so: monitor=({monitor!r}, 'max'), or TRIMTAB_MONITOR={monitor},max."
     return (monitor, "min"), f"monitor={monitor!r}: the lowest value is taken to be the best. {remedy}"
-
-
-def _open_to_others(settings: Mapping[str, Any]) -> Iterator[str]:
-    """What others than the users of this machine may read, or read on the way."""
-    host = settings["host"]
-    serves = plugins.SERVES in settings.get("backends", Config(run="").backends)
-    if serves and "metrics_token_file" not in settings and (text := tokens.warning_of_open(host)):
-        yield text
-    if "tls_certificate_file" not in settings:
-        served = [name for name in _TOKENS_SERVED if name in settings]
-        yield from (text for name in served if (text := tokens.warning_of_served(name, host)))
-
-
-def _idle_about_serving(settings: Mapping[str, Any], spoken: Collection[str]) -> Iterator[str]:
-    """Settings of a server that is not there. A backend that is given as an object may be one.
-
-    `spoken` are those that are not from the environment, which may be meant for all runs of a machine.
-    """
-    backends = settings.get("backends", Config(run="").backends)
-    if plugins.SERVES not in backends and all(isinstance(backend, str) for backend in backends):
-        idle = ", ".join([name for name in _SERVER if name in settings] + [name for name in _SCRAPED if name in spoken])
-        if idle:
-            yield f"{idle} without the backend prometheus: there is no /metrics. Add it to backends, or leave that out."
-
-
-def _idle_about_alerts(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Settings about alerts to which none can come."""
-    is_taken_in = "alerts" in settings or "webhook_token_file" in settings
-    if settings.get("act") == "alerts" and not is_taken_in and "replay" not in settings:
-        yield (
-            "act='alerts' without alerts or webhook_token_file: no alert can come in, so nothing is adjusted. Set "
-            "alerts to the address of an Alertmanager or a Grafana, or webhook_token_file to the file of a token."
-        )
-    for name in ("alerts_token_file", "alerts_ca_file"):
-        if name in settings and "alerts" not in settings:
-            yield f"{name} without alerts: no server is asked, so it is not read. Set alerts to the server's address."
-
-
-def _idle_about_others(settings: Mapping[str, Any], spoken: Collection[str]) -> Iterator[str]:
-    """Settings of an interval, a Grafana and snapshots that there are not. `spoken`: see `_idle_about_serving`."""
-    if "alerts_every" in spoken and "alerts" not in settings:
-        yield "alerts_every without alerts: no server is asked. Set alerts to the server's address, or leave that out."
-    for name in ("grafana_token_file", "grafana_ca_file"):
-        if name in spoken and "grafana" not in settings:
-            yield f"{name} without grafana: it is not read. Set grafana to the server's address, or leave that out."
-    idle = ", ".join(name for name in _SNAPSHOTS if name in spoken)
-    if idle and not settings.get("act") and "replay" not in settings:
-        yield f"{idle} without act: nothing is adjusted, so no snapshot is taken. Set act, or leave that out."
 
 
 def check(*, environ: Mapping[str, str] = os.environ, **arguments: Any) -> dict[str, Any]:
