@@ -8,6 +8,7 @@ surround      our hooks as the innermost around an update
 steps         what a step applied, whether it was skipped, what is taken of it
 roster        the optimizers that step, by label; where one training follows another
 tracked       what is known of one optimizer
+beginning     the state in which a training begins, by which another one of the same model is told
 unannounced   steps that no hook announces: inside `backward`, or by hand
 attribution   which optimizer a loss belongs to
 share         what backward gave to the gradients of one optimizer, and when they were cleared
@@ -16,6 +17,7 @@ scaling       GradScaler and gradient clipping
 clipped       the norms that gradients had before they were clipped
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
+looks         on which calls predictions are looked at, and labels counted
 objective     whether backward is called on what they returned, so that little of it need be read
 said          what those in training have said since the last step
 loaders       DataLoader iterators
@@ -23,6 +25,9 @@ identity      tells loaders and datasets apart, which are not held
 passes        which batches are training, which validation, and where an epoch ends
 gaps          which of several validation passes is the validation
 origins       what tells them apart where no loader feeds them
+feeding       which loaders feed training, and with how many of the batches that they have in hand
+unseen        whether evaluations go by of which no validation is seen
+weighing      what training makes of losses one by one
 models        parameter names, train or eval mode
 threads       which threads of the process are at work
 recorder      writes what is known at the end of a step into a ledger's row

@@ -30,13 +30,14 @@ from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
 from trimtab.capture.models import Models
 from trimtab.capture.optimizers import OptimizerHooks, watch_loading
-from trimtab.capture.passes import UNSEEN, Passes
+from trimtab.capture.passes import Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.said import NOTHING
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
+from trimtab.capture.unseen import UNSEEN
 from trimtab.capture.weighing import WEIGHED
 from trimtab.guard import Guard
 from trimtab.sample.books import Books
@@ -97,7 +98,7 @@ class Capture:
         self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         books.on_uncleared = lambda label: say("gradients_uncleared", UNCLEARED.format(label=label))
-        self._passes.on_unseen = lambda: None if logs() else say("validation_unseen", UNSEEN)
+        self._passes.unseen.tell = lambda: None if logs() else say("validation_unseen", UNSEEN)
         self._criteria.on_weighed = lambda loss: None if logs() else say("validation_unseen", WEIGHED.format(loss=loss))
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode

@@ -9,7 +9,6 @@ step that trains on it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,17 +18,11 @@ from trimtab.capture.feeding import Feeding
 from trimtab.capture.gaps import Gap, Gaps
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass
 from trimtab.capture.origins import Origin
+from trimtab.capture.unseen import Unseen
 from trimtab.sample.books import Place
 from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
 from trimtab.sample.scalars import Held
-
-UNSEEN_AFTER = 2  # epochs
-UNSEEN = (
-    "After each epoch, or within it, the model is evaluated, and calls no loss function of torch that training calls: "
-    "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
-    "run.attach(criterion=...)."
-)
 
 
 class Passes:
@@ -57,7 +50,6 @@ class Passes:
         self.hears_steps = False  # whether steps are announced, so that it can wait for them
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
-        self.on_unseen: Callable[[], object] = lambda: None  # called once where evaluations call no loss function
         self.on_other_pass: Callable[[], object] = lambda: None  # called before a training that may be another model's
         self.awaits_first: Callable[[], bool] = lambda: False  # whether nobody has stepped, and somebody may yet
         self._on_validation = on_validation
@@ -75,11 +67,10 @@ class Passes:
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         self._gaps = Gaps(on_unclear, on_look)
         self.feeding = Feeding(self._gaps.forget)
+        self.unseen = Unseen()
         self._gap: dict[str, Gap] = {}  # by loss function
         self._gaps_before = 0
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
-        self._unseen: float = 0  # epochs with an evaluation that called no loss function, while none ever did
-        self._has_unseen = False  # whether there was one within this epoch
         self._validating = 0  # samples of the newest batch
         self._spent = 0, 0.0  # these, and the seconds that they were waited for
 
@@ -349,12 +340,13 @@ class Passes:
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
-                self._unseen = -math.inf
+                self.unseen.validated()
         if self._trained and is_over and self.awaits_first():  # so far that was a warm-up
             self._trained, self._newest_sums = False, None
         if self._trained and is_over:
             self._ends_seen = True
-            self._look_for_unseen()
+            fresh = (loader for loader in self._fresh if loader is not self._source)  # which may feed the next training
+            self.unseen.end_epoch(is_evaluated=any(map(self.feeding.evaluates, fresh)))
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._trained, self._newest_sums = False, None
@@ -364,16 +356,8 @@ class Passes:
 
     def evaluated_otherwise(self) -> None:
         """In eval mode a loss function was called that training does not call."""
-        self._has_unseen = self._has_unseen or self._trained
-
-    def _look_for_unseen(self) -> None:
-        source = self._source  # which may feed the training that begins now
-        fresh = (loader for loader in self._fresh if loader is not source)
-        has_unseen, self._has_unseen = self._has_unseen, False
-        if has_unseen or any(map(self.feeding.evaluates, fresh)):
-            self._unseen += 1
-            if self._unseen == UNSEEN_AFTER:
-                self.on_unseen()
+        if self._trained:
+            self.unseen.evaluated()
 
     def _count(self) -> None:
         """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
@@ -383,7 +367,8 @@ class Passes:
         elif self._fresh:
             self._follow()
         if self._fresh:
-            self._has_unseen |= self._trained and any(map(self.feeding.evaluates, self._fresh))
+            if self._trained and any(map(self.feeding.evaluates, self._fresh)):
+                self.unseen.evaluated()
             self._fresh.clear()
             self._source = None
 
