@@ -406,6 +406,15 @@ def test_monitored_value_that_is_logged_under_a_name_much_like_it_is_told_in_tim
     assert "Did you mean 'episode_retrun'?" in notice.text
 
 
+def test_monitored_value_of_validation_is_waited_for_while_that_of_training_is_logged(watching, training):
+    with watching(monitor=("val_loss", "min")) as seen:
+        for _ in range(30):
+            training.step()
+            seen.run.log(train_loss=1.0)
+        seen.run.log(val_loss=1.0)
+    assert not [text for text in seen.notices if "monitor" in text]
+
+
 @pytest.mark.parametrize(("name", "is_told"), [("episode_return", False), ("return", True), ("loss", False)])
 def test_monitored_value_that_was_never_logged_is_told_when_the_run_ends(watching, training, name, is_told):
     with watching(monitor=(name, "max")) as seen:

@@ -29,6 +29,7 @@ NOT_FINITE = (
 NOT_TRAINED: tuple[float | None, float | None] = (None, None)
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 MISSPELT_AFTER = 10  # values of a name much like the one that is monitored
+LIKE = 0.85  # as `difflib` has it; train_loss and val_loss are alike by 0.67
 
 
 def fixed_beside(label: str, optimizers: Mapping[str, weakref.ref[Optimizer]]) -> list[str]:
@@ -132,7 +133,7 @@ class Judging:
         self._logged[name] += 1
         verdicts = self._judge.logged(step, name, value, of_training=of_training)
         awaited = self._judge.awaits_logged
-        if awaited and self._logged[name] == MISSPELT_AFTER and difflib.get_close_matches(awaited, [name]):
+        if awaited and self._logged[name] == MISSPELT_AFTER and difflib.get_close_matches(awaited, [name], cutoff=LIKE):
             self._tell_unmonitored()
         return verdicts
 
