@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from trimtab.catalog import LEVEL_WINDOW_S
 
 BUCKETS = 12
-BUCKET_S = LEVEL_WINDOW_S / BUCKETS
 
 
 class TrailingWorst:
@@ -28,7 +27,7 @@ class TrailingWorst:
         """Take the worst levels since the last call."""
         if not levels:
             return
-        if not self._buckets or now - self._buckets[-1][0] >= BUCKET_S:
+        if not self._buckets or now - self._buckets[-1][0] >= LEVEL_WINDOW_S / BUCKETS:
             self._buckets.append((now, {}))
         worst = self._buckets[-1][1]
         for rule, level in levels.items():
