@@ -98,16 +98,21 @@ def listen(host: str, port: int, *, exact: bool) -> socket.socket:
     for candidate in candidates:
         try:
             return _listening_on(host, candidate)
-        except (OSError, UnicodeError) as error:  # the second for a name with an empty part, or one that is too long
-            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
-                why = error.strerror if isinstance(error, OSError) else "not a name of a host"
-                raise BackendError(
-                    f"host={host!r}, port={port}: cannot listen there ({why}). Give an address of this "
-                    "machine with host= or TRIMTAB_HOST, and a port that you may use."
-                ) from error
+        except UnicodeError as error:  # an empty part, or one that is too long
+            raise _cannot_listen(host, port, "not a name of a host") from error
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise _cannot_listen(host, port, error.strerror) from error
     raise BackendError(
         f"port={port}: already in use on {host}. Give another with port= or TRIMTAB_PORT, 0 for any free one, "
         "or leave it out and the next free one is taken."
+    )
+
+
+def _cannot_listen(host: str, port: int, why: str | None) -> BackendError:
+    return BackendError(
+        f"host={host!r}, port={port}: cannot listen there ({why}). Give an address of this machine with host= or "
+        "TRIMTAB_HOST, and a port that you may use."
     )
 
 

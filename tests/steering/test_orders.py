@@ -143,23 +143,29 @@ def test_stop_says_that_there_are_no_best_weights_to_put_back(watching, training
     assert why in seen.run.adjustments[-1].reason
 
 
-def test_stop_of_a_loop_that_never_asks_is_answered_with_what_can_be_done(watching, training):
-    with watching(act=False) as seen:
-        training.steps(2)
-        id = order(seen, "stop", Halt("a person asked for it", restore_best=False))
-        training.steps(2)
-        answer = answered(seen, id)
+@pytest.fixture
+def answer_to_stop(watching, training):
+    """`answer_to_stop(restore_best)`: what a loop that never asks whether to stop is answered with."""
+
+    def answer_to_stop(restore_best):
+        with watching(act=False) as seen:
+            training.steps(2)
+            id = order(seen, "stop", Halt("a person asked for it", restore_best=restore_best))
+            training.steps(2)
+            return answered(seen, id)
+
+    return answer_to_stop
+
+
+def test_stop_of_a_loop_that_never_asks_is_answered_with_what_can_be_done(answer_to_stop):
+    answer = answer_to_stop(restore_best=False)
     assert answer.outcome == "applied"
     assert "but nobody asks: the loop does not call trimtab.should_stop()." in answer.text
     assert answer.text.endswith("or use on_halt='unwind'")
 
 
-def test_stop_that_nobody_hears_and_without_best_weights_is_answered_in_whole_sentences(watching, training):
-    with watching(act=False) as seen:
-        training.steps(2)
-        id = order(seen, "stop", Halt("a person asked for it", restore_best=True))
-        training.steps(2)
-        answer = answered(seen, id)
+def test_stop_that_nobody_hears_and_without_best_weights_is_answered_in_whole_sentences(answer_to_stop):
+    answer = answer_to_stop(restore_best=True)
     assert "or use on_halt='unwind'; restore_best was refused: " in answer.text
 
 

@@ -335,8 +335,7 @@ class Passes:
         if gap:
             self._gaps_before += 1
             loss = min(gap, key=lambda name: gap[name].rank)
-            has_unseen = any(map(self.feeding.evaluates, self._fresh))
-            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=has_unseen)
+            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=self._has_evaluated)
             if sums is not None:
                 self._on_validation(sums, loss if gap[loss].rank else "")
                 self._newest_sums = sums if self._trained else None
@@ -367,7 +366,7 @@ class Passes:
         elif self._fresh:
             self._follow()
         if self._fresh:
-            if self._trained and any(map(self.feeding.evaluates, self._fresh)):
+            if self._trained and self._has_evaluated:
                 self.unseen.evaluated()
             self._fresh.clear()
             self._source = None
@@ -378,7 +377,7 @@ class Passes:
         self._take()
         if not feeding:
             return
-        if self._is_dropped and self._followed not in feeding and any(map(self.feeding.evaluates, self._fresh)):
+        if self._is_dropped and self._followed not in feeding and self._has_evaluated:
             self.on_other_pass()
         longest = _longest(feeding)
         if self._followed in feeding:
@@ -389,6 +388,11 @@ class Passes:
             self._follow_instead(longest)
         if self._followed is not None and self._followed.complete:
             self._over = True
+
+    @property
+    def _has_evaluated(self) -> bool:
+        """Whether a loader was read for an evaluation since the last training backward."""
+        return any(map(self.feeding.evaluates, self._fresh))
 
     @property
     def _is_dropped(self) -> bool:

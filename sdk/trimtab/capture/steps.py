@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import RLock, get_ident
 from typing import Any
 
@@ -313,16 +313,15 @@ class Steps:
             self._attribution.renew(tracked.share, before, tracked.parameters)
 
     def _reached(self, share: Share) -> None:
-        for tracked in self.roster:
-            if tracked.share is share:
-                self.controller.backward_reached(
-                    tracked.ledger.label, loss=share.losses[-1], cleared=len(share.losses) == 1
-                )
+        for label in self._labels(share):
+            self.controller.backward_reached(label, loss=share.losses[-1], cleared=len(share.losses) == 1)
 
     def _spared(self, share: Share, loss: Held) -> None:
-        for tracked in self.roster:
-            if tracked.share is share:
-                self.controller.backward_spared(tracked.ledger.label, loss=loss)
+        for label in self._labels(share):
+            self.controller.backward_spared(label, loss=loss)
+
+    def _labels(self, share: Share) -> Iterator[str]:
+        return (tracked.ledger.label for tracked in self.roster if tracked.share is share)
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""

@@ -218,11 +218,7 @@ class Books:
 
     def steps_written(self) -> int:
         """The global step, with those that are not published yet."""
-        most = 0
-        for ledger in self.ledgers:
-            written = ledger.steps - ledger.steps_of_others + ledger.waiting + len(ledger.rows)
-            if written > most:
-                most = written
+        most = max((ledger.taken for ledger in self.ledgers), default=0)
         return self.steps_before + self._steps_of_others + most
 
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
