@@ -108,7 +108,7 @@ IMPORTS = {
     "snapshot_places": {"types", "directory", "files", "processes", "renaming"},
     "renaming": set(),
     "discovery": {"types", "files", "processes", "renaming"},
-    "doctor": {"errors", "catalog", "http", "plugins", "discovery", "trimtab_dashboards"},
+    "doctor": {"errors", "alerts", "catalog", "http", "plugins", "discovery", "trimtab_dashboards"},
     "trimtab_backends": {  # decision 0015; see below
         "types",
         "errors",
@@ -127,7 +127,7 @@ IMPORTS = {
 KNOWN_BY = {
     "capture": {"run", "steering.assembly"},
     "signals": {"lint", "rules"},
-    "alerts": {"steering.answering", "steering.assembly", "steering.controller", "steering.standing"},
+    "alerts": {"doctor", "steering.answering", "steering.assembly", "steering.controller", "steering.standing"},
     "http": {"alerts", "doctor"},
     "steering.controller": {"steering.assembly"},
     "steering.absent": {"steering.controller"},

@@ -32,7 +32,7 @@ def ask(stack):
 def test_whole_chain_of_a_stack_is_in_order(stack, ask, start_run):
     start_run(stack.directory / "runs", TRIMTAB_RUN="sound")
     links = ("package", "backends", "run", "port", "prometheus", "scraping", "labels", "clock", "rules", "window")
-    links = (*links, "alerting", "alertmanager", "token", "alerts")
+    links = (*links, "alerting", "alertmanager", "token", "alerts", "silences")
     last = {}
 
     def all_is_well():

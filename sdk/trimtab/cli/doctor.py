@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from trimtab import config, discovery, tokens
+from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, skipped, wrong
 from trimtab.errors import ConfigError, printable
 
@@ -74,11 +75,11 @@ def _findings(settings: Mapping[str, Any], asked: Mapping[str, str | None]) -> I
         given = _read_files(settings, "metrics_token_file", "tls_certificate_file")
         yield given if isinstance(given, Finding) else local.port(target, *given)
     yield from prometheus.check(asked["prometheus"] or PROMETHEUS, target, _alerts())
-    yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"))
+    yield from _alertmanager(settings, asked["alertmanager"] or settings.get("alerts"), target)
     yield from _grafana(settings, asked["grafana"] or settings.get("grafana"))
 
 
-def _alertmanager(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:
+def _alertmanager(settings: Mapping[str, Any], url: str | None, target: Target | None) -> Iterator[Finding]:
     from trimtab.doctor import alertmanager
 
     if url is None and not _answers(ALERTMANAGER, "/-/ready"):
@@ -90,7 +91,7 @@ def _alertmanager(settings: Mapping[str, Any], url: str | None) -> Iterator[Find
     if isinstance(given, Finding):
         yield given
     else:
-        yield from alertmanager.check(url or ALERTMANAGER, *given)
+        yield from alertmanager.check(url or ALERTMANAGER, *given, target)
 
 
 def _grafana(settings: Mapping[str, Any], url: str | None) -> Iterator[Finding]:

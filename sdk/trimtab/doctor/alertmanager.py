@@ -1,11 +1,15 @@
-"""The links at Alertmanager, or at the one that a Grafana holds: reached, the token accepted, and alerts arriving."""
+"""The links at Alertmanager, or at the one that a Grafana holds: reached, alerts arriving, and what is silenced."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from trimtab.alerts import payloads
+from trimtab.alerts.silences import covered, expected_labels
 from trimtab.catalog import ALERT_PATH
+from trimtab.catalog.rules import RULES
+from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, wrong
 from trimtab.doctor.http import Http, Unanswered
 
@@ -13,17 +17,21 @@ TOKEN_VARIABLE, CA_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE", "TRIMTAB_ALERTS_CA_FI
 IN_GRAFANA = "/api/alertmanager/grafana"  # under which a Grafana serves the API of Alertmanager
 
 
-def check(url: str, token: str | None, certificates: Path | None = None) -> Iterator[Finding]:
-    """Every link at the Alertmanager of `url`."""
+def check(
+    url: str, token: str | None, certificates: Path | None = None, target: Target | None = None
+) -> Iterator[Finding]:
+    """Every link at the Alertmanager of `url`, and the silences that hold for the run of `target`."""
     server = Http(url, token, certificates=certificates)
     try:
         prefix, version = _found(server)
         yield ok("alertmanager", f"{url}, {version}")
         yield ok("token", "accepted" if token else "none is needed")
         yield _arriving(server.json(f"{prefix}/api/v2/alerts", filter=f'alertname="{ALERT_PATH}"'))
+        if target is not None:
+            yield _silenced(payloads.silences(server.text(f"{prefix}/api/v2/silences").encode()), target)
     except Unanswered as error:
         yield _refused(url, token, error)
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError, payloads.Malformed):
         yield _another(url)
 
 
@@ -65,3 +73,14 @@ def _arriving(alerts: list[object]) -> Finding:
         f"{ALERT_PATH}, which always fires, is not there.",
         "Let Prometheus load the rules and send alerts to this Alertmanager; it takes up to a minute after its start.",
     )
+
+
+def _silenced(silences: list[payloads.Silence], target: Target) -> Finding:
+    """As the run itself reads them. A silence is somebody's wish, so that it is told is all."""
+    labels = expected_labels(target.run, target.run_id, {name: rule.severity for name, rule in RULES.items()})
+    rules, _ = covered(silences, labels)
+    if not rules:
+        return ok("silences", f"none holds for {target.run}")
+    which = "every rule" if len(rules) == len(RULES) else ", ".join(sorted(rules))
+    said = f"{which} of {target.run}: nothing is done about what they find."
+    return Finding("ok", "silences", said, "To end one: amtool silence query, then amtool silence expire ID.")
