@@ -85,6 +85,17 @@ def test_snapshots_newer_than_the_restored_one_are_dropped(model):
     assert snapshots.steps == [0, 10, 20]
 
 
+def test_a_best_state_from_after_the_restored_one_is_kept_and_not_gone_back_to(model):
+    """It was on the way that was given up: a later trouble does not lead there, but `restore_best` does."""
+    snapshots = filled(model, [10])
+    snapshots.take_best(model.at(20), 20)
+    snapshots.roll_back(model.at(35), 35, since=15)
+    snapshots.roll_back(model.at(50), 50, since=45)
+    assert (model.step, snapshots.best) == (10, 20)
+    snapshots.restore_best(model.parts, 60)
+    assert model.step == 20
+
+
 def test_the_state_before_the_first_step_is_good_whatever_came(model):
     snapshots = filled(model, [10])
     snapshots.roll_back(model.at(11), 11, since=0)

@@ -851,6 +851,26 @@ def test_steps_judged_together_have_each_their_own_update_ratios(watching, train
     assert len({id(ratios) for ratios in given.values()}) == 14  # one in eight steps, and none at the first
 
 
+def test_steps_after_an_adjustment_are_looked_at_as_closely_as_the_first(tmp_path, training, monkeypatch):
+    """Though many of them are judged together by then, and few are sampled: what an adjustment did is seen at once."""
+    judged, step = {}, Judge.step
+
+    def noting(judge, optimizer, number, loss, gradients, *rest):
+        judged[number] = gradients is not None
+        return step(judge, optimizer, number, loss, gradients, *rest)
+
+    monkeypatch.setattr(Judge, "step", noting)
+    late = trimtab.Rule("late", signal=lambda loss: float(len(judged) > 400), threshold=0.5, hold=2)
+    policy = trimtab.Policy(on="late", ladder=[ScaleLearningRate(0.5)], cooldown=4, budget=3)
+    options = {"backends": [], "rules": [late], "policies": [policy]}
+    with trimtab.watch(run="close", directory=tmp_path, act="process", **options) as run:
+        training.steps(600)
+    steps = [each.step for each in run.adjustments if each.outcome == "applied"]
+    assert [each - steps[0] for each in steps] == [0, 4, 8]
+    sampled = [number - steps[-1] for number, is_sampled in judged.items() if is_sampled and number > steps[-1]]
+    assert sampled[:5] == [1, 2, 3, 5, 9]
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_weights_for_which_a_scaler_skips_every_step_are_turned_back(watching, training, fused):
     optimizer = torch.optim.Adam(training.model.parameters(), lr=0.01, fused=fused)

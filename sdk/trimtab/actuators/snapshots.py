@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -224,8 +224,8 @@ class Snapshots:
         older one restored in its place.
 
         The loss of a step is that of the weights before it, so a snapshot counts as good when the loss after it did.
-        Snapshots newer than the restored one are dropped. Parameters lose their gradients; learning rates and
-        schedulers are not turned back.
+        Snapshots newer than the restored one are dropped. The best one is kept if it is newer, and not gone back to.
+        Parameters lose their gradients; learning rates and schedulers are not turned back.
 
         Raises:
             Refused: there is no such snapshot, the parameters are not those it was taken of, or another thread trains.
@@ -237,8 +237,7 @@ class Snapshots:
         if chosen is None:
             raise Refused(damaged or self._why_none(since))
         self._restore(chosen, parts)
-        for snapshot in [s for s in self._kept if s.step > chosen.step and s is not self._best]:
-            self._drop(snapshot)
+        self._give_up([s for s in self._kept if s.step > chosen.step])
         self.turns.begin_anew(step)
         note = " ".join(filter(None, (damaged, self._averages.left_behind(parts))))
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, note)
@@ -263,11 +262,7 @@ class Snapshots:
 
     def keep_only(self, steps: Collection[int]) -> None:
         """All ranks have these. The others are dropped; the best one is kept, and not gone back to."""
-        for snapshot in [s for s in self._kept if s.step not in steps]:
-            if snapshot is self._best:
-                snapshot.alone = True
-            else:
-                self._drop(snapshot)
+        self._give_up([s for s in self._kept if s.step not in steps])
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
@@ -388,6 +383,14 @@ class Snapshots:
                 return False
             self._drop(dropped)
         return True
+
+    def _give_up(self, snapshots: Sequence[Snapshot]) -> None:
+        """None of them is gone back to any more; the best one is kept."""
+        for snapshot in snapshots:
+            if snapshot is self._best:
+                snapshot.alone = True
+            else:
+                self._drop(snapshot)
 
     def _drop(self, snapshot: Snapshot) -> None:
         self._kept.remove(snapshot)

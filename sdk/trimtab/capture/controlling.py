@@ -82,8 +82,11 @@ class StepController(Protocol):
         """A record of steps is complete, about one a second, at the end of a step. May set `awaits_steps`."""
         ...
 
-    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:
-        """The parameters are updated. `pending`: by now the next forward has been made with them."""
+    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool:
+        """The parameters are updated. `pending`: by now the next forward has been made with them.
+
+        Returns whether this optimizer was adjusted since it was asked last: its next steps are to be looked at closely.
+        """
         ...
 
     def left_out(self, optimizer: Optimizer) -> bool:

@@ -280,7 +280,7 @@ class Steps:
             tracked.ledger.begin_anew()
         else:
             self._recorder.begin_anew(tracked.ledger)
-        tracked.begin_anew()
+        tracked.look_closely()
         for known in over:
             self.controller.begins_anew(known.ledger.label, may_return=True)
         self.controller.begins_anew(tracked.ledger.label)
@@ -325,13 +325,13 @@ class Steps:
 
     def _hold_weights(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """Under a closure too this comes before it, as some optimizers move the weights in between."""
-        tracked.update_at = self._recorder.pace.updates.after(tracked.calls, tracked.begun)
+        tracked.update_at = self._recorder.pace.updates.after(tracked.calls, tracked.close_from)
         self._refresh(tracked, optimizer)
         self._recorder.hold_weights(tracked.ledger, tracked.parameters, tracked.weights)
         tracked.weights_held = True
 
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
-        tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls, tracked.begun)
+        tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls, tracked.close_from)
         self._refresh(tracked, optimizer)
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
@@ -351,7 +351,7 @@ class Steps:
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
         interval = self.controller.judge(optimizer, tracked.ledger, due)
-        if self.controller.judges_at_once and self._recorder.pace.gradients.is_early(tracked.calls, tracked.begun):
+        if self.controller.judges_at_once and self._recorder.pace.gradients.is_close(tracked.calls, tracked.close_from):
             interval = 1
         tracked.judge_at = (tracked.calls // interval + 1) * interval
         self._recorder.meter.add(self._recorder.clock() - started)
@@ -387,7 +387,9 @@ class Steps:
 
     def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
         started = self._recorder.clock()
-        self.controller.stepped(optimizer, tracked.ledger.label)
+        is_adjusted = self.controller.stepped(optimizer, tracked.ledger.label)
+        if is_adjusted and self.controller.judges_at_once and self._recorder.pace.gradients.fixed is None:
+            tracked.look_closely()
         self._recorder.meter.add(self._recorder.clock() - started)
 
     def _left_out(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held], now: float) -> bool:

@@ -60,7 +60,7 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "__weakref__", "beginning", "begun", "calls", "ended_at", "evaluated", "evaluated_samples", "first",
+        "__weakref__", "beginning", "calls", "close_from", "ended_at", "evaluated", "evaluated_samples", "first",
         "found_inf", "hasty", "is_reloaded", "is_sampled", "judge_at", "judged", "ledger", "optimizer", "parameters",
         "sample_at", "share", "unjudged", "update_at", "weights", "weights_held",
     )  # fmt: skip
@@ -81,7 +81,7 @@ class Tracked:
         self.beginning = Beginning(parameters)
         self.is_reloaded = False  # whether a state of its own was loaded since its last step
         self.calls = 0  # steps, taken or skipped
-        self.begun: int | None = None  # how many there were when a later training than the first began with it
+        self.close_from: int | None = None  # the call from which on the first few are looked at closely once more
         self.sample_at = 0  # the call on which gradients are sampled next
         self.is_sampled = False  # whether they were, for the step that is under way
         self.update_at = 0  # ... and how far it moved the weights
@@ -112,9 +112,9 @@ class Tracked:
         """Whether GradScaler has told the optimizer, a fused one, to leave this step out, as far as is known yet."""
         return isinstance(self.found_inf, float) and self.found_inf > 0
 
-    def begin_anew(self) -> None:
-        """Another training begins with the next step, which is looked at closely."""
-        self.begun = self.sample_at = self.update_at = self.judge_at = self.calls
+    def look_closely(self) -> None:
+        """The next steps are looked at as the first ones of a run are."""
+        self.close_from = self.sample_at = self.update_at = self.judge_at = self.calls
 
     def drop_sample(self) -> None:
         """Forget what was sampled for a step that did not end. The next one takes its place."""

@@ -31,21 +31,22 @@ class Spacing:
         self._costs_s: deque[float] = deque(maxlen=COSTS)
         self._steps_s: deque[float] = deque(maxlen=WARM_UP_STEPS)
 
-    def after(self, step: int, begun: int | None = None) -> int:
+    def after(self, step: int, close_from: int | None = None) -> int:
         """The step on which to act next, having acted on `step`. Steps count from 0.
 
-        `begun`: the first step of a later training, whose first steps are looked at as closely as those of the first.
+        `close_from`: the step from which on as many as in the warm-up are looked at as closely as there: the first of
+        a later training, or one after an adjustment.
         """
         if not self.settled:
             return 1 << step.bit_length()
         settled = (step // self.interval + 1) * self.interval
-        if begun is None or not self.is_early(step, begun):
+        if close_from is None or not self.is_close(step, close_from):
             return settled
-        return min(settled, begun + (1 << (step - begun).bit_length()))
+        return min(settled, close_from + (1 << (step - close_from).bit_length()))
 
-    def is_early(self, step: int, begun: int | None) -> bool:
-        """Whether `step` is among the first of a training that began with step `begun`, and that counts."""
-        return self.fixed is None and begun is not None and step - begun < WARM_UP_STEPS
+    def is_close(self, step: int, close_from: int | None) -> bool:
+        """Whether `step` is one of those that are looked at closely from `close_from` on."""
+        return self.fixed is None and close_from is not None and step - close_from < WARM_UP_STEPS
 
     def cost(self, seconds: float) -> None:
         """What acting cost this time."""

@@ -75,6 +75,7 @@ class Controller:
         self.awaits_steps = False
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
         self._labels: dict[str, None] = {}  # of all that steps, also of what has no optimizer of its own
+        self._anew: set[str] = set()  # of those that were adjusted since their last step
         self.shared: dict[str, None] = {}  # those that several optimizers have, which step inside `backward`
         self._judge = judge
         self._engine = engine
@@ -326,13 +327,16 @@ class Controller:
             self._orders.look(time.perf_counter())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
 
-    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> None:
-        """The parameters are updated: the moment for what has waited for it."""
+    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool:
+        """See `StepController`: the moment for what has waited for it."""
         step = self._books.steps_written()
         may_write = self._end_step(label, step, pending=pending)
         if may_write and label in self.optimizers:
             self._keeping.stepped(step)
         self.awaits_steps = self._awaits()
+        is_adjusted = label in self._anew
+        self._anew.discard(label)
+        return is_adjusted
 
     def judged(self, label: str) -> Judged:
         """What a record says of the steps since the last one."""
@@ -417,6 +421,7 @@ class Controller:
 
     def _adjusted(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:
         self._forgetting.adjusted(decision, step, of_all, back_to)
+        self._anew.update(self._labels if of_all else [decision.optimizer])
         if back_to is not None:
             self._wariness.went_back(decision, step)
 
