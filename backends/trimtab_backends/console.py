@@ -84,10 +84,12 @@ class ConsoleBackend:
         for event in events:
             if isinstance(event, Step) and event.phase == "train":
                 self._progress.take(event)
-            elif isinstance(event, Epoch) and hidden:
-                hidden -= 1
             elif isinstance(event, Epoch):
-                yield self._end_of(event, left_out)
+                if hidden:
+                    hidden -= 1
+                else:
+                    yield self._end_of(event, left_out)
+                self._progress.began_after = event.step
             else:
                 yield from self._other(event)
 

@@ -30,11 +30,15 @@ class Progress:
         self._now = 0.0
         self._since_tick = _Means()
         self._since_epoch = _Means()
+        self.began_after = 0  # the last step of the epoch before this one
         self._rates: dict[str, int | None] = {}  # the epoch in which an optimizer used that learning rate
         self._norms: dict[str, int | None] = {}
+        self._taken: dict[str, int] = {}  # the last step of the newest record of an optimizer
+        self._normed_after: dict[str, int] = {}  # ... of the one before that which has the norm
 
     def take(self, step: Step) -> None:
         self.step, self._now = max(self.step, step.step), step.ts
+        taken, self._taken[step.optimizer] = self._taken.get(step.optimizer, 0), step.step
         if step.loss is not None:
             self.loss[step.optimizer] = step.loss
         if step.learning_rate is not None:
@@ -43,6 +47,7 @@ class Progress:
         if step.gradient_norm is not None:
             self.gradient_norm[step.optimizer] = step.gradient_norm
             self._norms[step.optimizer] = step.epoch
+            self._normed_after[step.optimizer] = taken
         if step.epoch != self.epoch or (step.batch or 0) < (self.batch or 0):
             self._epoch_began = None if step.batch is None else (step.ts, step.batch)
         self.epoch, self.batch, self.batches = step.epoch, step.batch, step.batches
@@ -67,8 +72,13 @@ class Progress:
         return {name: rates for name, rates in self.learning_rate.items() if self._rates.get(name, 0) in (epoch, None)}
 
     def norms_in(self, epoch: int) -> dict[str, float]:
-        """The newest gradient norms likewise."""
-        return {name: norm for name, norm in self.gradient_norm.items() if self._norms.get(name, 0) in (epoch, None)}
+        """The newest gradient norms likewise, where they are means over steps of no other epoch."""
+        earliest = self.began_after - len(self._taken) + 1  # others may have made the last steps of the epoch before
+        return {
+            name: norm
+            for name, norm in self.gradient_norm.items()
+            if self._norms.get(name, 0) in (epoch, None) and self._normed_after[name] >= earliest
+        }
 
     @property
     def step_seconds(self) -> float | None:

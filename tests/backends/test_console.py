@@ -123,9 +123,18 @@ def test_rates_and_norms_of_another_epoch_are_left_out(console, stream):
     assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(True, True), (False, False), (True, False)]
 
 
-def test_rates_and_norms_of_a_record_over_two_epochs_are_those_of_the_later(console, stream):
-    console.write([sample_step(10, epoch=2), Epoch(**at(), epoch=1), Epoch(**at(), epoch=2)])
-    assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(False, False), (True, True)]
+def test_record_over_two_epochs_has_the_rates_of_the_later_and_the_norm_of_neither(console, stream):
+    console.write([sample_step(10, epoch=2, steps=10), Epoch(**at(step=5), epoch=1), Epoch(**at(step=10), epoch=2)])
+    console.write([sample_step(13, epoch=3, steps=3), sample_step(15, epoch=3, steps=2), Epoch(**at(step=15), epoch=3)])
+    assert [("lr" in line, "|g|" in line) for line in said(stream)] == [(False, False), (True, False), (True, True)]
+
+
+def test_norm_of_the_first_record_of_an_epoch_is_shown_where_another_optimizer_ended_the_one_before(console, stream):
+    def records(number):
+        return [sample_step(number + i, optimizer=name, steps=4, epoch=number // 8) for i, name in enumerate("GD")]
+
+    console.write([*records(8), Epoch(**at(step=9), epoch=1), *records(16), Epoch(**at(step=17), epoch=2)])
+    assert [line.count("|g| 1.5 / 1.5") for line in said(stream)] == [1, 1]
 
 
 def test_each_optimizer_has_its_numbers(console, stream):
