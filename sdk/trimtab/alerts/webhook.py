@@ -20,7 +20,6 @@ PATH = "/api/v1/alerts"
 MAX_BODY = 1024 * 1024
 RETRY_S = "10"
 
-Answer = tuple[str, dict[str, Any]]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _STATUS = {
