@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.capture.attribution import Attribution
+from trimtab.capture.controlling import StepController
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Behind, Recorder
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Unjudged, held, parameters_of, rates_of
 from trimtab.sample.gradients import Taken
 from trimtab.sample.ledger import GradientSample, Ledger
-from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held
 
 ROUNDS_WITHOUT_STEP = 3
@@ -34,25 +34,10 @@ UNSEEN = (
 )
 
 
-class Judge(Protocol):
-    """What is needed of the controller: see `controlling.StepController`."""
-
-    awaits_steps: bool
-
-    @property
-    def acts(self) -> bool: ...
-    def begins_anew(self, label: str) -> None: ...
-    def catch_up(self, ledger: Ledger, due: Due) -> None: ...
-    def joined(self, optimizer: Optimizer, label: str) -> None: ...
-    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int: ...
-    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool: ...
-    def rates(self, optimizer: Optimizer) -> Sequence[Any] | None: ...
-
-
 class JudgedAfterwards:
     """Has steps judged that are known only when they are over: nothing can be left out or clipped any more."""
 
-    def __init__(self, recorder: Recorder, controller: Callable[[], Judge]) -> None:
+    def __init__(self, recorder: Recorder, controller: Callable[[], StepController]) -> None:
         self.controller = controller
         self._recorder = recorder
         self._ledger: Ledger | None = None
