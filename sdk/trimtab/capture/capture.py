@@ -58,7 +58,7 @@ UNCLEARED = (
 )
 
 
-class Controller(StepController, Protocol):
+class RunController(StepController, Protocol):
     """What judges the run, and may change it."""
 
     def validating(self) -> None:
@@ -89,7 +89,7 @@ class Capture:
         self._guard = guard
         self._patches = Patches()
         self._attribution = Attribution()
-        self._controller: Controller
+        self._controller: RunController
         unclear = functools.partial(say, "validation_unclear", UNCLEAR)
         look = functools.partial(say, "validation_look", LOOK)
         self._passes = Passes(self._validated, books.end_epoch, unclear, look)
@@ -118,7 +118,7 @@ class Capture:
         self._undo_losses: Callable[[], None] | None = None
         self._criterion_hooks: list[RemovableHandle] = []
 
-    def attach(self, controller: Controller) -> None:
+    def attach(self, controller: RunController) -> None:
         """Hook and wrap, and tell `controller` of steps and validation. Undone by `detach`."""
         self._controller = self._steps.controller = controller
         patches, steps = self._patches, self._steps

@@ -45,7 +45,7 @@ from trimtab.types import Adjustment, Alert, Event, PhaseSummary, Verdict
 
 
 class Controller:
-    """Judges every step of a run, and lets policies and persons act. See `capture.capture.Controller`."""
+    """Judges every step of a run, and lets policies and persons act. See `capture.capture.RunController`."""
 
     def __init__(
         self,
