@@ -33,7 +33,7 @@ COPIED = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, t
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Indexed:
     """Stands in a saved structure for the tensor of this index."""
 
     index: int
@@ -119,7 +119,7 @@ def _is_new(layout: Layout, known: Collection[Any], place: Any) -> bool:
     return True
 
 
-def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
+def _place(layout: Layout, name: str, tensor: Tensor) -> Indexed:
     if tensor.layout not in COPIED or tensor.is_nested:
         kind = "nested tensor" if tensor.is_nested else f"tensor of layout {tensor.layout}"
         raise Refused(f"{name} is a {kind}: snapshots of these are not made.")
@@ -127,7 +127,7 @@ def _place(layout: Layout, name: str, tensor: Tensor) -> Placed:
         layout.indices[id(tensor)] = len(layout.tensors)
         layout.tensors.append(tensor)
         layout.names.append(name)
-    return Placed(layout.indices[id(tensor)])
+    return Indexed(layout.indices[id(tensor)])
 
 
 def _state(layout: Layout, known: Collection[Any], label: str, optimizer: Optimizer) -> State:

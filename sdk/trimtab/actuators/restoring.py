@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.actuators.layout import Buffer, Keyed, Placed, State
+from trimtab.actuators.layout import Buffer, Indexed, Keyed, State
 from trimtab.actuators.parts import PLAIN, owned_by
 
 OVERLAPS = 1  # what torch says of a tensor several elements of which share memory
@@ -52,7 +52,7 @@ class Restoring:
 
     def value(self, living: Any, saved: Any) -> Any:
         """What is to stand where `living` stands: itself, where it can be changed in place."""
-        if type(saved) is Placed:
+        if type(saved) is Indexed:
             return self.tensor(living, saved.index)
         if type(saved) is Keyed:
             return self.keyed(living if isinstance(living, dict) else {}, saved)
