@@ -11,7 +11,7 @@ import pytest
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.lint import events
 from trimtab.lint.judging import judge
-from trimtab.lint.points import Point
+from trimtab.lint.points import LogPoint
 from trimtab.lint.tables import read_csv, read_trainer_state
 
 LIGHTNING = """epoch,lr-SGD,step,train_loss_epoch,train_loss_step,val_acc,val_loss
@@ -65,9 +65,9 @@ def falling(spike_at=None, steps=200):
 def test_csv_of_lightning_is_read(file):
     table = read_csv(file("metrics.csv", LIGHTNING), {})
     assert table.points == [
-        Point(49, loss=1.5),
-        Point(99, loss=1.25),
-        Point(99, validation_loss=1.75, validation_accuracy=0.5),
+        LogPoint(49, loss=1.5),
+        LogPoint(99, loss=1.25),
+        LogPoint(99, validation_loss=1.75, validation_accuracy=0.5),
     ]
 
 
@@ -81,23 +81,23 @@ def test_csv_without_a_step_counts_its_rows_and_says_so(file):
     "content", ["step;Loss\n1;2.0\n", "step\tloss\n1\t2.0\n", "step|loss\n1|2.0\n", "\ufeffstep,Train/Loss\n1,2.0\n"]
 )
 def test_csv_may_be_separated_and_spelled_in_other_ways(file, content):
-    assert read_csv(file("log.csv", content), {}).points == [Point(1, loss=2.0)]
+    assert read_csv(file("log.csv", content), {}).points == [LogPoint(1, loss=2.0)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
 def test_csv_may_be_in_another_encoding(tmp_path, encoding):
     path = tmp_path / "log.csv"
     path.write_bytes("step,größe,loss\n1,é,2.0\n".encode(encoding))
-    assert read_csv(path, {}).points == [Point(1, loss=2.0)]
+    assert read_csv(path, {}).points == [LogPoint(1, loss=2.0)]
 
 
 def test_csv_with_semicolons_may_have_decimal_commas(file):
-    assert read_csv(file("log.csv", "step;loss\n1;2,5\n2;1e-3\n"), {}).points == [Point(1, 2.5), Point(2, 0.001)]
+    assert read_csv(file("log.csv", "step;loss\n1;2,5\n2;1e-3\n"), {}).points == [LogPoint(1, 2.5), LogPoint(2, 0.001)]
 
 
 def test_csv_of_wandb_is_read(file):
     header = '"Step","calm-sea-7 - train/loss","calm-sea-7 - train/loss__MIN","calm-sea-7 - train/loss__MAX"'
-    assert read_csv(file("wandb.csv", f"{header}\n10,2.0,1.0,3.0\n"), {}).points == [Point(10, loss=2.0)]
+    assert read_csv(file("wandb.csv", f"{header}\n10,2.0,1.0,3.0\n"), {}).points == [LogPoint(10, loss=2.0)]
 
 
 def test_nan_in_a_validation_that_goes_on_is_a_cell_that_is_not_known(file):
@@ -122,15 +122,15 @@ def test_cell_may_be_blank_nan_or_infinite(file):
 
 def test_column_is_what_the_user_says_it_is(file):
     path = file("log.csv", "t,loss,objective\n3,9.0,2.0\n")
-    assert read_csv(path, {"loss": "objective", "step": "t"}).points == [Point(3, loss=2.0)]
+    assert read_csv(path, {"loss": "objective", "step": "t"}).points == [LogPoint(3, loss=2.0)]
 
 
 def test_trainer_state_is_read(state):
     table = read_trainer_state(state, {})
     first, second, validation = table.points
-    assert first == Point(500, loss=2.5, gradient_norm=3.5, learning_rate=5e-05)
+    assert first == LogPoint(500, loss=2.5, gradient_norm=3.5, learning_rate=5e-05)
     assert math.isnan(second.gradient_norm)
-    assert validation == Point(1000, validation_loss=2.25, validation_accuracy=0.5)
+    assert validation == LogPoint(1000, validation_loss=2.25, validation_accuracy=0.5)
     assert "logging_nan_inf_filter" in table.notes[-1]
 
 
@@ -209,14 +209,14 @@ def test_row_without_a_step_is_at_that_of_the_row_before(file):
 
 def test_first_of_two_columns_of_a_name_is_read_and_that_is_told(file):
     table = read_csv(file("log.csv", "step,loss,loss\n1,2.0,9.0\n2,,8.0\n3,1.0\n"), {})
-    assert table.points == [Point(1, loss=2.0), Point(3, loss=1.0)]
+    assert table.points == [LogPoint(1, loss=2.0), LogPoint(3, loss=1.0)]
     assert table.notes == ("There are several columns loss: the first one is read.",)
 
 
 def test_cell_may_be_long(file):
     limit = csv.field_size_limit()
     text = "word " * 50_000
-    assert read_csv(file("log.csv", f'step,sample,loss\n1,"{text}",2.0\n'), {}).points == [Point(1, loss=2.0)]
+    assert read_csv(file("log.csv", f'step,sample,loss\n1,"{text}",2.0\n'), {}).points == [LogPoint(1, loss=2.0)]
     assert csv.field_size_limit() == limit
 
 

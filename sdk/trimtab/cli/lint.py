@@ -13,7 +13,7 @@ from trimtab import config
 from trimtab.errors import ConfigError, TrimtabError, printable
 
 if TYPE_CHECKING:
-    from trimtab.lint.findings import Finding, Judged
+    from trimtab.lint.findings import Finding, Judgement
 
 T = TypeVar("T")
 UNJUDGED = 2  # as of whatever cannot be done
@@ -100,7 +100,7 @@ def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
     return said
 
 
-def _told(judged: Judged) -> list[str]:
+def _told(judged: Judgement) -> list[str]:
     """One log: what fired, and what could not be judged."""
     lines = [_head(judged)]
     rows = [("RULE", "SEVERITY", "STEP", "VALUE", "THRESHOLD", "LEVEL", "EPISODES")] if judged.findings else []
@@ -116,7 +116,7 @@ def _told(judged: Judged) -> list[str]:
     return lines + [f"  {note}" for note in judged.notes]
 
 
-def _compared(judged: Sequence[Judged], asked: Iterable[str]) -> list[str]:
+def _compared(judged: Sequence[Judgement], asked: Iterable[str]) -> list[str]:
     """Several logs: a row for each, and then how many of them each rule caught."""
     rows = [("LOG", "STEPS", "STATUS", "FIRED")]
     rows += [
@@ -133,7 +133,7 @@ def _compared(judged: Sequence[Judged], asked: Iterable[str]) -> list[str]:
     return lines
 
 
-def _head(judged: Judged) -> str:
+def _head(judged: Judgement) -> str:
     return ", ".join(filter(None, (f"{judged.name}: {judged.kind}", _steps(judged.steps), judged.status)))
 
 

@@ -68,7 +68,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Judged:
+class Judgement:
     """What there is to say of one log."""
 
     name: str
@@ -80,7 +80,7 @@ class Judged:
     notes: list[str] = field(default_factory=list)
 
 
-class Tally:
+class LevelTally:
     """Takes levels in the order of a log, and remembers little.
 
     Args:
@@ -155,7 +155,7 @@ class Tally:
             )
         return sorted(found, key=lambda finding: finding.step)
 
-    def conclude(self, judged: Judged, unseen: str) -> None:
+    def conclude(self, judged: Judgement, unseen: str) -> None:
         """Write down what fired, and which of the rules asked for had no level: `unseen` says why."""
         judged.findings = [finding for finding in self.findings() if not self._asked or finding.rule in self._asked]
         judged.unjudged |= {rule: unseen for rule in self._asked or self._bars if rule not in self.seen}

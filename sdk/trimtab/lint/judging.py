@@ -9,13 +9,13 @@ from pathlib import Path
 from trimtab import logs
 from trimtab.errors import ConfigError
 from trimtab.lint import events, tables
-from trimtab.lint.findings import Judged
+from trimtab.lint.findings import Judgement
 from trimtab.lint.others import judge_points
 from trimtab.lint.ours import Record, judge_record, points_of
 from trimtab.lint.points import Table
 
 
-def judge(given: str, place: Path, asked: Mapping[str, float | None], columns: Mapping[str, str]) -> Judged:
+def judge(given: str, place: Path, asked: Mapping[str, float | None], columns: Mapping[str, str]) -> Judgement:
     """Judge the log that `given` names: a file, a directory, or the name of a run in `place`.
 
     Args:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from trimtab.catalog.rules import RULES, RuleSpec
-from trimtab.lint.findings import Judged, Levels, Tally, shipped
-from trimtab.lint.points import JUDGED, Point, Table
+from trimtab.lint.findings import Judgement, Levels, LevelTally, shipped
+from trimtab.lint.points import JUDGED, LogPoint, Table
 from trimtab.rules.judge import Judge
 from trimtab.signals import SIGNALS
 from trimtab.types import GradientReading
@@ -30,21 +30,21 @@ WORDS = {
 }
 
 
-def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> Judged:
+def judge_points(name: str, table: Table, asked: Mapping[str, float | None]) -> Judgement:
     """Judge every point as a run judges a step. Raises ConfigError for a rule that there is not."""
     points = table.points
-    tally = Tally(shipped(), asked)
+    tally = LevelTally(shipped(), asked)
     missing = _missing(points)
     for levels in _levels([rule for rule in RULES.values() if rule.name not in missing], points, table.anew):
         tally.add(levels)
-    judged = Judged(name, table.kind, max((point.step for point in points), default=0))
+    judged = Judgement(name, table.kind, max((point.step for point in points), default=0))
     tally.conclude(judged, f"there are too few points for it ({len(points)})")
     judged.unjudged |= {rule: reason for rule, reason in missing.items() if rule in judged.unjudged}
     judged.notes = [*_distance(points), *table.notes]
     return judged
 
 
-def _levels(rules: Sequence[RuleSpec], points: Iterable[Point], anew: Collection[int]) -> Iterator[Levels]:
+def _levels(rules: Sequence[RuleSpec], points: Iterable[LogPoint], anew: Collection[int]) -> Iterator[Levels]:
     judge = Judge(rules)
     total, count = 0.0, 0
     for at, point in enumerate(points):
@@ -64,7 +64,7 @@ def _levels(rules: Sequence[RuleSpec], points: Iterable[Point], anew: Collection
         yield Levels(point.step, "", judge.take_levels(""))
 
 
-def _missing(points: Sequence[Point]) -> dict[str, str]:
+def _missing(points: Sequence[LogPoint]) -> dict[str, str]:
     """The rules that these points cannot support, and why."""
     present = {kind for kind in JUDGED if any(getattr(point, kind) is not None for point in points)}
     missing = {}
@@ -77,7 +77,7 @@ def _missing(points: Sequence[Point]) -> dict[str, str]:
     return missing
 
 
-def _distance(points: Sequence[Point]) -> Iterator[str]:
+def _distance(points: Sequence[LogPoint]) -> Iterator[str]:
     trained = [point.step for point in points if point.loss is not None or point.gradient_norm is not None]
     distances = [after - before for before, after in itertools.pairwise(trained) if after >= before]
     apart = sum(distances) / len(distances) if distances else 1.0

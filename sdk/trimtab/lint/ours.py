@@ -13,8 +13,8 @@ import msgspec
 
 from trimtab import logs
 from trimtab.errors import ConfigError
-from trimtab.lint.findings import Bar, Judged, Levels, Tally, shipped, worst_of
-from trimtab.lint.points import Point
+from trimtab.lint.findings import Bar, Judgement, Levels, LevelTally, shipped, worst_of
+from trimtab.lint.points import LogPoint
 
 UNENDED = "no end in the log"
 UNSEEN = "no level in the log: the run was too short, or held nothing to judge by"
@@ -89,9 +89,9 @@ class Record:
         return bars
 
 
-def judge_record(path: Path, record: Record, asked: Mapping[str, float | None]) -> Judged:
+def judge_record(path: Path, record: Record, asked: Mapping[str, float | None]) -> Judgement:
     """Judge the run that `record` is the outline of. Raises ConfigError for a rule that there is not."""
-    tally = Tally(record.bars(), asked)
+    tally = LevelTally(record.bars(), asked)
     for step in logs.records(path):
         if isinstance(step, logs.Step) and step.run_id == record.run_id and step.levels:
             tally.add(Levels(step.step, step.optimizer, worst_of(step.levels)))
@@ -99,7 +99,7 @@ def judge_record(path: Path, record: Record, asked: Mapping[str, float | None]) 
         if alert.source == "process" and alert.state == "firing":
             value = math.inf if alert.value is None or math.isnan(alert.value) else alert.value
             tally.fired(alert.rule, alert.optimizer, alert.step, value)
-    judged = Judged(record.run, "log", record.steps, record.status)
+    judged = Judgement(record.run, "log", record.steps, record.status)
     tally.conclude(judged, UNSEEN)
     applied = [adjustment for adjustment in record.adjustments if adjustment.outcome == "applied"]
     if applied:
@@ -110,13 +110,13 @@ def judge_record(path: Path, record: Record, asked: Mapping[str, float | None]) 
     return judged
 
 
-def points_of(path: Path, run_id: str) -> Iterator[Point]:
+def points_of(path: Path, run_id: str) -> Iterator[LogPoint]:
     """The records of a log of ours that holds no levels, as points."""
     for record in logs.records(path):
         if not isinstance(record, logs.Step) or record.run_id != run_id:
             continue
         if record.phase == "validation":
-            yield Point(record.step, validation_loss=record.loss, validation_accuracy=record.accuracy)
+            yield LogPoint(record.step, validation_loss=record.loss, validation_accuracy=record.accuracy)
         else:
             rate = record.learning_rate[0] if record.learning_rate else None
-            yield Point(record.step, record.loss, record.gradient_norm, rate, optimizer=record.optimizer)
+            yield LogPoint(record.step, record.loss, record.gradient_norm, rate, optimizer=record.optimizer)

@@ -14,7 +14,7 @@ from trimtab.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LogPoint:
     """One row of a log: what is known of training, of validation, or of both, at a step."""
 
     step: int
@@ -31,7 +31,7 @@ class Table:
     """A log of another tool, read. `notes` are sentences on what it cannot tell."""
 
     kind: str
-    points: Sequence[Point]
+    points: Sequence[LogPoint]
     notes: tuple[str, ...] = ()
     anew: frozenset[int] = frozenset()  # at which points, counted from 0, another run begins
 
@@ -86,7 +86,7 @@ def choose(file: Path, present: Iterable[str], given: Mapping[str, str]) -> dict
 
 def point(
     file: Path, columns: Mapping[str, str], row: Mapping[str, Any], number: int, before: int | None = None
-) -> Point | None:
+) -> LogPoint | None:
     """The point of a row, the `number`th of the file; None where it holds nothing to judge.
 
     Without a step it is at that of the row `before`, or where there is none, at its number.
@@ -97,7 +97,7 @@ def point(
         return None
     if step is None or not math.isfinite(step):
         step = number if before is None else before
-    return Point(
+    return LogPoint(
         int(step),
         loss=values.get("loss"),
         gradient_norm=values.get("gradient_norm"),
@@ -107,7 +107,7 @@ def point(
     )
 
 
-def in_order(points: Sequence[Point]) -> Sequence[Point]:
+def in_order(points: Sequence[LogPoint]) -> Sequence[LogPoint]:
     """Points by their step, where that is the one order they can have: as they are where it does not go back.
 
     They fall from row to row, or none of their values is there twice at one step. Otherwise see `anew`.
@@ -122,7 +122,7 @@ def in_order(points: Sequence[Point]) -> Sequence[Point]:
     return sorted(reversed(points) if falls else points, key=lambda point: point.step)
 
 
-def anew(points: Sequence[Point]) -> list[int]:
+def anew(points: Sequence[LogPoint]) -> list[int]:
     """Where the step goes back: another run, or the same one from a checkpoint, was written below the one before."""
     return [at for at in range(1, len(points)) if points[at].step < points[at - 1].step]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.lint.points import JUDGED, VALIDATION, Point, Table, anew, choose, in_order, point, some
+from trimtab.lint.points import JUDGED, VALIDATION, LogPoint, Table, anew, choose, in_order, point, some
 
 DELIMITERS = ",;\t|"
 TWICE = "There are several columns {name}: the first one is read."
@@ -101,12 +101,12 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _goes_on_after_nan(points: Sequence[Point], kind: str) -> bool:
+def _goes_on_after_nan(points: Sequence[LogPoint], kind: str) -> bool:
     known = [value for each in points if (value := getattr(each, kind)) is not None]
     return any(math.isnan(value) and not math.isnan(after) for value, after in itertools.pairwise(known))
 
 
-def _without_nan(points: Sequence[Point], kind: str) -> Iterator[Point]:
+def _without_nan(points: Sequence[LogPoint], kind: str) -> Iterator[LogPoint]:
     for each in points:
         value = getattr(each, kind)
         blank: dict[str, Any] = {kind: None}
@@ -115,8 +115,8 @@ def _without_nan(points: Sequence[Point], kind: str) -> Iterator[Point]:
             yield without
 
 
-def _points(file: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Point]:
-    points: list[Point] = []
+def _points(file: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[LogPoint]:
+    points: list[LogPoint] = []
     for number, row in enumerate(rows, start=1):
         before = points[-1].step if points and "step" in columns else None
         found = point(file, columns, row, number, before)
