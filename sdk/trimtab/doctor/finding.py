@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
-Verdict: TypeAlias = Literal["ok", "wrong", "skipped"]
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line: about what, what is so, and the next thing to do where that is not as it should be."""
 
-    verdict: Verdict
+    verdict: Literal["ok", "wrong", "skipped"]
     subject: str
     text: str
     advice: str = ""
