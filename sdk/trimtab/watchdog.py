@@ -31,7 +31,7 @@ OBSERVATIONS = 64
 FRAMES = 12
 
 # Steps taken, and anything else that changes while the loop is alive.
-Progress: TypeAlias = tuple[int, object]
+SignsOfLife: TypeAlias = tuple[int, object]
 
 
 class Watchdog:
@@ -50,7 +50,7 @@ class Watchdog:
 
     def __init__(
         self,
-        progress: Callable[[], Progress],
+        progress: Callable[[], SignsOfLife],
         global_step: Callable[[], int],
         *,
         on_hung: Callable[[Verdict, str], None],
@@ -126,7 +126,7 @@ class Watchdog:
             self._episode = self._number()
             self._on_hung(self._verdict("firing"), self._text())
 
-    def _moved_on(self, progress: Progress) -> None:
+    def _moved_on(self, progress: SignsOfLife) -> None:
         verdict = self._verdict("resolved") if self.hung else None
         before, steps = self._seen[0], progress[0]
         if before:  # the first step is no measure of the others
