@@ -29,7 +29,7 @@ class NoAnswer(Exception):
         self.kind = kind
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A whole answer, of whatever status."""
 
     status: int
@@ -65,7 +65,7 @@ class Server:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token.decode('ascii')}"
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> Response:
         """The answer to `GET path`, which may have a query.
 
         Raises:
@@ -96,13 +96,13 @@ class Server:
             return connected
         return self._tls.wrap_socket(connected, server_hostname=self._host, do_handshake_on_connect=False)
 
-    def _whole(self, answer: http.client.HTTPResponse) -> Answer:
+    def _whole(self, answer: http.client.HTTPResponse) -> Response:
         body = answer.read(self._largest + 1)
         if len(body) > self._largest:
             raise NoAnswer("too large", f"answers with more than {self._largest:,} bytes")
         if answer.length:
             raise http.client.IncompleteRead(body, answer.length)
-        return Answer(answer.status, answer.headers, body)
+        return Response(answer.status, answer.headers, body)
 
     @contextlib.contextmanager
     def _told_apart(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from trimtab.errors import ConfigError
-from trimtab.http import Answer, NoAnswer, Server
+from trimtab.http import NoAnswer, Response, Server
 
 DEADLINE_S = 8.0
 MAX_BYTES = 4 * 1024 * 1024
@@ -61,7 +61,7 @@ class Client:
         self._check(answer)
         return answer.body
 
-    def _check(self, answer: Answer) -> None:
+    def _check(self, answer: Response) -> None:
         status, headers = answer.status, answer.headers
         if status in (401, 403):
             raise Unanswered("refused", f"{self.address} refuses the token ({status}). See alerts_token_file.")
