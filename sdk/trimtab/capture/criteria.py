@@ -26,7 +26,7 @@ from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 
-_Judged: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None, bool]
+_Evaluation: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None, bool]
 
 
 class Criteria:
@@ -92,7 +92,7 @@ class Criteria:
             if not in_checkpoint():
                 self._validate(loss, output, args)
         elif in_eval_mode:
-            self._undecided.append(_Undecided(loss, self._judged(loss.call(output, args)), output, args))
+            self._undecided.append(_Undecided(loss, self._evaluation(loss.call(output, args)), output, args))
             self._batch = self._passes.batch
             self._doubt()
         elif output.requires_grad:
@@ -104,7 +104,7 @@ class Criteria:
         for held in undecided:
             name = held.loss.name
             if self._may_compare(name) and not held.is_differentiated:
-                self._passes.validated(*held.judged, loss=name, rank=self._rank(name))
+                self._passes.validated(*held.evaluation, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
     def backward(self, tensor: Any, *, is_returned: bool | None = None) -> None:
@@ -281,7 +281,7 @@ class Criteria:
             self._looks.read(call, self.said, self._clock())
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
-        said, met, *_ = held.judged
+        said, met, *_ = held.evaluation
         self._remember(held.loss, held.output, held.version, is_mean=held.is_mean)
         if not self._passes.batch_samples:
             self._count(said.samples)
@@ -342,8 +342,8 @@ class Criteria:
 
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         if self._may_compare(loss.name):
-            judged = self._judged(loss.call(output, args))
-            self._passes.validated(*judged, loss=loss.name, rank=self._rank(loss.name))
+            evaluation = self._evaluation(loss.call(output, args))
+            self._passes.validated(*evaluation, loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
         elif loss.name in self._weighing.names:
             self.on_weighed(loss.name)
@@ -354,7 +354,7 @@ class Criteria:
         """Whether training calls that loss function, or none so far, and takes its mean."""
         return name not in self._weighing.names and (not self._trained or name in self._trained)
 
-    def _judged(self, call: LossCall) -> _Judged:
+    def _evaluation(self, call: LossCall) -> _Evaluation:
         return criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call)
 
     def _may_be_trained(self, call: LossCall) -> bool:
@@ -376,9 +376,9 @@ class Criteria:
 class _Undecided:
     """A loss with grad, on a model in eval mode."""
 
-    def __init__(self, loss: Loss, judged: _Judged, output: Tensor, args: tuple[Any, ...]) -> None:
+    def __init__(self, loss: Loss, evaluation: _Evaluation, output: Tensor, args: tuple[Any, ...]) -> None:
         self.loss = loss
-        self.judged = judged
+        self.evaluation = evaluation
         self.output, self.version, self.is_mean = weakref.ref(output), output._version, loss.is_mean(args)
         self.is_differentiated = False
         if output.grad_fn is not None:
