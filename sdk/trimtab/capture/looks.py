@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trimtab.capture.said import Said
-from trimtab.sample.chance import TALLIES, next_call, tally
+from trimtab.sample.chance import next_call, tally
 from trimtab.sample.criteria import LossCall, predictions
 from trimtab.sample.spacing import Spacing
 
@@ -76,8 +76,6 @@ class Looks:
             return
         self._tallies += 1
         said.labels.append(found)
-        if self._tallies >= TALLIES:
-            self.labels.at = math.inf
 
 
 @dataclass(slots=True, eq=False)
