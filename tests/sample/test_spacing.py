@@ -40,7 +40,7 @@ def test_settled_interval_is_kept_whatever_the_costs():
     settle(spacing, cost_s=1e-3, step_s=1e-2)
     for _ in range(100):
         spacing.cost(100.0)
-        assert not spacing.step(1e-6)
+        spacing.step(1e-6)
     assert spacing.interval == 16
 
 
@@ -79,28 +79,31 @@ def test_fixed_interval_is_exact_from_the_first_step_on():
     assert acted == [0, 3, 6, 9]
 
 
+def widened(spacing, step_s):
+    spacing.widen(step_s)
+    return spacing.interval
+
+
 def test_widening_doubles_what_has_become_dearer_than_its_share():
     spacing = Spacing(0.01)
-    assert not spacing.widen(1e-9)
+    assert widened(spacing, 1e-9) == 1
     settle(spacing, cost_s=1e-3, step_s=1e-2)
-    assert not spacing.widen(1e-2)
-    assert spacing.widen(5e-3)
-    assert spacing.interval == 32
-    assert not spacing.widen(5e-3)
+    assert widened(spacing, 1e-2) == 16
+    assert widened(spacing, 5e-3) == 32
+    assert widened(spacing, 5e-3) == 32
     for _ in range(8):
         spacing.cost(1e-2)
-    assert spacing.widen(5e-3)
+    assert widened(spacing, 5e-3) == 64
 
 
 def test_fixed_interval_is_never_widened():
     spacing = Spacing(0.01, fixed=3)
     spacing.cost(1.0)
-    assert not spacing.widen(1e-9)
-    assert spacing.interval == 3
+    assert widened(spacing, 1e-9) == 3
 
 
 def test_no_budget_means_the_longest_interval():
     spacing = Spacing(0.0)
     settle(spacing, cost_s=1e-3, step_s=1e-3)
     assert spacing.interval == LONGEST
-    assert not spacing.widen(1e-9)
+    assert widened(spacing, 1e-9) == LONGEST

@@ -52,36 +52,32 @@ class Spacing:
         """What acting cost this time."""
         self._costs_s.append(seconds)
 
-    def step(self, seconds: float) -> bool:
-        """How long a step took. True when the interval settled with this one."""
+    def step(self, seconds: float) -> None:
+        """How long a step took."""
         if self.median_step_s is not None:
-            return False
+            return
         self._steps_s.append(seconds)
         if len(self._steps_s) < WARM_UP_STEPS or (not self.settled and len(self._costs_s) < 3):
-            return False
+            return
         self.median_step_s = median(self._steps_s)
-        if self.settled:
-            return False
-        self._costs_s.popleft()  # the first one also pays for what is done once
-        while self.interval < LONGEST and self._is_dear(self.median_step_s):
-            self.interval *= 2
-        self.settled = True
-        return True
+        if not self.settled:
+            self._costs_s.popleft()  # the first one also pays for what is done once
+            while self.interval < LONGEST and self._is_dear(self.median_step_s):
+                self.interval *= 2
+            self.settled = True
 
     @property
     def is_used(self) -> bool:
         """Whether it was ever acted on."""
         return bool(self._costs_s) or self.settled
 
-    def widen(self, step_s: float) -> bool:
+    def widen(self, step_s: float) -> None:
         """Twice the interval, where this costs more than its share of steps that take `step_s` now.
 
-        A fixed one stays. True when it changed.
+        A fixed one stays.
         """
-        if self.fixed is not None or not self.settled or self.interval >= LONGEST or not self._is_dear(step_s):
-            return False
-        self.interval *= 2
-        return True
+        if self.fixed is None and self.settled and self.interval < LONGEST and self._is_dear(step_s):
+            self.interval *= 2
 
     def _is_dear(self, step_s: float) -> bool:
         return bool(self._costs_s) and median(self._costs_s) > self._share * step_s * self.interval
