@@ -127,7 +127,7 @@ class Capture:
         ways.set_loader(hook("loader", self._batch_came), guard("loader", self._pass_ended))
         watch_loaders(patches, functools.partial(next_of_loader, lane))
         ways.set_loss(hook("loss", self._criteria.called))
-        self._undo_losses = watch_losses(patches, ways.loss, functools.partial(loss_of, lane))
+        self._undo_losses = watch_losses(patches, functools.partial(loss_of, lane), ways.loss)
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         broken = guard("backward", self._backward_broke_off)
         watch_backward(patches, keep_out(before), keep_out(after), keep_out(broken), self._wrap_backward)

@@ -20,7 +20,6 @@ from torch.compiler import is_compiling
 from torch.jit import _builtins as jit_builtins
 from torch.nn import functional
 
-from trimtab.capture.dynamo import keep_out
 from trimtab.capture.patches import Patches
 from trimtab.sample.criteria import MEAN, NONE, SUM, Classes, LossCall
 
@@ -163,18 +162,16 @@ BY_NAME = {"log_target"}  # that `torch.nn.functional` passes so. A call that na
 OnLoss: TypeAlias = Callable[[Loss, Tensor, tuple[Any, ...]], object]
 
 
-def watch_losses(
-    patches: Patches, report: OnLoss, wrap: Callable[[BuiltinLoss, Any], Any] | None = None
-) -> Callable[[], None]:
-    """Call `report(loss, output, args)` after every loss function. Returns what undoes what `patches` does not.
+def watch_losses(patches: Patches, wrap: Callable[[BuiltinLoss, Any], Any], report: OnLoss) -> Callable[[], None]:
+    """Put `wrap(loss, original)` in the place of each built-in, and call `report(loss, output, args)` after the others.
 
-    `wrap(loss, original)` makes what takes the place of a built-in one, where it is to do more than report.
+    Returns what undoes what `patches` does not.
     """
     table: dict[int, str] = jit_builtins._get_builtin_table()  # type: ignore[no-untyped-call]
     registered = []
     for loss in BUILTIN_LOSSES:
         original = getattr(loss.owner, loss.name)
-        wrapper = _reporting(loss, original, report) if wrap is None else wrap(loss, original)
+        wrapper = wrap(loss, original)
         wrapper.__name__ = wrapper.__qualname__ = loss.name
         wrapper.__doc__ = original.__doc__
         patches.replace(loss.owner, loss.name, wrapper)
@@ -197,16 +194,6 @@ def _argument_of(function: Any, name: str) -> Tensor | None:
     while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back  # type: ignore[assignment]
     return None if frame is None else frame.f_locals.get(name)
-
-
-def _reporting(loss: BuiltinLoss, original: Any, report: Callable[..., Any]) -> Any:
-    def loss_function(*args: Any, **kwargs: Any) -> Any:
-        output = original(*args, **kwargs)
-        if type(output) is Tensor and kwargs.keys() <= BY_NAME:  # not the fake one of a compiler
-            report(loss, output, args)
-        return output
-
-    return keep_out(loss_function, calls_user_code=True)
 
 
 def _wrap_forward(module: type[nn.Module], report: Callable[..., Any]) -> Any:
