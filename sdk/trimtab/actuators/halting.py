@@ -53,13 +53,13 @@ class Halting:
                 may take 0.1 s.
         """
         self.requested = False
+        self.asks = False  # whether the loop has ever asked, here or on another rank
         self._reason = ""
         self._on_halt = on_halt
         self.say = say
         self._before_backwards = before_backwards
         self._steps = steps
         self._look_out = look_out
-        self._asks = False  # whether the loop has ever asked
         self._told = False  # whether a framework was told
         self._raised = False
         self._ignored = 0  # backwards since the request
@@ -68,18 +68,13 @@ class Halting:
         self._is_another_prepared: Callable[[], bool | None] = _never
 
     @property
-    def asks(self) -> bool:
-        """Whether the loop has ever asked, here or on another rank."""
-        return self._asks
-
-    @property
     def heeded(self) -> bool:
         """Whether a halt was requested, and somebody has heard of it."""
-        return self.requested and (self._asks or self._told or self._on_halt == "unwind")
+        return self.requested and self._has_listener
 
     def is_heard(self) -> bool:
         """Whether somebody would hear of a request now. Costs as much as one."""
-        return self._asks or self._told or self._on_halt == "unwind" or any(True for _ in _owners())
+        return self._has_listener or any(True for _ in _owners())
 
     def when_heard(self, call: Callable[[], object]) -> None:
         """Have `hear` call it, once; in place of what it was given before."""
@@ -92,14 +87,14 @@ class Halting:
         """
         if self.requested:
             return
-        self.requested, self._reason, self._asks = True, reason, self._asks or asks
+        self.requested, self._reason, self.asks = True, reason, self.asks or asks
         self._is_another_prepared = self._look_out() or _never
         if self._on_halt == "unwind":
             self._before_backwards(self.before_backward)
         for owner, flag in _owners():
             setattr(owner, flag, True)
             self._told = True
-        if not (self._told or self._asks or self._on_halt == "unwind"):
+        if not self._has_listener:
             self.say("halt is advice", f"Training should stop ({reason}), but {NOBODY_ASKS}.")
 
     def begin_anew(self) -> None:
@@ -117,7 +112,7 @@ class Halting:
 
     def asked(self) -> bool:
         """The loop asks whether to stop. It may be the loop of the next training, before its first step."""
-        self._asks = True
+        self.asks = True
         if self.requested:
             before, self._asked_at = self._asked_at, self._steps()
             if before == self._asked_at:
@@ -134,7 +129,7 @@ class Halting:
         if not self.requested:
             return
         self._ignored += 1
-        patience = PATIENCE_BACKWARDS if self._asks or self._told else 0
+        patience = PATIENCE_BACKWARDS if self.asks or self._told else 0
         if self._ignored <= patience:
             return
         if self._raised:
@@ -142,6 +137,11 @@ class Halting:
         if self.requested:
             self._raised = True
             raise HaltTraining(self._reason)
+
+    @property
+    def _has_listener(self) -> bool:
+        """Whether somebody is known to listen: the loop, its framework, or whoever is to be unwound."""
+        return self.asks or self._told or self._on_halt == "unwind"
 
 
 def _nothing() -> None:
