@@ -16,7 +16,8 @@ from paired import Estimate, Plan, Round, Side, compare, estimate, ratio
 from results import MICROSECONDS, TIMES, Figure, judged, load, machine, table
 from torch import Tensor
 
-from trimtab.sample.gradients import Moments, combine, take
+from trimtab.sample.gradients import take
+from trimtab.sample.moments import Moments, combine
 
 BAR = 4.0  # times a plain sum, for the GPT; 3 is the prize
 RIGHT = 1e-5  # relative to float64

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from trimtab.sample import gradients
 from trimtab.sample.elements import elements_of
-from trimtab.sample.gradients import Moments, combine, finite, take
+from trimtab.sample.gradients import finite, take
+from trimtab.sample.moments import Moments, combine
 
 KINDS = {
     "random": lambda noise: noise * 1e-3,

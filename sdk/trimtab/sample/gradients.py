@@ -23,8 +23,6 @@ from trimtab.sample.elements import Elements, elements_of, pieces
 from trimtab.sample.moments import Moments, combine
 from trimtab.sample.seclusion import secluded
 
-__all__ = ["Moments", "Taken", "combine", "finite", "take"]
-
 BLOCK = 1024 * 1024  # elements: 4 MiB, for caches of today; a smaller one pays for launches, a larger one for memory
 DEVICE_BLOCK = 16 * BLOCK  # on a device launches cost more, and there is memory
 ROW = 512  # elements whose squares are summed one after the other, with an error of at most ROW / 8 lanes * 2**-24

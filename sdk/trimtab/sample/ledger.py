@@ -19,7 +19,8 @@ from torch import Tensor
 
 from trimtab.sample.chance import Chance
 from trimtab.sample.criteria import TrainingCriterion
-from trimtab.sample.gradients import Moments, Taken, combine
+from trimtab.sample.gradients import Taken
+from trimtab.sample.moments import Moments, combine
 from trimtab.sample.noise import FirstBackward, NoiseScale
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.sample.updates import UpdateSample

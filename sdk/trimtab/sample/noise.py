@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from trimtab.sample.gradients import Taken, combine
+from trimtab.sample.gradients import Taken
+from trimtab.sample.moments import combine
 
 WEIGHT = 0.05  # of the newest pair
 PAIRS = 20  # before there is a value

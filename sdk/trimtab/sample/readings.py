@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from trimtab.sample.gradients import combine
 from trimtab.sample.ledger import GradientSample, Samples
+from trimtab.sample.moments import combine
 from trimtab.sample.scalars import Held, Transfer
 from trimtab.types import GradientReading
 

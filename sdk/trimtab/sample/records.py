@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trimtab.sample.gradients import Moments, combine
 from trimtab.sample.ledger import Block, Columns, Ledger, Numbers, known, mean, split_at_first_nonfinite
+from trimtab.sample.moments import Moments, combine
 from trimtab.types import LayerStatistics, Step, Totals, Verdicts
 
 
