@@ -23,7 +23,6 @@ from trimtab.sample.seclusion import modes, secluded
 NONE, MEAN, SUM = 0, 1, 2  # torch.nn._reduction.get_enum
 
 Classes: TypeAlias = Literal["multiclass", "binary_logits", "binary_probabilities"]
-Count: TypeAlias = "int | Tensor"
 
 FEW, FEWER = 512, 64  # targets that are compared one by one, and that are counted one by one
 
@@ -199,7 +198,7 @@ def _counted(call: LossCall) -> Tensor | None:
     return (target != call.ignore_index).sum()
 
 
-def _divisor(call: LossCall, counted: Tensor | None) -> Count:
+def _divisor(call: LossCall, counted: Tensor | None) -> int | Tensor:
     if counted is not None:
         if call.weight is None or call.target is None or call.ignore_index is None:
             return counted
