@@ -18,6 +18,8 @@ ROW_GAPS = 2  # judgements: first aid that comes no later than this after first 
 
 Key: TypeAlias = tuple[str, str]  # a policy, a group or a rule; and an optimizer
 
+_KEYED = ("climbed", "aided", "cooling", "acted", "spent")  # what is by `Key` and outlives the process
+
 
 @dataclass(slots=True)
 class Accounts:
@@ -90,10 +92,7 @@ class Accounts:
     def state(self) -> dict[str, Any]:
         """For `restore`: plain values that JSON holds."""
         keyed = {name: [[*key, value] for key, value in getattr(self, name).items()] for name in _KEYED}
-        return {
-            **keyed,
-            "settling": dict(self.settling),
-        }
+        return {**keyed, "settling": dict(self.settling)}
 
     @classmethod
     def restore(cls, state: Mapping[str, Any], ahead: int) -> Accounts:
@@ -110,9 +109,6 @@ class Accounts:
             acted={key: int(episode) for key, episode in keyed("acted").items()},
             spent=Counter({key: int(count) for key, count in keyed("spent").items()}),
         )
-
-
-_KEYED = ("climbed", "aided", "cooling", "acted", "spent")
 
 
 def meets(one: str, other: str) -> bool:
