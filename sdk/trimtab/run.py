@@ -346,7 +346,7 @@ class Run:
             lifecycle.each(
                 self._watchdog.close,
                 lambda: self._complete() if status == "completed" else None,
-                self._guard.wrap("alerts", reception.close) if reception is not None else _nothing,
+                self._guard.wrap("alerts", reception.close) if reception is not None else lambda: None,
                 self._state.write,
                 self._guard.wrap("steering", self._controller.close),
                 self._leave_snapshots,
@@ -437,7 +437,3 @@ class Run:
     def _flush_backends(self) -> None:
         if self._bus is not None:
             self._bus.flush(CLOSE_DEADLINE_S)
-
-
-def _nothing() -> None:
-    pass
