@@ -67,9 +67,9 @@ class Findings(Evidence):
             return RECOVERED
         if self._chosen or rule in UNMISTAKABLE:
             return ""
-        doubt = doubt_of_loss()
-        if not doubt:
-            if self._judge.is_lost(rule, optimizer):
-                return ""
-            return IMPROVES if self._judge.validation_improves else AT_REST
-        return f"{doubt}: only {' and '.join(UNMISTAKABLE)} are acted upon. policies=['shipped'] lets all of them act"
+        if doubt := doubt_of_loss():
+            only = f"only {' and '.join(UNMISTAKABLE)} are acted upon"
+            return f"{doubt}: {only}. policies=['shipped'] lets all of them act"
+        if self._judge.is_lost(rule, optimizer):
+            return ""
+        return IMPROVES if self._judge.validation_improves else AT_REST
