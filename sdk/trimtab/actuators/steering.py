@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from trimtab.actions import Refused
 from trimtab.actuators.clipping import Clip
 from trimtab.actuators.dropout import Dropout, put_back
+from trimtab.actuators.parts import owned_by
 from trimtab.actuators.updates import Settings, Updates, Used
 
 OVERWRITTEN = (
@@ -47,6 +48,11 @@ class Steered:
     def optimizers(self) -> list[Optimizer]:
         """Those that live."""
         return [optimizer for held in self._optimizers if (optimizer := held()) is not None]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Theirs, in order."""
+        return [parameter for optimizer in self.optimizers for parameter in owned_by(optimizer)]
 
     @property
     def is_gone(self) -> bool:
@@ -236,7 +242,7 @@ class Steering:
         settings.clip = _clip(saved, lambda: self.usual_norm(steered.label))
         if saved["dropout"] is not None:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
-                models = self.models_of(parameters_of(steered))
+                models = self.models_of(steered.parameters)
                 steered.dropout.set(models, saved["dropout"], lower=saved.get("lower", False))
         if settings.steers:
             with contextlib.suppress(Refused):
@@ -265,8 +271,3 @@ def _clip(saved: Mapping[str, Any], usual: Callable[[], float | None]) -> Clip |
     """Runs of earlier versions say nothing of it."""
     clip = saved.get("clip")
     return None if clip is None else Clip.load(clip, usual)
-
-
-def parameters_of(steered: Steered) -> list[Tensor]:
-    """Of every optimizer with the label, in order."""
-    return [p for optimizer in steered.optimizers for group in optimizer.param_groups for p in group["params"]]

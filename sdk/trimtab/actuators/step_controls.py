@@ -15,7 +15,7 @@ from trimtab.actuators.clipping import Clip, check_clippable, harmless_norm, is_
 from trimtab.actuators.groups import Group, groups_of, optimizers_in
 from trimtab.actuators.scales import bounded
 from trimtab.actuators.skipping import check_skippable
-from trimtab.actuators.steering import Steered, Steering, parameters_of
+from trimtab.actuators.steering import Steered, Steering
 from trimtab.actuators.updates import is_number
 
 # Whose update is not proportional to the rate: by the names of their classes, whatever package they come from.
@@ -81,7 +81,7 @@ class StepControls:
 
         With `lower` those that have more are set to it too.
         """
-        models = self._steering.models_of(parameters_of(self._steered))
+        models = self._steering.models_of(self._steered.parameters)
         if not models:
             raise Refused("The model is not known: no module holds the optimizer's parameters.")
         before = self._steered.dropout.set(models, ratio, lower=lower)
@@ -104,7 +104,7 @@ class StepControls:
             if found is None:
                 raise Refused("It is not known yet what norm is usual for these gradients.")
             norm = found.item()
-        check_clippable(parameters_of(self._steered))
+        check_clippable(self._steered.parameters)
         self._steering.surround(self._steered)
         plan.harmless, settings.clip = harmless, plan
         return Change({"max_norm": before.norm_now() if before is not None else None}, clipped(norm, steps))
