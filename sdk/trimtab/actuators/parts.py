@@ -30,7 +30,7 @@ _OF_TORCH = frozenset(
     {"state", "param_groups", "defaults", "step", "_step_count", "_opt_called",
      "_warned_capturable_if_run_uncaptured"}
 )  # fmt: skip
-_HOOKS = "_optimizer_"
+HOOKS = "_optimizer_"  # what torch keeps hooks in, on an optimizer
 _DEEPEST = 4  # containers in containers of an attribute
 
 
@@ -141,7 +141,7 @@ def attributes_of(optimizer: Optimizer) -> dict[str, Any]:
         for name, value in vars(optimizer).items()
         if name not in _OF_TORCH
         and name not in SCHEDULED
-        and not name.startswith(_HOOKS)
+        and not name.startswith(HOOKS)
         and (type(value) in (bool, int, float) or _holds_state(value, parameters))
     }
 

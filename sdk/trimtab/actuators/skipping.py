@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
-
-_HOOKS = "_optimizer_"  # what torch keeps hooks in, on an optimizer
+from trimtab.actuators.parts import HOOKS, owned_by
 
 _FIXED = (
     NoneType, bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, FunctionType, MethodType,
@@ -40,9 +39,7 @@ def check_skippable(optimizers: Sequence[Optimizer], *, under_closure: bool) -> 
         kind = type(optimizer).__name__
         if under_closure and (len(optimizers) > 1 or "rho" in optimizer.defaults):
             raise Refused(f"{kind} may have changed its parameters before it called the closure.")
-        if any(
-            p.grad is not None and p.grad.requires_grad for group in optimizer.param_groups for p in group["params"]
-        ):
+        if any(p.grad is not None and p.grad.requires_grad for p in owned_by(optimizer)):
             raise Refused(f"{kind} reads second derivatives: its gradients are part of a graph, and cannot be hidden.")
         unknown = Kept([optimizer], copy_tensors=False).unknown
         if unknown is not None:
@@ -146,14 +143,13 @@ class Kept:
 
 
 def _is_left(key: Any) -> bool:
-    return isinstance(key, str) and key.startswith(_HOOKS)
+    return isinstance(key, str) and key.startswith(HOOKS)
 
 
 def _parameters(optimizers: Sequence[Optimizer]) -> Iterable[Tensor]:
     seen: set[int] = set()
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield parameter
+        for parameter in owned_by(optimizer):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter

@@ -14,6 +14,7 @@ from trimtab.actuators import own_rates
 from trimtab.actuators.clipping import Clip, clip, harmless_norm
 from trimtab.actuators.decay import Decay
 from trimtab.actuators.groups import Group, Placed, groups_of, held_by, optimizers_in
+from trimtab.actuators.parts import owned_by
 from trimtab.actuators.scales import Scale
 from trimtab.actuators.skipping import Skip
 
@@ -149,12 +150,11 @@ class Updates:
             self._overwritten()
 
     def _clip(self, optimizer: Optimizer, plan: Clip) -> None:
-        groups = optimizer.param_groups
-        max_norm = harmless_norm(groups, self._settings.scale.value) if plan.harmless else plan.norm_now()
+        scaled = self._settings.scale.value
+        max_norm = harmless_norm(optimizer.param_groups, scaled) if plan.harmless else plan.norm_now()
         if max_norm is not None:
             scale: Any = getattr(optimizer, "grad_scale", None)
-            parameters = [p for group in groups for p in group["params"]]
-            clip(parameters, max_norm, scale if isinstance(scale, Tensor) else None)
+            clip(owned_by(optimizer), max_norm, scale if isinstance(scale, Tensor) else None)
             self._clipped = True
 
     def _used(self, optimizer: Optimizer, scale: float) -> Used:
