@@ -45,14 +45,13 @@ class Judge:
         chosen: Collection[str] = (),
     ) -> None:
         self.rules = [rule.name for rule in rules]
-        self.monitor = monitor[0]
+        self.monitor, self._mode = monitor
         self.improved = False  # whether the newest validation pass, or value of the monitored name, is the best so far
         self.monitored = False  # whether the monitored value was ever seen
         self.newest = 0.0  # ... and what it was last
         self.contest = Contest()
         self.trusts_loss = True  # to come down where training goes well, see `distrust_loss`
         self._given = list(rules)
-        self._monitor = monitor
         self._attempt = attempt
         self._averages = averages
         self._chosen = chosen
@@ -62,7 +61,7 @@ class Judge:
         self._rates: dict[str, LearningRate] = {}  # by optimizer
         self._learned: set[str] = set()  # optimizers that trained by another objective before
         self._began_at = 0  # the first step of the objective of now, since a run begins with one
-        self._best = ValidationsSinceBest(monitor[1])
+        self._best = ValidationsSinceBest(self._mode)
         self._lost = ValidationLost()
         self._validation = ValidationFalls()
         self._several = False  # optimizers
@@ -130,7 +129,7 @@ class Judge:
             for each in self._benches.values():
                 each.course.take_validation(loss, lost)
         self.improved = False
-        monitored = {"loss": loss, "accuracy": accuracy}.get(self._monitor[0])
+        monitored = {"loss": loss, "accuracy": accuracy}.get(self.monitor)
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)
 
     @property
@@ -143,7 +142,7 @@ class Judge:
         bench = self._bench("")
         self.improved = False
         verdicts = bench.take(LOGGED + name, step, value)
-        is_monitored = name == self._monitor[0] and not of_training
+        is_monitored = name == self.monitor and not of_training
         return verdicts + self._monitored(step, value) if is_monitored else verdicts
 
     def record(self, step: int, **values: float) -> list[Verdict]:
@@ -195,7 +194,7 @@ class Judge:
     def forget_validation(self) -> None:
         """Validation has another measure: neither its course nor its best counts. Episodes are as in `begin_anew`."""
         self._forget("")
-        self._best = ValidationsSinceBest(self._monitor[1])
+        self._best = ValidationsSinceBest(self._mode)
         self._lost = ValidationLost()
         self._validation = ValidationFalls()
 
@@ -316,14 +315,12 @@ class Judge:
     @property
     def awaits_logged(self) -> str:
         """The name of a value that has to be logged to be monitored, and was not yet; "" where there is none."""
-        name = self._monitor[0]
-        return "" if self.monitored or name in ("loss", "accuracy") else name
+        return "" if self.monitored or self.monitor in ("loss", "accuracy") else self.monitor
 
     def not_monitored(self, logged: Collection[str]) -> str:
         """What to tell the user where nothing of the monitored name was seen; `logged` are the names that were."""
-        name = self._monitor[0]
-        hint = did_you_mean(name, {"loss", "accuracy", *logged})
-        return f"monitor={name!r}: no such value has been seen, so that no state is kept as the best. {hint}"
+        hint = did_you_mean(self.monitor, {"loss", "accuracy", *logged})
+        return f"monitor={self.monitor!r}: no such value has been seen, so that no state is kept as the best. {hint}"
 
     def described(self) -> dict[str, dict[str, Any]]:
         """By what each rule is judged in this run, in plain values: for the record."""
@@ -367,7 +364,7 @@ class Judge:
             of_run = ("validation", "record")
             rules = [r for r in self._given if ((_judged(r) in of_run) == (not optimizer)) and _judged(r) != "watchdog"]
             rate = self._rates.setdefault(optimizer, LearningRate())
-            bench = Bench(optimizer, rules, self._monitor[1], rate, self._attempt, began_at=self._began_at)
+            bench = Bench(optimizer, rules, self._mode, rate, self._attempt, began_at=self._began_at)
             self._benches[optimizer] = bench
             bench.course.learned = optimizer in self._learned
             bench.course.averages = not optimizer or self._averages(optimizer)
