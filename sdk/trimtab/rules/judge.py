@@ -98,7 +98,7 @@ class Judge:
 
     def skipped(self, optimizer: str, step: int) -> list[Verdict]:
         """GradScaler skipped a step. One is information; three in a row are gradients that are not finite."""
-        bench = self._benches.get(optimizer) or self._bench(optimizer)
+        bench = self._bench(optimizer)
         bench.skips += 1
         return bench.take("norm", step, math.inf) if bench.skips >= SKIPS else []
 
@@ -229,8 +229,7 @@ class Judge:
 
     def chance(self, optimizer: str, loss: float | None) -> None:
         """The loss at chance of what this optimizer is trained on: see `sample.chance`. None where it is not known."""
-        bench = self._benches.get(optimizer) or self._bench(optimizer)
-        bench.course.chance = loss
+        self._bench(optimizer).course.chance = loss
 
     def loss_at_chance(self, optimizer: str) -> float | None:
         """What `chance` was told last."""
