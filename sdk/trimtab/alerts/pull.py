@@ -14,6 +14,7 @@ from trimtab.alerts.client import Busy, Client, NotThere, Unanswered
 from trimtab.alerts.inbox import TOO_LATE, Inbox
 from trimtab.alerts.payloads import Incoming, Malformed
 from trimtab.alerts.silences import Labels, Silences, covered
+from trimtab.catalog import IN_GRAFANA
 from trimtab.guard import Guard
 from trimtab.types import AlertSource
 
@@ -23,7 +24,6 @@ CROWDED_S = 60.0  # without an answer from a server that has others to answer, a
 STRETCH, RELAX = 1.5, 0.95  # of the interval, when the server had no time for a question, and when it had
 SOON = 2  # intervals, within which who was sent away comes back: none may have bad luck for ever
 UNREAD_TOLD = 20  # silences that cannot be read, of a server that has ever new ones
-GRAFANA = "/api/alertmanager/grafana"  # under which it serves the API of Alertmanager
 CLOSE_S = 0.5
 
 
@@ -61,7 +61,7 @@ class Poller:
         self._published = published
         self._jitter = jitter or random.Random().random  # never the one that the user seeded
         self._prefix = ""  # before the paths of the API
-        self._source: AlertSource = "grafana" if GRAFANA in client.address else "alertmanager"
+        self._source: AlertSource = "grafana" if IN_GRAFANA in client.address else "alertmanager"
         self._found = False  # which of the two it is
         self._firing: dict[tuple[str, float], Incoming] = {}
         self._unread: set[str] = set()  # silences that the user was told of
@@ -145,8 +145,8 @@ class Poller:
         except NotThere:
             if self._source == "grafana":
                 raise
-            body = self._client.get(GRAFANA + path)
-            self._prefix, self._source = GRAFANA, "grafana"
+            body = self._client.get(IN_GRAFANA + path)
+            self._prefix, self._source = IN_GRAFANA, "grafana"
         self._found = True
         return body
 

@@ -18,6 +18,7 @@ STEP_DURATION_BUCKETS = (
 )  # fmt: skip
 LEVEL_WINDOW_S = 60.0  # over which the level that is exported is the worst
 CLOCK_SKEW_S = 30.0  # by which the clocks of a run and of the servers whose alerts it takes may differ
+IN_GRAFANA = "/api/alertmanager/grafana"  # the path under which a Grafana serves the API of Alertmanager
 ALERT_PATH = "TrimtabAlertPathAlive"  # the servers' alert that always fires, and so tells that alerts get through
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from trimtab.alerts import payloads
 from trimtab.alerts.silences import covered, expected_labels
-from trimtab.catalog import ALERT_PATH
+from trimtab.catalog import ALERT_PATH, IN_GRAFANA
 from trimtab.catalog.rules import RULES
 from trimtab.discovery import Target
 from trimtab.doctor.finding import Finding, ok, wrong
 from trimtab.doctor.http import Http, Unanswered
 
 TOKEN_VARIABLE, CA_VARIABLE = "TRIMTAB_ALERTS_TOKEN_FILE", "TRIMTAB_ALERTS_CA_FILE"
-IN_GRAFANA = "/api/alertmanager/grafana"  # under which a Grafana serves the API of Alertmanager
 
 
 def check(
