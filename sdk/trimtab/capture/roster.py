@@ -14,7 +14,8 @@ from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.beginning import LEARNED, Beginning
 from trimtab.capture.recorder import Recorder
-from trimtab.capture.tracked import Tracked, living_optimizers, parameters_of
+from trimtab.capture.tracked import Tracked, parameters_of
+from trimtab.searches import living
 
 
 class Arrival(NamedTuple):
@@ -72,13 +73,13 @@ class Roster:
         Its parameters are none of theirs, or are where those began. Both go through the objects of the process.
         """
         self._count_steps()
-        there, former = weakref.WeakSet(living_optimizers()), list(self._former.values())
+        there, former = weakref.WeakSet[Optimizer](living(Optimizer)), list(self._former.values())
 
         def is_for_another(optimizer: Optimizer) -> bool:
             parameters = {id(p) for p in parameters_of(optimizer)}
             return bool(parameters) and all(b.is_apart_from(parameters) or _is_back(b) for b in former)
 
-        return lambda: any(each not in there and is_for_another(each) for each in living_optimizers())
+        return lambda: any(each not in there and is_for_another(each) for each in living(Optimizer))
 
     def enter(self, optimizer: Optimizer) -> Arrival:
         """It steps for the first time. It takes the lowest index that no living optimizer has."""

@@ -20,7 +20,6 @@ from trimtab.sample.noise import FirstBackward
 from trimtab.sample.readings import Due
 from trimtab.sample.scalars import Held, hold
 from trimtab.sample.updates import Weights
-from trimtab.searches import living
 
 
 class Unjudged:
@@ -145,11 +144,6 @@ def _letting_go(tracked: Tracked, let_go: Callable[[Tracked], object]) -> Callab
             let_go(tracked)
 
     return optimizer_is_gone
-
-
-def living_optimizers() -> list[Optimizer]:
-    """Every optimizer of the process. Takes some 50 ms, as it goes through all that the garbage collector knows."""
-    return living(Optimizer)
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
