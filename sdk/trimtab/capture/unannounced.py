@@ -27,7 +27,7 @@ from trimtab.sample.scalars import Held
 ROUNDS_WITHOUT_STEP = 3
 ROUNDS_BEFORE_STEP = 256  # ... where an optimizer is there that may step yet
 
-UNSEEN = (
+NO_STEP_SEEN = (
     "No optimizer step is seen, as with Keras, fastai, updates by hand, or an optimizer that does not call "
     "super().__init__(). Steps are counted by cleared gradients: loss, accuracy, gradients and samples are shown; the "
     "learning rate is not, and policies can do nothing but halt."
@@ -280,7 +280,7 @@ class UnseenOptimizer:
         return [each for each in hooked if not _is_trained(parameters_of(each))]
 
     def _start(self) -> None:
-        self._say("unseen_optimizer", UNSEEN)
+        self._say("unseen_optimizer", NO_STEP_SEEN)
         self._awaited = []
         before, self._parameters = self._share, self._attribution.newest_leaves
         self._recorder.search(self._models, self._parameters)

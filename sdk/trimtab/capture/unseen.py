@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 AFTER = 2  # epochs
-UNSEEN = (
+NO_VALIDATION_SEEN = (
     "After each epoch, or within it, the model is evaluated, and calls no loss function of torch that training calls: "
     "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
     "run.attach(criterion=...)."
