@@ -174,11 +174,6 @@ def restore_best() -> bool:
     return run is not None and run.restore_best()
 
 
-def active_run() -> Run | None:
-    """The run that is active in this process."""
-    return _active
-
-
 def _decorated(function: F, options: Mapping[str, Any]) -> F:
     name = getattr(function, "__name__", type(function).__name__)
     if isinstance(function, staticmethod | classmethod):

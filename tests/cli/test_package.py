@@ -11,7 +11,7 @@ def test_package_waits_for_its_first_use_to_import_torch(desk):
 
 
 def test_function_watch_is_there_whatever_was_imported_before(desk):
-    source = "import trimtab; from trimtab.watching import active_run; print(trimtab.watch.__name__)"
+    source = "import trimtab; from trimtab.watching import log; print(trimtab.watch.__name__)"
     assert desk.python("-c", source).stdout == "watch\n"
 
 
