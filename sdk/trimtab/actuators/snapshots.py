@@ -205,7 +205,7 @@ class Snapshots:
             raise
 
     def may_restore(self, parts: Parts) -> bool:
-        """Whether no graph is pending that needs the weights as they are. To be asked before the two below.
+        """Whether no graph is pending that needs the weights as they are. To be asked before any are restored.
 
         Where it is false, the end of a later cycle will do. One scan of the process's objects: 60 to 90 ms on an idle
         machine, 300 ms for 285,000 of them on a busy one (see benchmarks/SNAPSHOTS.md).
