@@ -406,17 +406,17 @@ class Steps:
 
     def _skip(self, tracked: Tracked, losses: Sequence[Held], now: float, reason: str = "scaler") -> None:
         """The parameters stay as they are, and the step is not one: GradScaler found Inf or NaN, or a policy did."""
+        ledger = tracked.ledger
         tracked.share.skipped()
         tracked.ended_at = now
-        ledger = tracked.ledger
         ledger.drop_samples()
-        self._recorder.books.skip(tracked.ledger, reason, total(losses))
+        self._recorder.books.skip(ledger, reason, total(losses))
         if reason == "scaler":
             started = self._recorder.clock()
             self.controller.skipped(ledger.label)
             self._recorder.meter.add(self._recorder.clock() - started)
-        if now >= tracked.ledger.close_at:
-            self._recorder.close(tracked.ledger)
+        if now >= ledger.close_at:
+            self._recorder.close(ledger)
 
     def _preclip_norm(self, tracked: Tracked) -> Held | None:
         """Take the norm that was found when this optimizer's gradients were clipped."""
