@@ -51,27 +51,6 @@ class Actuators:
         self.rank = rank
         self.largest_dropout = LargestRatio(lambda: list(parts().models.values()))
 
-    def controls(
-        self,
-        optimizer: str,
-        step: int,
-        since: int | None,
-        *,
-        late: bool = False,
-        pending: bool = False,
-        all_ranks: Callable[[bool], bool] = bool,
-    ) -> RunControls:
-        """For a decision made at `step` about trouble that began at `since`.
-
-        `late`: that step is applied by now. `pending`: a graph still needs the weights as they are. `all_ranks` says
-        whether something is true on every rank, each of which asks.
-        """
-        return RunControls(self, optimizer, step, since, late=late, pending=pending, all_ranks=all_ranks)
-
-    def dry_controls(self, optimizer: str, step: int, since: int | None) -> DryControls:
-        """The same for a decision that is only shown."""
-        return DryControls(self, optimizer, step, since)
-
     def put_best_back(self) -> None:
         """Put the best weights back between two steps, where nothing needs the present ones; see `RunControls.halt`."""
         step = self.snapshots.best
@@ -108,7 +87,11 @@ class Actuators:
 
 
 class RunControls:
-    """Implements `actions.Controls`."""
+    """Implements `actions.Controls`, for a decision made at `step` about trouble that began at `since`.
+
+    `late`: that step is applied by now. `pending`: a graph still needs the weights as they are. `all_ranks` says
+    whether something is true on every rank, each of which asks.
+    """
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 
 from trimtab.actions import STAGES, Action, Change, Controls, Halt, Refused, RollBack, Stage
-from trimtab.actuators.controls import Actuators
+from trimtab.actuators.controls import Actuators, DryControls, RunControls
 from trimtab.actuators.cycle import Cycle
 from trimtab.guard import Guard, in_words
 from trimtab.policies import Decision, Engine
@@ -128,7 +128,7 @@ class Execution:
         """Do it now, or when its moment comes. `told` is called with what was recorded, once."""
         stage = max((action.stage for action in decision.actions), key=STAGES.index)
         if decision.outcome is not None:
-            controls = self._actuators.dry_controls(decision.optimizer, moment.step, decision.since)
+            controls = DryControls(self._actuators, decision.optimizer, moment.step, decision.since)
             for action in decision.actions:
                 self._attempt(decision, action, controls, moment, decision.outcome)
         elif stage == "before_step":
@@ -228,8 +228,14 @@ class Execution:
         for action in decision.actions:
             every = not decision.optimizer and action.stage != "cycle_end"
             for label in self._present() if every else [decision.optimizer]:
-                controls = self._actuators.controls(
-                    label, moment.step, decision.since, late=moment.late, pending=pending, all_ranks=self._true_of_all
+                controls = RunControls(
+                    self._actuators,
+                    label,
+                    moment.step,
+                    decision.since,
+                    late=moment.late,
+                    pending=pending,
+                    all_ranks=self._true_of_all,
                 )
                 recorded += self._attempt(decision, action, controls, moment, optimizer=label)
         outcomes: list[Outcome] = [adjustment.outcome for adjustment in recorded]
