@@ -98,7 +98,7 @@ class RunControls:
         actuators: Actuators,
         optimizer: str,
         step: int,
-        since: int | None,
+        since: int,
         *,
         late: bool,
         pending: bool,
@@ -210,7 +210,7 @@ class RunControls:
 class DryControls:
     """Says what `RunControls` would do, and does nothing. What would be refused in the end is not foreseen."""
 
-    def __init__(self, actuators: Actuators, optimizer: str, step: int, since: int | None) -> None:
+    def __init__(self, actuators: Actuators, optimizer: str, step: int, since: int) -> None:
         self._of = actuators
         self._optimizer = optimizer
         self._step = step
