@@ -20,7 +20,7 @@ from trimtab.policies import Decision, Engine
 from trimtab.policies.accounts import FAILURES
 from trimtab.policies.policy import CREEP_BACK, momentary
 from trimtab.policies.reading import arguments
-from trimtab.steering.noting import Noting, together
+from trimtab.steering.noting import noting, together
 from trimtab.types import Adjustment, Event, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -291,10 +291,10 @@ class Execution:
         One that refused, or raised, when it had changed something is recorded twice: what was done, and what was not.
         So is a halt for which a person wanted weights put back that nobody has; of a policy's that is only noted.
         """
-        noting = Noting(controls)
+        noted, changes = noting(controls)
         returned: list[Change] = []
-        problem = self._guard.attempt(lambda: returned.append(_applied_to(noting.controls, action)))
-        change = together([*noting.changes, *returned])
+        problem = self._guard.attempt(lambda: returned.append(_applied_to(noted, action)))
+        change = together([*changes, *returned])
         missing = self._missing(action) if returned and outcome == "applied" else ""
         if missing and not decision.by_person:
             change = together([change, Change(note=f"The best weights are not put back: {missing}")])
@@ -311,7 +311,7 @@ class Execution:
                 given=arguments(action),
             )
 
-        recorded = [record(outcome, change, decision.reason)] if returned or noting.changes else []
+        recorded = [record(outcome, change, decision.reason)] if returned or changes else []
         if missing and decision.by_person:
             recorded.append(record("refused", Change(), missing, RESTORE_BEST))
         if isinstance(problem, Refused):

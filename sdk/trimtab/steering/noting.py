@@ -9,15 +9,13 @@ from typing import Any, cast
 from trimtab.actions import Change, Controls
 
 
-class Noting:
-    """The `controls` that an action is given, and every change that was made through them.
+def noting(controls: Controls) -> tuple[Controls, list[Change]]:
+    """`controls` to give to an action, and every change that is made through them.
 
     An action may change one thing and refuse another, raise, or return less than it did.
     """
-
-    def __init__(self, controls: Controls) -> None:
-        self.changes: list[Change] = []
-        self.controls = cast(Controls, _Noted(controls, self.changes))
+    changes: list[Change] = []
+    return cast(Controls, _Noted(controls, changes)), changes
 
 
 class _Noted:
