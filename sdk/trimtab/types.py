@@ -94,6 +94,11 @@ class Verdict:
     step: int  # global, of the judged point
     since: int  # the step of the first point that the level rests on
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Whose episode it is: the rule, and the optimizer."""
+        return self.rule, self.optimizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseSummary:

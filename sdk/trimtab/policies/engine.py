@@ -225,14 +225,13 @@ class Engine:
 
         It is answered as it would have been at its own step, but for first aid, which is too late then.
         """
-        key = (verdict.rule, verdict.optimizer)
         if verdict.state == "resolved":
-            over = self._open.pop(key, None)
+            over = self._open.pop(verdict.key, None)
             policy = self._policy(verdict.rule)
-            return over if key in self._fresh and policy is not None and not policy.first_aid else None
+            return over if verdict.key in self._fresh and policy is not None and not policy.first_aid else None
         self._mind(verdict, step)
-        self._fresh[key] = verdict.step
-        self._open[key] = self._newest[key] = verdict
+        self._fresh[verdict.key] = verdict.step
+        self._open[verdict.key] = self._newest[verdict.key] = verdict
         return None
 
     def _returned(self) -> list[Verdict]:
@@ -245,7 +244,7 @@ class Engine:
 
     def _mind(self, verdict: Verdict, step: int) -> None:
         """Something is the matter, whatever is done about it."""
-        self._heard_at[verdict.rule, verdict.optimizer] = step
+        self._heard_at[verdict.key] = step
         if verdict.severity != "info":
             policy = self._policy(verdict.rule)
             self._rates.trouble(verdict.optimizer, step, lowers=policy is not None and policy.lowers)
@@ -276,7 +275,7 @@ class Engine:
 
     def _precedence(self, verdict: Verdict) -> tuple[int, int, int, str]:
         """Of steps that are judged together what showed first has the turn, where its answer undoes those after it."""
-        began, policy = self._fresh.get((verdict.rule, verdict.optimizer)), self._policy(verdict.rule)
+        began, policy = self._fresh.get(verdict.key), self._policy(verdict.rule)
         behind = 0
         if began is not None:
             last = began if policy is not None and policy.goes_back else max(self._fresh.values())
@@ -284,8 +283,8 @@ class Engine:
         return behind, *self.precedence(verdict.rule, verdict.severity), verdict.optimizer
 
     def _answer(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
-        key = (verdict.rule, verdict.optimizer)
-        if self._accounts.over(policy, verdict.optimizer) or verdict.episode <= self._accounts.acted.get(key, 0):
+        is_answered = verdict.episode <= self._accounts.acted.get(verdict.key, 0)
+        if is_answered or self._accounts.over(policy, verdict.optimizer):
             return None
         if policy.goes_back:
             moves = is_moving(self._rates.left(verdict.optimizer), self._evidence.strides(policy.on, verdict.optimizer))
@@ -307,7 +306,7 @@ class Engine:
             outcome, reason = veto
             return None if self._is_told(verdict) else replace(decision, outcome=outcome, reason=reason)
         if not momentary(decision.actions):
-            self._accounts.acted[key] = verdict.episode
+            self._accounts.acted[verdict.key] = verdict.episode
         self._under_way.add(verdict.optimizer)
         if self._act is False:
             self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since, self._gap)
@@ -329,8 +328,7 @@ class Engine:
 
     def _is_told(self, verdict: Verdict) -> bool:
         """Whether it was said in this episode before why nothing is done. It is from now on."""
-        key = (verdict.rule, verdict.optimizer)
-        before, self._told[key] = self._told.get(key), verdict.episode
+        before, self._told[verdict.key] = self._told.get(verdict.key), verdict.episode
         return before == verdict.episode
 
     def _decision(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int, rung: int) -> Decision:
@@ -353,14 +351,12 @@ class Engine:
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
-        is_anew = (verdict.rule, verdict.optimizer) in self._fresh  # then a good step was seen in between
-        gap = 1 if is_anew else self._gap
+        gap = 1 if verdict.key in self._fresh else self._gap  # where it began anew a good step was seen in between
         aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since, gap)
         if policy.first_aid and not late and not self._needs_aid(verdict):
             return None
-        late = late or (
-            verdict.step < step if self._heard_at[verdict.rule, verdict.optimizer] == step else self._gap > 1
-        )
+        is_news = self._heard_at[verdict.key] == step
+        late = late or (verdict.step < step if is_news else self._gap > 1)
         if aided < policy.first_aid and not late:
             return aided
         if lasting < policy.first_aid:
@@ -374,8 +370,7 @@ class Engine:
 
     def _needs_aid(self, verdict: Verdict) -> bool:
         """Whether this step is a bad one: an episode goes on for a while after the last of those."""
-        rule, optimizer = verdict.rule, verdict.optimizer
-        return (rule, optimizer) in self._fresh or self._evidence.level(rule, optimizer) >= 1.0
+        return verdict.key in self._fresh or self._evidence.level(*verdict.key) >= 1.0
 
     def _hindered(self, policy: Policy, rung: int, severity: Severity, optimizer: str, step: int) -> bool:
         if self._accounts.waiting(policy, optimizer, step, critical=severity == "critical"):
