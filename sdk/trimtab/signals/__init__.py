@@ -78,34 +78,38 @@ class Signal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
-    """A signal by name: how it is made, from the course of the loss beside it, and what it is given."""
+    """A signal by name: its formula, whose docstring says it, and what it is given."""
 
-    make: Callable[[Course], Signal]
+    formula: Callable[..., Signal]
     reads: Reads
-    formula: type  # whose docstring says it
+    of_course: bool = False  # made with the course of the loss, beside which it stands
+
+    def make(self, course: Course) -> Signal:
+        """A new one, for the optimizer whose loss has this course."""
+        return self.formula(course) if self.of_course else self.formula()
 
 
 SIGNALS: dict[str, SignalSpec] = {
-    "loss_nonfinite": SignalSpec(lambda course: Nonfinite(), "loss", Nonfinite),
-    "loss_spike_score": SignalSpec(SpikeScore, "loss", SpikeScore),
-    "loss_divergence": SignalSpec(Divergence, "loss", Divergence),
-    "loss_oscillation": SignalSpec(Oscillation, "loss", Oscillation),
-    "loss_progress": SignalSpec(Progress, "loss", Progress),
-    "loss_stuck": SignalSpec(StillHigh, "loss", StillHigh),
-    "loss_crawl": SignalSpec(Crawl, "update_ratios", Crawl),
-    "gradient_nonfinite": SignalSpec(lambda course: Nonfinite(), "norm", Nonfinite),
-    "gradient_spike_score": SignalSpec(NormSpikeScore, "norm", NormSpikeScore),
-    "vanishing_share": SignalSpec(lambda course: VanishingShare(), "layer_norms", VanishingShare),
-    "dead_share": SignalSpec(lambda course: DeadShare(), "layer_norms", DeadShare),
-    "update_ratio": SignalSpec(lambda course: UpdateRatio(), "update_ratios", UpdateRatio),
-    "update_excess": SignalSpec(UpdateExcess, "update_ratios", UpdateExcess),
-    "gradient_noise_ratio": SignalSpec(lambda course: NoiseRatio(), "number", NoiseRatio),
-    "generalization_gap": SignalSpec(lambda course: GeneralizationGap(), "validated", GeneralizationGap),
-    "validations_since_best": SignalSpec(lambda course: ValidationsSinceBest(), "monitor", ValidationsSinceBest),
-    "hung_seconds_ratio": SignalSpec(lambda course: Itself(), "number", Itself),
-    "data_wait_share": SignalSpec(lambda course: Itself(), "number", Itself),
-    "overhead_excess": SignalSpec(lambda course: Itself(), "number", Itself),
-    "backend_errors": SignalSpec(lambda course: Itself(), "number", Itself),
+    "loss_nonfinite": SignalSpec(Nonfinite, "loss"),
+    "loss_spike_score": SignalSpec(SpikeScore, "loss", of_course=True),
+    "loss_divergence": SignalSpec(Divergence, "loss", of_course=True),
+    "loss_oscillation": SignalSpec(Oscillation, "loss", of_course=True),
+    "loss_progress": SignalSpec(Progress, "loss", of_course=True),
+    "loss_stuck": SignalSpec(StillHigh, "loss", of_course=True),
+    "loss_crawl": SignalSpec(Crawl, "update_ratios", of_course=True),
+    "gradient_nonfinite": SignalSpec(Nonfinite, "norm"),
+    "gradient_spike_score": SignalSpec(NormSpikeScore, "norm", of_course=True),
+    "vanishing_share": SignalSpec(VanishingShare, "layer_norms"),
+    "dead_share": SignalSpec(DeadShare, "layer_norms"),
+    "update_ratio": SignalSpec(UpdateRatio, "update_ratios"),
+    "update_excess": SignalSpec(UpdateExcess, "update_ratios", of_course=True),
+    "gradient_noise_ratio": SignalSpec(NoiseRatio, "number"),
+    "generalization_gap": SignalSpec(GeneralizationGap, "validated"),
+    "validations_since_best": SignalSpec(ValidationsSinceBest, "monitor"),
+    "hung_seconds_ratio": SignalSpec(Itself, "number"),
+    "data_wait_share": SignalSpec(Itself, "number"),
+    "overhead_excess": SignalSpec(Itself, "number"),
+    "backend_errors": SignalSpec(Itself, "number"),
 }
 
 
