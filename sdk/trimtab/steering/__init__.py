@@ -4,6 +4,7 @@ assembly     builds all of this from a run's settings
 controller   closes the loop, step by step
 judging      hands the judge what was sampled, in its order
 evidence     what is known of a run besides which rules fire
+forgetting   what was seen and is none any more; `wariness` is for gradients, after they have ruined the weights
 telling      an alert at each edge of an episode, and where rules, scales and budgets stand in every record
 answering    what rules, alerts or a replay want done, as decisions; `elsewhere` keeps what other threads bring
 execution    carries each decision out at its moment, and records what became of it; `noting` notes every change
