@@ -13,7 +13,7 @@ from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED, Rule
 from trimtab.rules.usual import UsualNorm
-from trimtab.signals import Course, Itself, Signal, UpdateExcess, ValidationsSinceBest
+from trimtab.signals import Course, Itself, Signal, SignalSpec, UpdateExcess, ValidationsSinceBest
 from trimtab.signals.gradients import of_trained
 from trimtab.types import GradientReading, Verdict
 
@@ -196,14 +196,14 @@ class Bench:
             seat = self._place(rule.signal, Seat(rule, Itself(), rule.name))
         else:
             spec = signals.find(rule.signal)
-            made: Signal | None = None
-            if spec.reads == "monitor":
-                made = ValidationsSinceBest(mode, rule.min_delta if isinstance(rule, RuleSpec) else 0.0)
-            if spec.formula is UpdateExcess:
-                made = self.excess
-            seat = Seat(rule, made or spec.make(self.course), rule.signal)
+            seat = Seat(rule, self._made(spec, rule, mode), rule.signal)
             self._place(rule.signal if spec.reads == "number" else spec.reads, seat)
         self.seats.append(seat)
+
+    def _made(self, spec: SignalSpec, rule: AnyRule, mode: Literal["min", "max"]) -> Signal:
+        if spec.reads == "monitor":
+            return ValidationsSinceBest(mode, rule.min_delta if isinstance(rule, RuleSpec) else 0.0)
+        return self.excess if spec.formula is UpdateExcess else spec.make(self.course)
 
     def _place(self, source: str, seat: Seat) -> Seat:
         """Let `seat` be given what `source` brings. What is called on every step is looked up here, once."""
