@@ -207,7 +207,7 @@ class _Connection(HTTPConnection):
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
-class Pace:
+class Turnstile:
     """Lets `burst` pass at once, and `rate` a second in the long run."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -246,7 +246,7 @@ class _Cheroot(wsgi.Server):
             accepted_queue_timeout=1,
         )
         self._bound = listening
-        self._pace = Pace(RATE, BURST)
+        self._turnstile = Turnstile(RATE, BURST)
 
     def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:
         self.socket = self._bound
@@ -262,7 +262,7 @@ class _Cheroot(wsgi.Server):
                 conn.last_used = conn.begun_at - (IDLE_S - REQUEST_S)
         else:
             conn.has_begun = False
-            time.sleep(self._pace.wait_s())  # while it does, nobody new is taken
+            time.sleep(self._turnstile.wait_s())  # while it does, nobody new is taken
             super().process_conn(conn)
 
     def _must_wait(self, conn: _Connection) -> bool:
@@ -273,7 +273,7 @@ class _Cheroot(wsgi.Server):
             if isinstance(connected, ssl.SSLSocket) and not conn.shaken:
                 connected.do_handshake()
                 conn.shaken = True
-                time.sleep(self._pace.wait_s())  # it costs as much as a request
+                time.sleep(self._turnstile.wait_s())  # it costs as much as a request
             while not conn.rfile.has_data():
                 piece = connected.recv(HEADER_BYTES)
                 if not piece:

@@ -251,14 +251,14 @@ def test_tls_requests_have_limits(serve_tls, shake):
     assert answer_to(shake(serve_tls()), too_long).split()[1] == b"413"
 
 
-def test_pace_lets_a_burst_pass_and_then_its_rate():
+def test_turnstile_lets_a_burst_pass_and_then_its_rate():
     now = 0.0
-    pace = server.Pace(10.0, 3, clock=lambda: now)
-    assert [pace.wait_s() for _ in range(5)] == pytest.approx([0.0, 0.0, 0.0, 0.1, 0.2])
+    turnstile = server.Turnstile(10.0, 3, clock=lambda: now)
+    assert [turnstile.wait_s() for _ in range(5)] == pytest.approx([0.0, 0.0, 0.0, 0.1, 0.2])
     now = 0.25
-    assert pace.wait_s() == pytest.approx(0.05)
+    assert turnstile.wait_s() == pytest.approx(0.05)
     now = 60.0
-    assert [pace.wait_s() for _ in range(4)] == pytest.approx([0.0, 0.0, 0.0, 0.1])
+    assert [turnstile.wait_s() for _ in range(4)] == pytest.approx([0.0, 0.0, 0.0, 0.1])
 
 
 def test_flood_of_requests_is_held_to_the_rate(serve, get, connect, monkeypatch):
