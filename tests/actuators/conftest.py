@@ -8,6 +8,7 @@ from torch import nn
 
 from trimtab.actuators.steering import Steering
 from trimtab.actuators.step_controls import StepControls
+from trimtab.capture.lane import OUT
 from trimtab.capture.optimizers import OptimizerHooks
 from trimtab.guard import Guard
 from trimtab.sample.meter import Meter
@@ -35,12 +36,33 @@ class Judge:
             waiting.pop(0)(optimizer)
 
 
+class ClosedLane:
+    """In the place of a lane: every step takes the long way."""
+
+    awaits, left_in_step = OUT, None
+
+    def __init__(self):
+        self.ways = self
+
+    def set_steps(self, before, after):
+        self.before_step, self.after_step = before, after
+
+    def leave(self):
+        """Nobody is in it."""
+
+    def enter(self, optimizer):
+        """It stays closed."""
+
+    def was_left_in_step(self, optimizer):
+        return False
+
+
 class Helm:
     """Hooks, steering and controls, as a run wires them."""
 
     def __init__(self):
         self.judge, self.said, self.usual_norm, self.models = Judge(), [], None, []
-        self.hooks = OptimizerHooks(self.judge)  # with no lane, every step takes the long way
+        self.hooks = OptimizerHooks(self.judge, ClosedLane())
         self.steering = Steering(self.hooks, lambda parameters: self.models, lambda label: self.usual_norm, self._say)
         self.guard = Guard(self._say)
 

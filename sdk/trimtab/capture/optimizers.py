@@ -60,7 +60,7 @@ def watch_loading(patches: Patches, loadable: type[Optimizer | nn.Module], on_lo
 class OptimizerHooks:
     """The hook pair, process-wide while attached; last in line where an optimizer has pre-hooks of its own."""
 
-    def __init__(self, listener: StepListener, lane: Lane | None = None) -> None:
+    def __init__(self, listener: StepListener, lane: Lane) -> None:
         self._listener = listener
         self._lane = lane
         self._running: dict[int, Call] = {}  # thread to the running `step` call of its outermost optimizer
@@ -72,16 +72,18 @@ class OptimizerHooks:
 
     def attach(self, hook: Wrapping, guard: Wrapping) -> None:
         """Register the pair. `hook` and `guard` wrap what is called so that it cannot raise."""
+        lane = self._lane
         before = keep_out(hook("step pre-hook", self._before))
         after = keep_out(hook("step post-hook", self._after))
-        if self._lane is not None:
-            self._lane.ways.set_steps(before, after)
-            before, after = before_step_of(self._lane), after_step_of(self._lane)
+        lane.ways.set_steps(before, after)
         self._after_first = keep_out(hook("step post-hook", self._leave))
         self._guard = guard
         self._last = keep_out(hook("step pre-hook", self._before_last))
         self._closure_returned = guard("step closure", self._listener.closure_returned)
-        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        self._handles = [
+            register_optimizer_step_pre_hook(before_step_of(lane)),
+            register_optimizer_step_post_hook(after_step_of(lane)),
+        ]
         self._unmark = [leave_alone(code) for code in _hook_loops()]
 
     def detach(self) -> None:
@@ -98,8 +100,7 @@ class OptimizerHooks:
 
     def surround(self, optimizer: Optimizer, surrounding: Surrounding) -> None:
         """From now on call `surrounding` around every update, also around one whose hooks are running. Once each."""
-        if self._lane is not None:
-            self._lane.leave()
+        self._lane.leave()
         known = self._surrounded.get(id(optimizer))
         if known is None or not known.is_about(optimizer):
             self._surrounded[id(optimizer)] = Surrounded(optimizer, surrounding, self._after_first, self._guard)
@@ -110,8 +111,8 @@ class OptimizerHooks:
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         thread, step = get_ident(), _running_step()
-        if self._lane is not None and self._lane.left_in_step is not None:
-            self._take_over(self._lane, optimizer, step)
+        if self._lane.left_in_step is not None:
+            self._take_over(optimizer, step)
         outer = self._running.get(thread)
         if outer is not None and _is_on_stack(outer, step):
             surrounded = self._find(optimizer) if self._surrounded else None
@@ -148,13 +149,11 @@ class OptimizerHooks:
         return self._enter(optimizer, False)
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        thread, lane = get_ident(), self._lane
-        was_in_lane = lane is not None and lane.was_left_in_step(optimizer)
-        if was_in_lane or self._running.get(thread) == _call(_running_step()):
+        thread = get_ident()
+        if self._lane.was_left_in_step(optimizer) or self._running.get(thread) == _call(_running_step()):
             self._running.pop(thread, None)
             self._listener.after_step(optimizer)
-            if lane is not None:
-                lane.enter(optimizer)
+            self._lane.enter(optimizer)
         elif self._surrounded:
             self._enter(optimizer, False)
 
@@ -164,7 +163,7 @@ class OptimizerHooks:
             is_outermost = self._running.get(get_ident()) == _call(_running_step())
             (surrounded.end if is_outermost else surrounded.leave)(optimizer)
 
-    def _take_over(self, lane: Lane, optimizer: Optimizer, step: FrameType) -> None:
+    def _take_over(self, optimizer: Optimizer, step: FrameType) -> None:
         """The lane was left in the middle of a step, which this one may be nested in. Find that step's frame."""
         outer, caller = None, step.f_back
         while caller is not None:
@@ -173,9 +172,9 @@ class OptimizerHooks:
             caller = caller.f_back
         if outer is not None:
             self._running[get_ident()] = _call(outer)
-            lane.left_in_step = None
+            self._lane.left_in_step = None
         else:  # it raised, or another thread is in it
-            lane.was_left_in_step(optimizer)
+            self._lane.was_left_in_step(optimizer)
 
     def _find(self, optimizer: Optimizer) -> Surrounded | None:
         found = self._surrounded.get(id(optimizer))
