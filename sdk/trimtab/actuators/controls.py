@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from trimtab.actions import Change, Refused
-from trimtab.actuators.dropout import LargestRatio
+from trimtab.actuators.dropout import NO_DROPOUT, LargestRatio
 from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.saving import save
@@ -232,7 +232,7 @@ class DryControls:
     def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
         before = self._of.largest_dropout.read()
         if before is None:
-            raise Refused("The model has no dropout module whose ratio could be set.")
+            raise Refused(NO_DROPOUT)
         return Change({"dropout": before}, {"dropout": ratio})
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:

@@ -15,6 +15,7 @@ from trimtab.actions import Refused
 from trimtab.actuators.updates import is_number
 
 LOOK_EVERY_S = 30.0
+NO_DROPOUT = "The model has no dropout module whose ratio could be set."
 
 
 class Dropout:
@@ -35,7 +36,7 @@ class Dropout:
         """
         every = list(_dropouts(models))
         if not every:
-            raise Refused("The model has no dropout module whose ratio could be set.")
+            raise Refused(NO_DROPOUT)
         found = [(m, name) for m, name in every if getattr(m, name) < ratio or (lower and getattr(m, name) > ratio)]
         if not found:
             raise Refused(f"Every dropout has the ratio {ratio:g} already{'' if lower else ', or more'}.")
