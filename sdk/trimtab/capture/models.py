@@ -20,6 +20,11 @@ class _Known(NamedTuple):
     root: weakref.ref[nn.Module]
     core: weakref.ref[nn.Module]
 
+    @classmethod
+    def by(cls, root: nn.Module, parameters: set[int]) -> _Known:
+        """`root`, known by these of its parameters, by their ids."""
+        return cls(weakref.ref(root), weakref.ref(_core(root, parameters)))
+
 
 class Models:
     """The models whose parameters are trained. Holds them weakly: a user may drop a model in the middle of a run."""
@@ -69,7 +74,7 @@ class Models:
             wanted -= held
             core = self._known[index].core()
             if held and core is not None:
-                self._known[index] = _known(root, held.union(map(id, _parameters(core))))
+                self._known[index] = _Known.by(root, held.union(map(id, _parameters(core))))
         if not wanted:
             return
         holders = []
@@ -81,7 +86,7 @@ class Models:
         for _, _, module in holders:
             held = wanted.intersection(map(id, _parameters(module)))
             if held:
-                self._known.append(_known(module, held))
+                self._known.append(_Known.by(module, held))
                 wanted -= held
 
     def keep(self, parameters: Iterable[Tensor]) -> None:
@@ -171,10 +176,6 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
 def _parameters(module: nn.Module) -> Iterator[Tensor]:
     for each in _modules(module):
         yield from (p for p in each.__dict__.get("_parameters", {}).values() if p is not None)
-
-
-def _known(root: nn.Module, wanted: set[int]) -> _Known:
-    return _Known(weakref.ref(root), weakref.ref(_core(root, wanted)))
 
 
 def _core(root: nn.Module, wanted: set[int]) -> nn.Module:
