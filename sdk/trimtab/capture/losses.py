@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -81,7 +81,7 @@ class HuberLoss(BuiltinLoss):
         """What was called, with the weights in its output."""
         found = BuiltinLoss.call(self, output, args)
         if found.reduction == NONE:
-            weight = _argument_of(functional.huber_loss, "weight")
+            weight = _weight_of_huber_loss()
             if weight is not None:
                 found.output = output.detach() * weight
         return found
@@ -188,12 +188,13 @@ def watch_losses(patches: Patches, wrap: Callable[[BuiltinLoss, Any], Any], repo
     return undo
 
 
-def _argument_of(function: Any, name: str) -> Tensor | None:
-    """What the newest call of `function` was given, if it is under way."""
-    frame = sys._getframe()
-    while frame is not None and frame.f_code is not function.__code__:
-        frame = frame.f_back  # type: ignore[assignment]
-    return None if frame is None else frame.f_locals.get(name)
+def _weight_of_huber_loss() -> Tensor | None:
+    """The `weight` that the newest call of `functional.huber_loss` was given, if it is under way."""
+    code = functional.huber_loss.__code__
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals.get("weight")
 
 
 def _wrap_forward(module: type[nn.Module], report: Callable[..., Any]) -> Any:
