@@ -1,5 +1,5 @@
-"""The command line. One module for each command, and `grafana` for two of them; this one puts them together and speaks
-of errors.
+"""The command line. One module for each command, `grafana` and `writing` for two of them; this one puts them together
+and speaks of errors.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from trimtab.cli import grafana
-from trimtab.errors import ConfigError, printable
+from trimtab.cli.writing import write
+from trimtab.errors import printable
 
 
 @click.group(short_help="Write the dashboards for Grafana, or push them.")
@@ -24,13 +25,7 @@ def export(output: Path) -> None:
     from trimtab_dashboards import library
 
     for uid, dashboard in library.shipped().items():
-        path = output / f"{uid}.json"
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            path.write_text(library.text(dashboard), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"-o {output}: {path.name} cannot be written ({error.strerror}).") from error
-        click.echo(path)
+        click.echo(write(output / f"{uid}.json", library.text(dashboard)))
 
 
 @dashboards.command(short_help="Put the dashboards into a Grafana.")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from trimtab.cli import grafana
-from trimtab.errors import ConfigError, printable
+from trimtab.cli.writing import write
+from trimtab.errors import printable
 
 
 @click.group(short_help="Write alert rules for Prometheus or Grafana, or push them.")
@@ -39,7 +40,7 @@ def export(kind: str, output: Path | None, docs: str | None, datasource: str | N
         if output is None:
             click.echo(f"# {name}\n{text}", nl=False)
         else:
-            click.echo(_write(output / name, text))
+            click.echo(write(output / name, text))
 
 
 @rules.command(short_help="Put alert rules into a Grafana.")
@@ -58,12 +59,3 @@ def push(datasource: str | None, docs: str | None, dry_run: bool, **server: str 
             would = "would be " if dry_run and pushed.state != "unchanged" else ""
             for line in (*(pushed.diff if dry_run else ()), f"{pushed.group}: {would}{pushed.state}"):
                 click.echo(printable(line))
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"-o {path.parent}: {path.name} cannot be written ({error.strerror}).") from error
-    return path
