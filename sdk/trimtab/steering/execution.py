@@ -154,14 +154,7 @@ class Execution:
                 self._withdraw(waiting, step, "refused", f"no moment came for it within {PATIENCE_STEPS:,} steps")
         return may_write and not pending
 
-    def withdraw(
-        self,
-        step: int,
-        outcome: Outcome,
-        reason: str,
-        *,
-        spares_persons: bool = False,
-    ) -> None:
+    def withdraw(self, step: int, outcome: Outcome, reason: str, *, spares_persons: bool = False) -> None:
         """Do not do what waits: all, or what policies decided. It is recorded, with the outcome and the reason."""
         for waiting in list(self._waiting):
             if not (spares_persons and waiting.decision.by_person):
@@ -173,15 +166,7 @@ class Execution:
         """Do not do what was decided. It is recorded, with the outcome and the reason."""
         self._engine.withdraw(decision)
         recorded = [
-            self.record(
-                decision,
-                action.name,
-                moment,
-                outcome,
-                reason=reason,
-                optimizer=decision.optimizer,
-                given=arguments(action),
-            )
+            self.record(decision, action.name, moment, outcome, reason=reason, given=arguments(action))
             for action in decision.actions
         ]
         if told is not None:
@@ -196,10 +181,13 @@ class Execution:
         *,
         change: Change | None = None,
         reason: str = "",
-        optimizer: str = "",
+        optimizer: str | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> Adjustment:
-        """Put it on record that `action`, `given` its arguments, had this outcome for this optimizer."""
+        """Put it on record that `action`, `given` its arguments, had this outcome.
+
+        For this optimizer, or (None) for that of the decision.
+        """
         change = change or Change()
         self._counted[decision.policy, action, outcome] += 1
         adjustment = Adjustment(
@@ -211,7 +199,7 @@ class Execution:
             arguments=given or {},
             rule=decision.rule,
             episode=decision.episode,
-            optimizer=optimizer,
+            optimizer=decision.optimizer if optimizer is None else optimizer,
             before=change.before,
             after=change.after,
             outcome=outcome,
@@ -307,7 +295,7 @@ class Execution:
                 outcome,
                 change=change,
                 reason=" ".join(filter(None, (reason, change.note))),
-                optimizer=decision.optimizer if optimizer is None else optimizer,
+                optimizer=optimizer,
                 given=arguments(action),
             )
 
