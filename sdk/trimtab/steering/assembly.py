@@ -31,7 +31,7 @@ from trimtab.sample.books import Books
 from trimtab.sample.pace import Pace
 from trimtab.steering.control import Control
 from trimtab.steering.controller import Controller
-from trimtab.steering.evidence import Findings
+from trimtab.steering.evidence import RunEvidence
 from trimtab.types import Act, Config, Event, RunInfo
 
 _HUNG = RULES["run_hung"]
@@ -202,7 +202,7 @@ def build(
         chosen,
         act=act,
         silenced=silences.cover,
-        evidence=Findings(judge, actuators.steering, chosen=config.policies is not None),
+        evidence=RunEvidence(judge, actuators.steering, chosen=config.policies is not None),
     )
     reception: Reception | None = None
     if info.rank == 0 and replay is None and (config.alerts is not None or config.webhook_token_file is not None):

@@ -27,7 +27,7 @@ def doubt_of_loss() -> str:
     return f"{library} is loaded, and in reinforcement learning the loss may rise as the policy gets better"
 
 
-class Findings(Evidence):
+class RunEvidence(Evidence):
     """The evidence of a real run. `chosen`: whether the user chose its policies, and so knows what they rest on."""
 
     def __init__(self, judge: Judge, steering: Steering, *, chosen: bool) -> None:
