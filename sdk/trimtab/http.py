@@ -21,7 +21,7 @@ Problem: TypeAlias = Literal["unreachable", "untrusted", "cut off", "too large",
 CONNECT_S = 3.0
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """A server gave no whole answer. The message is what it does instead, a sentence without its subject."""
 
     def __init__(self, kind: Problem, text: str) -> None:
@@ -69,7 +69,7 @@ class Server:
         """The answer to `GET path`, which may have a query.
 
         Raises:
-            NoAnswer: none came, or not all of it.
+            NoResponse: none came, or not all of it.
         """
         with self._told_apart(), contextlib.closing(self._connection()) as connection:
             connection.sock = connected = self._connected()
@@ -90,7 +90,7 @@ class Server:
         try:
             connected = socket.create_connection((self._host, self._port), CONNECT_S)
         except TimeoutError as error:
-            raise NoAnswer("unreachable", f"cannot be reached within {CONNECT_S:g} s") from error
+            raise NoResponse("unreachable", f"cannot be reached within {CONNECT_S:g} s") from error
         connected.settimeout(self._answer_s)
         if self._tls is None:
             return connected
@@ -99,7 +99,7 @@ class Server:
     def _whole(self, answer: http.client.HTTPResponse) -> Response:
         body = answer.read(self._largest + 1)
         if len(body) > self._largest:
-            raise NoAnswer("too large", f"answers with more than {self._largest:,} bytes")
+            raise NoResponse("too large", f"answers with more than {self._largest:,} bytes")
         if answer.length:
             raise http.client.IncompleteRead(body, answer.length)
         return Response(answer.status, answer.headers, body)
@@ -110,15 +110,15 @@ class Server:
         try:
             yield
         except ssl.SSLCertVerificationError as error:
-            raise NoAnswer("untrusted", f"is not trusted ({error.verify_message})") from error
+            raise NoResponse("untrusted", f"is not trusted ({error.verify_message})") from error
         except ConnectionRefusedError as error:
-            raise NoAnswer("unreachable", f"cannot be reached ({error.strerror})") from error
+            raise NoResponse("unreachable", f"cannot be reached ({error.strerror})") from error
         except (TimeoutError, http.client.IncompleteRead, ConnectionError) as error:
-            raise NoAnswer("cut off", f"does not answer within {self._answer_s:g} s, or in part only") from error
+            raise NoResponse("cut off", f"does not answer within {self._answer_s:g} s, or in part only") from error
         except OSError as error:
-            raise NoAnswer("unreachable", f"cannot be reached ({error.strerror or error})") from error
+            raise NoResponse("unreachable", f"cannot be reached ({error.strerror or error})") from error
         except (http.client.HTTPException, ValueError) as error:
-            raise NoAnswer("not HTTP", "does not speak HTTP") from error
+            raise NoResponse("not HTTP", "does not speak HTTP") from error
 
     @contextlib.contextmanager
     def _cut_off(self, connected: socket.socket) -> Iterator[None]:

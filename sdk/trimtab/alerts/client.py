@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from trimtab.errors import ConfigError
-from trimtab.http import NoAnswer, Response, Server
+from trimtab.http import NoResponse, Response, Server
 
 DEADLINE_S = 8.0
 MAX_BYTES = 4 * 1024 * 1024
@@ -55,7 +55,7 @@ class Client:
         """
         try:
             answer = self._server.get(path)
-        except NoAnswer as problem:
+        except NoResponse as problem:
             advice = " See alerts_ca_file." if problem.kind == "untrusted" else ""
             raise Unanswered(problem.kind, f"{self.address} {problem}.{advice}") from problem
         self._check(answer)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from trimtab.errors import ConfigError, TrimtabError
-from trimtab.http import NoAnswer, Server
+from trimtab.http import NoResponse, Server
 
 ANSWER_S = 5.0
 LARGEST_ANSWER = 32 * 1024 * 1024  # bytes: the rules and targets of a large Prometheus
@@ -50,7 +50,7 @@ class Http:
         """The body of an answer of 200. Raises Unanswered."""
         try:
             answer = self._server.get(f"{path}?{urlencode(query)}" if query else path)
-        except NoAnswer as problem:
+        except NoResponse as problem:
             raise Unanswered(f"{self.url} {problem}", untrusted=problem.kind == "untrusted") from problem
         if 300 <= answer.status < 400:
             raise Unanswered(f"{self.url} answers with a redirect, which is not followed", answer.status)
