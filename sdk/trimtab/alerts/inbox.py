@@ -133,8 +133,7 @@ class Inbox:
 
     def _read(self, alert: Incoming) -> tuple[str, str | None]:
         """The rule that an alert is about, and why nothing is to be done about it, if that is so."""
-        bound = f"alert:{alert.name}"
-        rule = alert.rule if alert.rule in self._rules else bound if bound in self._rules and not alert.rule else ""
+        rule = alert.subject if alert.subject in self._rules else ""
         if not alert.real:
             return rule, "no_alert"
         if alert.purpose not in ("", "act"):

@@ -49,6 +49,11 @@ class Incoming:
     value: float | None = None
     real: bool = True  # False: the server's own word that it has no data, an error, or tries the way out
 
+    @property
+    def subject(self) -> str:
+        """The rule of ours that it is about, as it says, or else itself: `alert:NAME`."""
+        return self.rule or f"alert:{self.name}"
+
 
 class _Labels(Struct):
     alertname: Label = ""

@@ -181,9 +181,7 @@ class Poller:
 
     def _rule_of(self, alert: Incoming) -> str:
         """Only the alert that acts speaks for its rule: paging may be silenced while the run is still steered."""
-        if alert.purpose not in ("", "act"):
-            return ""
-        return alert.rule or f"alert:{alert.name}"
+        return alert.subject if alert.purpose in ("", "act") else ""
 
     def _hand_in(self, found: list[Incoming]) -> None:
         """What is new, and what has gone. An alert that is just listed again is no news."""
