@@ -66,12 +66,13 @@ def _of_rows(rows: Columns) -> dict[str, Any]:
     total, steps = sum(losses), len(rows.loss)
     micro_steps = mean(rows.micro_steps)
     several = steps > 1 and bool(losses)
+    extremes = [total] if math.isnan(total) else losses  # `min` and `max` miss a NaN that is not the first
     return {
         "steps": steps,
         "micro_steps": int(micro_steps) if micro_steps is not None and micro_steps.is_integer() else micro_steps,
         "loss": total / len(losses) if losses else None,
-        "loss_min": (total if math.isnan(total) else min(losses)) if several else None,
-        "loss_max": (total if math.isnan(total) else max(losses)) if several else None,
+        "loss_min": min(extremes) if several else None,
+        "loss_max": max(extremes) if several else None,
         "samples": sum(rows.samples) or None,
         "step_seconds": mean(seconds),
         "step_durations": seconds,
