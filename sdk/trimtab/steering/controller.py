@@ -108,11 +108,12 @@ class Controller:
             no_orders=no_orders,
         )
         ranks = self._membership.ranks
+        why_no_best = "" if self._membership.leads else ELSEWHERE
         self._keeping = Keeping(
             actuators,
             judge,
             pace,
-            Best(actuators, judge, say, DRY if not acts else "" if self._membership.leads else ELSEWHERE),
+            Best(actuators, judge, say, why_no_best if acts else DRY),
             self.optimizers,
             say,
             acts=lambda: self.acts,

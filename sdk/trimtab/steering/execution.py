@@ -346,7 +346,8 @@ class Execution:
             snapshots = self._actuators.snapshots
             snapshots.keep_only(others.common(snapshots.steps))
             aim = snapshots.aim(decision.since, back)
-        return others.vote(-2.0 if not free else -1.0 if aim is None else float(aim)) and free
+        goal = -1.0 if aim is None else float(aim)
+        return others.vote(goal if free else -2.0) and free
 
 
 def _applied_to(controls: Controls, action: Action) -> Change:
