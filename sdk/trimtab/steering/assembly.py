@@ -32,7 +32,7 @@ from trimtab.sample.pace import Pace
 from trimtab.steering.control import Control
 from trimtab.steering.controller import Controller
 from trimtab.steering.evidence import RunEvidence
-from trimtab.types import Act, Config, Event, RunInfo
+from trimtab.types import Config, Event, RunInfo
 
 _HUNG = RULES["run_hung"]
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
@@ -141,6 +141,18 @@ def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
     return replace(rule, signal=guard.heard_of(f"rule {rule.name}", signal, consequence))
 
 
+def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], bool]) -> Snapshots:
+    config = info.config
+    return Snapshots(
+        every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
+        most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
+        cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
+        directory=snapshot_places.of(info),
+        rng=config.snapshot_rng,
+        alone=trains_alone,
+    )
+
+
 def build(
     info: RunInfo,
     *,
@@ -163,9 +175,8 @@ def build(
         lambda label: StepControls(actuators.steering, label).averages(),
         _chosen(config, chosen),
     )
-    act: Act = config.act
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
-    together = bool(act) and world_size > 1 and replay is None
+    together = bool(config.act) and world_size > 1 and replay is None
     controller: Controller
 
     def parts() -> Parts:
@@ -183,14 +194,7 @@ def build(
             say,
             reset=lambda label: engine.unscaled(label),
         ),
-        Snapshots(
-            every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
-            most=MOST if replay is None else max(MOST, len(replay.snapshots) + 2),
-            cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
-            directory=snapshot_places.of(info),
-            rng=config.snapshot_rng,
-            alone=capture.trains_alone,
-        ),
+        _snapshots(info, replay, capture.trains_alone),
         halting,
         parts,
         info.directory,
@@ -200,7 +204,7 @@ def build(
 
     engine = Engine(
         chosen,
-        act=act,
+        act=config.act,
         silenced=silences.cover,
         evidence=RunEvidence(judge, actuators.steering, chosen=config.policies is not None),
     )
@@ -213,7 +217,7 @@ def build(
             chosen,
             engine,
             silences,
-            act=act,
+            act=config.act,
             guard=guard,
             emit=emit,
             say=say,
@@ -228,7 +232,7 @@ def build(
         guard,
         emit,
         say,
-        acts=bool(act) or replay is not None,
+        acts=bool(config.act) or replay is not None,
         control=Control(info.directory, info.run_id, resumed=config.resume, say=say) if info.rank == 0 else None,
         reception=reception,
         replay=replay,
