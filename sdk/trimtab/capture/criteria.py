@@ -359,13 +359,10 @@ class Criteria:
 
     def _may_be_trained(self, call: LossCall) -> bool:
         """Whether it may be of the batch that was trained on last, as where its loss is taken again after the step."""
-        if (
-            self._passes.is_fed
-            or call.target is None
-            or call.samples not in (self._trained_on, self._passes.batch_samples)
-        ):
+        if self._passes.is_fed or call.target is None:
             return False
-        return self._evaluated.is_new(call.target, self._looks.calls)
+        is_as_large = call.samples in (self._trained_on, self._passes.batch_samples)
+        return is_as_large and self._evaluated.is_new(call.target, self._looks.calls)
 
     def _origin_of(self, target: Tensor | None) -> Origin | None:
         if not self._passes.is_fed:
