@@ -394,9 +394,8 @@ class Controller:
         self._forgetting.everything(self._books.steps_written())
         self._execution.steers = True
         if self._engine.paused:
-            self._say(
-                "paused", "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
-            )
+            text = "This run was paused by a person, and still is: no policy adjusts it until `trimtab resume`."
+            self._say("paused", text)
 
     def _end_step(self, label: str, step: int, *, pending: bool = False) -> bool:
         """Do what has waited for the end of a step, taken or skipped. Whether weights may be changed now."""
