@@ -275,8 +275,9 @@ class Capture:
             self._steps.unseen.before_backward(gone)
         loss: Held | None = None
         is_returned: bool | None = None
+        root: Any = None
         if self._scaled.recent and (found := self._scaled.unscaled(tensors)) is not None:
-            loss, is_returned = found
+            loss, is_returned, root = found
         roots: Sequence[Tensor]
         if type(tensors) is Tensor and grad_tensors is None:
             roots, scalar = (tensors,), tensors if tensors.numel() == 1 else None
@@ -284,7 +285,7 @@ class Capture:
             roots, scalar = objective(tensors, grad_tensors, self._criteria.returned)
         if loss is None and scalar is not None:
             loss = self._criteria.value_of(scalar)
-        self._criteria.backward(tensors, is_returned=is_returned)
+        self._criteria.backward(tensors, is_returned=is_returned, root=root)
         if self._passes.has_news:
             self._passes.training()
         self._steps.before_backward()

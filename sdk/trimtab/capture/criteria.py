@@ -19,8 +19,9 @@ from trimtab.capture.objective import Objective
 from trimtab.capture.origins import Evaluated, Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
+from trimtab.capture.summing import Summing
 from trimtab.capture.weighing import Weighing
-from trimtab.sample.criteria import NONE, Criterion, LossCall, criterion, predictions
+from trimtab.sample.criteria import MEAN, NONE, Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held, has_value
 from trimtab.sample.spacing import Spacing
 
@@ -54,6 +55,7 @@ class Criteria:
         self._trained: dict[str, int] = {}  # those that training uses, with their rank
         self._objective = Objective()
         self._weighing = Weighing()
+        self._summing = Summing()  # of the primary
         self._undecided: list[_Undecided] = []  # of one batch
         self._batch: tuple[LoaderPass, int] | None = None  # which it is, if a loader tells
         self._origins = Origins()
@@ -107,10 +109,10 @@ class Criteria:
                 self._passes.validated(*held.evaluation, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
-    def backward(self, tensor: Any, *, is_returned: bool | None = None) -> None:
+    def backward(self, tensor: Any, *, is_returned: bool | None = None, root: Any = None) -> None:
         """Backward is called on `tensor`: learn whether that is the very output of the loss function.
 
-        `is_returned`: whether what `GradScaler` multiplied was.
+        `is_returned`: whether what `GradScaler` multiplied was; `root`: the node of the graph that computed it.
         """
         is_by_hand = not (self._called or self._undecided)
         self._called = self.awaits_step = False
@@ -136,6 +138,7 @@ class Criteria:
                 self._eval_mode_backwards += 1
         self.said.mark()
         self._objective.learn(tensor, is_returned=is_returned)
+        self._summing.backward(getattr(tensor, "grad_fn", None) if is_returned is None else root)
 
     def hear_steps(self) -> None:
         """Steps are announced from now on: of the backwards before the first, one at least was for it."""
@@ -154,6 +157,7 @@ class Criteria:
             self._primary, self._has_classes = None, False
             self._meet(newest)
         self._looks.begin_anew()
+        self._summing = Summing()
 
     def returned(self, tensor: Tensor) -> bool:
         """Whether it is what the newest call of a loss function in training returned."""
@@ -173,6 +177,7 @@ class Criteria:
             self.said.forget()
             self._called = False
             self._objective.forget()
+            self._summing.forget()
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""
@@ -246,8 +251,8 @@ class Criteria:
 
     @property
     def holds_sum(self) -> bool:
-        """Whether backward was called on something made of what the loss function returned, which is no mean."""
-        return self._objective.holds_sum
+        """Whether backward is called on a sum over samples that the loss function returned, with more terms or not."""
+        return self._summing.is_sum
 
     def set_aside(self) -> Said:
         """Forget what the calls since the last step said, or since this was called, but for giving it to `resume`."""
@@ -273,6 +278,8 @@ class Criteria:
             self._weighing.called(loss.name, output)
         if loss.name != self._primary or loss.name in self._weighing.names:
             return
+        samples = min(call.samples, self._passes.batch_samples or call.samples)
+        self._summing.called(output, samples, is_mean=call.reduction == MEAN)
         if self._objective.plain is None:
             self.said.values.append(criterion(call))
         else:
@@ -336,6 +343,7 @@ class Criteria:
             self._objective.doubt()
             self.said.compare_by(name)
             self._looks.begin_anew()
+            self._summing = Summing()
 
     def _rank(self, name: str) -> int:
         return 0 if name == self._primary else self._trained.get(name, 0)

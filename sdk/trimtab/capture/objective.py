@@ -26,7 +26,6 @@ class Objective:
         self.plain: Loss | None = None
         self.is_mean = False  # backward was called on the very mean that it returned
         self.is_sum = False  # ... or on the very sum over samples
-        self.holds_sum = False  # ... or on something made of what is no mean: a sum with more terms, or divided
         self._output: weakref.ref[Tensor] | None = None  # of the newest call
         self._output_is_mean = False
         self._version = 0  # of that output, as it was returned
@@ -84,7 +83,6 @@ class Objective:
         is_given = self.is_as_returned(tensor) if is_returned is None else is_returned
         self.is_mean = is_given and self._output_is_mean
         self.is_sum = is_given and not self._output_is_mean
-        self.holds_sum = not is_given and not self._output_is_mean
         is_all = self.is_mean and self._backwards == 1
         self._doubted = max(0, self._doubted - 1) if is_all else DOUBTED_FOR
         self.plain = None if self._doubted else self.newest

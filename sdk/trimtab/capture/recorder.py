@@ -91,9 +91,9 @@ class Recorder:
             mean_loss, criterion = news.mean_loss, news.criterion
             weight = weight if news.weight is None else news.weight
             _note(news, ledger, len(ledger.rows))
+            ledger.holds_sum = self._criteria.holds_sum
             if criterion is not None:
                 ledger.criterion.add(criterion)
-                ledger.holds_sum = self._criteria.holds_sum
             if criterion is not None or (news.labels and len(losses) > 1):
                 ledger.chance.compare(loss, criterion)
         seconds = None

@@ -33,6 +33,14 @@ class _Scaled:
     scale: Tensor
 
 
+class Unscaled(NamedTuple):
+    """What a tensor given to backward was before it was scaled."""
+
+    loss: Held
+    is_returned: bool  # a loss function returned just that
+    root: Any = None  # the node of the graph that computed it, where it was scaled and no more
+
+
 class ScaledLosses:
     """Tells what a tensor given to backward was before `GradScaler.scale` multiplied it."""
 
@@ -40,8 +48,8 @@ class ScaledLosses:
         self.recent: list[_Scaled] = []  # since the last backward
         self._is_returned = is_returned  # whether a tensor is the output of the newest loss function, as it was
 
-    def unscaled(self, tensor: Tensor) -> tuple[Held, bool] | None:
-        """The loss behind `tensor`, and whether a loss function returned just that, or None when nothing was scaled.
+    def unscaled(self, tensor: Tensor) -> Unscaled | None:
+        """The loss behind `tensor`, or None when nothing was scaled.
 
         The memory is one backward long.
         """
@@ -49,10 +57,11 @@ class ScaledLosses:
         for scaled in recent:
             if scaled.output() is tensor:
                 self.recent = [other for other in recent if other is not scaled]
-                return scaled.loss, scaled.is_returned
+                root = None if tensor.grad_fn is None else tensor.grad_fn.next_functions[0][0]
+                return Unscaled(scaled.loss, scaled.is_returned, root)
         for scaled in recent:  # what was given to backward was computed from a scaled loss
             if _descends(tensor, scaled.node):
-                return hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), False
+                return Unscaled(hold(tensor.detach() / scaled.scale.to(tensor.device, non_blocking=True)), False)
         return None
 
     def remember(self, scaler: GradScaler, outputs: Any, scaled: Any) -> None:

@@ -178,7 +178,7 @@ class Ledger:
         self.predictions: list[tuple[int, Held, Held]] = []  # on which step, targets met, targets counted
         self.criterion = TrainingCriterion()
         self.has_criterion = False  # whether a loss function's own mean was ever known of a step
-        self.holds_sum = False  # whether the newest loss was made of a loss function's sum, or of its losses one by one
+        self.holds_sum = False  # whether its losses are sums over samples, with more terms than one
         self.chance = Chance()
         self.noise = NoiseScale()
         self.learning_rate: Sequence[Held | None] = ()

@@ -11,7 +11,6 @@ from trimtab.sample.scalars import Held, Transfer, sum_of
 from trimtab.sample.seclusion import secluded
 from trimtab.types import PhaseSummary
 
-SUMMED = 0.9  # of the mean losses of all samples together: so much is no mean
 SAME = 1e-9  # relative: sums of the same numbers in parts of other lengths
 
 
@@ -67,25 +66,30 @@ class EpochSums:
         self.steps = 0
         self.samples = 0
         self._objective = 0.0  # the sum of what was given to backward
+        self._holds_sum = False
         self._loss = _Mean()
+        self._summed = _Mean()  # the same where losses are sums over samples
         self._criterion = _Mean()
         self._accuracy = _Mean()
 
     def add(self, rows: Columns, *, holds_sum: bool = False, has_criterion: bool = True) -> None:
         """Take steps of this epoch.
 
-        `holds_sum`: their losses were made of a loss function's sum over samples, or of its losses one by one.
+        `holds_sum`: losses are sums over samples, those of all its steps, as far as is known by now.
         `has_criterion`: where none is given, a loss function's own mean was the objective; else it is not known.
         """
         self.steps += len(rows.loss)
         self.samples += sum(rows.samples)
-        self._objective += sum(known(rows.loss))
+        summed = sum(known(rows.loss))
+        self._objective += summed
+        self._holds_sum = holds_sum
         losses = rows.loss
         if any(map(_is_known, rows.mean_loss)):
             losses = [loss if mean is None else mean for loss, mean in zip(losses, rows.mean_loss, strict=True)]
-        elif holds_sum:
-            losses = list(map(_per_sample, losses, rows.criterion, rows.weight))
-        self._loss.add(*weighted_sum(losses, rows.weight))
+            summed = sum(known(list(map(_sum_of, rows.loss, rows.mean_loss, rows.weight))))
+        weighted, weight = weighted_sum(losses, rows.weight)
+        self._loss.add(weighted, weight)
+        self._summed.add(summed, weight)
         if any(map(_is_known, rows.criterion)):
             losses = [loss if own is None else own for loss, own in zip(losses, rows.criterion, strict=True)]
         if has_criterion:
@@ -107,7 +111,7 @@ class EpochSums:
             return None
         counted = self._accuracy.weight
         return PhaseSummary(
-            loss=self._loss.value(),
+            loss=(self._summed if self._holds_sum else self._loss).value(),
             criterion=self._criterion.value(),
             accuracy=self._accuracy.value(),
             samples=self.samples or None,
@@ -168,11 +172,9 @@ class _Mean:
         return self._sum / self.weight if self.weight else None
 
 
-def _per_sample(loss: float | None, criterion: float | None, samples: float) -> float | None:
-    """Of a sum over samples with more terms, as a VAE's. It was divided already where it is less than their losses."""
-    if loss is None or criterion is None or abs(loss) < SUMMED * samples * abs(criterion):
-        return loss
-    return loss / samples
+def _sum_of(loss: float | None, mean: float | None, weight: float) -> float | None:
+    """The sum over samples, of which `mean` is known where that is all of the loss."""
+    return loss if mean is None else mean * weight
 
 
 def _is_known(value: float | None) -> bool:
