@@ -159,6 +159,20 @@ class LoaderPass:
         """Whether more batches may come: not exhausted, and not dropped."""
         return not self.complete and self.held
 
+    def restarts(self, followed: LoaderPass) -> bool:
+        """Whether this is a new pass over the loader of `followed`, left by `break` or `islice` before its end.
+
+        Or over the same data by a new loader, as they are made for each epoch. Not where the loop is still in that
+        pass, and looks how it does on the data that it trains on.
+        """
+        if self is followed or (self.is_evaluated and followed.held):
+            return False
+        return self.loader == followed.loader or (self.data == followed.data and not followed.held)
+
+    def goes_on(self, followed: LoaderPass) -> bool:
+        """Whether it has more than the one batch for which `followed`, a pass over the same loader, was begun."""
+        return self.loader == followed.loader and self.batches > followed.batches == 1
+
 
 def watch_loaders(patches: Patches, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `wrap` of it in the place of `__next__`, through which every batch comes."""

@@ -113,10 +113,10 @@ class Passes:
                 self._over = loader.complete  # the length it told was too short
             else:
                 self._left = self._left or not self._is_in_hand
-        elif loader.batches == 1 and self._restarts(loader):
-            self._one_by_one = self._followed is not None and self._followed.batches == 1
+        elif loader.batches == 1 and self._followed is not None and loader.restarts(self._followed):
+            self._one_by_one = self._followed.batches == 1
             self._left = not self._one_by_one
-            self._left_after = self._followed.batches if self._followed is not None else 0
+            self._left_after = self._followed.batches
         if loader is not self._source:
             self._source = loader
             if loader not in self._fresh:
@@ -384,7 +384,8 @@ class Passes:
             self._rival = None
         elif longest.batches - longest.ahead <= 1:
             self._rival = longest
-        if self._followed is None or (longest.sized or 0) > (self._followed.sized or 0) or self._goes_on(longest):
+        followed = self._followed
+        if followed is None or (longest.sized or 0) > (followed.sized or 0) or longest.goes_on(followed):
             self._follow_instead(longest)
         if self._followed is not None and self._followed.complete:
             self._over = True
@@ -409,22 +410,6 @@ class Passes:
     def _follow_instead(self, loader: LoaderPass) -> None:
         self._former = self._followed
         self._followed, self._rival, self._one_by_one = loader, None, False
-
-    def _restarts(self, loader: LoaderPass) -> bool:
-        """Whether this is a new pass over the followed loader, left by `break` or `islice` before its end.
-
-        Or over the same data by a new loader, as they are made for each epoch. Not where the loop is still in the
-        followed pass, and looks how it does on the data that it trains on.
-        """
-        followed = self._followed
-        if followed is None or loader is followed or (loader.is_evaluated and followed.held):
-            return False
-        return loader.loader == followed.loader or (loader.data == followed.data and not followed.held)
-
-    def _goes_on(self, loader: LoaderPass) -> bool:
-        """Whether it has more than the one batch for which the followed pass was begun."""
-        followed = self._followed
-        return followed is not None and loader.loader == followed.loader and loader.batches > followed.batches == 1
 
 
 def _longest(loaders: Sequence[LoaderPass]) -> LoaderPass:
