@@ -37,7 +37,6 @@ from trimtab.capture.said import NOTHING
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
-from trimtab.capture.unseen import NO_VALIDATION_SEEN
 from trimtab.capture.weighing import WEIGHED
 from trimtab.guard import Guard
 from trimtab.sample.books import Books
@@ -98,7 +97,7 @@ class Capture:
         self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
         books.on_uncleared = lambda label: say("gradients_uncleared", UNCLEARED.format(label=label))
-        self._passes.unseen.tell = lambda: None if logs() else say("validation_unseen", NO_VALIDATION_SEEN)
+        self._passes.unseen.tell = lambda text: None if logs() else say("validation_unseen", text)
         self._criteria.on_weighed = lambda loss: None if logs() else say("validation_unseen", WEIGHED.format(loss=loss))
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode

@@ -80,6 +80,7 @@ class Criteria:
                     self._called = True
                 elif in_backward() == -1 and not _is_being_traced():  # a checkpoint computes it again there
                     self._count(self._trained_on)
+                    self._passes.computed(output)
                     self._called = True
                 return
         if self.on_first is not None and output.requires_grad and not _is_being_traced():
@@ -271,6 +272,7 @@ class Criteria:
         self._trained_on = call.samples
         if not self._passes.batch_samples:
             self._count(call.samples)
+            self._passes.computed(output)
             self._origins.trained_on(call.target)
         self._called = True
         self._looks.calls += 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trimtab.capture.feeding import Feeding
 from trimtab.capture.gaps import Gap, Gaps
@@ -301,6 +302,7 @@ class Passes:
         is_left = followed is not None and followed.batches == self._left_after and not self._one_by_one
         self._left = self._left or self._over or is_left
         self._resume(is_last=True)
+        self.unseen.trained(self.feeding.knows, is_last=True)
 
     def _samples_of(self, source: LoaderPass, gap: Gap, counted: int) -> int:
         """The samples of the batch that is validated, of which a loss has `counted`, once for each loss function."""
@@ -358,6 +360,12 @@ class Passes:
         if self._trained:
             self.unseen.evaluated()
 
+    def computed(self, output: Tensor) -> None:
+        """A loss was computed as in training, and not of a batch that is known to be training."""
+        source = self._source
+        if source is not None and self._trained and not (source.is_evaluated or self.feeding.knows(source)):
+            self.unseen.computed(output, source)
+
     def _count(self) -> None:
         """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
         self._former = None
@@ -370,6 +378,7 @@ class Passes:
                 self.unseen.evaluated()
             self._fresh.clear()
             self._source = None
+            self.unseen.trained(self.feeding.knows)
 
     def _follow(self) -> None:
         """Count what was fetched for this backward, and follow the longest loader behind it."""
