@@ -901,6 +901,20 @@ def test_validation_on_a_batch_at_a_time_is_one_pass(watching, loop):
     assert [epoch.validation.loss for epoch in seen.epochs] == [pytest.approx(sum(losses) / 4)]
 
 
+@pytest.mark.parametrize("looks", [1, 2])
+def test_whole_pass_stands_alone_after_looks_at_the_first_batches(watching, loop, looks):
+    validation, expected = DataLoader(data(14, seed=2), batch_size=BATCH), []
+    with watching() as seen:
+        for _ in range(2):
+            for batch in loop.training:
+                loop.step(batch)
+            for _ in range(looks):
+                loop.validate(itertools.islice(validation, 2))
+            expected.append(loop.validate(validation))
+    assert [epoch.validation.loss for epoch in seen.epochs] == [pytest.approx(loss) for loss in expected]
+    assert [epoch.validation.samples for epoch in seen.epochs] == [14, 14]
+
+
 def test_batch_that_is_evaluated_without_a_loss_function_is_no_training(watching, loop):
     batches, others = (iter(DataLoader(data(40, seed=seed), batch_size=BATCH)) for seed in (1, 2))
     with watching() as seen:

@@ -35,7 +35,22 @@ class _Pass:
     is_look: bool = False  # of the batch that is trained on
     source: LoaderPass | None = None
     paths: set[int] = field(default_factory=set)  # from which the losses of its first batches came
-    sums: PassSums = field(default_factory=PassSums)
+    newest: PassSums = field(default_factory=PassSums)  # of `source`, but for passes that were left before it
+    left: PassSums | None = None  # ... of those
+
+    @property
+    def sums(self) -> PassSums:
+        """Of all its batches. Where passes were left before one that came to its end, of that one."""
+        if self.left is None or (self.source is not None and self.source.complete):
+            return self.newest
+        both = PassSums()
+        both.add_pass(self.left)
+        both.add_pass(self.newest)
+        return both
+
+    def leave(self) -> None:
+        """The loader starts anew, before its end."""
+        self.left, self.newest = self.sums, PassSums()
 
     @property
     def place(self) -> object:
@@ -64,8 +79,9 @@ class Gap:
     ) -> PassSums:
         """The pass over a loader: another one where it starts anew after its end, as for a second model's sake.
 
-        Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`. So they are where
-        it had begun in an earlier gap: an iterator without end is drawn from, as many batches each time.
+        Where it was left before its end they are one, as in `for _ in range(10): next(iter(loader))`, unless one comes
+        to its end after all. They are one, too, where it had begun in an earlier gap: an iterator without end is drawn
+        from, as many batches each time.
         """
         if source.validated_in is None:
             source.validated_in = self.number
@@ -73,12 +89,14 @@ class Gap:
         before = None if found is None or found.source is source else found.source
         if found is None or (before is not None and before.complete and before.validated_in == self.number):
             found = self._add(source.loader, _Pass(origin, is_training_data, is_look))
+        elif before is not None and not before.complete:
+            found.leave()
         found.source = source
         found.is_training_data |= is_training_data
         found.is_look &= is_look
         if origin is not None:
             found.paths.add(origin.path)
-        return found.sums
+        return found.newest
 
     @property
     def is_of_looks(self) -> bool:
@@ -112,7 +130,7 @@ class Gap:
         if all(each.source is None for each in between):
             for each in between:
                 self._fold(each, into=found)
-        return found.sums
+        return found.newest
 
     def _add(self, key: object, new: _Pass) -> _Pass:
         self._of[key] = new
@@ -121,7 +139,7 @@ class Gap:
 
     def _fold(self, later: _Pass, *, into: _Pass) -> None:
         self.passes.remove(later)
-        into.sums.add_pass(later.sums)
+        into.newest.add_pass(later.newest)
         into.is_look &= later.is_look
         for key, known in self._of.items():
             if known is later:
