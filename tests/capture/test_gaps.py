@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 from trimtab.types import Notice
 
@@ -18,8 +19,8 @@ class Loop:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         self.data = {name: (torch.randn(24, 4), torch.randint(3, (24,))) for name in ("train", "val", "test")}
 
-    def train(self):
-        for batch in self.batches("train"):
+    def train(self, loader=None):
+        for batch in loader or self.batches("train"):
             self.optimizer.zero_grad()
             self.loss(batch).backward()
             self.optimizer.step()
@@ -116,6 +117,35 @@ def test_evaluation_on_the_tensor_that_training_reads_is_left_out(watching, loop
         loop.train()
         losses = [loop.evaluate(batches) for batches in (loop.batches("train"), loop.batches("val"))]
     assert seen.validations[-1].loss == pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize("are_parts", [False, True])
+def test_evaluation_of_the_tensors_that_a_loader_feeds_training_with_is_left_out(watching, loop, are_parts):
+    train, val = loop.data["train"], loop.data["val"]
+    if are_parts:
+        train, val = zip(*(torch.cat(pair).split(24) for pair in zip(train, val, strict=True)), strict=True)
+    training = DataLoader(TensorDataset(*train), 8, shuffle=True)
+    with watching() as seen:
+        for _ in range(2):
+            loop.train(training)
+            loop.evaluate([train])
+            validation = loop.evaluate([val])
+    assert seen.validations[-1].loss == pytest.approx(validation)
+    assert [epoch.validation.samples for epoch in seen.epochs] == [24, 24]
+    assert notices(seen) == []
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_tensors_of_which_a_loader_feeds_training_with_a_part_tell_nothing(watching, loop, is_sampled):
+    whole = TensorDataset(*map(torch.cat, zip(loop.data["train"], loop.data["val"], strict=True)))
+    sampler = SubsetRandomSampler(range(24)) if is_sampled else None
+    training = DataLoader(whole if is_sampled else Subset(whole, range(24)), 8, sampler=sampler)
+    with watching() as seen:
+        loop.train(training)
+        loop.evaluate([whole[:24]])
+        loop.evaluate([whole[24:]])
+    assert seen.validations == []
+    assert notices(seen) == ["validation_unclear"]
 
 
 def test_evaluation_of_targets_that_equal_those_of_training_is_left_out(watching, loop):

@@ -59,6 +59,7 @@ class Criteria:
         self._undecided: list[_Undecided] = []  # of one batch
         self._batch: tuple[LoaderPass, int] | None = None  # which it is, if a loader tells
         self._origins = Origins()
+        passes.feeding.on_data = self._origins.loaded
         self._evaluated = Evaluated()
         self._trained_on = 0  # samples, by the newest call in training that did not take the lane
         self._eval_mode_backwards = 0

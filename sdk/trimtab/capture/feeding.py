@@ -42,6 +42,7 @@ class Feeding:
     def __init__(self, on_other_data: Callable[[], object]) -> None:
         self.newest: list[LoaderPass] = []  # behind the newest training backward
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
+        self.on_data: Callable[[object], object] = lambda data: None  # called with the dataset, or else a sampler
         self._on_other_data = on_other_data
         self._is_counted = False  # whether a loss has counted as many samples as `take` did
         self._lookaheads = Living[Lookahead]()  # by loader
@@ -88,6 +89,7 @@ class Feeding:
             if loader.data not in self._data:
                 self._data[loader.data] = True
                 self._on_other_data()
+                self.on_data(loader.data())
             samples, wait_s = loader.spend(self._ahead(loader, counted))
             batch_samples += 0 if any(singles) else samples
             waited_s += wait_s

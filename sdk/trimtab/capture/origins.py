@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.data import TensorDataset
 
 from trimtab.sample.scalars import are_equal, is_telling
 
@@ -52,6 +54,7 @@ class Origins:
     def __init__(self) -> None:
         self._looks_left = LOOKS
         self._training: list[_Part] = []
+        self._loaded: list[_Part] = []  # of datasets of tensors, through loaders
         self._first: Tensor | None = None  # targets of training, where they tell its data from others
 
     def trained_on(self, target: Tensor | None) -> None:
@@ -67,6 +70,12 @@ class Origins:
         elif len(self._training) < TRAINING_STORAGES:
             self._training.append(_Part(target))
 
+    def loaded(self, data: object) -> None:
+        """A loader feeds training with all of `data`."""
+        if type(data) is TensorDataset:
+            parts = [_Part(tensor) for tensor in data.tensors if tensor.layout is torch.strided]
+            self._loaded = [part for part in self._loaded if part.lives][-TRAINING_STORAGES:] + parts
+
     def of(self, target: Tensor | None) -> Origin:
         """Of the loss function that is being called with `target`. About 20 us."""
         frames = list(_callers(sys._getframe(1)))
@@ -75,9 +84,10 @@ class Origins:
         origin = Origin(path, tuple(_splits(texts)), frozenset(name for name, _ in texts))
         if target is None:
             return origin
-        known = self._known(target)
-        if known is not None:
-            return origin._replace(shares_storage=True, is_training_data=known.overlaps(target))
+        known = [part for part in (*self._training, *self._loaded) if part.is_of(target)]
+        if known:
+            is_read = any(part.overlaps(target) for part in known)
+            return origin._replace(shares_storage=True, is_training_data=is_read)
         if self._first is not None and are_equal(self._first, target):
             return origin._replace(is_training_data=True)
         is_part = target.untyped_storage().nbytes() > target.numel() * target.element_size()
