@@ -648,6 +648,15 @@ def batches_that_are_left_out(loop):
                 loop.step(loop.loss(*batch))
 
 
+def sequences_time_first(loop):
+    """As long as the batch is large at the beginning of each pass, then shorter and longer by one."""
+    items = [torch.arange(length) % 3 for length in (4, 4, 3, 5, 3, 5, 3, 5, 3, 5, 3, 5) for _ in range(4)]
+    table = nn.Embedding(3, 4)
+    for _ in range(3):
+        for (ids,) in DataLoader(items, 4, collate_fn=lambda rows: (torch.stack(rows, 1),)):
+            loop.step(loop.loss(table(ids).flatten(0, 1), ids.flatten()))
+
+
 def batches_that_are_thinned_out(loop):
     """The sampler says four, and what is collated is now and then fewer."""
 
@@ -797,6 +806,7 @@ LOOPS = [
     batches_of_other_kinds,
     batches_that_are_fetched_ahead,
     batches_that_are_left_out,
+    sequences_time_first,
     batches_that_are_thinned_out,
     batches_of_any_size,
     batches_of_indices,

@@ -671,6 +671,11 @@ def time_first(items):
     return torch.stack([x for x, _ in items], 1), torch.stack([y for _, y in items])
 
 
+def short_sequences(items):
+    """Time first, and shorter than the batch is large."""
+    return {"ids": torch.stack([x[:3] for x, _ in items], 1), "answers": torch.stack([x[:1] for x, _ in items], 1)}
+
+
 def lists(items):
     return tuple(zip(*items, strict=True))
 
@@ -693,7 +698,7 @@ def without_padding(items):
     return {"ids": torch.cat([x for x, _ in items]).long()[None], "labels": torch.ones(1, 4 * len(items))}
 
 
-@pytest.mark.parametrize("collate", [time_first, lists, one_long_row, named, pairs, without_padding])
+@pytest.mark.parametrize("collate", [time_first, short_sequences, lists, one_long_row, named, pairs, without_padding])
 def test_samples_are_items_however_they_are_laid_out(watching, loop, collate):
     with watching() as seen:
         for _ in DataLoader(data(10 * BATCH + 2), batch_size=BATCH, collate_fn=collate):
@@ -701,6 +706,24 @@ def test_samples_are_items_however_they_are_laid_out(watching, loop, collate):
             loop.model.weight.pow(2).sum().backward()
             loop.optimizer.step()
     assert [step.samples for step in seen.steps()] == [BATCH] * 10 + [2]
+
+
+def some_with_labels(items):
+    return torch.stack([x for x, _ in items[1:]]), torch.stack([y for _, y in items[1:]])
+
+
+def some_with_names(items):
+    return {"x": torch.stack([x for x, _ in items[1:]]), "name": [str(int(y)) for _, y in items[1:]]}
+
+
+@pytest.mark.parametrize("collate", [some_with_labels, some_with_names])
+def test_samples_are_those_that_a_collate_function_leaves_though_each_is_as_wide_as_the_batch(watching, loop, collate):
+    with watching() as seen:
+        for _ in DataLoader(data(3 * BATCH), batch_size=BATCH, collate_fn=collate):
+            loop.optimizer.zero_grad()
+            loop.model.weight.pow(2).sum().backward()
+            loop.optimizer.step()
+    assert [step.samples for step in seen.steps()] == [BATCH - 1] * 3
 
 
 def test_second_stage_has_its_own_training_loss_though_the_first_optimizer_lives_on(watching):

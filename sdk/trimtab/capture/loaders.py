@@ -6,7 +6,7 @@ The iterator's class is wrapped, so a loader's own type stays as it is. Workers,
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -80,6 +80,8 @@ class LoaderPass:
         if found is None:
             found, self.is_plain = _first_length(batch), False
         items = self._rest if number == self.sized else self._items
+        if items == found and self.is_plain and _may_be_sequences(batch):  # as long as they are many, this time
+            self.is_plain = False
         if items is not None and items != found and self._are_items(batch, found, items):
             found, self.is_plain = items, False
         elif self._collates_itself and items is None and (length := _common_length(batch)) is not None:
@@ -87,7 +89,7 @@ class LoaderPass:
         return found
 
     def _are_items(self, batch: Any, found: int | None, items: int) -> bool:
-        if found is None or _has_length(batch, items):
+        if found is None or _has_length(batch, items) or _is_time_first(batch, found, items):
             return True
         if found > items > 1:
             return self._is_counted or found % items == 0
@@ -266,6 +268,39 @@ def _has_length(batch: Any, length: int, depth: int = 3) -> bool:
     if not isinstance(batch, list | tuple):
         return False
     return len(batch) == length or (depth > 0 and any(_has_length(part, length, depth - 1) for part in batch))
+
+
+def _is_time_first(batch: Any, length: int, items: int) -> bool:
+    """Whether every tensor but those of one dimension has the items in its second.
+
+    Where a collate function has left items out, what has one value for each, as labels, is of that `length`.
+    """
+    parts = list(_parts(batch))
+    widths = [part.shape[1] for part in parts if isinstance(part, Tensor) and part.ndim > 1]
+    flat = (len(part) for part in parts if not isinstance(part, Tensor) or part.ndim == 1)
+    return bool(widths) and all(width == items for width in widths) and length not in flat
+
+
+def _may_be_sequences(batch: Any) -> bool:
+    """Whether the first tensor is as wide as it is long, and no table: which dimension its items are in, none tells."""
+    first = next((part for part in _parts(batch) if isinstance(part, Tensor)), None)
+    if first is None or first.ndim < 2 or first.shape[0] != first.shape[1]:
+        return False
+    return first.ndim > 2 or not first.is_floating_point()
+
+
+def _parts(batch: Any, depth: int = 3) -> Iterator[Tensor | Sequence[Any]]:
+    """The tensors of a batch, and its lists of anything else."""
+    if isinstance(batch, Tensor):
+        yield batch
+        return
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if not isinstance(parts, list | tuple):
+        return
+    if not any(isinstance(part, Tensor | Mapping) for part in parts):
+        yield parts
+    for part in parts if depth else ():
+        yield from _parts(part, depth - 1)
 
 
 def _is_row(batch: Any) -> bool:
