@@ -71,6 +71,15 @@ def validation_in_the_middle(loop):
                     loop.loss()
 
 
+def whole_passes_within_a_pass(loop):
+    for _ in range(6):
+        for index, batch in enumerate(loop.loader):
+            loop.step(loop.loss(*batch))
+            if index % 3 == 2:
+                for other in loop.loader:
+                    loop.loss(*other)
+
+
 def passes_that_are_left(loop):
     for length in (2, 3, 6, 4, 1, 6, 5, 6):
         for index, batch in enumerate(loop.loader):
@@ -752,6 +761,7 @@ LOOPS = [
     epochs_with_validation,
     validation_with_grad,
     validation_in_the_middle,
+    whole_passes_within_a_pass,
     passes_that_are_left,
     accumulation,
     gradients_cleared_in_place,

@@ -96,6 +96,50 @@ def test_look_at_a_batch_of_the_training_loader_amid_a_pass_ends_no_epoch(watchi
     assert [step.loss for step in seen.validations] == pytest.approx(looks)
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_pass_over_the_training_loader_within_its_own_with_grad_on_ends_no_epoch(watching, loop, after):
+    """As in Dive into Deep Learning: every so many steps the loss over all that is trained on."""
+    with watching() as seen:
+        for _ in range(3):
+            for number, batch in enumerate(loop.training, 1):
+                loop.step(batch)
+                if number == after:
+                    for inputs, labels in loop.training:
+                        F.cross_entropy(loop.model(inputs), labels)
+    assert [(epoch.epoch, epoch.step, epoch.train.samples) for epoch in seen.epochs] == [
+        (1, 3, 10),
+        (2, 6, 10),
+        (3, 9, 10),
+    ]
+    assert {step.epoch for step in seen.steps()} == {1, 2, 3}
+
+
+def test_losses_of_a_pass_within_another_are_no_part_of_the_criterion(watching, loop):
+    losses = []
+    with watching() as seen:
+        for inputs, labels in loop.training:
+            loss = F.cross_entropy(loop.model(inputs), labels)
+            losses.append(loss.item() * len(labels))
+            loop.optimizer.zero_grad()
+            (loss + loop.model.weight.square().sum()).backward()
+            loop.optimizer.step()
+            for others, wanted in loop.training:
+                F.cross_entropy(loop.model(others), wanted)
+    assert seen.epochs[0].train.criterion == pytest.approx(sum(losses) / SAMPLES)
+
+
+def test_pass_within_another_tells_nothing_of_where_the_last_one_was_left(watching, loop):
+    training = DataLoader(data(24), batch_size=BATCH)
+    with watching() as seen:
+        for batches in (4, 4, 2):
+            for number, batch in enumerate(itertools.islice(training, batches), 1):
+                loop.step(batch)
+                if number == 2:
+                    for inputs, labels in training:
+                        F.cross_entropy(loop.model(inputs), labels)
+    assert numbers(seen) == [1, 2]
+
+
 def test_training_loss_of_an_epoch_is_weighted_by_samples(watching, loop):
     with watching() as seen:
         losses = [loop.step(batch) for batch in loop.training]

@@ -343,6 +343,6 @@ class Capture:
 
     def _pass_ended(self, iterator: Any) -> None:
         ended = pass_of(iterator)
-        if not self._passes.feeding.has_fed(ended):
+        if self._passes.is_aside(ended):
             self._criteria.forget()
         self._passes.exhausted(ended)

@@ -68,6 +68,11 @@ class Feeding:
         """Whether what had been read ahead is trained on, and nothing more is to come."""
         return all(map(self._is_drained, self.newest))
 
+    @property
+    def longest(self) -> LoaderPass:
+        """Of those behind the newest training backward, of which there is one at least."""
+        return max(self.newest, key=lambda loader: loader.sized or 0)
+
     def choose(self, fresh: Sequence[LoaderPass]) -> Sequence[LoaderPass]:
         """Which of those that were fetched from, in order, feed the backward that is about to run. None where all that
         came was validated, or read for something else."""

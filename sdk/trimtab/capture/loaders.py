@@ -146,6 +146,10 @@ class LoaderPass:
         self.wait_s += wait_s
         self._new.append(samples)
 
+    def is_within(self, other: LoaderPass) -> bool:
+        """Whether it was begun within another pass over the same loader, in which the loop still is."""
+        return self is not other and self.loader == other.loader and other.held and not other.exhausted
+
     @property
     def held(self) -> bool:
         """Whether the loop has not dropped the iterator."""

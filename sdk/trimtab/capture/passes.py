@@ -9,7 +9,7 @@ step that trains on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,15 +109,14 @@ class Passes:
         loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
-        if self._over:
-            if loader is self._followed:
-                self._over = loader.complete  # the length it told was too short
-            else:
-                self._left = self._left or not self._is_in_hand
+        if loader is self._followed:
+            self._over = self._over and loader.complete  # the length it told was too short
+            self._left = self._one_by_one = False  # what came in between was no new pass, but one within it
+        elif self._over:
+            self._left = self._left or not self._is_in_hand
         elif loader.batches == 1 and self._followed is not None and loader.restarts(self._followed):
             self._one_by_one = self._followed.batches == 1
             self._left = not self._one_by_one
-            self._left_after = self._followed.batches
         if loader is not self._source:
             self._source = loader
             if loader not in self._fresh:
@@ -136,6 +135,16 @@ class Passes:
             self._follow_instead(loader)
         if loader is self._followed:
             self._over = True
+        elif not self._over and self._is_within(loader):
+            self._left = False  # the loop is back in the pass around it
+
+    def is_aside(self, ended: LoaderPass) -> bool:
+        """Whether a pass that has ended fed no training: its loader never did, or it was within the one that does."""
+        return not self.feeding.has_fed(ended) or self._is_within(ended)
+
+    def _is_within(self, loader: LoaderPass) -> bool:
+        followed = self._followed
+        return followed is not None and loader.is_within(followed) and loader not in self.feeding.newest
 
     @property
     def followed(self) -> LoaderPass | None:
@@ -292,7 +301,7 @@ class Passes:
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._newest_sums = None
-        longest = _longest(feeding)
+        longest = self.feeding.longest
         self._follow_instead(longest)
         self._over, self._left = longest.complete, False
 
@@ -352,6 +361,8 @@ class Passes:
             self.epoch += 1
             self._trained, self._newest_sums = False, None
         if self._left:
+            if not self._over and self._followed is not None:
+                self._left_after = self._followed.batches
             self._over = self._left = False
             self._followed = None
 
@@ -388,7 +399,7 @@ class Passes:
             return
         if self._is_dropped and self._followed not in feeding and self._has_evaluated:
             self.on_other_pass()
-        longest = _longest(feeding)
+        longest = self.feeding.longest
         if self._followed in feeding:
             self._rival = None
         elif longest.batches - longest.ahead <= 1:
@@ -419,7 +430,3 @@ class Passes:
     def _follow_instead(self, loader: LoaderPass) -> None:
         self._former = self._followed
         self._followed, self._rival, self._one_by_one = loader, None, False
-
-
-def _longest(loaders: Sequence[LoaderPass]) -> LoaderPass:
-    return max(loaders, key=lambda loader: loader.sized or 0)
