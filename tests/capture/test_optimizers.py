@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import trimtab
 from trimtab import searches
-from trimtab.capture import optimizers
+from trimtab.capture import attribution, optimizers
 from trimtab.testing import RecordingBackend
 from trimtab.types import Step
 
@@ -592,6 +592,42 @@ def test_steps_without_hooks_are_told_though_clipped_gradients_are_zeroed_in_pla
                     p.grad.zero_()
     assert seen.end.totals["steps"] == {"0": 8}
     assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("clips", [lambda index: False, lambda index: index < 4], ids=["never", "at first"])
+def test_steps_by_hand_are_told_though_no_version_tells_of_cleared_gradients(
+    watching, model, inputs, labels, accumulated, clips
+):
+    losses = []
+    with watching() as seen:
+        for index in range(8):
+            for _ in range(accumulated):
+                loss = F.cross_entropy(model(inputs), labels)
+                losses.append(loss.item())
+                loss.backward()
+            for p in model.parameters():
+                if clips(index):
+                    p.grad *= 0.5
+                p.data -= 0.1 * p.grad.data
+                p.grad.data.zero_()
+    assert seen.end.totals["steps"] == {"0": 8}
+    assert sum(step.loss * step.steps for step in seen.steps()) == pytest.approx(sum(losses))
+
+
+def test_nothing_is_read_of_gradients_once_an_optimizer_has_stepped(watching, model, inputs, labels, monkeypatch):
+    read = []
+    monkeypatch.setattr(attribution, "holds_something", lambda gradient: read.append(gradient) or True)
+    optimizer, other = torch.optim.SGD(model.parameters(), lr=0.1), nn.Linear(4, 3)
+    with watching():
+        for index in range(6):
+            for network in (model, model, other):  # the last is nobody's
+                F.cross_entropy(network(inputs), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if index == 0:
+                read.clear()
+    assert read == []
 
 
 def move(model):

@@ -161,6 +161,21 @@ def test_gradients_that_outlive_their_step_are_those_of_the_cpu(watching, monkey
     assert said[1][0] == ([1] * 30 if clears else list(range(1, 31)))
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_updates_by_hand_that_no_version_tells_of_are_seen_if_each_backward_has_one(watching, training, parts):
+    """Nobody waits again for a device that had something in its gradients when it was asked first."""
+    loop = training()
+    loop.optimizer = None  # which may step yet while it lives
+    with watching() as seen:
+        for _ in range(6):
+            for _ in range(parts):
+                loop.loss().backward()
+            for parameter in loop.model.parameters():
+                parameter.data -= 0.1 * parameter.grad.data
+                parameter.grad.data.zero_()
+    assert seen.end.totals["steps"] == ({"0": 6} if parts == 1 else {})
+
+
 SIZES = [(), (1,), (7,), (300, 200), (3, 5, 2, 2)]
 
 

@@ -20,8 +20,8 @@ from threading import get_ident
 from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
-from trimtab.capture.share import Share, first_with_gradient, holds_something
-from trimtab.sample.scalars import Held
+from trimtab.capture.share import Share, first_with_gradient, has_any, holds_something, local_of
+from trimtab.sample.scalars import Held, is_real
 
 WARM_UP_WALKS = 16
 STRAY_WALKS = 64
@@ -54,11 +54,18 @@ class _Unclaimed:
         """After a backward that added to these gradients: their versions are others by that alone."""
         self.leaves.update({key: leaves[key] for key in self.leaves.keys() & leaves.keys()})
 
-    def was_cleared(self) -> bool:
+    def was_cleared(self, emptied: Container[int]) -> bool:
         """Forget leaves that are gone, and those whose gradients were cleared. Whether none is left, and some were."""
         living = self.living()
-        self.keep({key for key, leaf in living.items() if not _was_cleared(leaf, self.leaves[key][1])})
+        rest = {key: leaf for key, leaf in living.items() if key not in emptied}
+        self.keep({key for key, leaf in rest.items() if not _was_cleared(leaf, self.leaves[key][1])})
         return bool(living) and not self.leaves and not self.hidden
+
+    def unwritten(self) -> list[Tensor]:
+        """The gradients of its leaves, if nobody is known to have written to any since the newest backward."""
+        found = [(leaf.grad, self.leaves[key][1]) for key, leaf in self.living().items()]
+        unwritten = [gradient for gradient, version in found if gradient is not None and gradient._version == version]
+        return unwritten if len(unwritten) == len(found) else []
 
 
 class Attribution:
@@ -76,6 +83,7 @@ class Attribution:
         self._walks_left = WARM_UP_WALKS
         self._stray_walks_left = STRAY_WALKS
         self._restricted_walks_left = WARM_UP_WALKS
+        self._may_wait = True  # for a device, to see whether gradients were cleared
 
     @property
     def newest_leaves(self) -> list[Tensor]:
@@ -102,7 +110,8 @@ class Attribution:
             self.cleared = not share.losses and len(self.shares) == 1 and not self.by_hand
         if not self.unclaimed:
             return []
-        cleared = [entry.loss for entry in self.unclaimed if entry.thread == thread and entry.was_cleared()]
+        emptied = self._emptied(thread) if self.by_hand or not self.shares else ()
+        cleared = [entry.loss for entry in self.unclaimed if entry.thread == thread and entry.was_cleared(emptied)]
         self.unclaimed = [entry for entry in self.unclaimed if entry.leaves or entry.hidden]
         return [] if self.unclaimed else cleared
 
@@ -145,6 +154,8 @@ class Attribution:
         for other in self.shares:
             other.takes_all = False
         share = Share(parameters)
+        if self.by_hand:
+            share.update_by_hand(parameters)
         share.losses = self._claim(share)
         if not share.losses and share.probe.grad is not None:  # it took over from another one
             for other in self.shares:
@@ -207,6 +218,26 @@ class Attribution:
         self.only = None
         if share in self.shares:
             self.shares.remove(share)
+
+    def _emptied(self, thread: int) -> Container[int]:
+        """The leaves of the newest loss without an owner, if it was cleared by `p.grad.data.zero_()`: no version tells.
+
+        Asked while no optimizer has stepped. The least gradient first: of what is not cleared little is read.
+        """
+        entry = self.unclaimed[-1]
+        gradients = entry.unwritten() if entry.thread == thread else []
+        is_emptied = bool(gradients) and not any(map(self._holds, sorted(gradients, key=Tensor.numel)))
+        return set(entry.leaves) if is_emptied else ()
+
+    def _holds(self, gradient: Tensor) -> bool:
+        """Whether it holds something, as far as is known. A device is waited for until one of its gradients does."""
+        gradient = local_of(gradient)
+        if gradient.is_sparse or not is_real(gradient):
+            return True
+        if gradient.is_cpu:
+            return holds_something(gradient)
+        self._may_wait = self._may_wait and not has_any(gradient)
+        return not self._may_wait
 
     def _claim(self, share: Share) -> list[Held]:
         """Take the losses that wait for its parameters."""

@@ -43,7 +43,7 @@ class Share:
 
     __slots__ = (
         "_changed_by_clip", "_is_kept", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids",
-        "is_applied", "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
+        "is_applied", "is_by_hand", "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -52,6 +52,7 @@ class Share:
         self.probe: Tensor | _Lost = first_with_gradient(parameters, parameters[0])
         self.follows = False  # gradients are copied by hand from those of other tensors, one of which is the probe
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
+        self.is_by_hand = False  # nobody tells when it is applied
         self.is_reached_in_parts = False  # a backward came here, and not to the probe: several models, or heads
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._overwritten: list[Held] = []  # before it, and after the last step, while the probe had no gradient
@@ -110,6 +111,11 @@ class Share:
         self.probe, self.left = parameter, id(parameter.grad)
         self.note_version()
 
+    def update_by_hand(self, parameters: Sequence[Tensor]) -> None:
+        """Its parameters are updated by hand. The least gradient is the probe: it may be read before each backward."""
+        self.is_by_hand = True
+        self.look_at(min((p for p in parameters if p.grad is not None), key=Tensor.numel, default=parameters[0]))
+
     def let_go(self) -> None:
         """Its optimizer is gone: do not hold the probe. What a backward brings it is for who takes over."""
         if type(self.probe) is not _Lost:
@@ -154,12 +160,12 @@ class Share:
             if cleared and self._version is not None:
                 self._clear()
             self._version = version
-        elif self.is_applied and not self._outlives(gradient):  # `p.grad.data.zero_()` moves no version
-            self._clear()
+        elif (self.is_applied or self.is_by_hand) and not self._outlives(gradient):
+            self._clear()  # by `p.grad.data.zero_()`, which moves no version
         self._changed_by_clip = False
 
     def _outlives(self, gradient: Tensor) -> bool:
-        """Whether a gradient that nobody wrote to after its step is there still. A device is waited for, once."""
+        """Whether a gradient that nobody is known to have written to is there still. A device is waited for, once."""
         local = local_of(gradient)
         if local.is_cpu or local.is_sparse:
             return holds_something(gradient)
