@@ -43,11 +43,6 @@ from trimtab.types import (
 )
 from trimtab.watchdog import RULE, Watchdog
 
-NO_TRAINING = (
-    "No step and no validation was seen. The training may run in other processes: then put @trimtab.watch on the "
-    "function that they run, or start them with `torchrun -m trimtab run train.py` or `accelerate launch -m trimtab "
-    "run train.py`. Training with torch.func cannot be seen."
-)
 LINGERED = "Ctrl-C: no scrape is waited for any more, and the program goes on."
 HANGS = (
     f"backend {{backend}} hangs: it has been at one batch for over {HANGING_S:.0f} s. Training goes on. Up to "
@@ -368,7 +363,7 @@ class Run:
 
     def _publish_end(self, status: Status, error: str | None) -> None:
         if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
-            self._say("no_training", NO_TRAINING)
+            self._say("no_training", bookends.NO_STEP if self._capture.has_unclaimed else bookends.NO_TRAINING)
         self._health.publish(last=True)
         seconds = self._health.seconds
         self._emit(bookends.run_end(status, error, seconds, books=self._books, guard=self._guard, bus=self._bus))

@@ -311,6 +311,14 @@ def test_run_that_saw_no_training_says_so(watching, model):
     assert validated.notices == failed.notices == []
 
 
+def test_run_that_saw_backwards_and_no_step_says_so(watching, model):
+    with watching() as seen:
+        for _ in range(4):
+            torch.nn.functional.mse_loss(model(torch.ones(4, 2)), torch.ones(4, 1)).backward()
+    (notice,) = seen.notices
+    assert notice.startswith("Backward was called, and no step was seen")
+
+
 def test_attach_refuses_what_is_no_optimizer_instead_of_leaving_it_out(options, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with trimtab.watch(**options) as run:

@@ -180,6 +180,11 @@ class Capture:
         """Whether any step or validation was seen."""
         return bool(self._meter.steps or self._passes.resumed_at or self._books.ledgers)
 
+    @property
+    def has_unclaimed(self) -> bool:
+        """Whether backward brought gradients that nobody is known to have used."""
+        return bool(self._attribution.unclaimed)
+
     def trains_alone(self) -> bool:
         """Whether no other thread that has trained is at work: it may be stepping, or need the weights for a graph."""
         trained = {share.thread for share in self._attribution.shares}
