@@ -232,7 +232,7 @@ class Attribution:
     def _holds(self, gradient: Tensor) -> bool:
         """Whether it holds something, as far as is known. A device is waited for until one of its gradients does."""
         gradient = local_of(gradient)
-        if gradient.is_sparse or not is_real(gradient):
+        if type(gradient) is not Tensor or gradient.is_sparse or not is_real(gradient):
             return True
         if gradient.is_cpu:
             return holds_something(gradient)
