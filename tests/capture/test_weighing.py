@@ -71,6 +71,46 @@ def test_a_loss_of_which_training_takes_every_element_alike_is_validation(watchi
     assert any(step.accuracy is not None for step in seen.steps())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("mode", ["no_grad", "eval mode"])
+def test_a_validation_by_a_mean_is_one_whatever_training_makes_of_each_element(
+    watching, model, inputs, labels, mode, reduction
+):
+    """As of labels that a model has guessed, of which the sure ones count, beside labels that are known."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    supervised = []
+    with watching() as seen:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            guessed = F.cross_entropy(model(inputs + 1), labels, reduction="none")
+            (loss + (guessed * MASK).mean()).backward()
+            optimizer.step()
+            supervised.append(loss.item())
+        model.train(mode == "no_grad")
+        with torch.set_grad_enabled(mode != "no_grad"):
+            loss = F.cross_entropy(model(inputs * 2), labels.clone(), reduction=reduction).item()
+        model.train()
+    assert seen.validations[-1].loss == pytest.approx(loss / (len(labels) if reduction == "sum" else 1))
+    assert seen.validations[-1].accuracy is not None
+    assert seen.epochs[-1].train.criterion == pytest.approx(sum(supervised) / 6)
+    assert seen.epochs[-1].train.accuracy is not None
+    assert not [each for each in seen.notices if "for each element" in each]
+
+
+def test_a_mean_in_validation_is_shown_though_training_masks_every_call(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (F.cross_entropy(model(inputs), labels, reduction="none") * MASK).mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            loss = F.cross_entropy(model(inputs * 2), labels.clone()).item()
+    assert seen.validations[-1].loss == pytest.approx(loss)
+    assert (seen.epochs[-1].train.criterion, seen.epochs[-1].train.accuracy) == (None, None)
+
+
 def test_a_loss_that_is_not_part_of_the_objective_tells_nothing(watching, model, inputs, labels):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watching() as seen:

@@ -96,7 +96,8 @@ class Criteria:
             if not in_checkpoint():
                 self._validate(loss, output, args)
         elif in_eval_mode:
-            self._undecided.append(_Undecided(loss, self._evaluation(loss.call(output, args)), output, args))
+            call = loss.call(output, args)
+            self._undecided.append(_Undecided(loss, self._evaluation(call), output, call.reduction))
             self._batch = self._passes.batch
             self._doubt()
         elif output.requires_grad:
@@ -107,7 +108,7 @@ class Criteria:
         undecided, self._undecided = self._undecided, []
         for held in undecided:
             name = held.loss.name
-            if self._may_compare(name) and not held.is_differentiated:
+            if self._may_compare(name, held.reduction) and not held.is_differentiated:
                 self._passes.validated(*held.evaluation, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
@@ -279,7 +280,7 @@ class Criteria:
         self._looks.calls += 1
         if call.reduction == NONE:
             self._weighing.called(loss.name, output)
-        if loss.name != self._primary or loss.name in self._weighing.names:
+        if loss.name != self._primary or self._weighing.leaves_out(loss.name, call.reduction):
             return
         samples = min(call.samples, self._passes.batch_samples or call.samples)
         self._summing.called(output, samples, is_mean=call.reduction == MEAN)
@@ -292,11 +293,11 @@ class Criteria:
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:
         said, met, *_ = held.evaluation
-        self._remember(held.loss, held.output, held.version, is_mean=held.is_mean)
+        self._remember(held.loss, held.output, held.version, is_mean=held.reduction == MEAN)
         if not self._passes.batch_samples:
             self._count(said.samples)
         self._called = True
-        if held.loss.name == self._primary and held.loss.name not in self._weighing.names:
+        if held.loss.name == self._primary and not self._weighing.leaves_out(held.loss.name, held.reduction):
             self.said.values.append(said)
             self.said.predictions += [] if met is None else [met]
 
@@ -352,18 +353,19 @@ class Criteria:
         return 0 if name == self._primary else self._trained.get(name, 0)
 
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
-        if self._may_compare(loss.name):
-            evaluation = self._evaluation(loss.call(output, args))
-            self._passes.validated(*evaluation, loss=loss.name, rank=self._rank(loss.name))
+        call = loss.call(output, args)
+        if self._may_compare(loss.name, call.reduction):
+            self._passes.validated(*self._evaluation(call), loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
-        elif loss.name in self._weighing.names:
+        elif self._weighing.leaves_out(loss.name, call.reduction):
             self.on_weighed(loss.name)
         elif self._models.any_in_eval_mode():
             self._passes.evaluated_otherwise()
 
-    def _may_compare(self, name: str) -> bool:
-        """Whether training calls that loss function, or none so far, and takes its mean."""
-        return name not in self._weighing.names and (not self._trained or name in self._trained)
+    def _may_compare(self, name: str, reduction: int) -> bool:
+        """Whether training calls that loss function, or none so far, and its mean, asked for so, is of use there."""
+        is_trained = not self._trained or name in self._trained
+        return is_trained and not self._weighing.leaves_out(name, reduction)
 
     def _evaluation(self, call: LossCall) -> _Evaluation:
         return criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call)
@@ -384,10 +386,11 @@ class Criteria:
 class _Undecided:
     """A loss with grad, on a model in eval mode."""
 
-    def __init__(self, loss: Loss, evaluation: _Evaluation, output: Tensor, args: tuple[Any, ...]) -> None:
+    def __init__(self, loss: Loss, evaluation: _Evaluation, output: Tensor, reduction: int) -> None:
         self.loss = loss
         self.evaluation = evaluation
-        self.output, self.version, self.is_mean = weakref.ref(output), output._version, loss.is_mean(args)
+        self.reduction = reduction
+        self.output, self.version = weakref.ref(output), output._version
         self.is_differentiated = False
         if output.grad_fn is not None:
             output.grad_fn.register_prehook(self._note)  # which tells of `torch.autograd.grad` too

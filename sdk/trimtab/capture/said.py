@@ -81,8 +81,9 @@ class Said:
         self.marked = self.marked._replace(values=0, labels=0)
 
     def take_back(self) -> None:
-        """What the primary said is not what is trained on."""
-        self.values, self.predictions, self.labels = [], [], []
+        """What the primary said of each element is not what is trained on. A mean that it returned is."""
+        self.values = [each for each in self.values if not each.by_element]
+        self.predictions, self.labels = [], []
         self.marked = self.marked._replace(values=0, predictions=0, labels=0)
 
     def forget(self) -> None:

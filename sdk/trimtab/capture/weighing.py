@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from trimtab.sample.criteria import NONE
+
 WEIGHED = (
     "Training masks or weighs what {loss} returns for each element, so that the loss and the accuracy of all of them, "
     "which could be shown of a validation, are other ones: none is shown. Log them: trimtab.log(loss=..., "
@@ -33,13 +35,17 @@ class Weighing:
     """Learns which loss functions those are. Holds a graph from a call to the backward after it, `LOOKS` times."""
 
     def __init__(self) -> None:
-        self.names: set[str] = set()  # of loss functions whose elements do not count alike
+        self._names: set[str] = set()  # of loss functions whose elements do not count alike
         self._left: dict[str, int] = {}
         self._called: dict[str, Any] = {}  # the node of the newest call, of each that is asked about
 
+    def leaves_out(self, name: str, reduction: int) -> bool:
+        """Whether the mean of what such a call returned is none of training's. A mean that it returned is one."""
+        return reduction == NONE and name in self._names
+
     def called(self, name: str, output: Tensor) -> None:
         """Training has called a loss function that returned a value for each element."""
-        if output.numel() > 1 and self._left.setdefault(name, LOOKS) and name not in self.names:
+        if output.numel() > 1 and self._left.setdefault(name, LOOKS) and name not in self._names:
             self._called[name] = output.grad_fn
 
     def backward(self, tensor: Any) -> list[str]:
@@ -56,7 +62,7 @@ class Weighing:
             self._left[name] -= bool(users)
             if _are_weighed(node, users):
                 found.append(name)
-        self.names.update(found)
+        self._names.update(found)
         return found
 
 

@@ -57,6 +57,7 @@ class Criterion:
     value: Held
     weight: Held
     samples: int
+    by_element: bool = False  # the mean was taken here, of a loss that has a value for each element
 
 
 class TrainingCriterion:
@@ -107,7 +108,7 @@ def _criterion(call: LossCall) -> Criterion:
     if call.reduction == MEAN and call.output.numel() == 1:
         return Criterion(hold(call.output), weight, call.samples)
     total = call.output.detach().sum()
-    return Criterion(hold(total / _divisor(call, counted)), weight, call.samples)
+    return Criterion(hold(total / _divisor(call, counted)), weight, call.samples, call.reduction == NONE)
 
 
 def weighted(criterion: Criterion) -> Held:
