@@ -144,6 +144,11 @@ class Snapshots:
         for snapshot in list(self._kept):
             self._drop(snapshot)
 
+    def begin_at(self, step: int) -> None:
+        """None from before that of `step` is gone back to any more; the best one is kept. That one is the first."""
+        self._give_up([s for s in self._kept if s.step < step])
+        self._first = next((s for s in self._kept if not s.alone), None)
+
     def due(self, step: int) -> bool:
         """Whether the next one should be taken after `step`, if the run is healthy. 0.1 us."""
         return self.turns.has_come(step) and self.refusal is None

@@ -33,6 +33,11 @@ class Beginning:
         living, asked = set(map(id, self._marks.living())), set(parameters)
         return asked <= living or (len(living) == self._count and living <= asked)
 
+    def is_within(self, parameters: Set[int]) -> bool:
+        """Whether all of them live, and are among these, by their ids."""
+        living = set(map(id, self._marks.living()))
+        return len(living) == self._count and living <= parameters
+
     def is_apart_from(self, parameters: Set[int]) -> bool:
         """Whether it has none of these, by their ids."""
         return parameters.isdisjoint(map(id, self._marks.living()))

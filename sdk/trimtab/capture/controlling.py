@@ -48,6 +48,10 @@ class StepController(Protocol):
         """
         ...
 
+    def takes_over(self, label: str, former: Sequence[str]) -> None:
+        """After `met`, before its first step: it trains all that others, of these labels, trained for long."""
+        ...
+
     def another_loss(self, loss: str) -> None:
         """Training has a loss that it did not have before: of the function `loss`, or (empty) one written by hand.
 

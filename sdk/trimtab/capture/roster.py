@@ -17,6 +17,8 @@ from trimtab.capture.recorder import Recorder
 from trimtab.capture.tracked import Tracked, parameters_of
 from trimtab.searches import living
 
+STAGE = 100  # steps of an optimizer, so that one in its place may begin a stage: some loops make one every few steps
+
 
 class Arrival(NamedTuple):
     """An optimizer that steps for the first time, and what that means for the others."""
@@ -27,6 +29,7 @@ class Arrival(NamedTuple):
     is_stage: bool  # it goes on with the model of others, of whom it is not known whether they step again
     is_next: bool  # there were others, and it is the only one by now
     joins: bool  # others have begun the training that it begins in, see `Roster.joins`
+    former: Sequence[Tracked]  # those whose place it takes: it trains all that they have for long, and they may be gone
 
     @property
     def begins_anew(self) -> bool:
@@ -97,11 +100,13 @@ class Roster:
             self._leave(known)
         is_next = bool(gone or over) and not self._tracked
         before = self._before(new)
+        former = [] if over else self._former_of(new, gone)
         joins = self.joins(new, [*over, *before])
         self._tracked = {**self._tracked, id(optimizer): new}
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
-        return Arrival(new, over, is_another, is_stage=bool(idle or before), is_next=is_next, joins=joins)
+        is_stage = bool(idle or before)
+        return Arrival(new, over, is_another, is_stage=is_stage, is_next=is_next, joins=joins, former=former)
 
     def joins(self, new: Tracked, before: Sequence[Tracked] = ()) -> bool:
         """Whether it begins in a training that others have begun: nobody stepped there under its label, or `before` it.
@@ -159,6 +164,12 @@ class Roster:
     def _before(self, new: Tracked) -> list[Tracked]:
         """Those that have trained a parameter of the `new` one for a while: Adam before LBFGS, say."""
         return [known for known in self if known.calls >= LEARNED and not known.share.ids.isdisjoint(new.share.ids)]
+
+    def _former_of(self, new: Tracked, gone: Sequence[Tracked]) -> list[Tracked]:
+        """Those that trained for long, where the `new` one trains all that they did, and all that any other does."""
+        within = [known for known in (*gone, *self) if known.beginning.is_within(new.share.ids)]
+        is_all = all(known in within for known in self)
+        return [known for known in within if known.calls >= STAGE] if is_all else []
 
     def _leave(self, known: Tracked) -> None:
         """It steps no more. Should it all the same, it enters again under its label."""

@@ -268,6 +268,8 @@ class Steps:
             elif arrival.is_stage and not arrival.joins:
                 self._recorder.books.count_on()
             self.controller.met(optimizer, label)  # which may keep its first state
+            if arrival.former and not arrival.begins_anew:
+                self._take_over(arrival.former, label)
             self._recorder.meter.add(self._recorder.clock() - started)
             if len(self.roster) > 1:
                 self._attribution.on_reached, self._attribution.on_spared = self._reached, self._spared
@@ -284,6 +286,13 @@ class Steps:
         for known in over:
             self.controller.begins_anew(known.ledger.label, may_return=True)
         self.controller.begins_anew(tracked.ledger.label)
+
+    def _take_over(self, former: Sequence[Tracked], label: str) -> None:
+        """An optimizer trains on what `former` ones did, of which every step is judged before its first."""
+        if self.controller.judges_at_once:
+            for known in former:
+                self.controller.catch_up(known.ledger, known.unjudged.take())
+        self.controller.takes_over(label, [known.ledger.label for known in former])
 
     def _reloaded(self, tracked: Tracked, optimizer: Optimizer) -> None:
         """A state was loaded. Where the first weights were, too, this is the first step of another training."""
@@ -379,9 +388,7 @@ class Steps:
         """The shares whose probe these gradients may write to. Where they are nobody's, they may be copies."""
         shares = self._attribution.of_thread
         found = [share for share in shares if share.is_among(gradients)]
-        if found or (
-            len(shares) > 1 and any(t.share in shares and _is_part(t.parameters, gradients) for t in self.roster)
-        ):
+        if found or (len(shares) > 1 and any(t.share in shares and t.has_gradient(gradients) for t in self.roster)):
             return found
         return self._attribution.unapplied
 
@@ -422,8 +429,3 @@ class Steps:
         """Take the norm that was found when this optimizer's gradients were clipped."""
         is_only = len(self.roster) == 1 and tracked.calls > 1  # nobody else can be meant
         return self._clipped.take(None if is_only else tracked.parameters)
-
-
-def _is_part(parameters: Sequence[Tensor], gradients: Tensor | Sequence[Tensor]) -> bool:
-    first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
-    return first is not None and any(p.grad is first for p in parameters)

@@ -111,6 +111,11 @@ class Tracked:
         """Whether GradScaler has told the optimizer, a fused one, to leave this step out, as far as is known yet."""
         return isinstance(self.found_inf, float) and self.found_inf > 0
 
+    def has_gradient(self, gradients: Tensor | Sequence[Tensor]) -> bool:
+        """Whether the first of these is that of one of its parameters."""
+        first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
+        return first is not None and any(p.grad is first for p in self.parameters)
+
     def look_closely(self) -> None:
         """The next steps are looked at as the first ones of a run are."""
         self.close_from = self.sample_at = self.update_at = self.judge_at = self.calls

@@ -181,15 +181,23 @@ class Judge:
         """It goes on with a model that it has trained before. To be told before its first step is judged."""
         self._learned.add(optimizer)
 
-    def forget_losses(self, step: int) -> None:
+    def forget_losses(self, step: int, *, has_to_fall: bool = False) -> None:
         """After `step` training has another objective: no loss or gradient up to there is a measure of what follows.
 
-        That weights have learned something is still so, and no trouble began before. Episodes are as in `begin_anew`.
+        No trouble began before. Weights that have learned something may have next to no loss under the other one as
+        well; not so where the loss `has_to_fall`, being high by now. Episodes are as in `begin_anew`.
         """
         of_training = {name: bench.course for name, bench in self._benches.items() if name}
         self._learned |= {name for name, course in of_training.items() if course.count >= BASELINE}
+        if has_to_fall:
+            self._learned -= of_training.keys()
         self._began_at = step + 1
         self._forget(*of_training)
+
+    def is_left(self, optimizer: str, loss: float) -> bool:
+        """Whether a loss is far from what those of this optimizer were: see `Course.is_left_by`."""
+        bench = self._benches.get(optimizer)
+        return bench is not None and bench.course.is_left_by(loss)
 
     def forget_validation(self) -> None:
         """Validation has another measure: neither its course nor its best counts. Episodes are as in `begin_anew`."""

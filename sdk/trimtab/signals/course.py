@@ -25,6 +25,7 @@ BETTER = 0.1  # of that: by less, a pass is no better than the one before
 FLAT = 0.97  # of the slow average: a faster one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
 KNOWN = 100  # values after which it is known what swings are usual
+ASIDE = 2.0  # swings: a value further from the average is not one of those that it is of
 REST = 0.25  # of a swing: by less, the slow average is where it was lowest
 UNSEEN = 10  # values until a rise is larger
 TRACED = 200  # ... that a rise is traced back at most: where it took longer, it is how the run has been
@@ -185,6 +186,12 @@ class Course:
     def lost(self) -> float:
         """How far the fast average is above the best that it may be measured by."""
         return self.fast - self.best - self.excused
+
+    def is_left_by(self, value: float) -> bool:
+        """Whether a value is too high for the next one, and for what a run that goes well comes back to."""
+        if self.count < BASELINE or not math.isfinite(value):
+            return False
+        return value - self.fast > ASIDE * self.swing and value - self.best - self.excused > NEAR * self.scale
 
     @property
     def worsened(self) -> float:

@@ -147,7 +147,9 @@ class Controller:
             step=books.steps_written,
             trains_alone=trains_alone,
         )
-        self._forgetting = Forgetting(judge, self._judging, self._answering, self._telling, self._labels, say)
+        self._forgetting = Forgetting(
+            judge, self._judging, self._answering, self._telling, self._labels, say, actuators.snapshots.begin_at
+        )
         self._absent = Absent(engine, judge, actuators.steering)
         self._wariness = Wariness(books.steps_written)
         self._standing = Standing(engine, judge, actuators.steering, reception, guard, books.steps_written)
@@ -212,6 +214,12 @@ class Controller:
         self._membership.withdraw(step, "another model is trained by now", spares_persons=True)
         self.optimizers.pop(label, None)
         self._actuators.begin_anew(label)
+
+    def takes_over(self, label: str, former: Sequence[str]) -> None:
+        """See `StepController`."""
+        step = self._books.steps_written()
+        if self._judging.taken_over(label, former, step):
+            self._keeping.taken_over(step)
 
     def another_loss(self, loss: str) -> None:
         """Training has a loss that it did not have before: of the function `loss`, or (empty) written by hand."""

@@ -14,11 +14,19 @@ ANOTHER_LOSS = (
     "After step {step} training has a loss that it did not have before: {loss}. The losses up to there are no measure "
     "of those that follow, so rules about training begin anew."
 )
+ANOTHER_STAGE = (
+    "After step {step} a new optimizer trains what another one did, and the loss is higher from its first step on, so "
+    "something else is asked of the weights. The losses up to there are no measure of those that follow: rules about "
+    "training begin anew, and no state from before is gone back to."
+)
 BY_HAND = "one that no loss function of torch computes"
 
 
 class Forgetting:
-    """Tells every room that holds evidence to let it go. `labels` are those of all optimizers that have stepped."""
+    """Tells every room that holds evidence to let it go. `labels` are those of all optimizers that have stepped.
+
+    `keep_from(step)` lets go of the states from before that step.
+    """
 
     def __init__(
         self,
@@ -28,10 +36,13 @@ class Forgetting:
         telling: Telling,
         labels: Collection[str],
         say: Callable[[str, str], None],
+        keep_from: Callable[[int], object],
     ) -> None:
         self._judge, self._judging, self._answering, self._telling = judge, judging, answering, telling
         self._labels = labels
         self._say = say
+        self._keep_from = keep_from
+        judging.on_stage = self.another_stage
 
     def everything(self, step: int) -> None:
         """Whatever was seen up to `step`, of every optimizer and of validation."""
@@ -56,6 +67,14 @@ class Forgetting:
         self._fence(None, step)
         self._judging.another_loss(step)
         self._telling.begin_anew()
+
+    def another_stage(self, step: int) -> None:
+        """A new optimizer trains what another one did, and the loss was higher before it moved anything."""
+        self._say("another stage", ANOTHER_STAGE.format(step=step))
+        self._fence(None, step)
+        self._judging.another_stage(step)
+        self._telling.begin_anew()
+        self._keep_from(step)
 
     def another_validation(self) -> None:
         """Validation is by a loss function that it was not by before: neither its best nor its course is a measure."""

@@ -58,6 +58,8 @@ class Judging:
         self._judge, self._books, self._say = judge, books, say
         self._level = level or (lambda step, read: read)
         self._on_device: dict[str, tuple[int, Points]] = {}  # judged when the next ones come
+        self.on_stage: Callable[[int], object] = lambda step: None  # called with the step after which one begins
+        self._taken_over: dict[str, tuple[Sequence[str], int]] = {}  # label: whose place it takes, and after which step
         self._fenced_at: dict[str, int] = {}  # the last step of an optimizer that is no evidence any more
         self._train: tuple[float, int] = (0.0, 0)  # sum and number of losses since the last validation
         self._trained: set[str] = set()  # the optimizers that they are of
@@ -97,6 +99,8 @@ class Judging:
         rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
         fenced_at = self._fenced_at.get(label, 0)
         for index, point in enumerate(read, start=last - len(read) + 1):
+            if label in self._taken_over:
+                self._look_for_stage(label, index, point.loss)
             if index > fenced_at and point.is_skipped:
                 verdicts += self._judge.skipped(label, index)
             elif index > fenced_at:
@@ -109,6 +113,15 @@ class Judging:
         doubt = doubt_of_loss()
         if doubt and (unjudged := self._judge.distrust_loss()):
             self._say("loss in reinforcement learning", UNJUDGED.format(doubt=doubt, rules=", ".join(unjudged)))
+
+    def _look_for_stage(self, label: str, index: int, loss: float | None) -> None:
+        """The first loss of an optimizer that has taken the place of others is of weights that it has not moved."""
+        former, step = self._taken_over[label]
+        if loss is None or index <= step:
+            return
+        del self._taken_over[label]
+        if any(self._judge.is_left(each, loss) for each in former):
+            self.on_stage(step)
 
     def validation(self, step: int, summary: PhaseSummary) -> list[Verdict]:
         """Judge a validation pass against the training since the one before."""
@@ -155,6 +168,21 @@ class Judging:
         """After `step` training has a loss that it did not have before: none of those so far stands behind it."""
         self._judge.forget_losses(step)
         self._on_device.clear()
+        self._train, self._before = (0.0, 0), NOT_TRAINED
+
+    def taken_over(self, label: str, former: Sequence[str], step: int) -> bool:
+        """After `step` an optimizer takes the place of `former` ones. Where all is well a stage may begin with it.
+
+        Returns whether it may. Where something is the matter already, a loss that is high tells nothing.
+        """
+        if not all(map(self._judge.healthy, former)):
+            return False
+        self._taken_over[label] = former, step
+        return True
+
+    def another_stage(self, step: int) -> None:
+        """After `step` the loss is a higher one, since something else is asked of the weights."""
+        self._judge.forget_losses(step, has_to_fall=True)
         self._train, self._before = (0.0, 0), NOT_TRAINED
 
     def fence(self, labels: Iterable[str], step: int, optimizer: str | None, back_to: int | None) -> None:

@@ -64,6 +64,11 @@ class Keeping:
         if self._acts():
             self._try(lambda: self._actuators.snapshots.meet(self._actuators.parts(), step))
 
+    def taken_over(self, step: int) -> None:
+        """An optimizer is about to step in the place of another one: a stage may begin with the state of now."""
+        if self._acts():
+            self._take(step)
+
     def wanted(self, step: int) -> bool:
         """Whether this rank would keep the state after `step` steps: one is due, and the run is healthy."""
         return self._actuators.snapshots.due(step) and all(map(self._judge.healthy, self._optimizers))
@@ -74,8 +79,7 @@ class Keeping:
             return
         if self._ranks is not None:
             self._ranks.takes_snapshot = False
-        step_s = self._pace.step_s
-        self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s))
+        self._take(step)
 
     def validating(self) -> None:
         """A validation begins. It is over when training goes on, which has changed running statistics by then."""
@@ -104,6 +108,10 @@ class Keeping:
         if self._replay is not None:
             return step in self._replay.snapshots
         return self.wanted(step) if self._ranks is None else self._ranks.takes_snapshot
+
+    def _take(self, step: int) -> None:
+        step_s = self._pace.step_s
+        self._try(lambda: self._actuators.snapshots.take(self._actuators.parts(), step, step_s))
 
     def _try(self, keep: Callable[[], object]) -> None:
         try:
