@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -137,3 +138,23 @@ def test_a_graph_is_held_at_the_first_trainings_alone(watching, model, inputs, l
         assert not asked._called
     asked.called("loss", each)
     assert not asked._called
+
+
+@pytest.mark.parametrize("reduce", [WEIGHED["a mask"], EVEN["by a tensor"]])
+def test_loss_in_a_checkpoint_is_computed_again_by_backward_alone(watching, model, inputs, labels, reduce):
+    in_backward = []
+
+    def objective(inputs):
+        in_backward.append(torch._C._current_graph_task_id() >= 0)
+        return reduce(F.cross_entropy(model(inputs), labels, reduction="none"))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching() as seen:
+        for _ in range(6):
+            optimizer.zero_grad()
+            checkpoint(objective, inputs, use_reentrant=False).backward()
+            optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(inputs * 2), labels.clone(), reduction="none")
+    assert in_backward == [False, True] * 6
+    assert not seen.validations

@@ -10,16 +10,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from trimtab.capture.weighing import BY_FACTOR, EVEN, NODES
+from trimtab.capture.weighing import BY_FACTOR, EVEN, NODES, hooks_of_saved
 from trimtab.sample.scalars import hold
-
-_hooks_of_saved: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 LOOKS = 4  # at backwards, after which it is known
 BY_ALPHA = {"AddBackward0": 1, "SubBackward0": -1}  # whose second operand is multiplied by a number
@@ -40,7 +37,7 @@ class Summing:
     def called(self, output: Tensor, samples: int, *, is_mean: bool) -> None:
         """Training has called the loss function, for so many samples."""
         if self._may_be:
-            is_looked_at = self._left > 0 and not _hooks_of_saved(True)  # a checkpoint's would compute it again
+            is_looked_at = self._left > 0 and not hooks_of_saved(True)
             self._called[is_mean] = (output.grad_fn if is_looked_at else None, samples)
 
     def forget(self) -> None:

@@ -6,8 +6,10 @@ that can be seen of a validation, is not what the loop takes for its loss. The g
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from trimtab.sample.criteria import NONE
@@ -28,6 +30,9 @@ EVEN = (
 OF_ALL = ("MeanBackward0", "SumBackward0")
 BY_FACTOR = {"MulBackward0": ("_saved_other", "_saved_self"), "DivBackward0": ("_saved_other", "")}  # by operand
 
+# What packs the tensors that nodes save. To read one that a checkpoint left out would compute its forward again.
+hooks_of_saved: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
+
 Users: TypeAlias = "dict[Any, list[tuple[Any, int]]]"  # of a node: who takes what it returned, as which operand
 
 
@@ -37,7 +42,8 @@ class Weighing:
     def __init__(self) -> None:
         self._names: set[str] = set()  # of loss functions whose elements do not count alike
         self._left: dict[str, int] = {}
-        self._called: dict[str, Any] = {}  # the node of the newest call, of each that is asked about
+        # Of each that is asked about the node of the newest call, and whether what nodes have saved may be read.
+        self._called: dict[str, tuple[Any, bool]] = {}
 
     def leaves_out(self, name: str, reduction: int) -> bool:
         """Whether the mean of what such a call returned is none of training's. A mean that it returned is one."""
@@ -46,7 +52,7 @@ class Weighing:
     def called(self, name: str, output: Tensor) -> None:
         """Training has called a loss function that returned a value for each element."""
         if output.numel() > 1 and self._left.setdefault(name, LOOKS) and name not in self._names:
-            self._called[name] = output.grad_fn
+            self._called[name] = output.grad_fn, not hooks_of_saved(True)
 
     def backward(self, tensor: Any) -> list[str]:
         """Backward is called on `tensor`: the loss functions that are found to be among them."""
@@ -57,17 +63,17 @@ class Weighing:
         if root is None:
             return []
         found = []
-        for name, node in called.items():
+        for name, (node, may_read) in called.items():
             users = _users(root, node)
             self._left[name] -= bool(users)
-            if _are_weighed(node, users):
+            if _are_weighed(node, users, may_read=may_read):
                 found.append(name)
         self._names.update(found)
         return found
 
 
-def _are_weighed(leaf: Any, users: Users) -> bool:
-    """Whether the elements of what `leaf` returned do not count alike."""
+def _are_weighed(leaf: Any, users: Users, *, may_read: bool) -> bool:
+    """Whether the elements of what `leaf` returned do not count alike, or may not."""
     undone, seen = [leaf], set()
     while undone:
         for user, operand in users.get(undone.pop(), ()):
@@ -75,7 +81,7 @@ def _are_weighed(leaf: Any, users: Users) -> bool:
             if name in OF_ALL or user in seen:
                 continue
             kind = name.rstrip("0123456789").removesuffix("Backward")
-            if not (_is_factor(user, operand) if name in BY_FACTOR else kind in EVEN):
+            if not (may_read and _is_factor(user, operand) if name in BY_FACTOR else kind in EVEN):
                 return True
             seen.add(user)
             undone.append(user)
