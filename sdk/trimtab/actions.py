@@ -137,8 +137,8 @@ FIRST_RATIO, FIRST_LOWEST = 0.1, 0.01
 class LimitUpdates:
     """Lower the learning rate until a step moves a typical layer by `ratio` of its own size.
 
-    The factor is `ratio` / `measured`, at least `lowest` and at most `highest`. `measured` is the largest recent update
-    ratio (see `signals.UpdateExcess`).
+    The factor is `ratio` / `measured`, at least `lowest` and at most `highest`. `measured` is the usual one of the
+    recent update ratios that are too long (see `signals.UpdateExcess`).
 
     For optimizers that divide by the size of gradients (Adam) recent ratios say too little: the first steps have made
     the weights large by then. There the factor is 0.1 / `first`, at least 0.01 and at most `highest`; `first` is how

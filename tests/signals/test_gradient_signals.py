@@ -291,14 +291,24 @@ def test_update_excess_remembers_the_first_ratio_that_there_was():
     assert signal.first == 0.7
 
 
-def test_update_excess_knows_the_largest_ratio_since_the_fence():
+@pytest.mark.parametrize(
+    ("ratios", "measured"),
+    [
+        ((0.001, 0.02, 0.01), 0.02),  # none is too long
+        ((0.001, 0.001, 0.001, 0.6), 0.6),  # what was usual before a rate was raised says nothing of it
+        ((0.05, 0.1, 0.3, 0.8), 0.3),
+        ((0.04, 0.1, 0.9), 0.1),
+        ((0.1, 0.1, 0.1, 0.5, 0.6, 0.7, 0.8), 0.6),  # six of them count
+    ],
+)
+def test_update_excess_knows_how_long_steps_are_that_are_too_long(ratios, measured):
     signal = UpdateExcess(Course())
-    assert signal.largest is None
-    for ratio in (0.1, 0.4, 0.2):
+    assert signal.measured is None
+    for ratio in ratios:
         signal.update(dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio))
-    assert signal.largest == 0.4
+    assert signal.measured == measured
     signal.fence()
-    assert signal.largest is None
+    assert signal.measured is None
 
 
 def test_update_excess_counts_a_reading_once_however_often_it_is_shown():

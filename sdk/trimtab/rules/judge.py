@@ -253,7 +253,7 @@ class Judge:
         if bench is None:
             return Strides()
         since_ever = rule in RULES and RULES[rule].reach == EVER
-        typical = bench.course.stride if since_ever else bench.excess.largest or 0.0
+        typical = bench.course.stride if since_ever else bench.excess.measured or 0.0
         return Strides(typical, bench.excess.furthest, bench.first_ratio or 0.0)
 
     def level(self, rule: str, optimizer: str) -> float:

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.signals.course import BEGINNING, NO_BETTER, Course
+from trimtab.signals.course import BEGINNING, LONG, NO_BETTER, Course
 from trimtab.signals.loss import Progress
 
 WARM_UP, WARM_UP_OF_LEARNED = 8, 50  # readings before anything is compared
@@ -198,9 +198,14 @@ class UpdateExcess:
         self.first = 0.0  # the first typical ratio that there was; for Adam it is the rate beside the weights
 
     @property
-    def largest(self) -> float | None:
-        """The largest typical ratio among the last six since the fence; None where there is none."""
-        return max(self._ratios, default=None)
+    def measured(self) -> float | None:
+        """The median of the last six typical ratios since the fence, of those over `LONG`; None without a reading.
+
+        The largest where none is over it. The last one may be of weights that the ones before it have ruined, and says
+        more of them than of the rate.
+        """
+        found = sorted(ratio for ratio in self._ratios if ratio >= LONG)
+        return found[len(found) // 2] if found else max(self._ratios, default=None)
 
     @property
     def furthest(self) -> float:
