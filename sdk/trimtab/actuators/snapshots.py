@@ -278,8 +278,7 @@ class Snapshots:
         """
         best = self._best_there_is()
         self._restore(best, parts)
-        for snapshot in [s for s in self._kept if s.step > best.step]:
-            self._drop(snapshot)
+        self._give_up([s for s in self._kept if s.step > best.step])
         self.turns.begin_anew(step)
         return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 

@@ -28,6 +28,7 @@ origins       what tells them apart where no loader feeds them
 feeding       which loaders feed training, and with how many of the batches that they have in hand
 unseen        whether evaluations go by of which no validation is seen
 weighing      what training makes of losses one by one
+summing       whether backward is called on a sum over samples
 models        parameter names, train or eval mode
 threads       which threads of the process are at work
 recorder      writes what is known at the end of a step into a ledger's row

@@ -30,8 +30,8 @@ class Beginning:
 
     def is_of(self, parameters: Collection[int]) -> bool:
         """Whether these, by their ids, are a part of those, or more than all of those."""
-        living, asked = set(map(id, self._marks.living())), set(parameters)
-        return asked <= living or (len(living) == self._count and living <= asked)
+        asked = set(parameters)
+        return asked <= set(map(id, self._marks.living())) or self.is_within(asked)
 
     def is_within(self, parameters: Set[int]) -> bool:
         """Whether all of them live, and are among these, by their ids."""
