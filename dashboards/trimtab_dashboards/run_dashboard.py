@@ -148,8 +148,8 @@ def _learning() -> list[Panel]:
         lines(
             "Loss",
             "Training: mean of the last record, and its moving average over 50 steps. Validation: mean over the last "
-            "pass. The mean over ranks; NaN is shown as a gap. At chance: the loss of a "
-            "model that knows only how often each label occurs; one that stays there has learned nothing.",
+            "pass. The mean over ranks; NaN is shown as a gap. At chance: the "
+            "loss of the best answer that is the same for every input; a model that stays there has learned nothing.",
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS, phase='train')})", "train, optimizer {{optimizer}}"),
             Query(f"avg by (optimizer) ({of_run(catalog.LOSS_EMA)})", "smoothed, optimizer {{optimizer}}"),
             Query(f"avg({of_run(catalog.LOSS, phase='validation')})", "validation"),

@@ -98,6 +98,41 @@ def test_it_is_not_known_where_the_objective_is_another(chance, step):
     assert chance(step) is None
 
 
+def squares(model, inputs, labels):
+    F.mse_loss(model(inputs), inputs).backward()
+
+
+def squares_by_module(model, inputs, labels):
+    nn.MSELoss()(model(inputs), inputs).backward()
+
+
+def summed_squares(model, inputs, labels):
+    (F.mse_loss(model(inputs), inputs, reduction="sum") / inputs.numel()).backward()
+
+
+@pytest.mark.parametrize("step", [squares, squares_by_module, summed_squares])
+def test_of_a_regression_it_is_the_variance_of_its_targets(chance, batch, step):
+    inputs, _ = batch
+    assert chance(step) == pytest.approx(inputs.var(0, correction=0).mean().item(), rel=1e-5)
+
+
+def absolute(model, inputs, labels):
+    F.l1_loss(model(inputs), inputs).backward()
+
+
+def half_the_squares(model, inputs, labels):
+    (F.mse_loss(model(inputs), inputs) / 2).backward()
+
+
+def each_other(model, inputs, labels):
+    F.mse_loss(model(inputs), model(-inputs)).backward()
+
+
+@pytest.mark.parametrize("step", [absolute, half_the_squares, each_other])
+def test_it_is_not_known_of_another_regression(chance, step):
+    assert chance(step) is None
+
+
 def test_it_is_known_of_one_of_two_optimizers_under_one_loss(chance):
     assert chance(plain, optimizers=2) == EVEN
 
@@ -124,13 +159,31 @@ def test_it_is_that_of_another_loss_function_from_when_there_is_one(watching, ba
         for step in range(32):
             optimizer.zero_grad()
             if step < 16:
-                F.mse_loss(model(inputs), inputs).backward()
+                F.l1_loss(model(inputs), inputs).backward()
             else:
                 F.cross_entropy(model(inputs), labels).backward()
             optimizer.step()
             if step == 15:
                 assert seen.run._books.ledgers[0].chance.read() is None
         assert seen.run._books.ledgers[0].chance.read() == EVEN
+
+
+def test_it_is_the_entropy_once_training_has_classes(watching, batch):
+    inputs, labels = batch
+    model = nn.Linear(4, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    known = []
+    with watching() as seen:
+        for step in range(64):
+            optimizer.zero_grad()
+            if step < 32:
+                F.mse_loss(model(inputs), inputs).backward()
+            else:
+                F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            known.append(seen.run._books.ledgers[0].chance.read())
+    assert known[31] == pytest.approx(inputs.var(0, correction=0).mean().item(), rel=1e-5)
+    assert known[-1] == EVEN
 
 
 def test_labels_of_the_beginning_are_what_counts(watching, batch, monkeypatch):

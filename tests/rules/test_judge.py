@@ -325,6 +325,14 @@ def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_
     assert steps.judge.is_lost("loss_spike", "0")
 
 
+@pytest.mark.parametrize(("stride", "lost"), [(0.01, False), (0.05, True)])
+def test_regression_at_chance_is_lost_only_after_long_steps(stride, lost):
+    steps = Steps(shipped("loss_high"))
+    steps.judge.chance("0", 2.3, is_exact=False)
+    steps.take([2.31, 2.29] * 20, moved(stride))
+    assert steps.judge.is_lost("loss_high", "0") == lost
+
+
 @pytest.mark.parametrize(
     ("losses", "validation", "lost"),
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trimtab.sample.chance import FIRST, LABELS, TALLIES, THEN_EVERY, Chance, Tally, next_call, tally
+from trimtab.sample.chance import FIRST, LABELS, NUMBERS, TALLIES, THEN_EVERY, Chance, Tally, next_call, tally
 from trimtab.sample.criteria import MEAN, LossCall
 
 ROWS = 1000
@@ -112,7 +112,7 @@ def test_binary_outputs_have_a_share_each():
     [
         {"weighted": True},
         {"name": "multi_margin_loss"},
-        {"name": "mse_loss", "classes": None},
+        {"name": "l1_loss", "classes": None},
     ],
 )
 def test_loss_that_is_no_plain_entropy_has_no_chance(labels, changes):
@@ -192,11 +192,81 @@ def test_labels_on_a_device_are_counted_there(labels):
 
 
 @pytest.mark.parametrize(
-    "other", [Tally(torch.ones(5), 5.0, False, 0.0), Tally(torch.tensor([0.0, 64.0]), 64.0, True, 0.0)]
+    "other", [Tally(torch.ones(5), 5.0, "classes"), Tally(torch.tensor([0.0, 64.0]), 64.0, "binary")]
 )
 def test_labels_of_another_number_of_classes_are_left_out(other):
     chance = Chance()
     for _ in range(FIRST):
-        chance.add(Tally(torch.tensor([8.0, 8.0]), 16.0, False, 0.0))
+        chance.add(Tally(torch.tensor([8.0, 8.0]), 16.0, "classes"))
         chance.add(other)
     assert chance.read() == pytest.approx(math.log(2), rel=0.02)
+
+
+def of_numbers(targets, input=None, **fields):
+    input = torch.zeros_like(targets) if input is None else input
+    return call(input, targets, "mse_loss", None, **fields)
+
+
+def known_after(chance, targets):
+    """What is known each time that a batch of these was counted, and it was asked for."""
+    for each in targets:
+        chance.add(tally(of_numbers(each)))
+        yield chance.read()
+
+
+def rests(rows=4096, offset=0.0, size=64):
+    """A batch at a time of three outputs, of which each varies in its own way."""
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.randn(rows, 3, generator=generator) * torch.tensor([0.5, 1.0, 2.0])
+    return (targets + offset * torch.tensor([1.0, -2.0, 3.0])).split(size)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_numbers_cost_their_variance(offset):
+    targets = rests(offset=offset)
+    *_, found = known_after(Chance(), targets)
+    constant = torch.cat(targets).double().mean(0)
+    least = F.mse_loss(constant.expand(4096, 3), torch.cat(targets).double()).item()
+    assert found == pytest.approx(least, rel=1e-3)
+
+
+def test_variance_is_not_known_of_few_numbers():
+    found = list(known_after(Chance(), rests(size=16)))
+    assert 16 * 2 * FIRST < NUMBERS <= 16 * 4 * FIRST  # they are asked for after 8, 16 and 32 batches
+    assert found[: 4 * FIRST - 1] == [None] * (4 * FIRST - 1)
+    assert found[4 * FIRST - 1] is not None
+
+
+def test_variance_is_not_known_while_it_moves():
+    steady = rests()
+    grows = [targets * 1.05**batch for batch, targets in enumerate(steady)]
+    assert not any(known_after(Chance(), grows))
+    assert any(known_after(Chance(), steady))
+
+
+def test_targets_that_are_all_the_same_leave_nothing_to_learn():
+    assert not any(known_after(Chance(), [torch.ones(64, 1)] * 32))
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        of_numbers(torch.randn(64, 1, requires_grad=True)),  # two views of one input, or two networks
+        of_numbers(torch.randn(64), torch.zeros(64, 1)),  # each with each, by mistake
+        of_numbers(torch.zeros(64, dtype=torch.long)),
+    ],
+)
+def test_targets_that_are_no_given_numbers_are_not_counted(each):
+    assert tally(each) is None
+
+
+def test_so_many_outputs_that_sums_take_memory_are_not_counted(monkeypatch):
+    monkeypatch.setattr("trimtab.sample.chance.MOST_CLASSES", 4)
+    assert tally(of_numbers(torch.zeros(8, 4))) is not None
+    assert tally(of_numbers(torch.zeros(8, 5))) is None
+
+
+def test_numbers_are_counted_at_once_until_there_are_enough():
+    assert next_call(FIRST, FIRST, 2 * NUMBERS - 1) == FIRST + 1
+    assert next_call(FIRST, FIRST, 2 * NUMBERS) == THEN_EVERY
+    assert next_call(FIRST, TALLIES, 0) == math.inf

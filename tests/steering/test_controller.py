@@ -191,6 +191,32 @@ def test_run_that_rests_at_chance_after_short_steps_is_left_alone(watching):
     assert seen.backend.of(Adjustment) == []
 
 
+def regress_noise(weight, lr, count):
+    """Train a deep network on one number in a hundredth of which there is something to learn."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(16, 16), nn.Tanh())]
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), *layers, nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(count):
+        inputs = torch.randn(64, 8)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(inputs), weight * inputs[:, :1] + torch.randn(64, 1)).backward()
+        optimizer.step()
+
+
+def test_regression_that_rests_at_the_variance_of_its_targets_after_long_steps_begins_again(watching):
+    with watching(act="process", policies=["loss_high"]) as seen:
+        regress_noise(0.1, lr=0.3, count=200)
+    done = [(a.action, a.outcome) for a in seen.backend.of(Adjustment) if a.rule == "loss_high"]
+    assert done[:2] == [("roll_back", "applied"), ("limit_updates", "applied")]
+
+
+def test_regression_of_what_is_mostly_noise_is_left_alone(watching):
+    with watching(act="process") as seen:
+        regress_noise(0.1, lr=3e-4, count=900)
+    assert [a for a in seen.backend.of(Adjustment) if a.outcome == "applied"] == []
+
+
 def test_scaled_rate_is_used_and_the_users_own_is_left_alone(watching, training):
     policies = [answered_by(ScaleLearningRate(0.5), budget=1)]
     with watching(act="process", gradients_every=1, rules=[ALWAYS], policies=policies) as seen:

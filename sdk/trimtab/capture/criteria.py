@@ -21,6 +21,7 @@ from trimtab.capture.passes import Passes
 from trimtab.capture.said import NOTHING, News, Said
 from trimtab.capture.summing import Summing
 from trimtab.capture.weighing import Weighing
+from trimtab.sample.chance import is_counted
 from trimtab.sample.criteria import MEAN, NONE, Criterion, LossCall, criterion, predictions
 from trimtab.sample.scalars import Held, has_value
 from trimtab.sample.spacing import Spacing
@@ -197,8 +198,9 @@ class Criteria:
     def ordinary_calls(self) -> float:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
         plain = self._objective.plain
-        looks = plain is not None and plain.classes is not None and plain.name == self._primary
-        return self._looks.calls_left if looks else math.inf
+        if plain is None or plain.name != self._primary or not is_counted(plain.name, plain.classes):
+            return math.inf
+        return self._looks.calls_left if plain.classes is not None else self._looks.labels_left
 
     def look(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> bool:
         """The ordinary loss was called, and is due to be looked at, or its labels to be counted. Whether it was."""
@@ -288,7 +290,7 @@ class Criteria:
             self.said.values.append(criterion(call))
         else:
             self._objective.keep(criterion(call).value)
-        if loss.classes is not None:
+        if is_counted(loss.name, loss.classes):
             self._looks.read(call, self.said, self._clock())
 
     def _train_in_eval_mode(self, held: _Undecided) -> None:

@@ -28,15 +28,21 @@ class Looks:
         self._clock = clock
         self._spent_s = 0.0  # on predictions, in the step under way
         self._tallies = 0  # calls whose labels were counted
+        self._numbers = math.inf  # that were counted, where labels are numbers
 
     @property
     def calls_left(self) -> float:
         """How many calls may pass until one is due."""
-        return min(self.predictions.at, self.labels.at) - self.calls
+        return min(self.predictions.at - self.calls, self.labels_left)
+
+    @property
+    def labels_left(self) -> float:
+        """How many calls may pass until labels are counted."""
+        return self.labels.at - self.calls
 
     def read(self, call: LossCall, said: Said, started: float) -> None:
         """Add what is due of the newest call to what was `said`. `started`: when it began to be described."""
-        if self.predictions.is_due(self.calls):
+        if call.classes is not None and self.predictions.is_due(self.calls):
             self._look_at(call, said, started)
         if self.labels.is_due(self.calls):
             self._count_labels(call, said)
@@ -55,11 +61,11 @@ class Looks:
             self._spacing.cost(self._spent_s)
             self._spent_s = 0.0
         if self.labels.end() and self.labels.at < math.inf:
-            self.labels.at = next_call(self.calls - 1, self._tallies)
+            self.labels.at = next_call(self.calls - 1, self._tallies, self._numbers)
 
     def begin_anew(self) -> None:
         """Labels are those of another loss function."""
-        self._tallies, self.labels = 0, WholeSteps(self.calls)
+        self._tallies, self._numbers, self.labels = 0, math.inf, WholeSteps(self.calls)
 
     def _look_at(self, call: LossCall, said: Said, started: float) -> None:
         found = predictions(call)
@@ -74,6 +80,8 @@ class Looks:
         if found is None:
             self.labels.at = math.inf
             return
+        if found.kind == "numbers":
+            self._numbers = call.samples + (self._numbers if self._tallies else 0.0)
         self._tallies += 1
         said.labels.append(found)
 

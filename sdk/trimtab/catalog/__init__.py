@@ -59,7 +59,7 @@ LOSS_EMA = _gauge(
     "loss_ema", "", "Exponential moving average of the training loss (decay 0.98 per step).", "phase", "optimizer"
 )
 LOSS_AT_CHANCE = _gauge(
-    "loss_at_chance", "", "Training loss of a model that knows only how often each label occurs.", "optimizer"
+    "loss_at_chance", "", "Training loss of the best answer that is the same for every input.", "optimizer"
 )
 ACCURACY = _gauge(
     "accuracy_ratio", "ratio", "Share of correct predictions, where the loss function is about classes.", "phase"

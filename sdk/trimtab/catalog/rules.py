@@ -151,13 +151,14 @@ RULES: dict[str, RuleSpec] = {
             reach=EVER,
             steady=True,
             descent=True,
-            meaning="The loss is still where it began, or not better than a guess by label frequency. It exploded in "
-            "the first steps and came back, or it has not moved for long, or steps that were far too long have left "
-            "it at chance.",
+            meaning="The loss is still where it began, or not better than the best answer that is the same for "
+            "every input. It exploded in the first steps and came back, or it has not moved for long, or steps that "
+            "were far too long have left it at chance.",
             by_default="it has not moved for 750 steps.",
             advice="After an explosion or long steps, start again with a learning rate 3 to 10 times lower, or with a "
-            "warm-up. Otherwise check that labels belong to their inputs, that gradients reach the weights, and that "
-            "the learning rate is not too low.",
+            "warm-up. Otherwise check that labels belong to their inputs, that the targets of a regression have a mean "
+            "of about 0 and a deviation of about 1, that gradients reach the weights, and that the learning rate is "
+            "not too low.",
         ),
         RuleSpec(
             name="gradient_exploding",

@@ -235,9 +235,10 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.usual_norm.value if bench is not None else None
 
-    def chance(self, optimizer: str, loss: float | None) -> None:
+    def chance(self, optimizer: str, loss: float | None, *, is_exact: bool = True) -> None:
         """The loss at chance of what this optimizer is trained on: see `sample.chance`. None where it is not known."""
-        self._bench(optimizer).course.chance = loss
+        course = self._bench(optimizer).course
+        course.chance, course.chance_is_exact = loss, is_exact
 
     def loss_at_chance(self, optimizer: str) -> float | None:
         """What `chance` was told last."""

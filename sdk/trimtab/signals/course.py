@@ -56,8 +56,9 @@ class Course:
     momentum or in Adam; `learned`, whether the weights have learned by another objective before; `validation_lost`, the
     share of its gain that validation has lost since its best pass, and `validation_worsens`, the lesser of that of two
     passes since a fence, 0 where the second is clearly better; `chance`, the loss of the best answer that is the same
-    for every input; `validation`, the newest validation loss and `stride`, the largest typical update ratio, both
-    since a fence; and `exploded`, whether the loss shot up within its first values.
+    for every input, and `chance_is_exact`, whether a loss a little below it shows that something was learned;
+    `validation`, the newest validation loss and `stride`, the largest typical update ratio, both since a fence; and
+    `exploded`, whether the loss shot up within its first values.
 
     `were_good` is whether the weights that were gone back to last are known to have had a loss near its best, before
     they were kept and after it.
@@ -72,8 +73,9 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_of", "_rested", "_widest", "averages", "best",
-        "calm", "chance", "count", "excused", "exploded", "fast", "first", "idle", "learned", "lowest", "middle",
-        "peak", "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens", "were_good",
+        "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "idle", "learned",
+        "lowest", "middle", "peak", "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens",
+        "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -81,6 +83,7 @@ class Course:
         self.learned = False
         self.validation_lost = self.validation_worsens = 0.0
         self.chance: float | None = None
+        self.chance_is_exact = True
         self.validation: float | None = None
         self.stride = 0.0
         self.exploded = False
@@ -209,7 +212,11 @@ class Course:
     @property
     def at_chance(self) -> bool:
         """Whether the loss is known to be no better than a guess, once there is a baseline."""
-        return self.chance is not None and self.count >= BASELINE and self.middle >= NO_BETTER * self.chance
+        return self.count >= BASELINE and self.is_no_better(self.middle)
+
+    def is_no_better(self, loss: float) -> bool:
+        """Whether such a loss is known to be no better than a guess."""
+        return self.chance is not None and self.chance_is_exact and loss >= NO_BETTER * self.chance
 
     @property
     def validates_below_chance(self) -> bool:

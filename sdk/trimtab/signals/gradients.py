@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from trimtab.signals.course import BEGINNING, LONG, NO_BETTER, Course
+from trimtab.signals.course import BEGINNING, LONG, Course
 from trimtab.signals.loss import Progress
 
 WARM_UP, WARM_UP_OF_LEARNED = 8, 50  # readings before anything is compared
@@ -229,7 +229,7 @@ class UpdateExcess:
             return course.count >= BEGINNING and above > self.OFF_ALONE * course.scale
         if above <= self.OFF * gain:
             return False
-        if gain > course.calm or (course.chance is not None and level >= NO_BETTER * course.chance):
+        if gain > course.calm or course.is_no_better(level):
             return True
         return above > self.SWINGS * course.calm and above > self.OFF * abs(course.first)
 
