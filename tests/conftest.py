@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 
+import hypothesis
 import pytest
 import torch
 from servers import Prometheus
@@ -18,6 +19,10 @@ from trimtab.sample import books, scalars
 from trimtab.sample.seclusion import secluded
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
+
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_configure():

@@ -81,6 +81,10 @@ class Controls(Protocol):
         """
         ...
 
+    def clear_gradients(self) -> Change:
+        """Set the gradients to 0 after each step from now on, as a call of `zero_grad` that is missing would."""
+        ...
+
     def skip_step(self) -> Change:
         """Leave parameters and optimizer state as they are on this step."""
         ...
@@ -244,6 +248,17 @@ class ClipGradients:
 
     def apply(self, controls: Controls) -> Change:
         return controls.clip_gradients(self.max_norm, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class ClearGradients:
+    """Set the gradients to 0 after each step, until the run ends. Code that reads them after the step finds zeros."""
+
+    name: ClassVar[str] = "clear_gradients"
+    stage: ClassVar[Stage] = "after_step"
+
+    def apply(self, controls: Controls) -> Change:
+        return controls.clear_gradients()
 
 
 @dataclass(frozen=True, slots=True)

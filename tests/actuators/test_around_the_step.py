@@ -470,3 +470,31 @@ def test_step_is_under_its_closure_no_more_once_ctrl_c_broke_it(helm, model):
         optimizer.step(lambda: None)
     assert found == [True]
     assert not helm.hooks.under_closure(optimizer)
+
+
+@pytest.fixture
+def cleared(helm, optimizer):
+    helm.controls(optimizer).clear_gradients()
+    return optimizer
+
+
+def test_gradients_that_are_cleared_are_the_same_tensors(cleared):
+    held = [torch.ones(3) for _ in cleared.param_groups[0]["params"]]
+    for parameter, gradient in zip(cleared.param_groups[0]["params"], held, strict=True):
+        parameter.grad = gradient
+    cleared.step()
+    assert all(p.grad is gradient for p, gradient in zip(cleared.param_groups[0]["params"], held, strict=True))
+    assert not any(gradient.any() for gradient in held)
+
+
+def test_gradients_of_a_closure_are_not_cleared(helm, optimizer):
+    refused = []
+
+    def clear(_):
+        with pytest.raises(Refused, match="closure"):
+            helm.controls(optimizer).clear_gradients()
+        refused.append(True)
+
+    helm.judge.before.append(clear)
+    optimizer.step(lambda: None)
+    assert refused

@@ -297,10 +297,10 @@ def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
 def at_chance():
     """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
 
-    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True):
+    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True, is_exact=True):
         course = Course()
         course.averages = averages
-        course.chance, course.validation = chance, validation
+        course.chance, course.validation, course.chance_is_exact = chance, validation, is_exact
         signal = StillHigh(course)
         found = None
         for loss in losses:
@@ -349,6 +349,17 @@ def test_still_high_gives_a_loss_time_that_comes_down_to_chance_or_is_at_it_in_v
     coming_down = [2.3 * (1.2 + 2.0 * 0.97**step) for step in range(34)]
     assert at_chance(coming_down, validation=None) == usual
     assert at_chance(FALLEN + flat(26, 1.2 * 2.3), validation=2.3) == usual
+
+
+def test_still_high_gives_numbers_the_time_to_come_on_their_scale(at_chance):
+    far = [2.3 * (1.2 + 2.0 * 0.97**step) for step in range(100)]
+    at_last = {"validation": None, "is_exact": False}
+    assert at_chance(far + flat(400, 1.2 * 2.3), **at_last) < HIGH / 2
+    assert at_chance(far + flat(40), **at_last) < HIGH
+    assert at_chance(far + flat(120), **at_last) >= HIGH
+    on_its_way = [2.3 * (0.5 + 2.0 * 0.985**step) for step in range(200)]
+    assert max(at_chance(on_its_way[:until], **at_last) for until in range(60, 200, 10)) < HIGH
+    assert at_chance(FALLEN + flat(400, 1.05 * 2.3), stride=0.02, **at_last) < HIGH / 2
 
 
 def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):

@@ -131,6 +131,9 @@ class RunControls:
             raise Refused(APPLIED)
         return self._around().clip_gradients(max_norm, steps=steps)
 
+    def clear_gradients(self) -> Change:
+        return self._around().clear_gradients()
+
     def skip_step(self) -> Change:
         if self._late:
             raise Refused(APPLIED)
@@ -238,6 +241,9 @@ class DryControls:
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         usual = self._of.steering.usual_norm(self._optimizer) if max_norm is None else max_norm
         return Change({"max_norm": None}, clipped(usual, steps))
+
+    def clear_gradients(self) -> Change:
+        return Change({"cleared": False}, {"cleared": True})
 
     def skip_step(self) -> Change:
         return Change({"skipped": False}, {"skipped": True})

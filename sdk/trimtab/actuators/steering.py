@@ -79,6 +79,7 @@ class Steered:
             "learning_rate": scale,
             "weight_decay": decay,
             "clip": None if clip is None else clip.state(),
+            "clears": self.settings.clears,
             "dropout": self.dropout.ratio,
             "lower": self.dropout.lower,
         }
@@ -240,6 +241,7 @@ class Steering:
         settings.scale.load(saved["learning_rate"])
         settings.decay.load(saved["weight_decay"])
         settings.clip = _clip(saved, lambda: self.usual_norm(steered.label))
+        settings.clears = bool(saved.get("clears", False))
         if saved["dropout"] is not None:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
                 models = self.models_of(steered.parameters)
@@ -262,6 +264,7 @@ def _read(saved: Mapping[str, Any]) -> Settings:
     trial.scale.load(saved["learning_rate"])
     trial.decay.load(saved["weight_decay"])
     trial.clip = _clip(saved, lambda: None)
+    trial.clears = bool(saved.get("clears", False))
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(f"dropout {ratio}: this is no ratio")
     return trial

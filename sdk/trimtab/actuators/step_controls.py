@@ -1,4 +1,4 @@
-"""The part of `Controls` that acts around a step: learning rate, weight decay, dropout, clipping, skipping."""
+"""The part of `Controls` that acts around a step: rate, weight decay, dropout, clipping, clearing, skipping."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trimtab.actuators.groups import Group, groups_of, optimizers_in
 from trimtab.actuators.scales import bounded
 from trimtab.actuators.skipping import check_skippable
 from trimtab.actuators.steering import Steered, Steering
-from trimtab.actuators.updates import is_number
+from trimtab.actuators.updates import clear_gradients, is_number
 
 # Whose update is not proportional to the rate: by the names of their classes, whatever package they come from.
 NOT_PROPORTIONAL = ("Prodigy", "DAdapt", "MADGRAD", "MirrorMADGRAD", "Adafactor")  # torch's own: see `own_rates`
@@ -108,6 +108,20 @@ class StepControls:
         self._steering.surround(self._steered)
         plan.harmless, settings.clip = harmless, plan
         return Change({"max_norm": before.norm_now() if before is not None else None}, clipped(norm, steps))
+
+    def clear_gradients(self) -> Change:
+        """Set the gradients to 0 now, and after each update until the run ends.
+
+        Refused where the gradients are those of a closure, which may compute them several times in one step.
+        """
+        self._only_one("cleared together")
+        if self._steering.under_closure(self._steered):
+            raise Refused("The step computes its gradients itself, by calling a closure.")
+        self._steering.surround(self._steered)
+        settings = self._steered.settings
+        before, settings.clears = settings.clears, True
+        clear_gradients(self._optimizers())
+        return Change({"cleared": before}, {"cleared": True})
 
     def skip_step(self) -> Change:
         """Leave out the update that is about to be made. Its gradients are there again afterwards.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -27,6 +28,7 @@ class Settings:
     decay: Decay = field(default_factory=Decay)
     clip: Clip | None = None
     skip: bool = False
+    clears: bool = False  # the gradients, after each update
     shared_by: int = 1  # optimizers
     _made: set[int] = field(default_factory=set)  # whose update was made since the scale went on
 
@@ -34,7 +36,7 @@ class Settings:
     def steers(self) -> bool:
         """Whether rates, decays or gradients are others than the optimizer's own, or will be."""
         rescales = self.scale.value != 1.0 or self.scale.target != 1.0 or self.decay.changes
-        return rescales or self.clip is not None
+        return rescales or self.clip is not None or self.clears
 
     @property
     def is_under_way(self) -> bool:
@@ -44,7 +46,7 @@ class Settings:
     def clear(self) -> None:
         """Nothing is asked of the next updates."""
         self.rescale_no_more()
-        self.clip, self.skip = None, False
+        self.clip, self.skip, self.clears = None, False, False
         self._made.clear()
 
     def rescale_no_more(self) -> None:
@@ -141,6 +143,8 @@ class Updates:
         if skip is not None:
             skip.undo()
             self.skipped, settings.skip = True, False
+        if settings.clears:
+            clear_gradients(self.optimizers())
         settings.made(self)
         if self._clipped and settings.clip is not None and settings.clip.is_counted:
             settings.clip.remaining -= 1
@@ -181,6 +185,15 @@ class Updates:
         for group, value in zip(decaying, values, strict=True):
             if value != group["weight_decay"]:
                 self._placed.put(group, "weight_decay", value)
+
+
+@torch.no_grad()
+def clear_gradients(optimizers: Sequence[Optimizer]) -> None:
+    """Set all gradients to 0 in place: code that reads them, or holds them, finds tensors as before."""
+    for optimizer in optimizers:
+        for parameter in owned_by(optimizer):
+            if parameter.grad is not None:
+                parameter.grad.zero_()
 
 
 def is_number(value: Any) -> bool:

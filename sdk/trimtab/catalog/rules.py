@@ -64,6 +64,20 @@ RULES: dict[str, RuleSpec] = {
             "overflow in half precision. `torch.autograd.detect_anomaly()` names the operation. Skip the step.",
         ),
         RuleSpec(
+            name="gradients_uncleared",
+            signal="uncleared_steps",
+            judged="step",
+            threshold=15.0,
+            severity="critical",
+            relative=False,
+            reach=15,
+            meaning="Gradients are not cleared between steps: each step applies what all backwards before it have "
+            "brought, and the loss that is shown is the sum of theirs.",
+            by_default="15 steps in a row had each more backwards than the one before.",
+            advice="Call optimizer.zero_grad() once a step. Where several models are trained, look whether each "
+            "optimizer has its own call.",
+        ),
+        RuleSpec(
             name="loss_spike",
             signal="loss_spike_score",
             judged="step",

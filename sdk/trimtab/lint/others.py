@@ -24,6 +24,7 @@ WORDS = {
     "loss": "a training loss",
     "gradient_norm": "a gradient norm",
     "validation_loss": "a validation loss",
+    "backwards": "the number of backwards of each step",
     "layer_norms": "gradients by layer",
     "update_ratios": "update ratios by layer",
     "number": "the run itself",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from trimtab.actions import (
     FOR_GOOD,
+    ClearGradients,
     ClipGradients,
     Halt,
     LimitUpdates,
@@ -47,6 +48,7 @@ POLICIES: tuple[Policy, ...] = (
         cooldown=3,
         group=_INSTABILITY,
     ),
+    Policy(on="gradients_uncleared", ladder=[(RollBack(), ClearGradients())], budget=1),
     Policy(
         on="loss_diverged",
         ladder=[
@@ -140,6 +142,8 @@ REASONS: dict[str, str] = {
     "gradient_nonfinite": "As for the loss. A step that GradScaler skips does not count, unless it is the third in a "
     "row. Gradients of which nobody sees the NaN before the weights have it are learned from: for 1,000 steps after "
     "going back each step's are looked at (on the CPU, and in a run of one rank; elsewhere all would have to wait).",
+    "gradients_uncleared": "The cause is known for certain, and is neither the rate nor the weights. So the call that "
+    "is missing is made for you, beginning with the weights from before.",
     "loss_diverged": "Divergence lasts, so its cause is still there: go back, and lower the rate at once (OPT-175B, "
     "arXiv 2205.01068). If going back twice, to two snapshots, leaves the loss as high at once, or once to one that is "
     "known to have been good, it is not the rate's fault: what is asked of the model has changed. Then the rate is "

@@ -12,6 +12,7 @@ from typing import Any
 
 from trimtab.actions import (
     Action,
+    ClearGradients,
     ClipGradients,
     Halt,
     LimitUpdates,
@@ -25,7 +26,10 @@ from trimtab.errors import ConfigError, did_you_mean
 from trimtab.policies.creeping import CreepBack
 from trimtab.policies.policy import Policy
 
-_BUILT_IN = (ScaleLearningRate, LimitUpdates, ScaleWeightDecay, SetDropout, ClipGradients, SkipStep, RollBack, Halt)
+_BUILT_IN = (
+    ScaleLearningRate, LimitUpdates, ScaleWeightDecay, SetDropout, ClipGradients, ClearGradients, SkipStep, RollBack,
+    Halt,
+)  # fmt: skip
 _OURS = (*_BUILT_IN, CreepBack)  # whose arguments are texts and truths where their defaults are, and else numbers
 ACTIONS: dict[str, type[Action]] = {kind.name: kind for kind in _BUILT_IN}
 _KEYS = tuple(spec.name for spec in dataclasses.fields(Policy) if spec.init)

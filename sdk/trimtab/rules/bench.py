@@ -72,6 +72,7 @@ class Bench:
         self._ratios: Mapping[str, float] = {}  # ... of parameters that have a gradient
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
+        self._backwards = 1  # of the newest step
         self._first_rate = 0.0  # at which the first update ratio was measured
         self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[Seat, Function]] = []
@@ -96,6 +97,9 @@ class Bench:
         if self._rate.update(learning_rate):
             self._settle()
         self.skips = 0
+        if backwards != 1 or self._backwards != 1:
+            verdicts += self.take("backwards", step, backwards)
+        self._backwards = backwards
         if loss is not None:
             judged = self._accumulation.judged(loss, backwards)
             verdicts += self.take("loss", step, judged)

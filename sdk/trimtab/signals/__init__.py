@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from trimtab.errors import ConfigError, did_you_mean
+from trimtab.signals.clearing import UnclearedSteps
 from trimtab.signals.course import Course
 from trimtab.signals.gradients import (
     Crawl,
@@ -49,6 +50,7 @@ __all__ = [
     "SignalSpec",
     "SpikeScore",
     "StillHigh",
+    "UnclearedSteps",
     "UpdateExcess",
     "UpdateRatio",
     "Validated",
@@ -59,9 +61,11 @@ __all__ = [
     "find",
 ]
 
-# What a signal is given: the loss of a step, a part of its `GradientReading`, a validation pass, the monitored metric
-# of one, or a number as it is.
-Reads: TypeAlias = Literal["loss", "norm", "layer_norms", "update_ratios", "validated", "monitor", "number"]
+# What a signal is given: the loss of a step, how many backwards it applies, a part of its `GradientReading`, a
+# validation pass, the monitored metric of one, or a number as it is.
+Reads: TypeAlias = Literal[
+    "loss", "backwards", "norm", "layer_norms", "update_ratios", "validated", "monitor", "number"
+]
 
 
 class Signal(Protocol):
@@ -100,6 +104,7 @@ SIGNALS: dict[str, SignalSpec] = {
     "gradient_nonfinite": SignalSpec(Nonfinite, "norm"),
     "gradient_spike_score": SignalSpec(NormSpikeScore, "norm", of_course=True),
     "vanishing_share": SignalSpec(VanishingShare, "layer_norms"),
+    "uncleared_steps": SignalSpec(UnclearedSteps, "backwards"),
     "dead_share": SignalSpec(DeadShare, "layer_norms"),
     "update_ratio": SignalSpec(UpdateRatio, "update_ratios"),
     "update_excess": SignalSpec(UpdateExcess, "update_ratios", of_course=True),

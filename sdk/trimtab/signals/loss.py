@@ -31,6 +31,7 @@ AT_CHANCE, LONG_STRIDE = 80, 0.1  # values, and the update ratio, that make it c
 LONG_AT_CHANCE = 1.5  # so many times as long makes up for a loss that is somewhat below
 LONGEST_USUAL, UNUSUAL = 0.14, 0.2  # strides of networks that are slow to leave chance; and none of theirs any more
 WORSE = 0.05  # of the loss at chance: so far above it a model is worse than any guess
+ABOVE = 0.1  # ... of numbers, outputs are not on their scale yet
 SOONER = 5.0  # times as soon it is certain, of steps so unusual or of a loss so bad
 PATIENCE = 1000  # values after which a loss that has not moved is stuck, whatever its first values were
 
@@ -258,6 +259,9 @@ class StillHigh:
       0.14, five times as fast from 0.2 on; or where the loss is above chance and does not come down, five times as fast
       from 5 % above on. Without, each long step is that of one batch, and the next ones mend it.
 
+    Targets that are numbers may lie far from where outputs begin. So there it counts only while the loss is at most
+    10 % above chance and does not come down, and time is that since it was higher.
+
     Once the loss was under 0.82 of chance, this score is 0 for good. Healthy runs may be slow to leave chance, or take
     long steps, but hardly ever both: 280 traced ones came to 0.34 at most, before validation was looked at; two with a
     third of their labels wrong, to 0.58. In recurrent networks that are slow the ratio is 0.12 to 0.14. Of 232 runs 24
@@ -267,7 +271,7 @@ class StillHigh:
     Warm-up: 24 values.
     """
 
-    __slots__ = ("_before", "_course", "_highest", "_left", "_pair", "_progress", "_seen")
+    __slots__ = ("_before", "_course", "_highest", "_left", "_pair", "_progress", "_resting", "_seen")
 
     def __init__(self, course: Course) -> None:
         self._course = course
@@ -276,6 +280,7 @@ class StillHigh:
         self._before = -math.inf
         self._left = False  # chance
         self._seen = 0
+        self._resting = 0  # values since the loss was far above chance
 
     def update(self, value: float) -> float | None:
         """The score, after a loss that the course does not hold yet."""
@@ -312,18 +317,29 @@ class StillHigh:
         share = loss / chance
         if share <= FAR_BELOW_CHANCE:
             self._left = True
+        self._resting = self._resting + 1 if share <= 1.0 + ABOVE else 0
         near = (share - far_below) / (1.0 - far_below)
         if near <= 0.0:
             return 0.0
-        unusual = worse = 0.0
-        if course.averages:
-            unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL)
-            worse = (min(share, course.fast / chance) - 1.0) / WORSE if course.fast >= FLAT * course.middle else 0.0
-        pace = 1.0 + (SOONER - 1.0) * min(1.0, max(0.0, unusual, worse))
-        lasting = min(pace * self._seen / AT_CHANCE, LONG_AT_CHANCE)
+        lasting = self._seen * self._pace(share, chance) if course.chance_is_exact else self._at_rest()
+        lasting = min(lasting / AT_CHANCE, LONG_AT_CHANCE)
         return min(1.0, lasting * min(1.0, near) * min(1.0, course.stride / LONG_STRIDE))
+
+    def _pace(self, share: float, chance: float) -> float:
+        """How fast time passes."""
+        course = self._course
+        if not course.averages:
+            return 1.0
+        unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL)
+        worse = (min(share, course.fast / chance) - 1.0) / WORSE if course.fast >= FLAT * course.middle else 0.0
+        return 1.0 + (SOONER - 1.0) * min(1.0, max(0.0, unusual, worse))
+
+    def _at_rest(self) -> int:
+        """For how many values the loss has been near chance, where it is not on its way through."""
+        course = self._course
+        return self._resting if course.fast >= FLAT * course.middle else 0
 
     def fence(self) -> None:
         """Patience starts anew."""
-        self._seen = 0
+        self._seen = self._resting = 0
         self._highest = self._pair = self._before = -math.inf
