@@ -17,6 +17,7 @@ from rescue_faults import (
     PoisonedBatch,
     Rate,
     ScaledGradients,
+    Uncleared,
     WrongLabels,
 )
 from rescue_healthy import healthy
@@ -155,6 +156,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("rate 1000x too low", ("loss_stalled", "loss_high"), _in((MLP, TRANSFORMER), _rate(1e-3)), crawling=True),
     Kind("overfitting", ("overfitting",), (_few_samples(CNN), _few_samples(GRU)), at_validations=True),
     Kind("momentum too high", TOO_HIGH, _but((MLP, GRU_SGD), optimizer=recipes.sgd(0.995)), planned=False),
+    Kind("zero_grad forgotten", ("gradients_uncleared",), _in((MLP, LSTM), Uncleared), planned=False),
     # Defined before anything was changed that they may depend on, and run once.
     Kind(
         "gradients not unscaled",

@@ -57,6 +57,14 @@ class WrongLabels(Fault):
 
 
 @dataclass
+class Uncleared(Fault):
+    """From `onset` on nobody calls `zero_grad`."""
+
+    def clears(self, step: int) -> bool:
+        return step < self.onset
+
+
+@dataclass
 class GradientSpike(Fault):
     """The gradient of one layer is `scale` times itself, for `steps` steps."""
 

@@ -30,6 +30,10 @@ class Fault:
         """What the loader gives."""
         return inputs, targets
 
+    def clears(self, step: int) -> bool:
+        """Whether gradients are cleared before `backward`."""
+        return True
+
     def gradients(self, step: int, model: nn.Module) -> None:
         """After `backward`."""
 
@@ -137,7 +141,8 @@ def _step(
 ) -> float:
     """One step of the optimizer. Returns its mean loss."""
     total = torch.zeros(())
-    optimizer.zero_grad()
+    if fault.clears(step):
+        optimizer.zero_grad()
     for _ in range(recipe.accumulate):
         inputs, targets = fault.batch(step, *next(batches))
         progress = step / recipe.total

@@ -20,7 +20,6 @@ from trimtab.sample.seclusion import secluded
 from trimtab.testing import RecordingBackend
 from trimtab.types import Epoch, Health, Metric, Notice, RunEnd, RunStart, Step
 
-
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("busy")
 

@@ -132,7 +132,8 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 # What these say is true of any training, whatever its loss and its gradients are otherwise.
-UNMISTAKABLE = ("loss_nonfinite", "gradient_nonfinite")
+NONFINITE = ("loss_nonfinite", "gradient_nonfinite")
+UNMISTAKABLE = (*NONFINITE, "gradients_uncleared")
 
 REASONS: dict[str, str] = {
     "loss_nonfinite": "One bad batch does no harm if its step is skipped; running statistics that it made NaN are put "

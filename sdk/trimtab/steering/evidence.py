@@ -68,7 +68,7 @@ class RunEvidence(Evidence):
         if self._chosen or rule in UNMISTAKABLE:
             return ""
         if doubt := doubt_of_loss():
-            only = f"only {' and '.join(UNMISTAKABLE)} are acted upon"
+            only = f"only {', '.join(UNMISTAKABLE)} are acted upon"
             return f"{doubt}: {only}. policies=['shipped'] lets all of them act"
         if self._judge.is_lost(rule, optimizer):
             return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trimtab.policies import Decision
-from trimtab.policies.defaults import UNMISTAKABLE
+from trimtab.policies.defaults import NONFINITE
 
 WARY_FOR = 1000  # steps after a rollback
 
@@ -23,7 +23,7 @@ class Wariness:
 
     def went_back(self, decision: Decision, step: int) -> None:
         """Weights were turned back after `step`, as was decided."""
-        if decision.rule in UNMISTAKABLE:
+        if decision.rule in NONFINITE:
             self._until = step + WARY_FOR
 
     @property
