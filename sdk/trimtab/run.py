@@ -114,6 +114,7 @@ class Run:
             say=self._say,
         )
         self._books.judged = self._controller.judged
+        self._books.on_record = self._controller.look_for_orders
         self._watchdog = Watchdog(
             self._capture.progress,
             self._books.steps_written,

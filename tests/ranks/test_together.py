@@ -667,7 +667,7 @@ with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8
         run.log(bad=2.0)
         control.send(run.directory, run.id, "pause")
         time.sleep(1.0)  # the disk is looked at twice a second
-        run._controller.record_closed()
+        run._controller.look_for_orders()
     for _ in range(17):
         step()
 said(reasons=[a.reason for a in backend.of(Adjustment)])

@@ -208,6 +208,27 @@ def passed(batches):
     return sums
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda desk: desk.close(desk.books.ledger("0")),
+        lambda desk: desk.books.validation(passed(batches=1)),
+        lambda desk: desk.books.end_epoch(1, None),
+        lambda desk: desk.books.flush(),
+        lambda desk: desk.books.count_on(),
+    ],
+    ids=["step", "validation", "epoch", "flush", "count_on"],
+)
+def test_record_is_told_of_whatever_ends_it(desk, end):
+    told = []
+    desk.books.on_record = lambda: told.append(desk.now)
+    desk.row(desk.books.ledger("0"))
+    end(desk)
+    assert told == [0.0]
+    end(desk)
+    assert told == [0.0], "nothing has come since"
+
+
 def test_fault_of_one_block_costs_no_other(desk):
     ledger, faults = desk.books.ledger("0"), iter([True])
     emit = desk.backend.write

@@ -9,9 +9,11 @@ import time
 import pytest
 import torch
 from controller_training import Training, same
+from torch.utils.data import DataLoader
 
 import trimtab
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.sample import books
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
 from trimtab.types import Adjustment, Notice
@@ -312,8 +314,17 @@ def test_order_that_comes_too_late_is_answered_when_the_run_ends(watching, train
     with watching(act=False) as seen:
         training.steps(2)
         id = order(seen, "adjust", LOWER)
-        seen.run._controller.record_closed()
+        seen.run._controller.look_for_orders()
     assert answered(seen, id) == control.Answer("refused", 2, "adjust was refused: the run ended first")
+
+
+def test_order_that_nobody_has_looked_at_is_answered_when_the_run_ends(watching, training):
+    with watching(act=False) as seen:
+        training.steps(2)
+        id = order(seen, "pause")
+    assert answered(seen, id) == control.Answer("refused", 2, "pause was refused: the run ended first")
+    assert by_person(seen) == [("pause", "refused")]
+    assert list((seen.run.directory / "control").iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -322,7 +333,7 @@ def test_order_that_waits_is_not_answered_in_a_forked_child(watching, training):
     with watching(act=False) as seen:
         training.steps(2)
         id = order(seen, "adjust", LOWER)
-        seen.run._controller.record_closed()
+        seen.run._controller.look_for_orders()
         child = os.fork()
         if child == 0:
             os._exit(0)
@@ -355,7 +366,7 @@ def test_pause_outlives_the_process_and_is_said_again(tmp_path, training):
         training.steps(2)
         control.send(run.directory, run.id, "pause")
         training.steps(1)
-        run._controller.record_closed()
+        run._controller.look_for_orders()
         training.steps(1)
     backend = RecordingBackend()
     with trimtab.watch(**options, backends=[backend], resume=True, rules=[ALWAYS], policies=policies):
@@ -403,4 +414,33 @@ def test_order_is_taken_up_though_every_record_is_ended_by_a_validation(tmp_path
         id = control.send(run.directory, run.id, "pause")
         train_and_validate()
         training.step()
+        assert control.answer(run.directory, id).outcome == "applied"
+
+
+@pytest.mark.parametrize("act", [False, "process"])
+def test_order_is_taken_up_though_every_record_is_ended_by_an_epoch_and_nothing_is_validated(
+    tmp_path, training, monkeypatch, act
+):
+    monkeypatch.setattr(books, "MARKS", math.inf)  # as if each epoch took half a second
+
+    def train_for_an_epoch():
+        for _ in DataLoader(training.inputs, batch_size=16):
+            training.step()
+
+    with trimtab.watch(run="short", directory=tmp_path, backends=[RecordingBackend()], act=act) as run:
+        for _ in range(20):
+            train_for_an_epoch()
+        id = control.send(run.directory, run.id, "pause")
+        train_for_an_epoch()
+        train_for_an_epoch()
+        assert control.answer(run.directory, id).outcome == "applied"
+
+
+def test_order_is_taken_up_where_each_of_many_optimizers_has_a_record_in_ten_seconds(tmp_path):
+    trainings = [Training() for _ in range(10)]
+    with trimtab.watch(run="many", directory=tmp_path, backends=[RecordingBackend()], act="process") as run:
+        for training in trainings:
+            training.steps(10)
+        id = control.send(run.directory, run.id, "pause")
+        training.steps(64)  # of which one is judged at least
         assert control.answer(run.directory, id).outcome == "applied"

@@ -106,7 +106,6 @@ class Capture:
         self._criteria.on_another = self._another_loss
         recorder = Recorder(books, sampler, self._passes, self._criteria, meter)
         self._criteria.on_first = lambda loss: recorder.guess(models, reach_of([loss]).leaves)
-        recorder.closed = lambda: self._controller.record_closed()
         self._steps = Steps(recorder, self._attribution, models, say)
         self._passes.awaits_first = self._steps.unseen.waits
         self._lane = Lane(self._steps, self._passes, self._criteria, self._attribution, models, recorder, guard)

@@ -82,10 +82,6 @@ class StepController(Protocol):
         """GradScaler skipped a step."""
         ...
 
-    def record_closed(self) -> None:
-        """A record of steps is complete, about one a second, at the end of a step. May set `awaits_steps`."""
-        ...
-
     def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool:
         """The parameters are updated. `pending`: by now the next forward has been made with them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -56,7 +56,6 @@ class Recorder:
         self.pace = sampler.pace
         self.meter = meter
         self.clock = time.perf_counter
-        self.closed: Callable[[], None] = lambda: None  # called when a block has ended, in the hook that ends a step
         self._held_for = 0.0  # seconds, the newest time
         self._first_for = 0.0  # likewise, of the first backward of the step to come
         self._searches = Searches()  # of the whole process, for models and optimizers
@@ -189,7 +188,6 @@ class Recorder:
         """End the ledger's block."""
         started = self.clock()
         self.books.close(ledger, started)
-        self.closed()
         self.meter.add(self.clock() - started)
 
     def search(self, models: Models, parameters: Sequence[Tensor]) -> None:

@@ -76,6 +76,7 @@ class Books:
         self._steps_of_others = 0  # the global step at which the training began that is going on
         self.place: Callable[[], Place] = Place  # asked when a record is made
         self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
+        self.on_record: Callable[[], object] = lambda: None  # called when the steps of a record are complete
         self.on_no_loss: Callable[[], object] = lambda: None  # called once, where steps show no loss
         self.on_uncleared: Callable[[str], object] = lambda label: None  # called once, where gradients are not cleared
         self._was_uncleared = False
@@ -184,9 +185,11 @@ class Books:
             self._publish(keep=0)
 
     def _cut(self, ledger: Ledger, now: float) -> None:
+        """End the ledger's block. Whatever ends one does it here, and tells of it."""
         ledger.close_at = now + self._interval_s
         if not ledger.is_empty:
             self._waiting.append((ledger, ledger.cut(time.time(), *self.place())))
+            self.on_record()
 
     def _cut_all(self, now: float) -> None:
         """End every block, and put what stands behind them in line."""

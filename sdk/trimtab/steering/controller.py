@@ -305,7 +305,6 @@ class Controller:
         verdicts = self._judging.validation(step, summary)
         self._keeping.validated(step)
         self._answer("", verdicts, Moment.after(step))
-        self.record_closed()  # a record begins anew after the pass: with short epochs none may close at a step
 
     def logged(self, values: Mapping[str, float], *, of_training: bool) -> None:
         """The user logged values, on any thread. Those `of_training` tell no better model."""
@@ -330,8 +329,8 @@ class Controller:
         """The run has moved on."""
         self._telling.tell(verdict)
 
-    def record_closed(self) -> None:
-        """A record of steps is complete, as one is several times a second: look for what a person wants."""
+    def look_for_orders(self) -> None:
+        """See what a person wants: with each record, of which many optimizers have few, and where steps are judged."""
         if self._orders is not None:
             self._orders.look(time.perf_counter())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
@@ -414,7 +413,8 @@ class Controller:
         return self._execution.stepped(label, step, pending=pending)
 
     def _awaits(self) -> bool:
-        waits = self._execution.waits or self._elsewhere.waits
+        is_ordered = self._orders is not None and self._orders.waiting
+        waits = is_ordered or self._execution.waits or self._elsewhere.waits
         return waits or self._execution.follows_cycle or self._answering.replays
 
     def _answer(self, label: str, verdicts: Sequence[Verdict], moment: Moment) -> None:
@@ -425,6 +425,7 @@ class Controller:
 
     def _take_in(self, moment: Moment) -> None:
         self._answering.alerts(moment)
+        self.look_for_orders()
         self.awaits_steps = self.awaits_steps or self._execution.waits
 
     def _adjusted(self, decision: Decision, step: int, of_all: bool, back_to: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,8 +78,9 @@ class Orders:
                 self._take_up(self._decision(command, step), Moment.after(step), self._answering(command))
 
     def close(self, step: int) -> None:
-        """The run ends: answer what it will not do any more."""
+        """The run ends: answer what it will not do any more, and what nobody has looked at."""
         if self._open:
+            self.look(math.inf)
             self._open = False
             for command in self._given:
                 self._record(command, command.kind, step, "refused", OVER)
