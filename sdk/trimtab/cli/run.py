@@ -64,7 +64,8 @@ class _Run(click.Command):
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def run(is_module: bool, target: str, arguments: tuple[str, ...], **given: Any) -> Callable[[], None]:
     """Run SCRIPT, or MODULE with -m, and watch it. Whatever follows SCRIPT is passed to it. Its output, exit code and
-    signals are its own; Trimtab's messages go to stderr."""
+    signals are its own; Trimtab's messages go to stderr. But the exit code is 75 where a halt unwound it (--on-halt),
+    and 2 where it cannot be found or watched."""
     options = {name.rstrip("_"): value for name, value in given.items() if value is not None and value != ()}
     if "backends" in options:
         options["backends"] = [name for given in options["backends"] for name in config.listed(given)]
