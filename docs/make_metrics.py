@@ -19,7 +19,7 @@ def page() -> str:
             "",
             "Made from the catalog by `docs/make_metrics.py`. Every series also has the labels `run` and `rank`.",
             "In a run that is resumed counters begin at 0 again, as in any process that is started anew. Gauges go on:",
-            "the global step, the scale of the learning rate, what is left of budgets.",
+            "the global step, the scale of the learning rate, what is left of budgets. But epochs begin at 1 again.",
             "",
             "| metric | kind | labels | unit | |",
             "| --- | --- | --- | --- | --- |",

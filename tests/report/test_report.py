@@ -8,6 +8,7 @@ from trimtab.errors import ConfigError, TrimtabError
 from trimtab.logs import read
 from trimtab.report import drawing
 from trimtab.testing import sample_step
+from trimtab.types import Epoch
 
 
 def panel(figure, title):
@@ -34,6 +35,16 @@ def test_six_panels_say_what_the_issue_asks_for(log):
     assert titles == ["Loss", "Accuracy", "Learning rate", "Gradient norm", "Gradient mean", "Gradient variance"]
     assert "sample" in texts(figure)
     assert any("200 steps" in text and "1 min 15 s" in text and "completed" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"), [([1], "1 epoch"), ([1, 2, 3], "3 epochs"), ([1, 2, 1, 2, 3], "5 epochs"), ([1, 1], "2 epochs")]
+)
+def test_epochs_of_a_resumed_run_are_counted_on(write, epochs, told):
+    """Each process that goes on with it counts them from 1."""
+    ended = (Epoch(ts=0.0, step=10 * at, epoch=epoch) for at, epoch in enumerate(epochs, start=1))
+    (facts,) = [text for text in texts(drawing.draw([read(write(sample_step(1), *ended))])) if " step" in text]
+    assert told in facts.split(" · ")
 
 
 def test_curves_are_named_at_their_ends_with_their_last_values(log):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -177,7 +178,7 @@ def _facts(log: RunLog) -> str:
     if log.start is not None:
         facts.append(f"{log.start.ts:%Y-%m-%d %H:%M} UTC")
     if log.epochs:
-        facts.append(_counted(log.epochs[-1].epoch, "epoch"))
+        facts.append(_counted(_ended([each.epoch for each in log.epochs]), "epoch"))
     facts.append(_counted(log.steps[-1].step if log.steps else 0, "step"))
     if log.end is not None and log.seconds is not None:
         facts.append(_duration(log.seconds))
@@ -187,6 +188,11 @@ def _facts(log: RunLog) -> str:
     if finite:
         facts.append(f"best validation loss {min(finite):.3g}")
     return " · ".join(facts)
+
+
+def _ended(epochs: Sequence[int]) -> int:
+    """How many there were: each process that resumes a run counts them from 1."""
+    return sum(epoch for epoch, after in itertools.pairwise((*epochs, 0)) if after <= epoch)
 
 
 def _counted(count: int, noun: str) -> str:
