@@ -46,7 +46,7 @@ def test_several_logs_are_a_back_test(watched, run):
     assert (code, [line.split() for line in lines]) == (
         1,
         [
-            ["LOG", "STEPS", "STATUS", "FIRED"],
+            ["LOG", "LAST", "STEP", "STATUS", "FIRED"],
             ["a", "10", "completed", "-"],
             ["b", "10", "completed", "-"],
             ["c", "10", "completed", "loss_spike", "(step", "10)"],
@@ -124,6 +124,19 @@ def test_what_is_wrong_with_every_log_is_said_once(watched, runs):
 def test_steps_are_counted_in_words(watched, run, write):
     write(RunStart(ts=0.0, step=0, facts={}), sample_step(1, levels={"loss_spike": 0.5}), run="one")
     assert run("one")[1][0] == "one: log, 1 step, no end in the log"
+
+
+def test_log_of_another_tool_may_count_from_0_and_is_told_to_its_last_step(run, runs):
+    runs.mkdir(exist_ok=True)
+    log = runs / "zero.csv"
+    log.write_text("step,train_loss\n" + "".join(f"{step},1.0\n" for step in range(300)))
+    assert run(str(log))[1][0] == f"{log}: CSV, to step 299"
+
+
+def test_only_log_of_several_that_can_be_judged_is_one_log(watched, runs):
+    watched({"loss_spike": 0.5}, run="a")
+    done = CliRunner().invoke(lint, ["a", "lost", "--dir", str(runs)], standalone_mode=False)
+    assert "no rule fired in 1 log" in done.stdout.splitlines()
 
 
 def test_directory_of_files_for_prometheus_is_passed_over(watched, run, runs):

@@ -118,7 +118,7 @@ def _told(judged: Judgement) -> list[str]:
 
 def _compared(judged: Sequence[Judgement], asked: Iterable[str]) -> list[str]:
     """Several logs: a row for each, and then how many of them each rule caught."""
-    rows = [("LOG", "STEPS", "STATUS", "FIRED")]
+    rows = [("LOG", "LAST STEP", "STATUS", "FIRED")]
     rows += [
         (each.name, f"{each.steps:,}", each.status or each.kind, ", ".join(map(_place, each.findings)) or "-")
         for each in judged
@@ -126,19 +126,25 @@ def _compared(judged: Sequence[Judgement], asked: Iterable[str]) -> list[str]:
     rules = dict.fromkeys([*asked, *(found.rule for each in judged for found in each.findings)])
     caught = [(rule, sum(any(f.rule == rule for f in each.findings) for each in judged)) for rule in rules]
     lines = [*_aligned(rows), ""]
-    lines += [f"{rule}: {count} of {len(judged)} logs" for rule, count in sorted(caught, key=lambda row: -row[1])]
-    lines += [] if caught else [f"no rule fired in {len(judged)} logs"]
+    logs = _counted(len(judged), "log")
+    lines += [f"{rule}: {count} of {logs}" for rule, count in sorted(caught, key=lambda row: -row[1])]
+    lines += [] if caught else [f"no rule fired in {logs}"]
     unjudged = {rule: sum(rule in each.unjudged for each in judged) for each in judged for rule in each.unjudged}
     lines += [f"{rule}: not judged in {count}" for rule, count in sorted(unjudged.items()) if count]
     return lines
 
 
 def _head(judged: Judgement) -> str:
-    return ", ".join(filter(None, (f"{judged.name}: {judged.kind}", _steps(judged.steps), judged.status)))
+    return ", ".join(filter(None, (f"{judged.name}: {judged.kind}", _steps(judged), judged.status)))
 
 
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count:,} steps"
+def _steps(judged: Judgement) -> str:
+    """How many there were; of another tool's log, which may count from 0, to which one it goes."""
+    return _counted(judged.steps, "step") if judged.status else f"to step {judged.steps:,}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _place(finding: Finding) -> str:
