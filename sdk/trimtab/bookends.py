@@ -16,11 +16,6 @@ NO_TRAINING = (
     "function that they run, or start them with `torchrun -m trimtab run train.py` or `accelerate launch -m trimtab "
     "run train.py`. Training with torch.func cannot be seen."
 )
-NO_STEP = (
-    "Backward was called, and no step was seen: no optimizer of torch stepped in this process. Updates by hand or by "
-    "other optimizers are told by gradients that are cleared between backwards, after three times; after 256 where an "
-    "optimizer of torch has the same parameters. On a device use p.grad.zero_(): p.grad.data.zero_() may not be seen."
-)
 
 
 def run_start(

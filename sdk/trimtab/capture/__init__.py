@@ -5,6 +5,7 @@ hooks         what torch calls on every step, with the ordinary way written out
 lane          what an ordinary step awaits, and when it is left
 optimizers    step hooks: nested pairs, closures, optimizers that step inside `backward`
 surround      our hooks as the innermost around an update
+idle          steps that find no gradient, and change nothing
 steps         what a step applied, whether it was skipped, what is taken of it
 roster        the optimizers that step, by label; where one training follows another
 tracked       what is known of one optimizer

@@ -25,6 +25,7 @@ from trimtab.capture.criteria import Criteria
 from trimtab.capture.dynamo import keep_out
 from trimtab.capture.gaps import LOOK, UNCLEAR
 from trimtab.capture.hooks import Ways, backward_of, clipped_of, loss_of, next_of_loader
+from trimtab.capture.idle import NO_GRADIENT
 from trimtab.capture.lane import Lane
 from trimtab.capture.loaders import pass_of, watch_loaders
 from trimtab.capture.losses import OwnLoss, watch_losses
@@ -49,6 +50,12 @@ from trimtab.types import PhaseSummary
 NO_LOSS = (
     "Steps are taken, but no loss is seen: their gradients come from no backward of a loss, but from torch.func, "
     "torch.autograd.grad or code of your own. Gradients and learning rates are shown. Log it: trimtab.log(loss=...)."
+)
+
+NO_STEP = (
+    "Backward was called, and no step was seen: no optimizer of torch stepped in this process. Updates by hand or by "
+    "other optimizers are told by gradients that are cleared between backwards, after three times; after 256 where an "
+    "optimizer of torch has the same parameters. On a device use p.grad.zero_(): p.grad.data.zero_() may not be seen."
 )
 
 UNCLEARED = (
@@ -179,10 +186,11 @@ class Capture:
         """Whether any step or validation was seen."""
         return bool(self._meter.steps or self._passes.resumed_at or self._books.ledgers)
 
-    @property
-    def has_unclaimed(self) -> bool:
-        """Whether backward brought gradients that nobody is known to have used."""
-        return bool(self._attribution.unclaimed)
+    def why_no_step(self) -> str:
+        """Where no step was seen: what was. Empty where nothing was that belongs to one."""
+        if self._steps.idle.any_seen:
+            return NO_GRADIENT
+        return NO_STEP if self._attribution.unclaimed else ""
 
     def trains_alone(self) -> bool:
         """Whether no other thread that has trained is at work: it may be stepping, or need the weights for a graph."""

@@ -16,6 +16,7 @@ from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
 from trimtab.capture.clipped import Clipped
 from trimtab.capture.controlling import StepController
+from trimtab.capture.idle import IdleSteps
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.roster import Roster
@@ -40,6 +41,7 @@ class Steps:
         self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
         self.roster = Roster(recorder, attribution)
         self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self.roster.reserve)
+        self.idle = IdleSteps(say)
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
@@ -66,6 +68,7 @@ class Steps:
             or self._scaler_seen
             or self._clipped.any
             or self.controller.awaits_steps
+            or tracked.is_idle
             or tracked.evaluated is not None
             or tracked.calls >= tracked.general_at
         ):
@@ -103,9 +106,14 @@ class Steps:
                 self.in_backward.untold = only.losses[-1]
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
-        tracked = self.roster.find(optimizer) or self._meet(optimizer)
+        tracked = self.roster.find(optimizer)
+        if gradients_ready and self.idle.is_one(tracked, optimizer):
+            self._be_idle(tracked)
+            return
+        tracked = tracked or self._meet(optimizer)
         if tracked is None:
             return
+        tracked.is_idle = False
         if tracked.is_recorded:
             self._say("graph_recorded", RECORDED)
             return
@@ -154,7 +162,7 @@ class Steps:
         recorder = self._recorder
         now = recorder.clock()
         tracked = self.roster.find(optimizer)
-        if tracked is None or tracked.is_recorded:
+        if tracked is None or tracked.is_idle or tracked.is_recorded:
             return
         losses = tracked.share.losses
         tracked.ledger.learning_rate_before = None
@@ -234,7 +242,9 @@ class Steps:
         if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
             self._scaler_seen = True
             self.scalers.append(weakref.ref(scaler))
-        tracked = self.roster.find(optimizer) or self._meet(optimizer)
+        tracked = self.roster.find(optimizer)
+        if tracked is None and not self.idle.is_one(None, optimizer):
+            tracked = self._meet(optimizer)
         self._calls_before_scaler = 0 if tracked is None else tracked.calls
 
     def scaler_stepped(self, optimizer: Optimizer) -> None:
@@ -244,6 +254,17 @@ class Steps:
             tracked.calls += 1
             self._preclip_norm(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
+
+    def _be_idle(self, tracked: Tracked | None) -> None:
+        """A step begins that changes nothing: as if it was not called."""
+        if tracked is not None:
+            tracked.is_idle = True
+            self._calls_before_scaler = -1  # it is not skipped
+        backward = None
+        if self._attribution.unclaimed and not self.any_seen:
+            self.unseen.stop()  # gradients that are cleared were not applied by hand
+            backward = self._attribution.unclaimed[-1]
+        self.idle.seen(backward)
 
     def _meet(self, optimizer: Optimizer) -> Tracked | None:
         """An optimizer steps for the first time. None where it has nothing to train."""
