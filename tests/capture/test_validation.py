@@ -321,6 +321,50 @@ def test_own_criterion_is_taken_when_it_is_named(watching, model, inputs, by_nam
     assert not {**criterion._forward_hooks, **criterion._forward_hooks_with_kwargs}
 
 
+class Several(nn.Module):
+    """A loss of which more is asked than the mean."""
+
+    def __init__(self, several):
+        super().__init__()
+        self.several = several
+
+    def forward(self, output, target):
+        return self.several((output - target).abs().pow(1.5).mean(1))
+
+
+SEVERAL = {
+    "mean and count": (lambda each: (each.mean(), len(each)), True),
+    "mean and each": (lambda each: [each.mean(), each], True),
+    "count and mean": (lambda each: (torch.tensor(len(each)), each.mean(), {}), True),
+    "two means": (lambda each: (each.mean(), each.sum()), False),
+    "each": (lambda each: each, False),
+    "names": (lambda each: {"loss": each.mean()}, False),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_own_criterion_is_taken_or_said_to_be_none_where_it_returns_more_than_a_mean(watching, model, inputs, case):
+    several, is_taken = SEVERAL[case]
+    criterion, optimizer = Several(several), torch.optim.SGD(model.parameters(), lr=0.1)
+    batches, targets, means = DataLoader(TensorDataset(inputs), batch_size=4), torch.zeros(4, 3), []
+    with watching() as seen:
+        seen.run.attach(criterion=criterion)
+        for _ in range(3):
+            for (batch,) in batches:
+                optimizer.zero_grad()
+                criterion(model(batch), targets[: len(batch)])
+                (model(batch) - targets[: len(batch)]).abs().pow(1.5).mean().backward()
+                optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                for (batch,) in DataLoader(TensorDataset(inputs.clone()), batch_size=4):
+                    criterion(model(batch), targets[: len(batch)])
+                means.append((model(inputs) - torch.zeros(6, 3)).abs().pow(1.5).mean().item())
+            model.train()
+    assert [validation.loss for validation in seen.validations] == (pytest.approx(means) if is_taken else [])
+    assert [notice[:44] for notice in seen.notices] == ["Calls of the criterion Several, which was at"] * (not is_taken)
+
+
 def test_validation_batch_in_which_nothing_counts_adds_nothing(watching, model, inputs, labels):
     with watching() as seen, torch.no_grad():
         losses = [F.cross_entropy(model(inputs), targets).item() for targets in (labels, torch.full((6,), -100))]

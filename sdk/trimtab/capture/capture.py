@@ -58,6 +58,12 @@ NO_STEP = (
     "optimizer of torch has the same parameters. On a device use p.grad.zero_(): p.grad.data.zero_() may not be seen."
 )
 
+NO_MEAN = (
+    "Calls of the criterion {loss}, which was attached, are not shown: it has to return the mean, as a tensor of one "
+    "element or as the only tensor without dimensions in a tuple, and its first argument has to be a tensor. Log the "
+    "validation: trimtab.log(loss=..., phase='validation')."
+)
+
 UNCLEARED = (
     "The gradients of optimizer {label!r} are not cleared between its steps: each step applies what all backwards "
     "before it have brought, and the loss that is shown is the sum of theirs. Call optimizer.zero_grad() once a step."
@@ -93,6 +99,7 @@ class Capture:
         self._books = books
         self._meter = meter
         self._guard = guard
+        self._say = say
         self._patches = Patches()
         self._attribution = Attribution()
         self._controller: RunController
@@ -219,12 +226,16 @@ class Capture:
     def watch_criterion(self, criterion: nn.Module) -> None:
         """Take the output of a loss module of the user's own as the mean loss of its batch."""
         loss = OwnLoss(type(criterion).__name__)
-        report = self._wrap("criterion", self._criteria.called)
+        report, unread = self._wrap("criterion", self._criteria.called), self._guard.wrap("criterion", self._say)
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = (*args, *kwargs.values())
-            if type(output) is Tensor and output.numel() == 1 and given and isinstance(given[0], Tensor):
-                report(loss, output, given)
+            given, mean = (*args, *kwargs.values()), loss.mean(output)
+            if isinstance(mean, Tensor) and type(mean) is not Tensor:  # the fake one of a compiler
+                return
+            if isinstance(mean, Tensor) and mean.numel() == 1 and given and isinstance(given[0], Tensor):
+                report(loss, mean, given)
+            else:
+                unread("validation_unseen", NO_MEAN.format(loss=loss.name))
 
         self._criterion_hooks.append(criterion.register_forward_hook(keep_out(hook), with_kwargs=True))
 

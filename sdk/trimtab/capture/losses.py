@@ -129,6 +129,14 @@ class OwnLoss:
         """The batch size."""
         return args[0].shape[0] if args[0].ndim else 1
 
+    @staticmethod
+    def mean(output: Any) -> Any:
+        """The mean in what such a module returned: of a tuple or list, where one alone of its members can be that."""
+        if not isinstance(output, tuple | list):
+            return output
+        numbers = [each for each in output if type(each) is Tensor and not each.ndim and each.is_floating_point()]
+        return numbers[0] if len(numbers) == 1 else output
+
 
 Loss: TypeAlias = BuiltinLoss | ModuleLoss | OwnLoss
 
