@@ -64,11 +64,6 @@ NO_MEAN = (
     "validation: trimtab.log(loss=..., phase='validation')."
 )
 
-UNCLEARED = (
-    "The gradients of optimizer {label!r} are not cleared between its steps: each step applies what all backwards "
-    "before it have brought, and the loss that is shown is the sum of theirs. Call optimizer.zero_grad() once a step."
-)
-
 
 class RunController(StepController, Protocol):
     """What judges the run, and may change it."""
@@ -110,7 +105,6 @@ class Capture:
         self._criteria = Criteria(models, self._passes, sampler.pace.accuracy, time.perf_counter)
         self._scaled = ScaledLosses(self._criteria.is_as_returned)
         books.on_no_loss = lambda: None if logs() else say("loss_unseen", NO_LOSS)
-        books.on_uncleared = lambda label: say("gradients_uncleared", UNCLEARED.format(label=label))
         self._passes.unseen.tell = lambda text: None if logs() else say("validation_unseen", text)
         self._criteria.on_weighed = lambda loss: None if logs() else say("validation_unseen", WEIGHED.format(loss=loss))
         self._passes.on_validating = self._validating

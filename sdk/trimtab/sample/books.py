@@ -22,7 +22,6 @@ from trimtab.sample.scalars import Held
 from trimtab.types import Epoch, Event, Step, Totals
 
 LOSSES_SHOW_WITHIN = 20  # steps: where none has shown by then, none is going to
-UNCLEARED = 16  # steps in a row, each of more backwards than the one before: nobody accumulates like that
 RECORD_INTERVAL_S = 1.0  # at most one record of steps a second, over all optimizers
 SOON = 0.1  # of that time there is at most one record of steps in which a rule began to fire
 MARKS = 2  # records of validation in that time, at most, with the steps before them
@@ -78,8 +77,6 @@ class Books:
         self.judged: Callable[[str], Judged] = lambda optimizer: Judged()  # ... and this, with whose steps it is about
         self.on_record: Callable[[], object] = lambda: None  # called when the steps of a record are complete
         self.on_no_loss: Callable[[], object] = lambda: None  # called once, where steps show no loss
-        self.on_uncleared: Callable[[str], object] = lambda label: None  # called once, where gradients are not cleared
-        self._was_uncleared = False
         self._lossless_steps: int | None = 0  # so far; None once a loss was seen, or its lack was told
         self._emit = emit
         self._layers = layers
@@ -261,8 +258,6 @@ class Books:
         self._count_losses(rows.loss)
         if self._lossless_steps is not None:
             self._look_for_losses(rows.loss)
-        if not self._was_uncleared:
-            self._look_for_clearing(ledger, rows.micro_steps)
         bad = sum(any(not m.finite for m in moments) for _, moments, _ in numbers.gradients)
         if bad:
             self.nonfinite["gradient"] += bad
@@ -280,19 +275,6 @@ class Books:
         if steps is not None and steps >= LOSSES_SHOW_WITHIN:
             self._lossless_steps = None
             self.on_no_loss()
-
-    def _look_for_clearing(self, ledger: Ledger, backwards: Sequence[int]) -> None:
-        """Whether `zero_grad` is missing: each step is then of the backwards of all those before it, too."""
-        if backwards and backwards[-1] == 1:  # as nearly always
-            ledger.backwards, ledger.growing = 1, 0
-            return
-        for count in backwards:
-            ledger.growing = ledger.growing + 1 if count > ledger.backwards else 0
-            ledger.backwards = count
-            if ledger.growing >= UNCLEARED:
-                self._was_uncleared = True
-                self.on_uncleared(ledger.label)
-                return
 
     def _totals(self, ledger: Ledger) -> Totals:
         return Totals(

@@ -190,7 +190,6 @@ class Ledger:
         self.close_at = 0.0
         self.may_close_at = 0.0  # where there is something to say before that, see `Books.close_soon`
         self.nonfinite_seen = False
-        self.backwards = self.growing = 0  # of the last step, and for how many steps there were more each time
 
     @property
     def epoch(self) -> int:

@@ -120,7 +120,7 @@ class Controller:
             ranks=ranks,
             replay=replay,
         )
-        self._telling = Telling(judge, engine, actuators, self.optimizers, emit)
+        self._telling = Telling(judge, engine, actuators, self.optimizers, emit, self._say)
         self._answering = Answering(
             judge, engine, self._execution, self._membership, self._telling, reception=reception, replay=replay
         )

@@ -16,6 +16,13 @@ from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.records import Judged
 from trimtab.types import Alert, Event, Verdict, Verdicts
 
+# What is not seen from the numbers of an alert, by its rule.
+EXPLAINED = {
+    "gradients_uncleared": "The gradients of optimizer {label!r} are not cleared between its steps: each step applies "
+    "what all backwards before it have brought, and the loss that is shown is the sum of theirs. Call "
+    "optimizer.zero_grad() once a step.",
+}
+
 
 class Telling:
     """What rules said, kept for as long as somebody may ask for it. It decides nothing."""
@@ -27,13 +34,16 @@ class Telling:
         actuators: Actuators,
         optimizers: Mapping[str, weakref.ref[Optimizer]],
         emit: Callable[[Event], None],
+        say: Callable[[str, str], None],
     ) -> None:
+        """`say`: `(kind, text)`, called where the user should be told something once."""
         self.alerts: list[Alert] = []
         self._judge = judge
         self._engine = engine
         self._actuators = actuators
         self._optimizers = optimizers
         self._emit = emit
+        self._say = say
         self._trailing = TrailingWorst(judge.rules)
         self._fired: Counter[str] = Counter()
 
@@ -55,6 +65,8 @@ class Telling:
         )
         self.alerts.append(alert)
         self._emit(alert)
+        if verdict.state == "firing" and verdict.rule in EXPLAINED:
+            self._say(verdict.rule, EXPLAINED[verdict.rule].format(label=verdict.optimizer))
 
     def record(self, label: str) -> Judged:
         """What a record says of the steps of one optimizer since the last one."""
