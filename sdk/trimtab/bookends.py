@@ -12,9 +12,9 @@ from trimtab.sample.books import Books
 from trimtab.types import RunEnd, RunInfo, RunStart, Status
 
 NO_TRAINING = (
-    "No step and no validation was seen. The training may run in other processes: then put @trimtab.watch on the "
-    "function that they run, or start them with `torchrun -m trimtab run train.py` or `accelerate launch -m trimtab "
-    "run train.py`. Training with torch.func cannot be seen."
+    "No step and no validation was seen. If there was training, it may run in other processes: then put "
+    "@trimtab.watch on the function that they run, or start them with `torchrun -m trimtab run train.py` or "
+    "`accelerate launch -m trimtab run train.py`. Training with torch.func cannot be seen."
 )
 
 

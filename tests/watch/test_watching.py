@@ -307,7 +307,7 @@ def test_run_that_saw_no_training_says_so(watching, model):
         torch.nn.functional.mse_loss(model(torch.ones(4, 2)), torch.ones(4, 1))
     with pytest.raises(ZeroDivisionError), watching() as failed:
         raise ZeroDivisionError
-    assert [notice[:37] for notice in idle.notices] == ["No step and no validation was seen. T"]
+    assert [notice[:35] for notice in idle.notices] == ["No step and no validation was seen."]
     assert validated.notices == failed.notices == []
 
 
