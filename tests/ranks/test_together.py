@@ -676,3 +676,25 @@ said(reasons=[a.reason for a in backend.of(Adjustment)])
     assert ranks[0]["total"] == ranks[1]["total"]
     assert ranks[0]["reasons"][:2] == ["paused by a person", "trimtab pause"]
     assert ranks[1]["reasons"] == []
+
+
+def test_gradients_that_are_never_cleared_are_cleared_on_all(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+def forgetful():
+    nn.functional.cross_entropy(parallel(inputs[half]), labels[half]).backward()
+    optimizer.step()
+
+with trimtab.watch(run="a", backends=[backend], act="process"):
+    for _ in range(60):
+        forgetful()
+said(empty=not any(p.grad.any() for p in model.parameters()))
+"""
+    )
+    done = [(policy, action, outcome) for _, policy, action, outcome, _ in alike(ranks)]
+    assert done == [
+        ("gradients_uncleared", "roll_back", "applied"),
+        ("gradients_uncleared", "clear_gradients", "applied"),
+    ]
+    assert [rank["empty"] for rank in ranks] == [True, True]
