@@ -1,5 +1,7 @@
 """Loops that have a batch in hand beside the one that they train on."""
 
+import itertools
+
 import accelerate
 import pytest
 import torch
@@ -173,6 +175,104 @@ def test_two_batches_a_step_are_two(watching, loop, expected):
     assert sizes(seen) == [*expected, 8, 8, 6]
 
 
+def from_(start, loader):
+    """The batches from that one on, of the first pass alone, as where a run resumes amid an epoch."""
+    yield from itertools.islice(loader, start, None)
+    while True:
+        yield from loader
+
+
+@pytest.mark.parametrize("dataset", [data, Stream])
+@pytest.mark.parametrize(("loop", "start"), [(Loop, 1), (Loop, 2), (Loop, 4), (Loop, 5), (HandWritten, 1)])
+def test_batches_that_are_left_out_before_the_first_step_are_not_in_hand(watching, loop, dataset, start):
+    loop, loader, losses = loop(), DataLoader(dataset(), batch_size=BATCH), []
+    batches = from_(start, loader)
+    with watching() as seen:
+        losses += [loop.step(batch) for batch in itertools.islice(batches, 3 * len(SIZES) - start)]
+    expected = [*SIZES[start:], *SIZES, *SIZES]
+    assert sizes(seen) == expected
+    assert [epoch.step for epoch in seen.epochs] == [6 - start, 12 - start, 18 - start][: len(seen.epochs)]
+    assert [epoch.train.samples for epoch in seen.epochs] == [SAMPLES - 4 * start, SAMPLES, SAMPLES][: len(seen.epochs)]
+    first = sum(a * b for a, b in zip(losses, SIZES[start:], strict=False)) / (SAMPLES - 4 * start)
+    assert seen.epochs[0].train.loss == pytest.approx(first)
+    assert len(seen.epochs) >= 2
+
+
+@pytest.mark.parametrize("kind", [Loop, HandWritten])
+@pytest.mark.parametrize("keeps", [False, True], ids=["loop", "iterator that is kept"])
+def test_validation_stands_behind_the_pass_of_which_batches_were_left_out(watching, kind, keeps):
+    loop, loader = kind(), DataLoader(data(), batch_size=BATCH)
+    held_out, kept = DataLoader(TensorDataset(*data()[:9]), batch_size=3), None
+    with watching() as seen:
+        for epoch in range(3):
+            batches = iter(loader)
+            if keeps:
+                kept = batches
+            for index, batch in enumerate(batches):
+                if epoch or index:
+                    loop.step(batch)
+            del batches
+            loop.model.eval()
+            with torch.no_grad():
+                for inputs, labels in held_out:
+                    F.cross_entropy(loop.model(inputs), labels)
+            loop.model.train()
+    assert kept is not None or not keeps
+    assert sizes(seen) == [*SIZES[1:], *SIZES, *SIZES]
+    assert [epoch.step for epoch in seen.epochs] == [5, 11, 17]
+    assert [epoch.train.samples for epoch in seen.epochs] == [18, 22, 22]
+    assert [epoch.validation.samples for epoch in seen.epochs] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_batch_that_the_first_model_is_made_by_is_not_in_hand(watching, anew):
+    """By a generator that goes on for ever, as of a loader that it makes for each pass."""
+
+    def batches():
+        loader = DataLoader(held, batch_size=BATCH, shuffle=True)
+        following = iter(loader)
+        while True:
+            try:
+                yield next(following)
+            except StopIteration:
+                loader = DataLoader(held, batch_size=BATCH, shuffle=True) if anew else loader
+                following = iter(loader)
+                yield next(following)
+
+    loop, held, endless = HandWritten(), data(), batches()
+    with watching() as seen:
+        with torch.no_grad():
+            loop.model(next(endless)[0])
+        for _ in range(18):
+            loop.step(next(endless))
+    assert [epoch.step for epoch in seen.epochs] == [5, 11, 17]
+    assert [epoch.train.samples for epoch in seen.epochs] == [18, 22, 22]
+
+
+def test_accumulation_that_begins_amid_a_pass(watching):
+    """The last two batches of the first pass are of one step, and the newest backward has no step of its own."""
+    loop, batches = HandWritten(), from_(1, DataLoader(data(), batch_size=BATCH))
+    with watching() as seen:
+        for index in range(16):
+            inputs, labels = next(batches)
+            loop.loss(loop.model(inputs), labels).backward()
+            if index % 2:
+                loop.optimizer.step()
+                loop.optimizer.zero_grad()
+    assert [step.samples for step in seen.steps()][:4] == [8, 8, 6, 8]
+    assert sum(sizes(seen)) == 18 + 22 + 20
+
+
+def test_look_ahead_is_believed_in_though_its_rest_was_left(watching):
+    loop, loader = Loop(), DataLoader(data(), batch_size=BATCH)
+    with watching() as seen:
+        for limit in (5, 5, 9):
+            for batch in itertools.islice(one_ahead(loader), limit):
+                loop.step(batch)
+    assert sizes(seen) == [*SIZES[:5], *SIZES[:5], *SIZES]
+    assert [epoch.step for epoch in seen.epochs] == [5, 10, 16]
+
+
 def test_batch_that_is_only_looked_at_is_not_counted(watching):
     loop, loader = Loop(), DataLoader(data(), batch_size=BATCH)
     with watching() as seen:
@@ -182,5 +282,4 @@ def test_batch_that_is_only_looked_at_is_not_counted(watching):
             loop.step(batch)
         for batch in loader:
             loop.step(batch)
-    assert sizes(seen)[:4] == [4, 4, 4, 4]
-    assert sizes(seen)[5:] == SIZES
+    assert sizes(seen) == SIZES[1:] + SIZES

@@ -240,6 +240,11 @@ class Criteria:
         if (self._called or is_trained) and plain is not None and not is_looked_at:
             self._pass_over(plain)
 
+    @property
+    def of_mean(self) -> int:
+        """The samples of the one mean that the newest backward was called on. 0 where it was on another loss."""
+        return self._trained_on if self._objective.is_mean else 0
+
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""
         self._objective.end_step()
@@ -299,6 +304,7 @@ class Criteria:
         if not self._passes.batch_samples:
             self._count(said.samples)
         self._called = True
+        self._trained_on = said.samples
         if held.loss.name == self._primary and not self._weighing.leaves_out(held.loss.name, held.reduction):
             self.said.values.append(said)
             self.said.predictions += [] if met is None else [met]

@@ -15,14 +15,16 @@ class Lookahead:
     for each that follows. `counted` are the samples behind the first loss, where they are known: then the first
     training tells by itself. If several were there, and it took one, a thread reads ahead, or the loop has read the
     whole loader: then each takes one (`is_queue`). Where as many come for the second as for the first, each takes all.
+    Batches that are left out before the first training look the same, until the pass is over: see `forget`.
     """
 
-    __slots__ = ("_first", "batches", "is_queue")
+    __slots__ = ("_first", "batches", "is_proven", "is_queue")
 
     def __init__(self, fetched: int, samples: int, counted: int) -> None:
         self.batches = int(fetched > 1 and counted != samples)
         self.is_queue = fetched > 2 and fetched * counted == samples
         self._first = fetched
+        self.is_proven = False  # a training was without a fetch
 
     @property
     def settled(self) -> bool:
@@ -32,8 +34,13 @@ class Lookahead:
     def trained(self, fetched: int) -> None:
         """One more training, for which so many batches came."""
         if fetched >= self._first > 0:
-            self.batches, self.is_queue = 0, False
+            self.forget()
         self._first = 0
+        self.is_proven = self.is_proven or not fetched
+
+    def forget(self) -> None:
+        """Nothing is in hand beside what is trained on."""
+        self.batches, self.is_queue, self._first = 0, False, 0
 
 
 class Feeding:
@@ -42,6 +49,7 @@ class Feeding:
     def __init__(self, on_other_data: Callable[[], object]) -> None:
         self.newest: list[LoaderPass] = []  # behind the newest training backward
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
+        self.of_mean: Callable[[], int] = lambda: 0  # of the one mean that backward is called on, 0 if it is on more
         self.on_data: Callable[[object], object] = lambda data: None  # called with the dataset, or else a sampler
         self._on_other_data = on_other_data
         self._is_counted = False  # whether a loss has counted as many samples as `take` did
@@ -100,6 +108,23 @@ class Feeding:
             waited_s += wait_s
         self._is_counted = counted == batch_samples > 0
         return batch_samples, waited_s
+
+    def next_of(self, over: LoaderPass, fresh: Sequence[LoaderPass]) -> LoaderPass | None:
+        """The pass after one that is over, if the next training is its first."""
+        begun = (loader for loader in fresh if loader.batches == loader.newly_fetched and loader.restarts(over))
+        return next(begun, None)
+
+    def is_unsure(self, loader: LoaderPass) -> bool:
+        """Whether it may yet show that nothing of it was in hand, and that its newest training had other samples."""
+        known = self._lookaheads.get(loader.loader)
+        return known is not None and not known.is_proven and loader.surplus != 0
+
+    def forget_ahead(self, over: LoaderPass) -> int:
+        """Nothing of it was in hand. By how many samples more than its own its last training was counted."""
+        known = self._lookaheads.get(over.loader)
+        if known is not None:
+            known.forget()
+        return over.drop_ahead()
 
     def trains(self, loader: LoaderPass) -> bool:
         """Whether it feeds training for certain."""
@@ -168,6 +193,8 @@ class Feeding:
             known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
         else:
             known.trained(loader.newly_fetched)
+            if loader.ahead and loader.is_newest(self.of_mean()):
+                self.forget_ahead(loader)
         if known.is_queue:
             return max(loader.in_hand - 1, 0)
         return 0 if loader.exhausted else min(known.batches, loader.in_hand - 1)

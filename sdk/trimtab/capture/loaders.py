@@ -31,9 +31,9 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "batches", "complete",
-        "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "loader", "repeats", "samples", "sized",
-        "validated_in", "wait_s",
+        "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "_spent", "batches",
+        "complete", "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "loader", "repeats",
+        "samples", "sized", "validated_in", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -59,6 +59,7 @@ class LoaderPass:
         self.wait_s = 0.0  # for those
         self._new: list[int] = []  # the sizes of the batches behind `samples`, while the general way counts them
         self._kept: list[int] = []  # ... of those that the newest training fetched for the next ones
+        self._spent = 0  # samples, the newest time
 
     def fetched(self, samples: int, wait_s: float) -> None:
         """A batch came, for which the loop waited `wait_s`."""
@@ -135,10 +136,24 @@ class LoaderPass:
         """The samples that were not spent yet, but for those of the newest `ahead` batches, and the seconds waited."""
         sizes = self._kept + self._new
         kept = sizes[len(sizes) - ahead :]
-        spent = self.samples + sum(self._kept) - sum(kept), self.wait_s
+        self._spent, wait_s = self.samples + sum(self._kept) - sum(kept), self.wait_s
         self._new, self._kept = [], kept
         self.samples, self.wait_s = 0, 0.0
-        return spent
+        return self._spent, wait_s
+
+    def is_newest(self, counted: int) -> bool:
+        """Whether a loss of `counted` samples is of the batch that came last, and of none that is kept, by its size."""
+        return self._new == [counted] and counted not in self._kept
+
+    @property
+    def surplus(self) -> int:
+        """The samples that were spent last, but for as many as the batch has that came last, which is kept."""
+        return self._spent - self._kept[-1] if self._kept else 0
+
+    def drop_ahead(self) -> int:
+        """What is kept is for no training. The `surplus`."""
+        surplus, self._kept = self.surplus, []
+        return surplus
 
     def give_back(self, samples: int, wait_s: float) -> None:
         """What was spent last was not."""
@@ -173,7 +188,8 @@ class LoaderPass:
         """
         if self is followed or (self.is_evaluated and followed.held):
             return False
-        return self.loader == followed.loader or (self.data == followed.data and not followed.held)
+        is_in_it = followed.held and not followed.exhausted
+        return self.loader == followed.loader or (self.data == followed.data and not is_in_it)
 
     def goes_on(self, followed: LoaderPass) -> bool:
         """Whether it has more than the one batch for which `followed`, a pass over the same loader, was begun."""

@@ -4,7 +4,8 @@ An epoch ends when the loader that feeds training is exhausted, or started anew;
 validation stood between two training steps. It is closed at the next training backward, so that validation belongs
 to the epoch before it. Loaders that fetch ahead are exhausted before their last batch is trained on: the end counts
 only when the loop has moved on to another loader or to validation. What such a loader has in hand is counted with the
-step that trains on it.
+step that trains on it. If nothing was in hand after all, as where batches were left out before the first step, that is
+seen when the next pass begins.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class Passes:
         self.awaits_step = False  # whether a backward ran in eval mode, which is training if a step follows
         self.on_validating: Callable[[], object] = lambda: None  # called at the first loss of each validation
         self.on_other_pass: Callable[[], object] = lambda: None  # called before a training that may be another model's
+        self.is_unsure = False  # whether the samples of the newest training may prove to be others
+        self.on_recount: Callable[[int], object] = lambda surplus: None  # called when its step had so many fewer
+        self.on_sure: Callable[[], object] = lambda: None  # called when they have proved to be right, or are by now
         self.awaits_first: Callable[[], bool] = lambda: False  # whether nobody has stepped, and somebody may yet
         self._on_validation = on_validation
         self._on_epoch = on_epoch
@@ -243,6 +247,11 @@ class Passes:
             self.wait_s += steady.wait_s
             steady.samples, steady.wait_s = 0, 0.0
             return
+        if self._over and self._is_in_hand:
+            self._look_back()
+        if self.is_unsure:
+            self.is_unsure = False
+            self.on_sure()
         if self._gap or self._left:
             self._pass_over_first()
             self._resume()
@@ -250,6 +259,7 @@ class Passes:
         self._trained = True
         self.has_news = self.feeding.has_rest
         followed = self._followed
+        self.is_unsure = followed is not None and self.feeding.is_unsure(followed)
         if not self._over and followed is not None and self.feeding.is_steady(followed):
             self.steady = followed
 
@@ -308,10 +318,33 @@ class Passes:
     def finish(self) -> None:
         """The run ends: close what is open. The last pass is over, too, where it was left as the one before it was."""
         followed = self._followed
+        if followed is not None and followed.exhausted and self._is_in_hand:
+            self._recount(followed)
         is_left = followed is not None and followed.batches == self._left_after and not self._one_by_one
         self._left = self._left or self._over or is_left
         self._resume(is_last=True)
         self.unseen.trained(self.feeding.knows, is_last=True)
+
+    def _look_back(self) -> None:
+        """A pass is over, with batches in hand, as is believed, and training goes on.
+
+        If that is with the next one, of which a single batch came, there were none: who fetches ahead takes more again.
+        """
+        followed = self._followed
+        following = None if followed is None else self.feeding.next_of(followed, self._fresh)
+        if followed is None or following is None:
+            return
+        if following.batches == 1:
+            self._recount(followed)
+        self._left = True
+
+    def _recount(self, over: LoaderPass) -> None:
+        """Nothing was in hand: its last training was on the batch that came last."""
+        surplus = self.feeding.forget_ahead(over)
+        if self.samples:
+            self.samples -= surplus
+        elif surplus:
+            self.on_recount(surplus)
 
     def _samples_of(self, source: LoaderPass, gap: Gap, counted: int) -> int:
         """The samples of the batch that is validated, of which a loss has `counted`, once for each loss function."""

@@ -63,6 +63,7 @@ class Recorder:
         self._passes = passes
         self._criteria = criteria
         passes.on_other_pass = self._leave
+        passes.on_recount, passes.on_sure = self._recount, self._close_due
 
     def record(
         self, ledger: Ledger, losses: Sequence[Held], ended_at: float | None, now: float, found_inf: Held | None = None
@@ -103,7 +104,7 @@ class Recorder:
         ledger.rows.append(
             (loss, mean_loss, criterion, found_inf, weight, len(losses), samples, seconds, wait_s, passes.epoch)
         )
-        if now >= ledger.close_at:
+        if now >= ledger.close_at and not passes.is_unsure:
             self.close(ledger)
         meter = self.meter
         meter.steps += 1
@@ -135,6 +136,20 @@ class Recorder:
     def _leave(self) -> None:
         for ledger in self.books.ledgers:
             ledger.left_after = ledger.written
+
+    def _recount(self, surplus: int) -> None:
+        """The newest step has so many samples too many, if one optimizer alone has one that is not read yet."""
+        unread = [ledger for ledger in self.books.ledgers if ledger.newest_samples]
+        if len(unread) == 1:
+            unread[0].recount(surplus)
+
+    def _close_due(self) -> None:
+        """End the blocks that were to end with a step of which the samples were not sure."""
+        now = self.clock()
+        for ledger in self.books.ledgers:
+            if now >= ledger.close_at:
+                self.books.close(ledger, now)
+        self.meter.add(self.clock() - now)
 
     def set_aside(self) -> Behind:
         """Take away what is behind the backwards since the last step, or since this was called."""

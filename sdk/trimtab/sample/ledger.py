@@ -197,6 +197,21 @@ class Ledger:
         return self.rows[-1][-1] if self.rows else self._epoch
 
     @property
+    def newest_samples(self) -> int:
+        """Those of the newest step, 0 where it is read already."""
+        return self.rows[-1][6] if self.rows else 0
+
+    def recount(self, surplus: int) -> None:
+        """The newest step has so many samples too many."""
+        *values, weight, backwards, samples, seconds, wait_s, epoch = self.rows[-1]
+        if type(weight) is int and weight == samples:
+            weight -= surplus
+        loss, mean_loss, criterion, found_inf = values
+        self.rows[-1] = (
+            loss, mean_loss, criterion, found_inf, weight, backwards, samples - surplus, seconds, wait_s, epoch
+        )  # fmt: skip
+
+    @property
     def written(self) -> int:
         """The steps taken, with those that are not read yet."""
         return self.steps + self.waiting + len(self.rows)
