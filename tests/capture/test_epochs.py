@@ -148,6 +148,47 @@ def test_training_loss_of_an_epoch_is_weighted_by_samples(watching, loop):
     assert epoch.train.samples == SAMPLES
 
 
+@pytest.mark.parametrize("collate", [None, lambda rows: default_collate(rows)], ids=["", "own collate"])
+@pytest.mark.parametrize("computes", [False, True])
+@pytest.mark.parametrize("left_out", [{1}, {3}, {9}, {5, 6}])
+@pytest.mark.parametrize("gradients_every", [1, 64])
+def test_batch_that_is_left_out_gives_the_next_loss_no_weight(
+    watching, loop, collate, computes, left_out, gradients_every
+):
+    loader = DataLoader(data(42), batch_size=BATCH, shuffle=True, collate_fn=collate)
+    losses, trained = [], []
+    with watching(gradients_every=gradients_every) as seen:
+        for _ in range(4):
+            of_epoch = []
+            for index, (inputs, labels) in enumerate(loader):
+                if index not in left_out:
+                    of_epoch.append((loop.step((inputs, labels)), len(labels)))
+                elif computes:
+                    F.cross_entropy(loop.model(inputs), labels)
+            trained.append(sum(size for _, size in of_epoch))
+            losses.append(sum(loss * size for loss, size in of_epoch) / trained[-1])
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(losses)
+    assert [epoch.train.samples for epoch in seen.epochs] == [42] * 4
+
+
+def test_step_on_two_batches_that_came_together_has_the_weight_of_both(watching, loop):
+    """By two backwards, of which each is of the mean over a batch."""
+    losses, loader = [], DataLoader(data(30), batch_size=BATCH)
+    with watching() as seen:
+        for _ in range(3):
+            batches, of_epoch = iter(loader), []
+            for pair in zip(batches, batches, strict=True):
+                loop.optimizer.zero_grad()
+                parts = [F.cross_entropy(loop.model(inputs), labels) for inputs, labels in pair]
+                for part in parts:
+                    part.backward()
+                loop.optimizer.step()
+                of_epoch.append((sum(parts).item(), sum(len(labels) for _, labels in pair)))
+            losses.append(sum(loss * size for loss, size in of_epoch) / 30)
+    assert [epoch.train.loss for epoch in seen.epochs] == pytest.approx(losses)
+    assert [epoch.train.samples for epoch in seen.epochs] == [30] * 3
+
+
 def test_validation_belongs_to_the_epoch_before_it(watching, loop):
     with watching() as seen:
         validations = []

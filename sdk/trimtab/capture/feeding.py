@@ -109,6 +109,13 @@ class Feeding:
         self._is_counted = counted == batch_samples > 0
         return batch_samples, waited_s
 
+    def left_out(self, samples: int) -> int:
+        """Of so many samples behind the newest training backward, those of batches that its loss is not of."""
+        if len(self.newest) != 1:
+            return 0
+        counted = self.of_mean()
+        return samples - counted if self.newest[0].is_of_one(counted, samples) else 0
+
     def next_of(self, over: LoaderPass, fresh: Sequence[LoaderPass]) -> LoaderPass | None:
         """The pass after one that is over, if the next training is its first."""
         begun = (loader for loader in fresh if loader.batches == loader.newly_fetched and loader.restarts(over))

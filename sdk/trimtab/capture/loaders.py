@@ -31,9 +31,9 @@ class LoaderPass:
     """One pass over a loader."""
 
     __slots__ = (
-        "_collates_itself", "_is_counted", "_items", "_iterator", "_kept", "_new", "_rest", "_spent", "batches",
-        "complete", "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "loader", "repeats",
-        "samples", "sized", "validated_in", "wait_s",
+        "_collates_itself", "_is_counted", "_iterator", "_kept", "_new", "_rest", "_spent", "batches", "complete",
+        "data", "each", "exhausted", "is_batched", "is_evaluated", "is_plain", "items", "loader", "repeats", "samples",
+        "sized", "validated_in", "wait_s",
     )  # fmt: skip
 
     def __init__(self, iterator: Any) -> None:
@@ -46,7 +46,7 @@ class LoaderPass:
             self.repeats = self.sized is not None  # the iterator goes on after its end, with another pass
         self.each = _samples_of_each(iterator)  # of its batches but the last, where that is sure beforehand
         self._collates_itself = iterator._collate_fn not in (default_collate, default_convert)
-        self._items, self._rest = _items_of_each(iterator)
+        self.items, self._rest = _items_of_each(iterator)
         self.is_batched = iterator._auto_collation or issubclass(type(iterator._index_sampler), BatchSampler)
         self._is_counted = type(iterator._index_sampler) is BatchSampler  # nobody else's idea of a batch size
         self.is_plain = True  # whether the first dimension of a batch's first tensor is its samples
@@ -80,7 +80,7 @@ class LoaderPass:
             return found
         if found is None:
             found, self.is_plain = _first_length(batch), False
-        items = self._rest if number == self.sized else self._items
+        items = self._rest if number == self.sized else self.items
         if items == found and self.is_plain and _may_be_sequences(batch):  # as long as they are many, this time
             self.is_plain = False
         if items is not None and items != found and self._are_items(batch, found, items):
@@ -144,6 +144,11 @@ class LoaderPass:
     def is_newest(self, counted: int) -> bool:
         """Whether a loss of `counted` samples is of the batch that came last, and of none that is kept, by its size."""
         return self._new == [counted] and counted not in self._kept
+
+    def is_of_one(self, counted: int, samples: int) -> bool:
+        """Whether a loss of `counted` samples is of one batch alone, where several have these `samples`."""
+        is_several = self.items is not None and samples > max(self.items, counted)
+        return is_several and counted in (self.items, self._rest)
 
     @property
     def surplus(self) -> int:

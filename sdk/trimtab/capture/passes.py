@@ -45,6 +45,7 @@ class Passes:
         self.has_news = True  # whether `training` is to be called before the next training backward
         self.steady: LoaderPass | None = None  # the pass that feeds training, while nothing else goes on
         self.samples = 0  # trained on since the last step, which the recorder clears
+        self.left_out = 0  # of these, those of batches that the newest loss is not of
         self.wait_s = 0.0  # for those
         self.batch_samples = 0  # of the newest training batch
         self.resumed_at = 0.0  # when the first batch after validation was asked for
@@ -244,6 +245,8 @@ class Passes:
         if steady is not None:
             self.batch_samples = steady.samples
             self.samples += steady.samples
+            if steady.items is not None and steady.samples > steady.items:
+                self.left_out = self.feeding.left_out(steady.samples)
             self.wait_s += steady.wait_s
             steady.samples, steady.wait_s = 0, 0.0
             return
@@ -456,6 +459,7 @@ class Passes:
     def _take(self) -> None:
         self.batch_samples, wait_s = self.feeding.take()
         self.samples += self.batch_samples
+        self.left_out = self.feeding.left_out(self.batch_samples)
         self.wait_s += wait_s
         if self.feeding.is_drained:  # if there are more, as where a list of batches is trained on again, losses tell
             self.batch_samples = 0

@@ -73,12 +73,13 @@ class Recorder:
         samples, wait_s = passes.samples, passes.wait_s
         if not samples and said.samples:
             samples, self.books.targets_counted_in = said.samples, passes.epoch
-        weight: Held = samples or passes.batch_samples or 1
+        left_out = passes.left_out if len(losses) == 1 else 0  # the next backwards may be of those
+        weight: Held = samples - left_out or passes.batch_samples or 1
         if said.several:
             said.several = False
             if not passes.samples:  # the heads of one model, the steps of one sequence, or so many samples
                 samples = 0
-        passes.samples = said.samples = 0
+        passes.samples = passes.left_out = said.samples = 0
         passes.wait_s = 0.0
         said.marked = NOTHING
         self._criteria.end_step()
@@ -155,7 +156,7 @@ class Recorder:
         """Take away what is behind the backwards since the last step, or since this was called."""
         passes = self._passes
         behind = Behind(self._criteria.set_aside(), passes.samples, passes.wait_s, passes.followed)
-        passes.samples, passes.wait_s = 0, 0.0
+        passes.samples, passes.left_out, passes.wait_s = 0, 0, 0.0
         return behind
 
     @property
@@ -166,7 +167,7 @@ class Recorder:
     def resume(self, behind: Behind) -> None:
         """As if nothing but this were behind the backwards since the last step."""
         self._criteria.resume(behind.said)
-        self._passes.samples, self._passes.wait_s = behind.fetched, behind.wait_s
+        self._passes.samples, self._passes.left_out, self._passes.wait_s = behind.fetched, 0, behind.wait_s
 
     def trained(self) -> None:
         """A step is about to use gradients that no backward brought, but `torch.autograd.grad` or the user's own code.
