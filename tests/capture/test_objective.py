@@ -1,4 +1,4 @@
-"""Which loss is plain, of which little is read, and what waits of it."""
+"""Which loss is plain, of which little is read."""
 
 import weakref
 
@@ -73,11 +73,8 @@ def test_value_of_anything_else_is_its_own(plain):
     assert plain.value_of(output + 1) == 4.0
 
 
-def test_what_waits_is_given_to_who_doubts_and_to_nobody_after_a_usual_backward(plain):
-    outputs = [returned(1.0), returned(2.0)]
-    plain.called_plain(outputs[0], 0)
-    assert plain.backward(outputs[0])
-    plain.called_plain(outputs[1], 0)
-    assert not plain.backward(outputs[1])  # the second of one step: there is more to the objective than this mean
-    assert plain.doubt() == [2.0]
-    assert plain.doubt() == []
+def test_the_mean_is_all_of_the_objective_in_the_first_backward_of_a_step_alone(plain):
+    for is_all in (True, False):
+        output = returned(2.0)
+        plain.called_plain(output, output._version)
+        assert plain.backward(output) is is_all

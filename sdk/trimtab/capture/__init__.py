@@ -18,9 +18,10 @@ scaling       GradScaler and gradient clipping
 clipped       the norms that gradients had before they were clipped
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
+calls         which of those in training a backward differentiates
 looks         on which calls predictions are looked at, and labels counted
 objective     whether backward is called on what they returned, so that little of it need be read
-said          what those in training have said since the last step
+said          what those that it does have said since the last step
 loaders       DataLoader iterators
 identity      tells loaders and datasets apart, which are not held
 passes        which batches are training, which validation, and where an epoch ends

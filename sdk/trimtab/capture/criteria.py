@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
 
 from trimtab.capture.autograd import in_backward, in_checkpoint
+from trimtab.capture.calls import Calls, Evaluation, Undecided, node_of
 from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.looks import Looks
 from trimtab.capture.losses import BuiltinLoss, Loss
@@ -28,8 +29,6 @@ from trimtab.sample.spacing import Spacing
 
 EVAL_MODE_TRAINS_AFTER = 3
 
-_Evaluation: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None, bool]
-
 
 class Criteria:
     """Sorts calls of loss functions into training and validation.
@@ -40,7 +39,8 @@ class Criteria:
     """
 
     def __init__(self, models: Models, passes: Passes, spacing: Spacing, clock: Callable[[], float]) -> None:
-        self.said = Said()  # by the training calls since the last step
+        self.said = Said()  # by the training calls since the last step, up to the newest backward
+        self._calls = Calls()  # beside those
         self._called = False  # since the last backward
         self._models = models
         self._passes = passes
@@ -57,7 +57,7 @@ class Criteria:
         self._objective = Objective()
         self._weighing = Weighing()
         self._summing = Summing()  # of the primary
-        self._undecided: list[_Undecided] = []  # of one batch
+        self._undecided: list[Undecided] = []  # of one batch
         self._batch: tuple[LoaderPass, int] | None = None  # which it is, if a loader tells
         self._origins = Origins()
         passes.feeding.on_data = self._origins.loaded
@@ -75,15 +75,15 @@ class Criteria:
         if is_usual and output.requires_grad and loss.is_mean(args):
             if not self._models.any_in_eval_mode():
                 self._looks.calls += 1
-                self._objective.called_plain(output, output._version)
                 self._pass_over(loss)
                 self._trained_on = loss.samples(args)
-                if self._passes.batch_samples:
+                is_loaded, is_again = self._passes.batch_samples > 0, in_backward() != -1  # as by a checkpoint
+                if is_loaded or not (is_again or _is_being_traced()):
                     self._called = True
-                elif in_backward() == -1 and not _is_being_traced():  # a checkpoint computes it again there
-                    self._count(self._trained_on)
-                    self._passes.computed(output)
-                    self._called = True
+                    if not is_loaded:
+                        self._passes.computed(output)
+                    if not is_again:
+                        self._add_plain(loss, output, output._version, 0 if is_loaded else self._trained_on)
                 return
         if self.on_first is not None and output.requires_grad and not _is_being_traced():
             on_first, self.on_first = self.on_first, None
@@ -98,7 +98,7 @@ class Criteria:
                 self._validate(loss, output, args)
         elif in_eval_mode:
             call = loss.call(output, args)
-            self._undecided.append(_Undecided(loss, self._evaluation(call), output, call.reduction))
+            self._undecided.append(Undecided(loss, self._evaluation(call), output, call.reduction))
             self._batch = self._passes.batch
             self._doubt()
         elif output.requires_grad:
@@ -122,7 +122,9 @@ class Criteria:
         self._called = self.awaits_step = False
         if self._primary in self._weighing.backward(tensor):
             self.said.take_back()
+            self._calls.take_back()
         if self._objective.backward(tensor, is_returned=is_returned):
+            self._calls.backward(tensor, self.said, is_all=True)
             self.said.mark()
             return
         self._doubt()
@@ -140,6 +142,7 @@ class Criteria:
             self.awaits_step = self._passes.hears_steps
             if not self.awaits_step:
                 self._eval_mode_backwards += 1
+        self._calls.backward(tensor, self.said)
         self.said.mark()
         self._objective.learn(tensor, is_returned=is_returned)
         self._summing.backward(getattr(tensor, "grad_fn", None) if is_returned is None else root)
@@ -178,9 +181,8 @@ class Criteria:
     def forget(self) -> None:
         """What was called with grad, and not trained on, was no training: a validation by a script without no_grad."""
         if self._called:
-            self.said.forget()
             self._called = False
-            self._objective.forget()
+            self._calls.forget()
             self._summing.forget()
 
     def ordinary(self) -> BuiltinLoss | None:
@@ -193,7 +195,7 @@ class Criteria:
         return self._objective.newest is None and not self._are_pending()
 
     def _are_pending(self) -> bool:
-        return bool(self._called or self._undecided or self.said.has_news)
+        return bool(self._called or self._calls or self._undecided or self.said.has_news)
 
     def ordinary_calls(self) -> float:
         """How many calls of the ordinary loss may pass until predictions are looked at, or labels counted."""
@@ -230,13 +232,16 @@ class Criteria:
         """
         if self._objective.newest is not None:
             self._looks.calls += calls
-        self.said.samples = samples
+        self.said.samples = samples if is_trained else 0
         self.said.marked = NOTHING
         if is_trained:
             self.said.mark(is_sealed=True)
         self._called = output is not None
-        self._objective.catch_up(output, is_trained=is_trained)
+        self._objective.catch_up(is_trained=is_trained)
         plain = self._objective.plain
+        if output is not None and plain is not None:
+            read, self.said = self.said, Said(self._primary)  # of that call
+            self._add_plain(plain, output, 0, samples, read)  # as builtin loss functions return it
         if (self._called or is_trained) and plain is not None and not is_looked_at:
             self._pass_over(plain)
 
@@ -247,6 +252,7 @@ class Criteria:
 
     def end_step(self) -> None:
         """A step is over, before what was said for it is taken."""
+        self._calls.end_step()
         self._objective.end_step()
         self._looks.end_step()
 
@@ -277,13 +283,14 @@ class Criteria:
 
     def _train(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         self._remember(loss, weakref.ref(output), output._version, is_mean=loss.is_mean(args))
-        call = loss.call(output, args)
+        call, said, waits = loss.call(output, args), Said(self._primary), self._objective.plain is not None
         self._trained_on = call.samples
         if not self._passes.batch_samples:
-            self._count(call.samples)
+            said.samples = call.samples
             self._passes.computed(output)
             self._origins.trained_on(call.target)
         self._called = True
+        self._calls.add(loss.name, node_of(output), said, waits=waits)
         self._looks.calls += 1
         if call.reduction == NONE:
             self._weighing.called(loss.name, output)
@@ -291,23 +298,29 @@ class Criteria:
             return
         samples = min(call.samples, self._passes.batch_samples or call.samples)
         self._summing.called(output, samples, is_mean=call.reduction == MEAN)
-        if self._objective.plain is None:
-            self.said.values.append(criterion(call))
-        else:
-            self._objective.keep(criterion(call).value)
+        value = criterion(call)
+        said.values.append(Criterion(value.value, 1.0, 1) if waits else value)
         if is_counted(loss.name, loss.classes):
-            self._looks.read(call, self.said, self._clock())
+            self._looks.read(call, said, self._clock())
 
-    def _train_in_eval_mode(self, held: _Undecided) -> None:
-        said, met, *_ = held.evaluation
+    def _add_plain(self, loss: Loss, output: Tensor, version: int, samples: int, read: Said | None = None) -> None:
+        """The plain loss was called, and of that call no more was read than is in `read`."""
+        said = Said(self._primary) if read is None else read
+        value, said.samples = self._objective.called_plain(output, version), samples
+        if loss.name == self._primary:
+            said.values.append(Criterion(value, 1.0, 1))
+        self._calls.add(loss.name, node_of(output), said, waits=True)
+
+    def _train_in_eval_mode(self, held: Undecided) -> None:
+        value, met, *_ = held.evaluation
         self._remember(held.loss, held.output, held.version, is_mean=held.reduction == MEAN)
-        if not self._passes.batch_samples:
-            self._count(said.samples)
+        said = Said(self._primary, 0 if self._passes.batch_samples else value.samples)
         self._called = True
-        self._trained_on = said.samples
+        self._trained_on = value.samples
+        self._calls.add(held.loss.name, held.node, said)
         if held.loss.name == self._primary and not self._weighing.leaves_out(held.loss.name, held.reduction):
-            self.said.values.append(said)
-            self.said.predictions += [] if met is None else [met]
+            said.values.append(value)
+            said.predictions += [] if met is None else [met]
 
     def _is_of_another_batch(self, loss: Loss) -> bool:
         """Whether what is held is of a batch before. A batch may have several calls: heads, or samples of a network."""
@@ -319,10 +332,6 @@ class Criteria:
         if loss.name == self._primary:
             self._looks.pass_over()
 
-    def _count(self, samples: int) -> None:
-        self.said.samples += samples
-        self.said.several = self.said.several or self._called
-
     def _remember(self, loss: Loss, output: weakref.ref[Tensor], version: int, *, is_mean: bool) -> None:
         if loss.name not in self._trained:
             self._meet(loss)
@@ -332,9 +341,8 @@ class Criteria:
 
     def _doubt(self) -> None:
         """Its mean is not the whole objective this time: what its calls returned counts after all."""
-        plain, waiting = self._objective.plain, self._objective.doubt()
-        if plain is not None and plain.name == self._primary:
-            self.said.values += [Criterion(value, 1.0, 1) for value in waiting]
+        self._objective.doubt()
+        self._calls.doubt()
 
     def _meet(self, loss: Loss) -> None:
         """Training uses a loss function for the first time. One that knows classes goes before one that does not."""
@@ -352,8 +360,9 @@ class Criteria:
                 self.on_change(is_new=name not in self._compared)
             self._primary = name
             self._compared.add(name)
-            self._objective.doubt()
+            self._doubt()
             self.said.compare_by(name)
+            self._calls.compare_by(name)
             self._looks.begin_anew()
             self._summing = Summing()
 
@@ -375,7 +384,7 @@ class Criteria:
         is_trained = not self._trained or name in self._trained
         return is_trained and not self._weighing.leaves_out(name, reduction)
 
-    def _evaluation(self, call: LossCall) -> _Evaluation:
+    def _evaluation(self, call: LossCall) -> Evaluation:
         return criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call)
 
     def _may_be_trained(self, call: LossCall) -> bool:
@@ -389,22 +398,6 @@ class Criteria:
         if not self._passes.is_fed:
             return self._origins.of(target)
         return self._origins.of(None) if self._passes.asks_origin else None
-
-
-class _Undecided:
-    """A loss with grad, on a model in eval mode."""
-
-    def __init__(self, loss: Loss, evaluation: _Evaluation, output: Tensor, reduction: int) -> None:
-        self.loss = loss
-        self.evaluation = evaluation
-        self.reduction = reduction
-        self.output, self.version = weakref.ref(output), output._version
-        self.is_differentiated = False
-        if output.grad_fn is not None:
-            output.grad_fn.register_prehook(self._note)  # which tells of `torch.autograd.grad` too
-
-    def _note(self, _gradients: Any) -> None:
-        self.is_differentiated = True
 
 
 def _is_being_traced() -> bool:

@@ -17,8 +17,8 @@ DOUBTED_FOR = 100  # of them, after one on something else: GANs take turns, and 
 class Objective:
     """Compares what backward is called on with what the newest call of a loss function in training returned.
 
-    A loss whose mean was all of it for long enough is `plain`. What its calls return waits for the next backward: it is
-    the objective's own value, or there is more to that one, and it counts beside it (`doubt`).
+    A loss whose mean was all of it for long enough is `plain`. What its calls return is the objective's own value, or
+    there is more to that one, and it counts beside it (`doubt`).
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,6 @@ class Objective:
         self._output_is_mean = False
         self._version = 0  # of that output, as it was returned
         self._kept: Held | None = None  # the value of that output, where it was read
-        self._waiting: list[Held] = []  # what calls of the plain loss returned since the last backward
         self._doubted = TRUSTED_AFTER  # backwards until a loss is plain
         self._backwards = 0  # since the last step
 
@@ -43,14 +42,10 @@ class Objective:
         self.newest, self._output, self._version, self._output_is_mean = loss, output, version, is_mean
         self._kept = None
 
-    def called_plain(self, output: Tensor, version: int) -> None:
-        """Training has called the plain loss, whose output was of this version then."""
+    def called_plain(self, output: Tensor, version: int) -> Held:
+        """Training has called the plain loss, whose output was of this version then. Its value."""
         self._output, self._version, self._kept = weakref.ref(output), version, hold(output)
-        self.keep(self._kept)
-
-    def keep(self, value: Held) -> None:
-        """What a call of the plain loss returned waits for the next backward."""
-        self._waiting.append(value)
+        return self._kept
 
     def value_of(self, tensor: Tensor) -> Held:
         """The value of what backward is called on. Not read again where it was kept: on a device each is a copy."""
@@ -71,13 +66,10 @@ class Objective:
         self._backwards += 1
         if self.plain is None or self._backwards > 1:
             return False
-        if not (self.is_as_returned(tensor) if is_returned is None else is_returned):
-            return False
-        self._waiting.clear()
-        return True
+        return self.is_as_returned(tensor) if is_returned is None else is_returned
 
     def learn(self, tensor: Any, *, is_returned: bool | None = None) -> None:
-        """Whether backward is called on what was returned; nothing waits."""
+        """Whether backward is called on what was returned."""
         if self._output is None:
             return
         is_given = self.is_as_returned(tensor) if is_returned is None else is_returned
@@ -87,25 +79,14 @@ class Objective:
         self._doubted = max(0, self._doubted - 1) if is_all else DOUBTED_FOR
         self.plain = None if self._doubted else self.newest
 
-    def doubt(self) -> list[Held]:
-        """The mean may not be all of it this time: what waited."""
-        waiting, self._waiting, self.plain = self._waiting, [], None
-        return waiting
-
-    def forget(self) -> None:
-        """What was called since the last backward was no training."""
-        self._waiting.clear()
+    def doubt(self) -> None:
+        """The mean may not be all of it this time."""
+        self.plain = None
 
     def end_step(self) -> None:
         """A step is over."""
         self._backwards = 0
 
-    def catch_up(self, output: Tensor | None, *, is_trained: bool) -> None:
-        """The plain loss was called in the steps before this one: in this one too if `output` is given or `is_trained`.
-
-        `is_trained`: backward was called on what that call returned.
-        """
-        self._waiting.clear()
+    def catch_up(self, *, is_trained: bool) -> None:
+        """The plain loss was called in the steps before this one. `is_trained`: backward was, too, in this one."""
         self._backwards = int(is_trained)
-        if output is not None:
-            self.called_plain(output, 0)  # as builtin loss functions return it

@@ -21,12 +21,8 @@ class News(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How much had been said by the newest backward."""
+    """The newest backward since the last step."""
 
-    values: int = 0
-    predictions: int = 0
-    labels: int = 0
-    samples: int = 0
     is_sealed: bool = False  # it runs still, in the lane: under a mode torch calls another one for it, with a tuple
 
 
@@ -35,7 +31,10 @@ NOTHING = Mark()
 
 @dataclass(slots=True)
 class Said:
-    """What calls of loss functions have said. Emptied when a step takes it, set aside where steps overlap."""
+    """What calls of loss functions have said. Emptied when a step takes it, set aside where steps overlap.
+
+    `Criteria` has one for all that a backward has differentiated. A call that waits for one has its own, see `Calls`.
+    """
 
     primary: str | None = None  # the loss function that training is compared by
     samples: int = 0
@@ -52,45 +51,33 @@ class Said:
 
     def mark(self, *, is_sealed: bool = False) -> None:
         """A backward is about to run."""
-        self.marked = Mark(len(self.values), len(self.predictions), len(self.labels), self.samples, is_sealed)
+        self.marked = Mark(is_sealed)
 
     def drop_marked(self) -> None:
         """What the backwards up to the newest brought was cleared unused, as by an attack: so is what was said."""
-        values, predictions, labels, samples, _ = self.marked
-        self.values, self.predictions, self.labels = (
-            self.values[values:],
-            self.predictions[predictions:],
-            self.labels[labels:],
-        )
-        self.samples -= samples
+        self.values, self.predictions, self.labels = [], [], []
+        self.samples = 0
         self.marked = NOTHING
 
     def add(self, other: Said) -> None:
         """What was said after it."""
         self.samples += other.samples
         self.several = self.several or other.several
-        self.values = [*self.values, *other.values] if other.primary == self.primary else other.values
-        self.primary = other.primary
-        self.predictions = [*self.predictions, *other.predictions]
-        self.labels = [*self.labels, *other.labels]
+        if other.primary != self.primary:
+            self.primary, self.values = other.primary, []
+        self.values += other.values
+        self.predictions += other.predictions
+        self.labels += other.labels
 
     def compare_by(self, primary: str | None) -> None:
         """Training is compared by another loss function: what was counted of the one before is not its own."""
         self.primary = primary
         self.values, self.labels = [], []
-        self.marked = self.marked._replace(values=0, labels=0)
 
     def take_back(self) -> None:
         """What the primary said of each element is not what is trained on. A mean that it returned is."""
         self.values = [each for each in self.values if not each.by_element]
         self.predictions, self.labels = [], []
-        self.marked = self.marked._replace(values=0, predictions=0, labels=0)
-
-    def forget(self) -> None:
-        """What was called since the newest backward was no training."""
-        self.values, self.predictions, self.labels = [], [], []
-        self.several, self.samples = False, self.marked.samples
-        self.marked = NOTHING._replace(samples=self.marked.samples)
 
     def take(self, loss: Held | None, is_objective: bool, is_sum: bool) -> News:
         """What there is to read, then forget it. `loss`, on which backward was called, is a mean or a sum."""
