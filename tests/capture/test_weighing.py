@@ -16,6 +16,7 @@ def _focal(each):
 
 WEIGHED = {
     "a mask": lambda each: (each * MASK).sum() / MASK.sum(),
+    "a mask of ones": lambda each: (each * torch.ones(6)).mean(),  # which may be another one in validation
     "a mask on the left": lambda each: (MASK * each).sum(),
     "a weight of samples": lambda each: (each / torch.arange(1.0, 7.0)).mean(),
     "in place": lambda each: each.mul_(MASK).mean(),
@@ -62,6 +63,7 @@ def test_a_loss_that_training_weighs_by_element_is_no_validation(watching, model
     assert len(seen.losses()) == 9
     (notice,) = [each for each in seen.notices if "for each element" in each]
     assert "cross_entropy_loss" in notice
+    assert "may be other ones" in notice  # by a mask of ones they are not
 
 
 @pytest.mark.parametrize("reduce", EVEN.values(), ids=EVEN)

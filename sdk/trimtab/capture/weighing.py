@@ -15,9 +15,9 @@ from torch import Tensor
 from trimtab.sample.criteria import NONE
 
 WEIGHED = (
-    "Training masks or weighs what {loss} returns for each element, so that the loss and the accuracy of all of them, "
-    "which could be shown of a validation, are other ones: none is shown. Log them: trimtab.log(loss=..., "
-    "phase='validation')."
+    "Training masks or weighs what {loss} returns for each element, be it by ones. What a validation makes of them is "
+    "not seen: the loss and the accuracy of all of them, which could be shown of it, may be other ones, and none is "
+    "shown. Log them: trimtab.log(loss=..., phase='validation')."
 )
 LOOKS = 4  # at trainings by a loss function, after which it is known
 NODES = 2_000  # that are gone through for one of them
@@ -73,7 +73,10 @@ class Weighing:
 
 
 def _are_weighed(leaf: Any, users: Users, *, may_read: bool) -> bool:
-    """Whether the elements of what `leaf` returned do not count alike, or may not."""
+    """Whether the elements of what `leaf` returned do not count alike, or may not.
+
+    A mask may be of ones here and of padding in validation, which has no graph to tell: no value of it is asked for.
+    """
     undone, seen = [leaf], set()
     while undone:
         for user, operand in users.get(undone.pop(), ()):
