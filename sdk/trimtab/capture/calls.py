@@ -53,6 +53,11 @@ class Calls:
     def __bool__(self) -> bool:
         return bool(self._open)
 
+    @property
+    def samples(self) -> int:
+        """Behind all of them, where losses tell."""
+        return sum(call.said.samples for call in self._open)
+
     def add(self, name: str, node: Node | None, said: Said, *, waits: bool = False) -> None:
         """A loss function was called, whose output is of this node. What it `said` may be added to yet."""
         self._open.append(Call(name, node, said, waits))

@@ -110,6 +110,7 @@ class Capture:
         self._passes.on_validating = self._validating
         self._passes.evaluates = models.any_in_eval_mode
         self._passes.feeding.counted = lambda: self._criteria.said.samples
+        self._passes.feeding.waiting = lambda: self._criteria.waiting
         self._passes.feeding.of_mean = lambda: self._criteria.of_mean
         self._criteria.on_change = self._compares_anew
         self._criteria.on_another = self._another_loss

@@ -246,6 +246,11 @@ class Criteria:
             self._pass_over(plain)
 
     @property
+    def waiting(self) -> int:
+        """The samples of losses that no backward has differentiated yet; 0 where they are not known."""
+        return self._calls.samples
+
+    @property
     def of_mean(self) -> int:
         """The samples of the one mean that the newest backward was called on. 0 where it was on another loss."""
         return self._trained_on if self._objective.is_mean else 0

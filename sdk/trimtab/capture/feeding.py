@@ -49,6 +49,7 @@ class Feeding:
     def __init__(self, on_other_data: Callable[[], object]) -> None:
         self.newest: list[LoaderPass] = []  # behind the newest training backward
         self.counted: Callable[[], int] = lambda: 0  # the samples of the losses since the last step, 0 if not known
+        self.waiting: Callable[[], int] = lambda: 0  # likewise, of those that no backward has differentiated yet
         self.of_mean: Callable[[], int] = lambda: 0  # of the one mean that backward is called on, 0 if it is on more
         self.on_data: Callable[[object], object] = lambda data: None  # called with the dataset, or else a sampler
         self._on_other_data = on_other_data
@@ -197,6 +198,8 @@ class Feeding:
             return 0
         known = self._lookaheads.get(loader.loader)
         if known is None:
+            if counted + self.waiting() == loader.samples:  # the next backwards are of the rest
+                counted = loader.samples
             known = self._lookaheads[loader.loader] = Lookahead(loader.newly_fetched, loader.samples, counted)
         else:
             known.trained(loader.newly_fetched)
