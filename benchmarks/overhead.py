@@ -3,7 +3,7 @@
     python benchmarks/overhead.py [--quick] [--only PART ...] [--write]
 
 Each part runs in a process of its own, one after the other. `benchmarks/README.md` says how it is measured, and holds
-the last table that was measured with `--write`. Some 20 minutes; with `--quick` under 4, with wider intervals.
+the last table that was measured with `--write`. Some 25 minutes; with `--quick` under 4, with wider intervals.
 """
 
 from __future__ import annotations

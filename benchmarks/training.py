@@ -26,7 +26,7 @@ UNSAMPLED_BAR_S = 7e-6
 
 PLANS = {"mlp": Plan(steps=16, settle=2), "cnn": Plan(steps=10, settle=1), "gpt": Plan(steps=1)}
 DEFAULT_BUDGETS_S = {"mlp": 45.0, "cnn": 60.0, "gpt": 110.0}
-EVERY_BUDGETS_S = {"mlp": 20.0, "cnn": 25.0, "gpt": 40.0}
+EVERY_BUDGETS_S = {"mlp": 20.0, "cnn": 25.0, "gpt": 240.0}
 ROUND_S = 1.0  # of watched time: every backend is handed its events once
 STARTED_S = 2.0  # after which a run's threads have done what a start asks of them, and wait
 WARM_UP_S = 7.0  # long enough for the first health report, which may space the samples wider
