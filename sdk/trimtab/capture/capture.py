@@ -34,7 +34,6 @@ from trimtab.capture.optimizers import OptimizerHooks, watch_loading
 from trimtab.capture.passes import Passes
 from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
-from trimtab.capture.said import NOTHING
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
 from trimtab.capture.threads import is_at_work
@@ -267,7 +266,7 @@ class Capture:
         if not only.is_applied and self._steps.found_probe():
             return self._before_any_backward(tensors, grad_tensors)
         loss, said = self._criteria.value_of(tensors), self._criteria.said
-        if said.marked is not NOTHING:
+        if said.is_marked:
             said.drop_marked()
             self._steps.are_cleared()
         self._criteria.backward(tensors)
@@ -287,7 +286,7 @@ class Capture:
         said = self._criteria.said
         if self._attribution.cleared:
             self._steps.are_cleared()
-            if not said.marked.is_sealed:
+            if not said.is_sealed:
                 said.drop_marked()
         if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)

@@ -19,7 +19,7 @@ from trimtab.capture.models import Models
 from trimtab.capture.objective import Objective
 from trimtab.capture.origins import Evaluated, Origin, Origins
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import NOTHING, News, Said
+from trimtab.capture.said import News, Said
 from trimtab.capture.summing import Summing
 from trimtab.capture.weighing import Weighing
 from trimtab.sample.chance import is_counted
@@ -233,7 +233,7 @@ class Criteria:
         if self._objective.newest is not None:
             self._looks.calls += calls
         self.said.samples = samples if is_trained else 0
-        self.said.marked = NOTHING
+        self.said.unmark()
         if is_trained:
             self.said.mark(is_sealed=True)
         self._called = output is not None

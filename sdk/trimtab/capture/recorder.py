@@ -14,7 +14,7 @@ from trimtab.capture.criteria import Criteria
 from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.models import Models
 from trimtab.capture.passes import Passes
-from trimtab.capture.said import NOTHING, News, Said
+from trimtab.capture.said import News, Said
 from trimtab.sample.books import Books
 from trimtab.sample.gradients import finite
 from trimtab.sample.ledger import GradientSample, Ledger
@@ -81,7 +81,7 @@ class Recorder:
                 samples = 0
         passes.samples = passes.left_out = said.samples = 0
         passes.wait_s = 0.0
-        said.marked = NOTHING
+        said.unmark()
         self._criteria.end_step()
         loss = total(losses)
         if not ledger.has_criterion:

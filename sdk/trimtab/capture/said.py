@@ -20,15 +20,6 @@ class News(NamedTuple):
     labels: list[Tally]
 
 
-class Mark(NamedTuple):
-    """The newest backward since the last step."""
-
-    is_sealed: bool = False  # it runs still, in the lane: under a mode torch calls another one for it, with a tuple
-
-
-NOTHING = Mark()
-
-
 @dataclass(slots=True)
 class Said:
     """What calls of loss functions have said. Emptied when a step takes it, set aside where steps overlap.
@@ -42,7 +33,8 @@ class Said:
     values: list[Criterion] = field(default_factory=list)  # of the primary, where they had to be computed
     predictions: list[tuple[Held, Held]] = field(default_factory=list)
     labels: list[Tally] = field(default_factory=list)
-    marked: Mark = NOTHING
+    is_marked: bool = False  # a backward has run since the last step
+    is_sealed: bool = False  # ... and runs still, in the lane: under a mode torch calls another for it, with a tuple
 
     @property
     def has_news(self) -> bool:
@@ -51,13 +43,17 @@ class Said:
 
     def mark(self, *, is_sealed: bool = False) -> None:
         """A backward is about to run."""
-        self.marked = Mark(is_sealed)
+        self.is_marked, self.is_sealed = True, is_sealed
+
+    def unmark(self) -> None:
+        """A step is over."""
+        self.is_marked = self.is_sealed = False
 
     def drop_marked(self) -> None:
         """What the backwards up to the newest brought was cleared unused, as by an attack: so is what was said."""
         self.values, self.predictions, self.labels = [], [], []
         self.samples = 0
-        self.marked = NOTHING
+        self.unmark()
 
     def add(self, other: Said) -> None:
         """What was said after it."""
