@@ -238,10 +238,7 @@ class Steering:
 
     def _resume(self, steered: Steered, saved: Mapping[str, Any]) -> None:
         settings = steered.settings
-        settings.scale.load(saved["learning_rate"])
-        settings.decay.load(saved["weight_decay"])
-        settings.clip = _clip(saved, lambda: self.usual_norm(steered.label))
-        settings.clears = bool(saved.get("clears", False))
+        _load(settings, saved, lambda: self.usual_norm(steered.label))
         if saved["dropout"] is not None:
             with contextlib.suppress(Refused):  # the model has it, or has none any more
                 models = self.models_of(steered.parameters)
@@ -261,16 +258,16 @@ class Steering:
 def _read(saved: Mapping[str, Any]) -> Settings:
     """As settings that nobody uses."""
     trial, ratio = Settings(), saved["dropout"]
-    trial.scale.load(saved["learning_rate"])
-    trial.decay.load(saved["weight_decay"])
-    trial.clip = _clip(saved, lambda: None)
-    trial.clears = bool(saved.get("clears", False))
+    _load(trial, saved, lambda: None)
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(f"dropout {ratio}: this is no ratio")
     return trial
 
 
-def _clip(saved: Mapping[str, Any], usual: Callable[[], float | None]) -> Clip | None:
-    """Runs of earlier versions say nothing of it."""
+def _load(settings: Settings, saved: Mapping[str, Any], usual: Callable[[], float | None]) -> None:
+    """Runs of earlier versions say nothing of clipping and clearing."""
+    settings.scale.load(saved["learning_rate"])
+    settings.decay.load(saved["weight_decay"])
     clip = saved.get("clip")
-    return None if clip is None else Clip.load(clip, usual)
+    settings.clip = None if clip is None else Clip.load(clip, usual)
+    settings.clears = bool(saved.get("clears", False))
