@@ -204,3 +204,8 @@ def _refuse_watchdogs(name: str, signal: str) -> None:
 def _is_number(value: object) -> bool:
     """Whether it is one that a float can hold."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def explained(name: str) -> str:
+    """What a shipped rule means and what to do, for people."""
+    return f"{RULES[name].meaning} {RULES[name].advice}"

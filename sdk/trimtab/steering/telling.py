@@ -12,16 +12,12 @@ from torch.optim import Optimizer
 from trimtab.actuators.controls import Actuators
 from trimtab.policies import Engine
 from trimtab.rules.judge import Judge
+from trimtab.rules.rule import explained
 from trimtab.rules.trailing import TrailingWorst
 from trimtab.sample.records import Judged
 from trimtab.types import Alert, Event, Verdict, Verdicts
 
-# What is not seen from the numbers of an alert, by its rule.
-EXPLAINED = {
-    "gradients_uncleared": "The gradients of optimizer {label!r} are not cleared between its steps: each step applies "
-    "what all backwards before it have brought, and the loss that is shown is the sum of theirs. Call "
-    "optimizer.zero_grad() once a step.",
-}
+EXPLAINED = ("gradients_uncleared",)  # rules whose numbers do not say what is wrong
 
 
 class Telling:
@@ -66,7 +62,7 @@ class Telling:
         self.alerts.append(alert)
         self._emit(alert)
         if verdict.state == "firing" and verdict.rule in EXPLAINED:
-            self._say(verdict.rule, EXPLAINED[verdict.rule].format(label=verdict.optimizer))
+            self._say(verdict.rule, f"Optimizer {verdict.optimizer!r}: {explained(verdict.rule)}")
 
     def record(self, label: str) -> Judged:
         """What a record says of the steps of one optimizer since the last one."""
