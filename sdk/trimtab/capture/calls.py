@@ -16,16 +16,13 @@ from torch import Tensor
 
 from trimtab.capture.autograd import as_tensors
 from trimtab.capture.losses import Loss
-from trimtab.capture.origins import Origin
 from trimtab.capture.said import Said
-from trimtab.sample.criteria import Criterion
-from trimtab.sample.scalars import Held
+from trimtab.capture.validating import Evaluation
 
 NODES = 10_000  # that are gone through for one backward, beside those of calls and of their sum
 KEPT_FOR = 2  # steps: what was computed early may be differentiated after the step of another optimizer
 
 Node: TypeAlias = tuple[int, str]  # its number in the thread that made it, and its name
-Evaluation: TypeAlias = tuple[Criterion, tuple[Held, Held] | None, Origin | None, bool]  # see `Passes.validated`
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 
 from trimtab.capture.autograd import in_backward, in_checkpoint
-from trimtab.capture.calls import Calls, Evaluation, Undecided, node_of
+from trimtab.capture.calls import Calls, Undecided, node_of
 from trimtab.capture.loaders import LoaderPass
 from trimtab.capture.looks import Looks
 from trimtab.capture.losses import BuiltinLoss, Loss
@@ -21,6 +21,7 @@ from trimtab.capture.origins import Evaluated, Origin, Origins
 from trimtab.capture.passes import Passes
 from trimtab.capture.said import News, Said
 from trimtab.capture.summing import Summing
+from trimtab.capture.validating import Evaluation
 from trimtab.capture.weighing import Weighing
 from trimtab.sample.chance import is_counted
 from trimtab.sample.criteria import MEAN, NONE, Criterion, LossCall, criterion, predictions
@@ -110,7 +111,7 @@ class Criteria:
         for held in undecided:
             name = held.loss.name
             if self._may_compare(name, held.reduction) and not held.is_differentiated:
-                self._passes.validated(*held.evaluation, loss=name, rank=self._rank(name))
+                self._passes.validated(held.evaluation, loss=name, rank=self._rank(name))
                 self._passes.resumed_at = self._clock()
 
     def backward(self, tensor: Any, *, is_returned: bool | None = None, root: Any = None) -> None:
@@ -377,7 +378,7 @@ class Criteria:
     def _validate(self, loss: Loss, output: Tensor, args: tuple[Any, ...]) -> None:
         call = loss.call(output, args)
         if self._may_compare(loss.name, call.reduction):
-            self._passes.validated(*self._evaluation(call), loss=loss.name, rank=self._rank(loss.name))
+            self._passes.validated(self._evaluation(call), loss=loss.name, rank=self._rank(loss.name))
             self._passes.resumed_at = self._clock()
         elif self._weighing.leaves_out(loss.name, call.reduction):
             self.on_weighed(loss.name)
@@ -390,7 +391,7 @@ class Criteria:
         return is_trained and not self._weighing.leaves_out(name, reduction)
 
     def _evaluation(self, call: LossCall) -> Evaluation:
-        return criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call)
+        return Evaluation(criterion(call), predictions(call), self._origin_of(call.target), self._may_be_trained(call))
 
     def _may_be_trained(self, call: LossCall) -> bool:
         """Whether it may be of the batch that was trained on last, as where its loss is taken again after the step."""

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from trimtab.capture.feeding import Feeding
-from trimtab.capture.gaps import Gap, Gaps
+from trimtab.capture.gaps import Gaps
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass
-from trimtab.capture.origins import Origin
 from trimtab.capture.unseen import Unseen
+from trimtab.capture.validating import Evaluation, Validating
 from trimtab.sample.books import Place
-from trimtab.sample.criteria import Criterion
 from trimtab.sample.passes import PassSums
-from trimtab.sample.scalars import Held
 
 
 class Passes:
@@ -71,14 +69,11 @@ class Passes:
         self._former: LoaderPass | None = None  # which it was before the newest training backward, if another
         self._rival: LoaderPass | None = None  # which alone has fed training since its beginning, beside the followed
         self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
-        self._gaps = Gaps(on_unclear, on_look)
-        self.feeding = Feeding(self._gaps.forget)
+        gaps = Gaps(on_unclear, on_look)
+        self.feeding = Feeding(gaps.forget)
         self.unseen = Unseen()
-        self._gap: dict[str, Gap] = {}  # by loss function
-        self._gaps_before = 0
+        self._validating = Validating(gaps, self.feeding)
         self._newest_sums: PassSums | None = None  # of this epoch, since it began
-        self._validating = 0  # samples of the newest batch
-        self._spent = 0, 0.0  # these, and the seconds that they were waited for
 
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
@@ -126,7 +121,7 @@ class Passes:
             self._source = loader
             if loader not in self._fresh:
                 self._fresh.append(loader)
-        if self._gap:
+        if self._validating.is_open:
             self.resumed_at = asked
 
     def exhausted(self, loader: LoaderPass) -> None:
@@ -160,7 +155,7 @@ class Passes:
     def is_over(self) -> bool:
         """Whether the next training is of another epoch."""
         goes_on = self._followed is not None and self._followed.held
-        return self._left or (bool(self._gap) and not goes_on)
+        return self._left or (self._validating.is_open and not goes_on)
 
     @property
     def _is_in_hand(self) -> bool:
@@ -192,44 +187,26 @@ class Passes:
         """
         return self._source is not None and (self._source.batches <= 2 or self._source.exhausted)
 
-    def validated(
-        self,
-        criterion: Criterion,
-        predictions: tuple[Held, Held] | None,
-        origin: Origin | None = None,
-        may_be_trained: bool = False,
-        *,
-        loss: str = "",
-        rank: int = 0,
-    ) -> None:
-        """A loss was computed for validation. `origin` is where it comes from, where no loader is, or it was asked for.
+    def validated(self, evaluation: Evaluation, *, loss: str = "", rank: int = 0) -> None:
+        """A loss was computed for validation.
 
         `loss` is the function. Of several the pass is by the one of the least `rank`, that training is compared by.
-        `may_be_trained`: whether it may be of the batch that was trained on last.
         """
         self.has_news = True
         steady, self.steady = self.steady, None
         if steady is not None and steady.samples:
             self._source = steady
-        gap = self._gap.get(loss)
-        if gap is None:
-            gap = self._gap[loss] = Gap(rank, self._gaps_before)
         source = self._source
         if source is not None:
             is_look = source is self._followed and not (source.exhausted or self._is_in_hand)
         else:
-            is_look = may_be_trained and self._is_amid_pass
+            is_look = evaluation.may_be_trained and self._is_amid_pass
         if is_look and steady is not None and steady.fed():
             self._fresh.append(steady)
-        if not is_look and all(each.is_of_looks for each in self._gap.values()):
+        if not is_look and self._validating.is_of_looks:
             self.on_validating()
         self._left = self._left or (self._over and not (self._is_in_hand or is_look))
-        if source is not None and not (source.exhausted and gap.is_elsewhere(source, origin)):
-            sums = gap.of_loader(source, origin, is_training_data=self.feeding.knows(source), is_look=is_look)
-            sums.add(criterion, predictions, 0 if is_look else self._samples_of(source, gap, criterion.samples))
-        else:
-            sums = gap.of_tensors(origin, is_look=is_look)
-            sums.add(criterion, predictions, criterion.samples)
+        self._validating.add(evaluation, source, is_look=is_look, loss=loss, rank=rank)
 
     def training(self, *, stepping: bool = False) -> None:
         """A backward is about to run, the first one since a batch came or a loss was validated.
@@ -255,7 +232,7 @@ class Passes:
         if self.is_unsure:
             self.is_unsure = False
             self.on_sure()
-        if self._gap or self._left:
+        if self._validating.is_open or self._left:
             self._pass_over_first()
             self._resume()
         self._count()
@@ -269,7 +246,7 @@ class Passes:
     def ordinary(self) -> bool:
         """Whether the next step may be one more of the same: from a loader that goes on, or without any."""
         steady = self.steady
-        if self.has_news or self._gap or self._left or self._over:
+        if self.has_news or self._validating.is_open or self._left or self._over:
             return False
         if steady is None:
             return self._followed is None and not self._fresh and not self.batch_samples
@@ -296,7 +273,7 @@ class Passes:
 
         Then what was trained since the last epoch is one, too, if it was validated: its number would be seen nowhere.
         """
-        if self._gap:
+        if self._validating.is_open:
             self._resume(is_last=is_last)
         self._left = self._left or (is_last and self._trained and self._newest_sums is not None)
 
@@ -349,18 +326,6 @@ class Passes:
         elif surplus:
             self.on_recount(surplus)
 
-    def _samples_of(self, source: LoaderPass, gap: Gap, counted: int) -> int:
-        """The samples of the batch that is validated, of which a loss has `counted`, once for each loss function."""
-        is_single = self.feeding.is_single(source, counted)
-        if source.in_hand:
-            self._spent = source.spend()
-        self._validating = counted if is_single else self._spent[0] or self._validating
-        batch = source, source.batches
-        if gap.batch == batch:
-            return 0
-        gap.batch = batch
-        return self._validating
-
     def _pass_over_first(self) -> None:
         """What is trained on now, and was validated before, is no validation: the first batch of a pass that goes on.
 
@@ -371,22 +336,15 @@ class Passes:
             return
         if not (self.feeding.newest or is_first):  # training goes on without a loader
             return
-        looks = [gap.is_trained_on(source) for gap in self._gap.values()]
-        if True in looks:
-            source.give_back(*self._spent)
-            self._spent = 0, 0.0
+        self._validating.take_back(source)
 
     def _resume(self, *, is_last: bool = False) -> None:
         is_over = self.is_over
-        gap, self._gap = self._gap, {}
-        if gap:
-            self._gaps_before += 1
-            loss = min(gap, key=lambda name: gap[name].rank)
-            sums = self._gaps.chosen(gap[loss], trained=self._trained, is_last=is_last, has_unseen=self._has_evaluated)
-            if sums is not None:
-                self._on_validation(sums, loss if gap[loss].rank else "")
-                self._newest_sums = sums if self._trained else None
-                self.unseen.validated()
+        validation = self._validating.close(trained=self._trained, is_last=is_last, has_unseen=self._has_evaluated)
+        if validation is not None:
+            self._on_validation(*validation)
+            self._newest_sums = validation[0] if self._trained else None
+            self.unseen.validated()
         if self._trained and is_over and self.awaits_first():  # so far that was a warm-up
             self._trained, self._newest_sums = False, None
         if self._trained and is_over:
