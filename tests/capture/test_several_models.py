@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trimtab.capture import attribution
+
 STEPS = 100  # more than graphs are walked for backwards that reach nobody
 
 # Which heads have a backward in a step.
@@ -57,3 +59,37 @@ def test_what_reaches_one_optimizer_as_ever_counts_for_another_of_which_it_reach
                 optimizer.zero_grad()
                 own[index].append(loss.item())
     assert [seen.losses(label) for label in ("0", "1")] == [pytest.approx(losses) for losses in own]
+
+
+def test_graphs_are_not_walked_for_parts_that_are_known(watching, inputs, labels, monkeypatch):
+    """As in a CycleGAN, where one optimizer has two critics, each with a backward of its own."""
+    walks = []
+
+    def counted(roots, walk=attribution.reach_of):
+        walks.append(roots)
+        return walk(roots)
+
+    monkeypatch.setattr(attribution, "reach_of", counted)
+    critics, maker = [nn.Linear(3, 3) for _ in range(2)], nn.Linear(4, 3)
+    of_critics = torch.optim.SGD([p for critic in critics for p in critic.parameters()], lr=0.01)
+    of_maker = torch.optim.SGD(maker.parameters(), lr=0.01)
+    own = [[], []]
+    with watching(gradients_every=1000) as seen:
+        for _ in range(STEPS):
+            for critic in critics:
+                critic.requires_grad_(False)
+            loss = F.cross_entropy(critics[0](critics[1](maker(inputs))), labels)
+            of_maker.zero_grad()
+            loss.backward()
+            of_maker.step()
+            own[0].append(loss.item())
+            for critic in critics:
+                critic.requires_grad_(True)
+            of_critics.zero_grad()
+            losses = [F.cross_entropy(critic(maker(inputs).detach()), labels) for critic in critics]
+            for loss in losses:
+                loss.backward()
+            of_critics.step()
+            own[1].append(sum(losses).item())
+    assert [seen.losses(label) for label in ("0", "1")] == [pytest.approx(losses) for losses in own]
+    assert len(walks) < STEPS  # of three backwards each

@@ -20,7 +20,7 @@ from threading import get_ident
 from torch import Tensor
 
 from trimtab.capture.autograd import Reach, reach_of
-from trimtab.capture.share import Share, first_with_gradient, has_any, holds_something, local_of
+from trimtab.capture.share import Share, first_with_gradient, has_any, holds_something, local_of, version_of
 from trimtab.sample.scalars import Held, is_real
 
 WARM_UP_WALKS = 16
@@ -117,7 +117,8 @@ class Attribution:
 
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
-        reached, unsure, thread = False, False, get_ident()
+        reached, thread = False, get_ident()
+        unsure: list[Share] = []
         if inputs is not None and self.on_spared is not None and self._restricted_walks_left > 0:
             self._restricted_walks_left -= 1
             for share in self._spared(roots, inputs):
@@ -128,12 +129,16 @@ class Attribution:
                 reached = True
                 if self.on_reached is not None:
                     self.on_reached(share)
-            else:
-                unsure = unsure or share.is_reached_in_parts
+            elif share.is_reached_in_parts:
+                unsure.append(share)
+        if reached:
+            unsure = [share for share in unsure if share.doubts > 0]
         if self._walks_left > 0:
             self._walks_left -= 1
         elif unsure:
             self.only = None
+            for share in unsure:
+                share.doubts -= 1
         elif reached:
             if self.unclaimed:
                 self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
@@ -178,6 +183,7 @@ class Attribution:
             waiting = self._claim(share)
             if waiting or id(share.probe) not in share.ids:
                 share.losses, share.is_applied = waiting, False
+        share.keep_parts()
         if id(share.probe) not in share.ids:
             share.look_at(first_with_gradient(parameters, parameters[0]))
         self._walks_left = self._restricted_walks_left = WARM_UP_WALKS
@@ -272,24 +278,19 @@ class Attribution:
                 share.move(thread)
                 self._stray_walks_left = STRAY_WALKS
             if own and (not share.losses or share.losses[-1] is not loss):  # reached, but the probe did not show it
-                share.look_at(leaves[min(own)])
+                share.add_part(leaves[min(own)])
                 share.losses.append(loss)
-                share.is_reached_in_parts = True
                 if self.on_reached is not None:
                     self.on_reached(share)
         hidden = (reach.hides_more or not leaves) and not reached
         if rest or hidden:
-            held = {key: (weakref.ref(leaf), _version(leaf)) for key, leaf in rest.items()}
+            held = {key: (weakref.ref(leaf), version_of(leaf)) for key, leaf in rest.items()}
             for entry in self.unclaimed:
                 if entry.thread == thread:
                     entry.added_to(held)
             self._newest_leaves = [leaf for leaf, _ in held.values()]
             self.unclaimed.append(_Unclaimed(loss, held, hidden))
             del self.unclaimed[:-UNCLAIMED_LOSSES]
-
-
-def _version(leaf: Tensor) -> int | None:
-    return None if leaf.grad is None else leaf.grad._version
 
 
 def _was_cleared(leaf: Tensor, version: int | None) -> bool:

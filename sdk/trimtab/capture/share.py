@@ -22,6 +22,8 @@ D = TypeVar("D")
 UNCLEARED_LOSSES = 1024
 LOOKED_AT = 4096  # elements of a large gradient, or a row if that has more, before all of it is: 3 ms for 2 million
 UNKNOWN = -1  # the version of a gradient that is there, and that nobody noted
+PARTS = 16  # beside the probe, at most
+DOUBTED_FOR = 64  # backwards, after the newest part was found
 
 
 class _Lost:
@@ -42,8 +44,9 @@ class Share:
     """What backward has given to the gradients that one optimizer will apply."""
 
     __slots__ = (
-        "_changed_by_clip", "_is_kept", "_overwritten", "_replaced", "_stays", "_version", "follows", "ids",
-        "is_applied", "is_by_hand", "is_reached_in_parts", "left", "losses", "probe", "takes_all", "thread",
+        "_changed_by_clip", "_is_kept", "_noted", "_overwritten", "_parts", "_replaced", "_stays", "_version", "doubts",
+        "follows", "ids", "is_applied", "is_by_hand", "is_reached_in_parts", "left", "losses", "probe", "takes_all",
+        "thread",
     )  # fmt: skip
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -54,6 +57,9 @@ class Share:
         self.takes_all = False  # no gradient tells when a backward comes here, and there is nobody else it could be for
         self.is_by_hand = False  # nobody tells when it is applied
         self.is_reached_in_parts = False  # a backward came here, and not to the probe: several models, or heads
+        self._parts: list[Tensor] = []  # a parameter of each of those, but for the probe's
+        self._noted: list[int | None] = []  # the versions of their gradients, before the backward that runs
+        self.doubts = 0  # backwards for which it may have parts that are not known
         self.losses: list[Held] = []  # since the gradients were last cleared
         self._overwritten: list[Held] = []  # before it, and after the last step, while the probe had no gradient
         self._version: int | None = None
@@ -111,6 +117,17 @@ class Share:
         self.probe, self.left = parameter, id(parameter.grad)
         self.note_version()
 
+    def add_part(self, parameter: Tensor) -> None:
+        """A backward came here, and neither to the probe nor to a part that is known: take this one as its probe."""
+        if isinstance(self.probe, Tensor):
+            self._parts = [self.probe, *self._parts][:PARTS]
+        self.is_reached_in_parts, self.doubts = True, DOUBTED_FOR
+        self.look_at(parameter)
+
+    def keep_parts(self) -> None:
+        """Its optimizer has other parameters: forget those that are gone."""
+        self._parts = [part for part in self._parts if id(part) in self.ids]
+
     def update_by_hand(self, parameters: Sequence[Tensor]) -> None:
         """Its parameters are updated by hand. The least gradient is the probe: it may be read before each backward."""
         self.is_by_hand = True
@@ -118,6 +135,7 @@ class Share:
 
     def let_go(self) -> None:
         """Its optimizer is gone: do not hold the probe. What a backward brings it is for who takes over."""
+        self._parts = []
         if type(self.probe) is not _Lost:
             self.probe = _Lost(self.probe)
 
@@ -139,6 +157,7 @@ class Share:
 
     def look(self) -> None:
         """Before a backward: notice that the gradients were cleared since the last look."""
+        self._noted = [version_of(part) for part in self._parts]
         gradient = self.probe.grad
         if gradient is None:
             if self._version is not None or self.is_applied:
@@ -174,17 +193,27 @@ class Share:
         return self._is_kept
 
     def reached(self) -> bool:
-        """After a backward: whether it changed the probe's gradient."""
+        """After a backward: whether it changed the gradient of the probe, or of a part, which is the probe then."""
         if self.takes_all:
             self.note_version()
             return True
         gradient = self.probe.grad
-        if gradient is None:
-            return False
-        version = gradient._version
-        changed = version != self._version
-        self._version, self.left = version, id(gradient)
-        return changed
+        if gradient is not None:
+            version = gradient._version
+            changed = version != self._version
+            self._version, self.left = version, id(gradient)
+            if changed:
+                return True
+        return self._parts != [] and self._is_part_reached()
+
+    def _is_part_reached(self) -> bool:
+        for at, (part, noted) in enumerate(zip(self._parts, self._noted, strict=False)):
+            if version_of(part) != noted:
+                if isinstance(self.probe, Tensor):
+                    self._parts[at] = self.probe
+                self.look_at(part)
+                return True
+        return False
 
     def note_version(self) -> None:
         """After somebody who does not clear (clipping, unscaling, a step) may have written to the gradients."""
@@ -233,6 +262,11 @@ class Share:
     def _clear(self) -> None:
         self.losses = []
         self.is_applied = False
+
+
+def version_of(leaf: Tensor) -> int | None:
+    """The version of its gradient, None where there is none."""
+    return None if leaf.grad is None else leaf.grad._version
 
 
 def first_with_gradient(parameters: Iterable[Tensor], default: D) -> Tensor | D:
