@@ -379,3 +379,15 @@ def test_ratios_are_of_parameters_that_have_a_gradient_to_speak_of():
     norms = {"0.weight": 2.0, "0.bias": 1e-6, "1.weight": 1e-4, "1.bias": 1e-7, "scale": 1e-9}
     assert list(of_trained(ratios, norms)) == ["0.weight", "1.weight", "1.bias", "scale"]
     assert of_trained(ratios, {}) == ratios
+
+
+def test_bias_of_a_module_whose_weight_is_in_one_within_it_is_of_the_same_layer():
+    """Graph convolutions keep it so, and it has no gradient where a normalisation follows."""
+    norms = {"0.bias": 1e-9, "0.lin.weight": 1.0, "1.bias": 1e-9, "1.lin.weight": 1.0, "2.bias": 0.5, "3.weight": 1.0}
+    assert VanishingShare().update(norms) == 0.0
+    assert list(of_trained(dict.fromkeys(norms, 0.01), norms)) == ["0.lin.weight", "1.lin.weight", "2.bias", "3.weight"]
+
+
+def test_module_with_more_than_a_bias_is_a_layer_beside_those_within_it():
+    norms = {"0.scale": 1e-9, "0.bias": 1e-9, "0.lin.weight": 1.0, "1.weight": 1.0, "2.weight": 1.0}
+    assert VanishingShare().update(norms) == 0.25

@@ -290,9 +290,17 @@ class Crawl:
 
 
 def layers_of(names: Sequence[str]) -> list[int]:
-    """For each parameter the index of the module that holds it, in order of appearance."""
+    """For each parameter the index of the module that holds it, in order of appearance.
+
+    A module of which a bias is the only parameter has its weight in one within it, as graph convolutions have: both are
+    one layer.
+    """
+    modules = [name.rpartition(".")[0] or name for name in names]
+    others = {module for module, name in zip(modules, names, strict=True) if not name.endswith(".bias")}
+    alone = dict.fromkeys(module for module in modules if module not in others)
+    within = {module: next((each for each in modules if each.startswith(f"{module}.")), module) for module in alone}
     order: dict[str, int] = {}
-    return [order.setdefault(name.rpartition(".")[0] or name, len(order)) for name in names]
+    return [order.setdefault(within.get(module, module), len(order)) for module in modules]
 
 
 def of_trained(ratios: Mapping[str, float], norms: Mapping[str, float]) -> Mapping[str, float]:
@@ -301,15 +309,12 @@ def of_trained(ratios: Mapping[str, float], norms: Mapping[str, float]) -> Mappi
     A bias before a normalisation has none by its nature, but for rounding: its ratio says nothing of how fast its
     module learns. Both are by parameter name.
     """
-    largest: dict[str, float] = {}
-    for name, norm in norms.items():
-        module = name.rpartition(".")[0]
-        largest[module] = max(largest.get(module, 0.0), norm)
-    return {
-        name: ratio
-        for name, ratio in ratios.items()
-        if name not in norms or norms[name] >= ROUNDING * largest[name.rpartition(".")[0]]
+    layers = layers_of(tuple(norms))
+    largest = largest_by_layer(layers, norms)
+    untrained = {
+        name for name, layer in zip(norms, layers, strict=True) if not norms[name] >= ROUNDING * largest[layer]
     }
+    return {name: ratio for name, ratio in ratios.items() if name not in untrained}
 
 
 class _Modules:
