@@ -89,6 +89,18 @@ def test_moving_average_passes_over_what_is_not_finite(desk):
     assert last.loss_ema == pytest.approx(0.98 * 1.0 + 0.02 * 2.0)
 
 
+def test_moving_average_begins_anew_with_the_steps_that_follow_though_others_are_not_read_yet(desk):
+    ledger = desk.books.ledger("0")
+    desk.fold(5.0, 7.0)
+    desk.row(ledger, 1e9)
+    ledger.average_anew()
+    for loss in (1.0, 2.0):
+        desk.row(ledger, loss)
+    desk.close(ledger)
+    *_, last = desk.backend.of(Step)
+    assert last.loss_ema == pytest.approx(0.98 * 1.0 + 0.02 * 2.0)
+
+
 def test_micro_steps_are_a_mean_and_whole_where_they_can_be(desk):
     ledger = desk.books.ledger("0")
     for micro_steps in (4, 4, 1):

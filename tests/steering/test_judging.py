@@ -104,6 +104,14 @@ def test_movement_before_a_fence_goes_with_no_reading_of_what_follows(judging, f
     assert (other.newest_update is None) == (fenced is None)
 
 
+@pytest.mark.parametrize("back_to", [None, 1])
+def test_moving_average_of_the_loss_begins_anew_where_the_weights_are_others(judging, back_to):
+    ledger = judging._books.ledger("0")
+    ledger.loss_ema = 1e9
+    judging.fence(["0"], 3, "0", back_to)
+    assert ledger.loss_ema == (1e9 if back_to is None else None)
+
+
 def test_what_is_monitored_and_never_seen_is_told_after_the_second_pass(judge, said):
     judge = Judge(resolve(()), monitor=("f1", "max"))
     books = Books(lambda event: None, LayerChoice(None, lambda p: None, said.append))

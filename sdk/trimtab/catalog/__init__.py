@@ -56,7 +56,11 @@ LOSS = _gauge(
     "loss", "", "Mean loss: training over the last record, validation over the last pass.", "phase", "optimizer"
 )
 LOSS_EMA = _gauge(
-    "loss_ema", "", "Exponential moving average of the training loss (decay 0.98 per step).", "phase", "optimizer"
+    "loss_ema",
+    "",
+    "Exponential moving average of the training loss (decay 0.98 per step), begun anew by a rollback.",
+    "phase",
+    "optimizer",
 )
 LOSS_AT_CHANCE = _gauge(
     "loss_at_chance", "", "Training loss of the best answer that is the same for every input.", "optimizer"

@@ -168,6 +168,7 @@ class Ledger:
         self.left_after = -1  # steps, when the loop last left its pass, evaluated, and went on to another loader's
         self.skipped: Counter[str] = Counter()  # since the run began
         self.loss_ema: float | None = None
+        self._averaged_from = 0  # so many steps are not in it, being of other weights
         self.rows: list[Row] = []
         self._epoch = 0  # of the last row that was cut
         self.gradients: list[GradientSample] = []
@@ -266,7 +267,8 @@ class Ledger:
     def begin_anew(self) -> None:
         """The steps that follow are of another model."""
         self.forget_criterion()
-        self.newest_update = self.loss_ema = None
+        self.average_anew()
+        self.newest_update = None
         self.noise = NoiseScale()
 
     def forget_criterion(self) -> None:
@@ -284,12 +286,20 @@ class Ledger:
             if row in norms and of_step == backwards * samples:
                 self.noise.update((samples, backwards * norm), (of_step, norms[row]))
 
-    def average(self, losses: Sequence[float]) -> None:
-        """Carry the moving average of the loss on. What is not finite is left out, or it would stay for ever."""
+    def average_anew(self) -> None:
+        """The steps that follow are not of the weights that were averaged over."""
+        self.loss_ema, self._averaged_from = None, self.written
+
+    def average(self, losses: Sequence[float | None], last: int) -> None:
+        """Carry the moving average on with the losses of the steps up to `last`, of those that are read.
+
+        What is not finite is left out, or it would stay for ever.
+        """
         ema = self.loss_ema
-        if not math.isfinite(sum(losses)):
-            losses = [loss for loss in losses if math.isfinite(loss)]
-        for loss in losses:
+        new = known(losses[max(self._averaged_from - last + len(losses), 0) :])
+        if not math.isfinite(sum(new)):
+            new = [loss for loss in new if math.isfinite(loss)]
+        for loss in new:
             ema = loss if ema is None else ema + EMA_WEIGHT * (loss - ema)
         self.loss_ema = ema
 

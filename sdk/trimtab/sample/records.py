@@ -37,11 +37,12 @@ def step_events(ledger: Ledger, block: Block, numbers: Numbers, context: Context
         ledger.nonfinite_seen = not math.isfinite(sum(known(numbers.rows.loss)))
     for part in parts:
         rows = numbers.rows if len(parts) == 1 else numbers.rows.part(part)
-        ledger.average(known(rows.loss))
-        last = part.stop == whole.stop
+        left = whole.stop - part.stop
+        last = left == 0
+        ledger.average(rows.loss, ledger.steps - left)
         yield Step(
             ts=block.ts,
-            step=context.step - (whole.stop - part.stop),
+            step=context.step - left,
             optimizer=ledger.label,
             epoch=block.epoch,
             loss_ema=ledger.loss_ema,

@@ -193,3 +193,5 @@ class Judging:
         for ledger in self._books.ledgers:
             if optimizer in (None, ledger.label):
                 ledger.newest_update = None  # how far a step moved that is undone, or was made at another rate
+                if back_to is not None:
+                    ledger.average_anew()
