@@ -124,6 +124,12 @@ class Models:
         wanted = {id(p) for p in parameters}
         return [model for model in self._alive() if not wanted.isdisjoint(map(id, _parameters(model)))]
 
+    def evaluated(self, parameters: Iterable[Tensor]) -> list[nn.Module]:
+        """Of the known models that hold any of `parameters` those in eval mode."""
+        holding = self.holding(parameters)
+        cores = (known.core() for known in self._known if known.root() in holding)
+        return [core for core in cores if core is not None and not core.training]
+
     def by_name(self) -> dict[str, nn.Module]:
         """Every known model, under the name of its class, numbered where several share one."""
         named: dict[str, nn.Module] = {}

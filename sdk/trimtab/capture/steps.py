@@ -17,6 +17,7 @@ from trimtab.capture.autograd import in_backward
 from trimtab.capture.clipped import Clipped
 from trimtab.capture.controlling import StepController
 from trimtab.capture.idle import IdleSteps
+from trimtab.capture.mode import TrainingMode
 from trimtab.capture.models import Models
 from trimtab.capture.recorder import Recorder, total
 from trimtab.capture.roster import Roster
@@ -42,6 +43,7 @@ class Steps:
         self.roster = Roster(recorder, attribution)
         self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self.roster.reserve)
         self.idle = IdleSteps(say)
+        self._mode = TrainingMode(models, say)
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
@@ -184,6 +186,7 @@ class Steps:
         if tracked.weights_held:
             recorder.compare_weights(tracked.ledger, tracked.weights)
         recorder.record(tracked.ledger, losses, ended_at, now, tracked.found_inf)
+        self._mode.stepped(tracked.parameters)
         if not tracked.judged:
             tracked.unjudged.add(losses, tracked.found_inf)
         if tracked.judged or self.controller.awaits_steps:
