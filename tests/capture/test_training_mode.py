@@ -53,5 +53,5 @@ def test_eval_mode_that_is_meant_or_changes_nothing_is_not_told(watching, inputs
 def test_eval_mode_between_steps_in_training_mode_is_not_told(watching, inputs, labels):
     """As where every other step is taken so."""
     with watching(gradients_every=1000) as seen:
-        train(net(nn.BatchNorm1d(8)), inputs, labels, [True, False] * 20, steps=20)
+        train(net(nn.BatchNorm1d(8)), inputs, labels, [True, False] * 20, steps=10)
     assert kinds(seen) == []

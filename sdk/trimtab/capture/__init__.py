@@ -33,6 +33,7 @@ unseen        whether evaluations go by of which no validation is seen
 weighing      what training makes of losses one by one
 summing       whether backward is called on a sum over samples
 models        parameter names, train or eval mode
+unowned       parameters that no optimizer has
 mode          whether training goes on in eval mode
 threads       which threads of the process are at work
 recorder      writes what is known at the end of a step into a ledger's row

@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from trimtab.capture.models import Models
 
-TOLD_AFTER = 50  # steps in a row
+TOLD_AFTER = 20  # steps in a row
 FORGOTTEN = (
     "The last {steps} steps were taken in eval mode, and those before in training mode: model.train() may be missing "
     "after an evaluation. In eval mode dropout does nothing, and batch normalisation uses its running statistics and "

@@ -79,6 +79,11 @@ class Share:
         self.is_applied = self._changed_by_clip = self._stays = False
 
     @property
+    def is_of_own_gradients(self) -> bool:
+        """Whether backward writes to the gradients of its own parameters, and to no others that are copied to these."""
+        return not (self.follows or self.takes_all)
+
+    @property
     def is_untouched(self) -> bool:
         """Whether the gradient is as the newest of several backwards left it: neither clipped nor divided."""
         gradient = self.probe.grad

@@ -24,6 +24,7 @@ from trimtab.capture.roster import Roster
 from trimtab.capture.share import Share
 from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
+from trimtab.capture.unowned import LOOKED_AFTER, Unowned
 from trimtab.devices import described
 from trimtab.sample.scalars import Held, has_value, hold, is_real
 
@@ -44,6 +45,7 @@ class Steps:
         self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self.roster.reserve)
         self.idle = IdleSteps(say)
         self._mode = TrainingMode(models, say)
+        self._unowned = Unowned(models, recorder.living_optimizers, say)
         self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []
         self._recorder = recorder
@@ -369,6 +371,8 @@ class Steps:
         scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
         tracked.is_sampled = True
+        if tracked.calls >= LOOKED_AFTER and not self._unowned.is_done and tracked.share.is_of_own_gradients:
+            self._unowned.look(tracked.parameters)
         if sample is not None:
             tracked.unjudged.sampled(sample)
         first, tracked.first = tracked.first, None
