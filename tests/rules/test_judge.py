@@ -386,6 +386,13 @@ def test_loss_that_has_come_down_by_itself_may_return():
     assert not steps.judge.has_returned("loss_spike", "1")
 
 
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_loss_that_is_low_again_says_nothing_of_what_the_optimizer_remembers(normalizes):
+    steps = Steps(shipped("loss_spike"), normalizes={"0": normalizes}.get)
+    steps.take([*falling(), 1e5, 0.3, 0.3])
+    assert steps.judge.has_recovered("loss_spike", "0") == (not normalizes)
+
+
 def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
     """As that of a language model, which comes down from far above it."""
     steps = Steps(shipped("gradient_vanishing"))

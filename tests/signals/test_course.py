@@ -182,6 +182,27 @@ def test_jump_is_over_when_the_loss_has_come_down_by_itself(since, over):
     assert course_of([*LOSSES, *since]).has_recovered == over
 
 
+ENORMOUS = [5000.0, 0.1, 0.0]  # one batch, and the next ones as before
+
+
+@pytest.mark.parametrize(
+    ("since", "normalizes", "over"),
+    [
+        (ENORMOUS, True, False),  # its square shortens the steps of Adam for long
+        (ENORMOUS, False, True),
+        ([*ENORMOUS, *[0.1, 0.0] * 20], True, False),
+        ([500.0, 0.1, 0.0], True, True),
+        ([*ENORMOUS, *[0.1, 0.0] * 5, *ENORMOUS], True, True),  # batches like that come again and again
+    ],
+)
+def test_enormous_jump_is_not_over_where_the_optimizer_remembers_its_gradient(since, normalizes, over):
+    course = course_of(LOSSES)
+    course.normalizes = normalizes
+    for loss in since:
+        course.update(loss)
+    assert course.has_recovered == over
+
+
 RISING = [0.1 + 0.04 * i for i in range(20)]  # a fifth of what was learned is lost by the end
 
 

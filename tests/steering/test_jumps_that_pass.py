@@ -38,18 +38,18 @@ def rare(seed, steps=750):
         optimizer.step()
 
 
-def poisoned(at, steps=400):
-    """Regression in which the inputs of one batch are a thousand times too large. The error that is left."""
+def poisoned(at, wrongly=1000.0, steps=400):
+    """Regression in which the inputs of one batch are so many times too large. The error that is left."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    def error(inputs, wrongly=1.0):
+    def error(inputs, scale=1.0):
         targets = inputs[:, 0].exp() / 2 + torch.sin(3 * inputs[:, 1]) + inputs[:, 2] * inputs[:, 3]
-        return F.l1_loss(model(wrongly * inputs)[:, 0], targets.clamp(max=5.0))
+        return F.l1_loss(model(scale * inputs)[:, 0], targets.clamp(max=5.0))
 
     for step in range(steps):
-        loss = error(torch.randn(32, 8), 1000.0 if step == at else 1.0)
+        loss = error(torch.randn(32, 8), wrongly if step == at else 1.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,12 +59,21 @@ def poisoned(at, steps=400):
 
 @pytest.mark.parametrize("at", [3 * TOGETHER - steps for steps in (3, 4)])
 def test_loss_that_rises_again_by_what_one_batch_did_to_the_optimizer_is_answered(watching, at):
-    unharmed, unwatched = poisoned(None), poisoned(at)
+    unharmed, unwatched = poisoned(None), poisoned(at, 300.0)
     with watching(act="process", gradients_every=TOGETHER) as seen:
-        left = poisoned(at)
+        left = poisoned(at, 300.0)
     answers = [(a.outcome, a.episode) for a in seen.backend.of(Adjustment) if a.rule == "loss_spike"]
     assert answers == [("refused", 1), ("applied", 1)]
     assert left - unharmed < (unwatched - unharmed) / 2
+
+
+def test_batch_that_the_optimizer_remembers_for_thousands_of_steps_is_answered_however_low_the_loss_is(watching):
+    at = 3 * TOGETHER - 4
+    with watching(act="process", gradients_every=TOGETHER) as seen:
+        left = poisoned(at)
+    answers = [(a.outcome, a.step) for a in seen.backend.of(Adjustment) if a.rule == "loss_spike"]
+    assert answers == [("applied", 3 * TOGETHER + 1)]
+    assert left < poisoned(None) + 0.1
 
 
 @pytest.mark.parametrize("train", [drifting, rare])

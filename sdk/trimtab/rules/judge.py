@@ -31,8 +31,9 @@ class Judge:
     """Every rule of a run. `monitor` is what tells a better model, and whether less of it is better.
 
     `attempt(function)` calls a function of the user's and returns what it raised, or None: see `Guard.attempt`.
-    `averages(optimizer)` says whether that steps along an average of gradients; it is asked once for each. `chosen` are
-    rules of which the user knows what they rest on, see `distrust_loss`.
+    `averages(optimizer)` says whether that steps along an average of gradients, and `normalizes(optimizer)` whether it
+    divides by their size; both are asked once for each. `chosen` are rules of which the user knows what they rest on,
+    see `distrust_loss`.
     A step costs about 5 us while nothing is the matter.
     """
 
@@ -43,6 +44,7 @@ class Judge:
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
         averages: Callable[[str], bool] = lambda optimizer: True,
         chosen: Collection[str] = (),
+        normalizes: Callable[[str], bool] = lambda optimizer: True,
     ) -> None:
         self.rules = [rule.name for rule in rules]
         self.monitor, self._mode = monitor
@@ -53,7 +55,7 @@ class Judge:
         self.trusts_loss = True  # to come down where training goes well, see `distrust_loss`
         self._given = list(rules)
         self._attempt = attempt
-        self._averages = averages
+        self._averages, self._normalizes = averages, normalizes
         self._chosen = chosen
         self._unjudged: Collection[str] = ()
         self._benches: dict[str, Bench] = {}
@@ -376,6 +378,7 @@ class Judge:
             self._benches[optimizer] = bench
             bench.course.learned = optimizer in self._learned
             bench.course.averages = not optimizer or self._averages(optimizer)
+            bench.course.normalizes = not optimizer or self._normalizes(optimizer)
             bench.number(self._episodes.get(optimizer, {}))
             self._several = len(self._benches.keys() - {""}) > 1
         return bench

@@ -53,12 +53,13 @@ class Course:
     `excused` how far a loss may be above it that rises while validation gets better: see `validated`.
 
     For whoever knows them to set: `averages`, whether the optimizer steps along an average of gradients, as with
-    momentum or in Adam; `learned`, whether the weights have learned by another objective before; `validation_lost`, the
-    share of its gain that validation has lost since its best pass, and `validation_worsens`, the lesser of that of two
-    passes since a fence, 0 where the second is clearly better; `chance`, the loss of the best answer that is the same
-    for every input, and `chance_is_exact`, whether a loss a little below it shows that something was learned;
-    `validation`, the newest validation loss and `stride`, the largest typical update ratio, both since a fence; and
-    `exploded`, whether the loss shot up within its first values.
+    momentum or in Adam; `normalizes`, whether it divides by the size of past gradients, as in Adam; `learned`, whether
+    the weights have learned by another objective before; `validation_lost`, the share of its gain that validation has
+    lost since its best pass, and `validation_worsens`, the lesser of that of two passes since a fence, 0 where the
+    second is clearly better; `chance`, the loss of the best answer that is the same for every input, and
+    `chance_is_exact`, whether a loss a little below it shows that something was learned; `validation`, the newest
+    validation loss and `stride`, the largest typical update ratio, both since a fence; and `exploded`, whether the loss
+    shot up within its first values.
 
     `were_good` is whether the weights that were gone back to last are known to have had a loss near its best, before
     they were kept and after it.
@@ -74,12 +75,12 @@ class Course:
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_of", "_rested", "_widest", "averages", "best",
         "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "idle", "learned",
-        "lowest", "middle", "peak", "slow", "stride", "swing", "validation", "validation_lost", "validation_worsens",
-        "were_good",
+        "lowest", "middle", "normalizes", "peak", "slow", "stride", "swing", "validation", "validation_lost",
+        "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.averages = True
+        self.averages = self.normalizes = True
         self.learned = False
         self.validation_lost = self.validation_worsens = 0.0
         self.chance: float | None = None
@@ -156,8 +157,13 @@ class Course:
 
     @property
     def has_recovered(self) -> bool:
-        """Whether the loss has come down by itself since it last jumped, and stayed there: see `Jumps.is_over`."""
-        return self._jumps.is_over(NEAR * self.scale) and not self.has_returned
+        """Whether the loss has come down by itself since it last jumped, and stayed there: see `Jumps.is_over`.
+
+        Not after an enormous jump where the optimizer divides by the size of gradients: weights hardly move for
+        thousands of steps then, which a loss that is low does not show.
+        """
+        is_remembered = self.normalizes and self._jumps.is_enormous(self.scale)
+        return self._jumps.is_over(NEAR * self.scale) and not self.has_returned and not is_remembered
 
     @property
     def has_returned(self) -> bool:

@@ -11,6 +11,7 @@ UNLIKE = 3.0  # times as high as each one before: a batch like no other
 LATER = 24  # values in which an optimizer that averages still steps along the gradients of such a batch
 NEWEST, BELOW = 9, 2  # of those so many are looked at, and so few may be below
 AGAIN = 0.25  # of the `most` of a jump: by more, the loss has risen again
+ENORMOUS = 1000.0  # times what the loss has come down: a square that outweighs those of thousands of steps
 MINDED = 100  # values that this is minded for: longer than until the next judgement
 
 
@@ -79,6 +80,11 @@ class Jumps:
         by more than its `swing`.
         """
         return self._rose and self._since <= MINDED and mean > self._floor + swing
+
+    def is_enormous(self, scale: float) -> bool:
+        """Whether the last jump was a thousand times `scale`, and like none before it."""
+        jump = self._top - self._floor
+        return jump > ENORMOUS * scale and jump >= UNLIKE * self._highest
 
     def _follow(self, value: float) -> None:
         after = self._after

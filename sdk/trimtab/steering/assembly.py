@@ -174,6 +174,7 @@ def build(
         guard.attempt,
         lambda label: StepControls(actuators.steering, label).averages(),
         _chosen(config, chosen),
+        lambda label: StepControls(actuators.steering, label).normalizes(),
     )
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
     together = bool(config.act) and world_size > 1 and replay is None
