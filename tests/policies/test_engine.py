@@ -492,6 +492,19 @@ class TestCreepingBack:
         run.engine.scaled("0", 0.5)
         assert [run.judge(step, healthy=["1"]) for step in (0, 500, 1000)] == [[], [], []]
 
+    def test_waits_while_the_loss_is_worse_than_it_was(self, course):
+        class Worse(Evidence):
+            steps = range(500, 600)
+
+            def is_worse(self, optimizer):
+                return step in self.steps
+
+        run, found = course(act="process", evidence=Worse()), []
+        run.engine.scaled("0", 0.5)
+        for step in range(660):
+            found += [step] * len(run.judge(step, healthy=["0"]))
+        assert found == [600, 650]
+
     def test_leaves_what_a_person_chose(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5, by_person=True)

@@ -393,6 +393,15 @@ def test_loss_that_is_low_again_says_nothing_of_what_the_optimizer_remembers(nor
     assert steps.judge.has_recovered("loss_spike", "0") == (not normalizes)
 
 
+def test_loss_is_worse_than_it_was_where_it_has_to_come_down():
+    steps = Steps(resolve())
+    steps.take([*falling(200), *[0.4] * 60])
+    assert steps.judge.is_worse("0")
+    assert not steps.judge.is_worse("1")
+    steps.judge.distrust_loss()
+    assert not steps.judge.is_worse("0")
+
+
 def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
     """As that of a language model, which comes down from far above it."""
     steps = Steps(shipped("gradient_vanishing"))

@@ -203,6 +203,24 @@ def test_enormous_jump_is_not_over_where_the_optimizer_remembers_its_gradient(si
     assert course.has_recovered == over
 
 
+@pytest.mark.parametrize(
+    ("since", "worse"),
+    [
+        ([0.2] * 10, False),  # nobody knows yet
+        ([0.2] * 30, True),
+        ([0.05] * 30, False),  # by less than it swings
+        ([-0.2] * 30, False),
+        ([*[0.2] * 30, *[-0.1] * 60], False),
+    ],
+)
+def test_loss_is_worse_when_its_mean_since_a_fence_is_above_its_lowest(since, worse):
+    course = course_of(LOSSES)
+    course.fence()
+    for loss in since:
+        course.update(loss)
+    assert course.is_worse == worse
+
+
 RISING = [0.1 + 0.04 * i for i in range(20)]  # a fifth of what was learned is lost by the end
 
 

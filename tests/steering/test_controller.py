@@ -240,6 +240,25 @@ def test_scale_creeps_back_to_half_of_the_way_from_where_it_fell_however_it_got_
     assert seen.steps()[-1].learning_rate == pytest.approx([0.05 * 0.5])
 
 
+@pytest.mark.parametrize(("later", "creeps"), [(1.0, True), (1.3, False)])
+def test_scale_creeps_back_only_while_the_loss_is_no_worse_than_it_was(watching, monkeypatch, later, creeps):
+    monkeypatch.setattr(creeping, "PATIENCE", 100)
+    once = trimtab.Rule("once", signal="logged:once", threshold=1.0)
+    policies = [trimtab.Policy(on="once", ladder=[ScaleLearningRate(0.25)])]
+    weight = nn.Parameter(torch.tensor(0.0))
+    optimizer = torch.optim.SGD([weight], lr=0.05)
+    with watching(act="process", gradients_every=1, rules=[once], policies=policies) as seen:
+        for step in range(400):
+            optimizer.zero_grad()
+            level = 1.0 + 9.0 * 0.9**step if step < 200 else later
+            (0.0 * weight + level + 0.1 * (-1) ** step).backward()
+            optimizer.step()
+            if step == 180:
+                seen.run.log(once=1.0)
+                seen.run.log(once=0.0)
+    assert ("creep_back" in [a.action for a in seen.backend.of(Adjustment)]) == creeps
+
+
 class Decaying(torch.optim.SGD):
     """Lets its own rate decay, from what it finds."""
 

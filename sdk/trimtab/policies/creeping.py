@@ -46,7 +46,7 @@ class Creeping:
     ceiling: float = math.inf  # how far up is safe
     fell_at: float = math.inf  # the lowest scale that was found too high
     healthy: int = 0  # steps since the last trouble
-    _moved: int = 0  # the value of `healthy` at the last increment, or lift of the ceiling
+    _moved: int = 0  # the value of `healthy` when the last increment was due, or the ceiling was lifted
 
     def fell(self, scale: float) -> None:
         """A policy lowered the scale to `scale`."""
@@ -74,7 +74,10 @@ class Creeping:
         return scale < self.fell_at
 
     def healthy_steps(self, steps: int) -> float | None:
-        """So many more steps without trouble. Returns the scale to go to, or None to stay."""
+        """So many more steps without trouble. Returns the scale to go to, or None to stay.
+
+        An increment that is not carried out is due again `SPACING` steps later.
+        """
         self.healthy += steps
         if self.scale >= self.home * _CLOSE or self.healthy < PATIENCE:
             return None

@@ -416,6 +416,6 @@ class Engine:
         if self.paused or self._act is False:
             return []
         free = [o for o in healthy if not any(meets(o, other) for other in self._under_way)]
-        decisions = list(self._rates.healthy(free, step))
+        decisions = list(self._rates.healthy(free, step, self._evidence.is_worse))
         self._under_way.update(decision.optimizer for decision in decisions)
         return decisions

@@ -26,6 +26,10 @@ class Evidence:
         """Whether training makes the model of an optimizer worse, by what was seen since the last adjustment."""
         return False
 
+    def is_worse(self, optimizer: str) -> bool:
+        """Whether the loss of an optimizer is higher by now than it has been, by more than it swings."""
+        return False
+
     def were_good(self, optimizer: str) -> bool:
         """Whether the weights that were last gone back to are known to have had a good loss when they were kept."""
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from trimtab.policies.accounts import meets
@@ -75,14 +75,17 @@ class Rates:
                 return False
         return all(c.allows(c.scale * factor) for other, c in self._creeping.items() if meets(other, optimizer))
 
-    def healthy(self, optimizers: Collection[str], step: int) -> Iterator[Decision]:
-        """These are healthy at `step`: yields a decision for each whose scale is to grow."""
+    def healthy(self, optimizers: Collection[str], step: int, is_worse: Callable[[str], bool]) -> Iterator[Decision]:
+        """These are healthy at `step`: yields a decision for each whose scale is to grow.
+
+        One whose loss `is_worse` than it was waits: the rate that it has is high enough.
+        """
         for optimizer, creeping in self._creeping.items():
             if optimizer not in optimizers:
                 continue
             scale = creeping.healthy_steps(step - self._seen.get(optimizer, step))
             self._seen[optimizer] = step
-            if scale is not None:
+            if scale is not None and not is_worse(optimizer):
                 yield Decision(
                     policy=CREEP_BACK,
                     optimizer=optimizer,

@@ -311,6 +311,11 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench is not None and bench.course.were_good
 
+    def is_worse(self, optimizer: str) -> bool:
+        """Whether the loss is higher than it has been: see `Course.is_worse`. Never of one that need not come down."""
+        bench = self._benches.get(optimizer)
+        return bench is not None and self.trusts_loss and not bench.contested and bench.course.is_worse
+
     def is_harmful(self, optimizer: str) -> bool:
         """Whether training makes the model worse: see `Course.harmful`."""
         bench = self._benches.get(optimizer)

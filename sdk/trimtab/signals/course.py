@@ -208,6 +208,11 @@ class Course:
         return self.slow - self.lowest - self.excused if self._of >= SETTLED else 0.0
 
     @property
+    def is_worse(self) -> bool:
+        """Whether the slow average, of 24 values or more, is above its lowest by more than a calm swing."""
+        return self._of >= BASELINE and self.slow - self.lowest - self.excused > self.calm
+
+    @property
     def rising(self) -> int:
         """For how many values, up to 200, the slow average has been above its lowest, and some for its rise to show.
 

@@ -45,6 +45,10 @@ class RunEvidence(Evidence):
         """See `Judge.is_harmful`."""
         return self._judge.is_harmful(optimizer)
 
+    def is_worse(self, optimizer: str) -> bool:
+        """See `Judge.is_worse`."""
+        return self._judge.is_worse(optimizer)
+
     def were_good(self, optimizer: str) -> bool:
         """See `Judge.were_good`."""
         return self._judge.were_good(optimizer)
