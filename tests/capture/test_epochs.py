@@ -1040,6 +1040,10 @@ def own_loss(model, inputs, labels):
     return (model(inputs).softmax(1) - F.one_hot(labels, 3)).square().mean()
 
 
+def usual_loss(model, inputs, labels):
+    return F.cross_entropy(model(inputs), labels)
+
+
 def test_batch_of_validation_that_was_fetched_before_the_model_was_in_eval_mode_is_no_training(watching, loop):
     """As Lightning fetches it, and keeps the iterator. The loss is the user's own."""
     validation = DataLoader(data(6, seed=2), batch_size=6)
@@ -1108,7 +1112,7 @@ def test_round_of_a_loader_that_repeats_is_an_epoch_without_validation(watching,
     assert [step.epoch for step in seen.steps()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-@pytest.mark.parametrize(("epochs", "logs", "told"), [(3, False, 1), (1, False, 0), (3, True, 0)])
+@pytest.mark.parametrize(("epochs", "logs", "told"), [(3, False, 1), (2, False, 1), (1, False, 0), (3, True, 0)])
 def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen(watching, loop, epochs, logs, told):
     with watching() as seen:
         for _ in range(epochs):
@@ -1145,6 +1149,24 @@ def test_validation_by_a_loss_of_the_users_own_is_said_to_be_unseen_within_epoch
                     evaluate()
     assert [notice.step for notice in seen.backend.of(Notice) if notice.kind == "validation_unseen"] == [6] * told
     assert numbers(seen) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("times", "loss", "told"), [(10, own_loss, [20]), (9, own_loss, []), (20, usual_loss, [])])
+def test_validation_of_a_batch_now_and_then_is_said_to_be_unseen_within_an_epoch_without_end(
+    watching, loop, times, loss, told
+):
+    training = iter(DataLoader(data(1000), batch_size=BATCH))
+    validation = iter(DataLoader(data(100), batch_size=BATCH))
+    with watching() as seen:
+        for _ in range(times):
+            loop.step(next(training))
+            loop.step(next(training))
+            loop.model.eval()
+            with torch.no_grad():
+                loss(loop.model, *next(validation))
+            loop.model.train()
+        loop.step(next(training))
+    assert [notice.step for notice in seen.backend.of(Notice) if notice.kind == "validation_unseen"] == told
 
 
 def test_training_data_is_no_validation_where_other_data_is_evaluated_without_a_loss(watching, loop):

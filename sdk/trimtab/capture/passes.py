@@ -349,7 +349,8 @@ class Passes:
             self._trained, self._newest_sums = False, None
         if self._trained and is_over:
             self._ends_seen = True
-            fresh = (loader for loader in self._fresh if loader is not self._source)  # which may feed the next training
+            following = None if is_last else self._source  # which may feed the next training
+            fresh = (loader for loader in self._fresh if loader is not following)
             self.unseen.end_epoch(is_evaluated=any(map(self.feeding.evaluates, fresh)))
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
@@ -379,8 +380,9 @@ class Passes:
         elif self._fresh:
             self._follow()
         if self._fresh:
-            if self._trained and self._has_evaluated:
-                self.unseen.evaluated()
+            evaluated = list(filter(self.feeding.evaluates, self._fresh))
+            if self._trained and evaluated:
+                self.unseen.evaluated(goes_on=any(loader.running for loader in evaluated))
             self._fresh.clear()
             self._source = None
             self.unseen.trained(self.feeding.knows)

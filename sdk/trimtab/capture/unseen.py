@@ -12,6 +12,7 @@ from trimtab.capture.identity import Living
 from trimtab.capture.loaders import LoaderPass
 
 AFTER = 2  # epochs
+PARTS_AFTER = 10  # evaluations of some batches each, as in loops that count steps: an epoch may be longer than the run
 NO_VALIDATION_SEEN = (
     "After each epoch, or within it, the model is evaluated, and calls no loss function of torch that training calls: "
     "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
@@ -26,22 +27,35 @@ AS_IN_TRAINING = (
 
 
 class Unseen:
-    """Counts epochs with an evaluation of which no validation came, until there is one. O(1) for each."""
+    """Counts epochs with an evaluation of which no validation came, until there is one. O(1) for each.
+
+    Where an evaluation takes some batches of a loader, and the next one goes on with that pass, each counts as well.
+    """
 
     def __init__(self) -> None:
-        self.tell: Callable[[str], object] = lambda text: None  # called at the end of the second such epoch
+        self.tell: Callable[[str], object] = lambda text: (
+            None
+        )  # called at the end of the second such epoch, if not before
         self._epochs: float = 0
+        self._parts: float = 0  # of passes
         self._is_in_epoch = False
         self._dropped = Dropped()
         self._epochs_dropped: float = 0
 
-    def evaluated(self) -> None:
-        """The model was evaluated within this epoch, without a loss function that training calls."""
+    def evaluated(self, *, goes_on: bool = False) -> None:
+        """The model was evaluated within this epoch, without a loss function that training calls.
+
+        `goes_on`: by a part of a pass over a loader, in which the loop still is.
+        """
         self._is_in_epoch = True
+        if goes_on:
+            self._parts += 1
+            if self._parts == PARTS_AFTER:
+                self.tell(NO_VALIDATION_SEEN)
 
     def validated(self) -> None:
         """There was a validation: nothing is unseen from now on."""
-        self._epochs = self._epochs_dropped = -math.inf
+        self._epochs = self._parts = self._epochs_dropped = -math.inf
 
     def computed(self, output: Tensor, source: LoaderPass) -> None:
         """A loss was computed as in training, of a batch of a loader that has not fed any."""
