@@ -18,6 +18,15 @@ class Wrapper(nn.Module):
         self.add_module(name, model)
 
 
+class FromScratch(nn.Module):
+    """Its weights are no parameters to torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(2)
+        self.weight = torch.zeros(2, 1, requires_grad=True)
+
+
 def names_of(model, parameters=None):
     models = Models()
     parameters = list(model.parameters()) if parameters is None else parameters
@@ -188,3 +197,12 @@ def test_models_of_one_class_are_numbered_whatever_begins_like_it():
     for model in reversed(known):
         models.add(model)
     assert models.by_name() == dict(zip(("Net", "NetHead", "Net.1", "NetHead.1", "Net.2"), known, strict=True))
+
+
+@pytest.mark.parametrize(("trained", "is_known"), [("weight", True), ("mean", False)])
+def test_model_whose_weights_are_plain_tensors_is_known_by_those_that_want_a_gradient(trained, is_known):
+    models, model = Models(), nn.Sequential(nn.Linear(3, 2), FromScratch())
+    models.search([getattr(model[1], trained)])
+    model.eval()
+    assert models.any_in_eval_mode() is is_known
+    assert models.names([model[1].weight]) == [("parameter.0", 0)]

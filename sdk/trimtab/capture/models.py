@@ -180,8 +180,11 @@ def _modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    """Those that are registered, and plain tensors that want a gradient, as models from scratch have them."""
     for each in _modules(module):
         yield from (p for p in each.__dict__.get("_parameters", {}).values() if p is not None)
+        plain = (value for value in list(each.__dict__.values()) if issubclass(type(value), Tensor))
+        yield from (tensor for tensor in plain if tensor.requires_grad and tensor.is_leaf)
 
 
 def _core(root: nn.Module, wanted: set[int]) -> nn.Module:
