@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, TRACED, UNSEEN
+from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, SURE, TRACED, UNSEEN
 
 
 def course_of(losses):
@@ -359,3 +359,24 @@ def test_loss_that_comes_down_to_chance_does_not_rest_there(losses, found):
         course.update(loss)
     assert course.at_chance
     assert course.rests_at_chance == found
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "chance", "validation", "worse"),
+    [
+        (9.0, 3.0, 2.0, None, True),
+        (9.0, 3.0, 2.0, 3.0, True),
+        (9.0, 3.0, 2.0, 2.1, False),
+        (9.0, 2.1, 2.0, None, False),
+        (1.0, 3.0, 2.0, None, False),
+        (9.0, 3.0, None, None, False),
+    ],
+)
+def test_loss_was_always_worse_than_a_constant_where_neither_it_nor_validation_was_near(
+    first, then, chance, validation, worse
+):
+    course = course_of([first] * 40 + [then] * (SURE - 41))
+    course.chance, course.validation = chance, validation
+    assert not course.always_worse
+    course.update(then)
+    assert course.always_worse is worse

@@ -61,6 +61,52 @@ def trained(judging, losses, label="0"):
     return verdicts
 
 
+class Known:
+    """A loss at chance that is known."""
+
+    is_exact = True
+
+    def read(self):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "steps", "epochs", "rate", "told"),
+    [
+        (4.0, 200, 2, [0.1] * 200, 1),
+        (4.0, 400, 3, [0.1] * 400, 1),
+        (4.0, 199, 2, [0.1] * 199, 0),
+        (4.0, 200, 1, [0.1] * 200, 0),
+        (1.05, 200, 2, [0.1] * 200, 0),
+        (4.0, 200, 2, [i / 200 for i in range(200)], 0),
+    ],
+    ids=["worse", "longer", "of few values", "in the first epoch", "near", "in a warm-up"],
+)
+def test_loss_that_was_worse_than_a_constant_all_along_is_told_of(judging, said, loss, steps, epochs, rate, told):
+    ledger = judging._books.ledger("0")
+    ledger.chance, judging._books.epochs = Known(), epochs
+    for step in range(1, steps + 1):
+        ledger.learning_rate = [rate[step - 1]]
+        judging.steps(ledger, step, Due([loss]))
+    assert [text.startswith(f"After {epochs} epochs the mean training loss is 4") for text in set(said)] == [
+        True
+    ] * told
+
+
+@pytest.mark.parametrize("doubt", ["rivals", "reinforcement"])
+def test_loss_that_need_not_come_down_is_not_told_of(judging, judge, said, doubt):
+    ledger = judging._books.ledger("0")
+    ledger.chance, judging._books.epochs = Known(), 2
+    if doubt == "rivals":
+        judge.step("1", 0, 1.0, None, None)
+        judge.contest.held_fixed(["0"], "1")
+    else:
+        judge.distrust_loss()
+    trained(judging, [4.0] * 300)
+    trained(judging, [4.0] * 300)
+    assert said == []
+
+
 def test_validation_is_compared_with_the_training_since_the_one_before(judging, judge):
     trained(judging, [4.0, 2.0])
     judging.validation(2, summary(3.0))

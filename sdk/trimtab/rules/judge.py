@@ -247,6 +247,16 @@ class Judge:
         bench = self._benches.get(optimizer)
         return bench.course.chance if bench is not None else None
 
+    def always_worse(self, optimizer: str) -> float | None:
+        """The mean loss of now, where it was worse than the best constant answer all along: see `Course.always_worse`.
+
+        None where it was not, during a warm-up, and where nothing follows from a loss that does not come down.
+        """
+        bench = self._benches.get(optimizer)
+        if bench is None or bench.contested or not (bench.steady and self.trusts_loss):
+            return None
+        return bench.course.middle if bench.course.always_worse else None
+
     def strides(self, rule: str, optimizer: str) -> Strides:
         """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
 

@@ -20,10 +20,12 @@ FORGET = 0.998  # of the largest swing, a value: half of it in 350
 LEARN = 0.3  # of a swing larger than the largest, a value
 NEAR = 0.3  # of what the loss has come down
 NO_BETTER = 0.93  # of the loss at chance: a model whose loss is below has learned something
+WORSE = 1.1  # of it: above, the best constant is better for certain, though its loss is known to some percent only
 LOST = 0.6  # of what validation had gained
 BETTER = 0.1  # of that: by less, a pass is no better than the one before
 FLAT = 0.97  # of the slow average: a faster one below comes down
 NOISE = 4.0  # a loss that has not come down is measured in so many swings
+SURE = 200  # values after which a loss that was never better is no slow beginning
 KNOWN = 100  # values after which it is known what swings are usual
 ASIDE = 2.0  # swings: a value further from the average is not one of those that it is of
 REST = 0.25  # of a swing: by less, the slow average is where it was lowest
@@ -228,6 +230,14 @@ class Course:
     def is_no_better(self, loss: float) -> bool:
         """Whether such a loss is known to be no better than a guess."""
         return self.chance is not None and self.chance_is_exact and loss >= NO_BETTER * self.chance
+
+    @property
+    def always_worse(self) -> bool:
+        """Whether the loss was worse than the best constant answer all along, and so is the newest validation."""
+        if self.chance is None or self.count < SURE:
+            return False
+        validation = self.best if self.validation is None else self.validation
+        return min(self.best, validation) > WORSE * self.chance
 
     @property
     def validates_below_chance(self) -> bool:

@@ -26,7 +26,13 @@ NOT_FINITE = (
     "are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so for good. "
     "With act= set, trimtab.restore_best() puts back the state of the best validation."
 )
+ALWAYS_WORSE = (
+    "After {epochs} epochs the mean training loss is {loss:.4g}, and it was never near {chance:.4g}, which the best "
+    "answer that is the same for every input has (loss_at_chance). Inputs, targets or the first weights may be on a "
+    "scale that is far too large, or the learning rate far too low."
+)
 NOT_TRAINED: tuple[float | None, float | None] = (None, None)
+WORSE_AFTER = 2  # epochs: within the first one a model may be slow to begin
 MISSING_AFTER = 2  # validation passes: what is monitored may be logged after the first
 MISSPELT_AFTER = 10  # values of a name much like the one that is monitored
 LIKE = 0.85  # as `difflib` has it; train_loss and val_loss are alike by 0.67
@@ -107,7 +113,16 @@ class Judging:
                 verdicts += self._judge.step(label, index, point.loss, point.gradients, rate, point.backwards)
             if point.loss is not None:
                 self._train = self._train[0] + point.loss, self._train[1] + 1
+        if self._books.epochs >= WORSE_AFTER:
+            self._tell_always_worse(label)
         return verdicts
+
+    def _tell_always_worse(self, label: str) -> None:
+        """Nothing is done about it: no rate helps where the scale of something is wrong."""
+        loss, chance = self._judge.always_worse(label), self._judge.loss_at_chance(label)
+        if loss is not None and chance is not None:
+            epochs = self._books.epochs
+            self._say("loss worse than a constant", ALWAYS_WORSE.format(epochs=epochs, loss=loss, chance=chance))
 
     def _doubt_loss(self) -> None:
         doubt = doubt_of_loss()
