@@ -290,12 +290,12 @@ def test_validation_gets_worse_where_two_passes_since_a_fence_have_lost_and_the_
     course = course_of([1.0] * BASELINE)
     found = []
     for lost in (0.9, 0.75, 0.7, 0.72):
-        course.take_validation(2.0, lost)
+        course.take_validation(2.0, lost, falls=False)
         found.append(course.validation_worsens)
     assert found == [0.0, 0.0, 0.7, 0.7]
     assert course.harmful
     course.fence()
-    course.take_validation(2.0, 0.9)
+    course.take_validation(2.0, 0.9, falls=False)
     assert (course.validation_worsens, course.validation_lost) == (0.0, 0.9)
     assert not course.harmful
 

@@ -297,10 +297,11 @@ def test_a_constant_loss_neither_spikes_nor_diverges_nor_swings(scores):
 def at_chance():
     """`at_chance(losses, stride)`: the score of a run whose labels cost 2.3 at chance, after the last of the losses."""
 
-    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True, is_exact=True):
+    def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True, is_exact=True, falls=False):
         course = Course()
         course.averages = averages
         course.chance, course.validation, course.chance_is_exact = chance, validation, is_exact
+        course.validation_falls = falls
         signal = StillHigh(course)
         found = None
         for loss in losses:
@@ -360,6 +361,12 @@ def test_still_high_gives_numbers_the_time_to_come_on_their_scale(at_chance):
     on_its_way = [2.3 * (0.5 + 2.0 * 0.985**step) for step in range(200)]
     assert max(at_chance(on_its_way[:until], **at_last) for until in range(60, 200, 10)) < HIGH
     assert at_chance(FALLEN + flat(400, 1.05 * 2.3), stride=0.02, **at_last) < HIGH / 2
+
+
+def test_still_high_leaves_numbers_alone_where_validation_gets_better_from_pass_to_pass(at_chance):
+    assert at_chance(FALLEN + flat(120), is_exact=False) >= HIGH
+    assert at_chance(FALLEN + flat(120), is_exact=False, falls=True) == 0.0
+    assert at_chance(FALLEN + flat(120), falls=True) >= HIGH
 
 
 def test_still_high_at_chance_waits_longer_where_the_loss_is_somewhat_below(at_chance):

@@ -129,7 +129,7 @@ class Judge:
             lost = self._lost.update(loss, beginning)
             self._validation.update(loss)
             for each in self._benches.values():
-                each.course.take_validation(loss, lost)
+                each.course.take_validation(loss, lost, falls=self._validation.falls)
         self.improved = False
         monitored = {"loss": loss, "accuracy": accuracy}.get(self.monitor)
         return verdicts if monitored is None else verdicts + self._monitored(step, monitored)

@@ -58,10 +58,10 @@ class Course:
     momentum or in Adam; `normalizes`, whether it divides by the size of past gradients, as in Adam; `learned`, whether
     the weights have learned by another objective before; `validation_lost`, the share of its gain that validation has
     lost since its best pass, and `validation_worsens`, the lesser of that of two passes since a fence, 0 where the
-    second is clearly better; `chance`, the loss of the best answer that is the same for every input, and
-    `chance_is_exact`, whether a loss a little below it shows that something was learned; `validation`, the newest
-    validation loss and `stride`, the largest typical update ratio, both since a fence; and `exploded`, whether the loss
-    shot up within its first values.
+    second is clearly better; `validation_falls`, whether it gets better from pass to pass; `chance`, the loss of the
+    best answer that is the same for every input, and `chance_is_exact`, whether a loss a little below it shows that
+    something was learned; `validation`, the newest validation loss and `stride`, the largest typical update ratio, both
+    since a fence; and `exploded`, whether the loss shot up within its first values.
 
     `were_good` is whether the weights that were gone back to last are known to have had a loss near its best, before
     they were kept and after it.
@@ -77,14 +77,15 @@ class Course:
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_of", "_rested", "_widest", "averages", "best",
         "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "idle", "learned",
-        "lowest", "middle", "normalizes", "peak", "slow", "stride", "swing", "validation", "validation_lost",
-        "validation_worsens", "were_good",
+        "lowest", "middle", "normalizes", "peak", "slow", "stride", "swing", "validation", "validation_falls",
+        "validation_lost", "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.averages = self.normalizes = True
         self.learned = False
         self.validation_lost = self.validation_worsens = 0.0
+        self.validation_falls = False
         self.chance: float | None = None
         self.chance_is_exact = True
         self.validation: float | None = None
@@ -261,11 +262,11 @@ class Course:
             return True
         return self.at_chance and self._of >= SETTLED and self.middle >= FLAT * self.slow
 
-    def take_validation(self, loss: float, lost: float) -> None:
-        """The loss of a validation pass, and what share of its gain validation has lost."""
+    def take_validation(self, loss: float, lost: float, *, falls: bool) -> None:
+        """The loss of a validation pass, what share of its gain validation has lost, and whether it gets better."""
         before = self.validation_lost
         self.validation_worsens = min(before, lost) if lost > before - BETTER else 0.0
-        self.validation_lost, self.validation = lost, loss
+        self.validation_lost, self.validation, self.validation_falls = lost, loss, falls
 
     def validated(self, improved: bool) -> None:
         """A validation pass is over; whether it is better than every one before.
@@ -282,6 +283,7 @@ class Course:
         """Start the averages anew."""
         self.validation_lost = self.validation_worsens = self.stride = 0.0
         self.validation = None
+        self.validation_falls = False
         self.were_good = False
         self._jumps.fence()
         self._fenced = self.count > BEGINNING
