@@ -260,8 +260,9 @@ class StillHigh:
       from 5 % above on. Without, each long step is that of one batch, and the next ones mend it.
 
     Targets that are numbers may lie far from where outputs begin. So there it counts only while the loss is at most
-    10 % above chance and does not come down, and time is that since it was higher. Nor does it where validation gets
-    better from pass to pass: a factorisation learns the means first, and rests there until its factors do their part.
+    10 % above chance and does not come down, and time is that since it was higher. Nor does it count where nothing has
+    exploded and validation gets better from pass to pass: a factorisation learns the means first, and rests there until
+    its factors do their part.
 
     Once the loss was under 0.82 of chance, this score is 0 for good. Healthy runs may be slow to leave chance, or take
     long steps, but hardly ever both: 280 traced ones came to 0.34 at most, before validation was looked at; two with a
@@ -338,7 +339,8 @@ class StillHigh:
     def _at_rest(self) -> int:
         """For how many values the loss has been near chance, where it is not on its way through, nor learns slowly."""
         course = self._course
-        return self._resting if course.fast >= FLAT * course.middle and not course.validation_falls else 0
+        learns = course.validation_falls and not course.exploded
+        return self._resting if course.fast >= FLAT * course.middle and not learns else 0
 
     def fence(self) -> None:
         """Patience starts anew."""
