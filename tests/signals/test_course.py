@@ -380,3 +380,14 @@ def test_loss_was_always_worse_than_a_constant_where_neither_it_nor_validation_w
     assert not course.always_worse
     course.update(then)
     assert course.always_worse is worse
+
+
+@pytest.mark.parametrize(("then", "worse"), [(2.1, False), (3.0, True)])
+def test_loss_was_near_a_constant_also_where_its_weights_were_given_up(then, worse):
+    course = course_of([9.0] * 40 + [then] * 100)
+    course.chance = 2.0
+    course.fence()
+    course.turn_back(140)
+    for _ in range(SURE):
+        course.update(9.0)
+    assert course.always_worse is worse

@@ -250,10 +250,10 @@ class Judge:
     def always_worse(self, optimizer: str) -> float | None:
         """The mean loss of now, where it was worse than the best constant answer all along: see `Course.always_worse`.
 
-        None where it was not, during a warm-up, and where nothing follows from a loss that does not come down.
+        None where it was not, and where nothing follows from a loss that does not come down.
         """
         bench = self._benches.get(optimizer)
-        if bench is None or bench.contested or not (bench.steady and self.trusts_loss):
+        if bench is None or bench.contested or not self.trusts_loss:
             return None
         return bench.course.middle if bench.course.always_worse else None
 

@@ -75,10 +75,10 @@ class Course:
     """
 
     __slots__ = (
-        "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_of", "_rested", "_widest", "averages", "best",
-        "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "idle", "learned",
-        "lowest", "middle", "normalizes", "peak", "slow", "stride", "swing", "validation", "validation_falls",
-        "validation_lost", "validation_worsens", "were_good",
+        "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_neared", "_of", "_rested", "_widest",
+        "averages", "best", "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first",
+        "idle", "learned", "lowest", "middle", "normalizes", "peak", "slow", "stride", "swing", "validation",
+        "validation_falls", "validation_lost", "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -91,6 +91,7 @@ class Course:
         self.validation: float | None = None
         self.stride = 0.0
         self.exploded = False
+        self._neared = False  # whether the loss came near that at chance on a way that was given up
         self._clear()
 
     def _clear(self) -> None:
@@ -235,7 +236,7 @@ class Course:
     @property
     def always_worse(self) -> bool:
         """Whether the loss was worse than the best constant answer all along, and so is the newest validation."""
-        if self.chance is None or self.count < SURE:
+        if self.chance is None or self.count < SURE or self._neared:
             return False
         validation = self.best if self.validation is None else self.validation
         return min(self.best, validation) > WORSE * self.chance
@@ -293,6 +294,7 @@ class Course:
 
         Where they are from before there was a baseline, all of it is learned anew.
         """
+        self._neared = self._neared or (self.chance is not None and self.best <= WORSE * self.chance)
         then = self.count - values
         if then < BASELINE:
             self._clear()
