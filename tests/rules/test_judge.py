@@ -359,14 +359,33 @@ def test_weights_are_not_lost_where_validation_gets_better_from_pass_to_pass(los
 
 @pytest.mark.parametrize(("back", "recovered"), [(0, []), (90, ["loss_spike", "loss_diverged"])])
 def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovered):
-    steps = Steps(shipped("loss_spike", "loss_diverged", "loss_high"))
+    steps = Steps(shipped("loss_spike", "loss_diverged", "loss_oscillating"))
     steps.take([2.3 * 0.97**i for i in range(150)])
     fired = {verdict.rule for verdict in steps.take([3.0] * 60 + [0.02] * back)}
     assert {"loss_spike", "loss_diverged"} <= fired
-    assert [rule for rule in ("loss_spike", "loss_diverged", "loss_high") if steps.judge.has_recovered(rule, "0")] == (
-        recovered
-    )
+    assert [
+        rule for rule in ("loss_spike", "loss_diverged", "loss_oscillating") if steps.judge.has_recovered(rule, "0")
+    ] == (recovered)
     assert not steps.judge.has_recovered("loss_spike", "1")
+
+
+@pytest.mark.parametrize(
+    ("after", "chance", "states", "recovered"),
+    [
+        ([3.01, 2.99] * 20, None, ["firing"], False),
+        ([3.0, 4.0] * 20, None, ["firing"], False),
+        ([3.0 - 0.05 * i for i in range(12)], None, ["firing"], False),  # a few good batches, it may be
+        ([2.2] * 40, None, ["firing", "resolved"], True),
+        ([2.2] * 40, 2.2, ["firing", "resolved"], False),  # to where it may be stuck again
+        ([2.2] * 40, 4.0, ["firing", "resolved"], True),
+    ],
+)
+def test_loss_that_exploded_at_first_may_come_down_by_itself(after, chance, states, recovered):
+    steps = Steps(shipped("loss_high"))
+    steps.judge.chance("0", chance)
+    exploded = [*[3.01, 2.99] * 3, 60.0, 90.0, *[3.01, 2.99] * 18]
+    assert [verdict.state for verdict in steps.take([*exploded, *after], moved(0.05))] == states
+    assert steps.judge.has_recovered("loss_high", "0") == recovered
 
 
 @pytest.mark.parametrize("seed", range(4))

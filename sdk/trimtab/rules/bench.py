@@ -165,6 +165,10 @@ class Bench:
             if seat.rule.severity != "info"
         )
 
+    def fires(self, rule: str) -> bool:
+        """Whether an episode of `rule` is open."""
+        return any(seat.level.firing for seat in self.seats if seat.rule.name == rule)
+
     def number(self, episodes: Mapping[str, int]) -> None:
         for seat in self.seats:
             seat.level.episode = max(seat.level.episode, episodes.get(seat.rule.name, 0))

@@ -303,12 +303,21 @@ class Judge:
         return self._validation.falls
 
     def has_recovered(self, rule: str, optimizer: str) -> bool:
-        """Whether the loss, of which `rule` said that it jumped or diverged some steps ago, has come down by itself."""
+        """Whether the loss, of which `rule` said some steps ago that it jumped, diverged or was stuck, has come down.
+
+        One that was stuck has when its episode is over, and it is below its beginning and no longer at chance.
+        """
         bench = self._benches.get(optimizer)
-        signal = RULES[rule].signal if rule in RULES else ""
-        if bench is None or signal not in ("loss_spike_score", "loss_divergence"):
+        if bench is None or rule not in RULES:
             return False
-        return bench.course.has_recovered if signal == "loss_spike_score" else self.level(rule, optimizer) < OVER
+        signal, course = RULES[rule].signal, bench.course
+        if signal == "loss_spike_score":
+            return course.has_recovered
+        if signal == "loss_divergence":
+            return self.level(rule, optimizer) < OVER
+        return (
+            signal == "loss_stuck" and not bench.fires(rule) and course.middle < course.first and not course.at_chance
+        )
 
     def has_returned(self, rule: str, optimizer: str) -> bool:
         """Whether the loss, of which `rule` said that it jumped, came down by itself and has risen again since."""
