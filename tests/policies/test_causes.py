@@ -6,7 +6,7 @@ import pytest
 
 from trimtab.actions import Halt, RollBack, ScaleLearningRate
 from trimtab.policies import Evidence, Policy
-from trimtab.policies.causes import AT_ONCE, LASTING
+from trimtab.policies.causes import AT_ONCE, HARMFUL, LASTING
 from trimtab.types import Strides
 
 NONE = Strides()
@@ -194,7 +194,9 @@ def test_first_rise_of_a_loss_is_answered_however_short_its_steps_are(course):
 
 
 def test_halt_follows_at_once_where_training_does_harm(in_vain):
-    assert in_vain(harmful=True).fire("loss_diverged", 140, since=121) == ["halt"]
+    run = in_vain(harmful=True)
+    assert run.fire("loss_diverged", 140, since=121) == ["halt"]
+    assert run.decisions[-1].actions == (Halt(HARMFUL),)
 
 
 def test_episode_waits_until_training_does_harm(course):

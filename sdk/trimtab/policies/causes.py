@@ -23,6 +23,8 @@ CHANGED = (
     "only what shows that training does harm counts from here on: a bad validation, a loss that rests at chance"
 )
 
+HARMFUL = "going back did not help, so what is asked of the model has changed, and training on makes it worse"
+
 
 class Causes:
     """For each optimizer whether its loss rises because what is asked of the model has changed.

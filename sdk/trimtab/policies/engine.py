@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from trimtab.actions import Halt
 from trimtab.policies.accounts import FAILURES, Accounts, Key, meets
-from trimtab.policies.causes import CHANGED, Causes, is_moving
+from trimtab.policies.causes import CHANGED, HARMFUL, Causes, is_moving
 from trimtab.policies.creeping import Creeping
 from trimtab.policies.decisions import Decision
 from trimtab.policies.evidence import Evidence
@@ -296,11 +297,12 @@ class Engine:
         if doubted and not self._evidence.is_harmful(verdict.optimizer):
             return self._give_back(policy, verdict, source, step)
         rung = self._rung(policy, verdict, step, late=source != "process")
-        if rung is not None and doubted and policy.goes_back and halts(policy.rungs[-1]):
-            rung = len(policy.rungs) - 1  # going back and lower rates are of no use
         if rung is None:
             return None
-        decision = self._decision(policy, verdict, source, step, rung)
+        ends = doubted and policy.goes_back and halts(policy.rungs[-1])  # going back and lower rates are of no use
+        decision = self._decision(policy, verdict, source, step, len(policy.rungs) - 1 if ends else rung)
+        if ends:
+            rung, decision = decision.rung, replace(decision, actions=_because(HARMFUL, decision.actions))
         veto = self._veto(policy, rung, verdict)
         if veto is not None:
             outcome, reason = veto
@@ -419,3 +421,8 @@ class Engine:
         decisions = list(self._rates.healthy(free, step, self._evidence.is_worse))
         self._under_way.update(decision.optimizer for decision in decisions)
         return decisions
+
+
+def _because(reason: str, rung: Rung) -> Rung:
+    """The rung, with `reason` for its halt."""
+    return tuple(replace(action, reason=reason) if isinstance(action, Halt) else action for action in rung)
