@@ -355,3 +355,24 @@ def test_factors_that_lead_back_to_1_lead_to_the_bare_run(helm):
 def test_optimizer_with_momentum_steps_along_an_average_of_gradients(helm, kind, options, averages):
     optimizer = getattr(torch.optim, kind)(parameters(), **options)
     assert helm.controls(optimizer).averages() is averages
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "decay"),
+    [
+        ("RMSprop", {}, 0.99),
+        ("RMSprop", {"alpha": 0.9, "centered": True}, 0.9),
+        ("RMSprop", {"momentum": 0.9}, 0.0),
+        ("Adam", {}, 0.0),
+        ("Adagrad", {}, 0.0),
+        ("ASGD", {}, 0.0),
+    ],
+)
+def test_first_steps_of_rmsprop_are_longer_than_its_rate_by_the_decay_of_its_squares(helm, kind, options, decay):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = getattr(torch.optim, kind)([weight], lr=0.01, **options)
+    assert helm.controls(optimizer).decay() == decay
+    if decay:
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        assert -weight.item() == pytest.approx(0.01 / math.sqrt(1 - decay), rel=0.06)

@@ -9,7 +9,7 @@ import pytest
 from trimtab.catalog.rules import RULES
 from trimtab.guard import Guard
 from trimtab.rules.bench import LASTS
-from trimtab.rules.judge import FAILURES, SKIPS, Judge
+from trimtab.rules.judge import FAILURES, SKIPS, Judge, Traits
 from trimtab.rules.rates import SETTLE
 from trimtab.rules.rule import Rule, resolve
 from trimtab.signals import UpdateExcess
@@ -131,7 +131,7 @@ def test_steps_are_as_long_as_those_of_weights_whose_biases_have_no_gradient_by_
 
 
 def test_long_steps_along_single_gradients_may_cost_more_of_the_gain():
-    judge = Judge(resolve(), averages=lambda optimizer: optimizer == "adam")
+    judge = Judge(resolve(), traits=lambda optimizer: Traits(averages=optimizer == "adam"))
     torn = GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=dict.fromkeys("abc", 0.8))
     fired = set()
     for at, loss in enumerate([3.0, 2.5, *[2.0] * 30, *[2.3] * 10]):
@@ -275,6 +275,17 @@ def test_first_stride_is_that_at_the_rate_of_now():
     assert steps.judge.strides("update_too_large", "0").first == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("ratio", "first"), [(0.5, 0.1), (5.0, 1.0), (50.0, 2.0)])
+def test_first_steps_of_rmsprop_tell_its_rate_by_how_much_longer_they_are(ratio, first):
+    """Twice the rate beside the weights is what those steps come to, one with another."""
+    steps = Steps(shipped("loss_high"), traits=lambda optimizer: Traits(averages=False, decay=0.99))
+    steps.take([2.3])
+    steps.take([2.3], moved(ratio))  # the ratio is of the step before
+    steps.take([2.3], moved(0.7 * ratio))
+    found = steps.judge.strides("loss_high", "0")
+    assert (found.first, found.measured) == (pytest.approx(first), pytest.approx(ratio / 10, rel=0.02))
+
+
 def test_strides_are_the_newest_but_for_a_rule_to_which_nothing_was_ever_good():
     steps = Steps(shipped("update_too_large", "loss_high"))
     for ratio in (0.4, *[0.01] * UpdateExcess.READINGS):
@@ -407,7 +418,7 @@ def test_loss_that_has_come_down_by_itself_may_return():
 
 @pytest.mark.parametrize("normalizes", [True, False])
 def test_loss_that_is_low_again_says_nothing_of_what_the_optimizer_remembers(normalizes):
-    steps = Steps(shipped("loss_spike"), normalizes={"0": normalizes}.get)
+    steps = Steps(shipped("loss_spike"), traits=lambda optimizer: Traits(normalizes=normalizes))
     steps.take([*falling(), 1e5, 0.3, 0.3])
     assert steps.judge.has_recovered("loss_spike", "0") == (not normalizes)
 

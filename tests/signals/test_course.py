@@ -1,7 +1,7 @@
 import pytest
 
 from trimtab.signals import Course
-from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, SURE, TRACED, UNSEEN
+from trimtab.signals.course import BASELINE, BEGINNING, REACH, SETTLED, SURE, TRACED, UNSEEN, Traits
 
 
 def course_of(losses):
@@ -197,7 +197,7 @@ ENORMOUS = [5000.0, 0.1, 0.0]  # one batch, and the next ones as before
 )
 def test_enormous_jump_is_not_over_where_the_optimizer_remembers_its_gradient(since, normalizes, over):
     course = course_of(LOSSES)
-    course.normalizes = normalizes
+    course.traits = Traits(normalizes=normalizes)
     for loss in since:
         course.update(loss)
     assert course.has_recovered == over
@@ -249,7 +249,7 @@ def test_loss_that_rises_after_the_jump_of_one_batch_has_returned(since, returne
 
 def test_loss_has_not_returned_where_each_step_is_of_one_batch_alone():
     course = course_of([*LOSSES, 50.0, *RISING])
-    course.averages = False
+    course.traits = Traits(averages=False)
     assert not course.has_returned
 
 

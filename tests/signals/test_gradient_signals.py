@@ -17,6 +17,7 @@ from trimtab.signals import (
     UpdateRatio,
     VanishingShare,
 )
+from trimtab.signals.course import Traits
 from trimtab.signals.gradients import GROWING, WARM_UP, WARM_UP_OF_LEARNED, of_trained
 
 EXPLODING = RULES["gradient_exploding"].threshold
@@ -235,7 +236,7 @@ def test_update_excess_of_any_steps_is_none_while_the_loss_comes_down(losses):
 
 def test_update_excess_of_steps_along_single_gradients_waits_until_half_of_the_gain_is_lost():
     course = course_of(LOSING)
-    course.averages = False
+    course.traits = Traits(averages=False)
     signal = UpdateExcess(course)
     assert signal.update(moved(0.9)) == 0.0
     for loss in [2.9] * 10:
@@ -245,9 +246,9 @@ def test_update_excess_of_steps_along_single_gradients_waits_until_half_of_the_g
 
 def test_update_excess_of_steps_along_single_gradients_waits_until_swings_are_known():
     course = course_of([4.6, 6.3])
-    course.averages = False
+    course.traits = Traits(averages=False)
     assert UpdateExcess(course).update(moved(0.6)) == 0.0
-    course.averages = True
+    course.traits = Traits()
     assert UpdateExcess(course).update(moved(0.6)) == 0.6
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trimtab.catalog.rules import RULES
 from trimtab.signals import Course, Divergence, Nonfinite, Oscillation, Progress, SpikeScore, StillHigh
-from trimtab.signals.course import KNOWN
+from trimtab.signals.course import KNOWN, Traits
 from trimtab.signals.loss import PATIENCE, WARM_UP
 
 OF_THE_COURSE = [SpikeScore, Divergence, Oscillation, Progress, StillHigh]
@@ -299,7 +299,7 @@ def at_chance():
 
     def at_chance(losses, stride=0.14, chance=2.3, validation=2.3, averages=True, is_exact=True, falls=False):
         course = Course()
-        course.averages = averages
+        course.traits = Traits(averages=averages)
         course.chance, course.validation, course.chance_is_exact = chance, validation, is_exact
         course.validation_falls = falls
         signal = StillHigh(course)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.optim import ASGD, LBFGS, Adafactor, Optimizer, Rprop
+from torch.optim import ASGD, LBFGS, Adafactor, Optimizer, RMSprop, Rprop
 
 from trimtab.actuators.groups import Group, Placed
 
@@ -38,6 +38,16 @@ def note(optimizers: Sequence[Optimizer], factor: float) -> str:
     if factor > 1 and any(isinstance(optimizer, Adafactor) for optimizer in optimizers):
         return "Adafactor steps by 1 / sqrt(t) at most: once that is less, the scale has no effect."
     return ""
+
+
+def decay(optimizers: Sequence[Optimizer]) -> float:
+    """The decay of RMSprop's average of squares, which begins at 0: its n-th step is longer by 1 / sqrt(1 - decay^n).
+
+    0 for any other; and with momentum, by which later steps are as long as the first.
+    """
+    plain = [each for each in optimizers if isinstance(each, RMSprop)]
+    decays = [group["alpha"] for each in plain for group in each.param_groups if not group["momentum"]]
+    return max((float(each) for each in decays if 0.0 <= each < 1.0), default=0.0)
 
 
 def has_own(optimizer: Optimizer) -> bool:

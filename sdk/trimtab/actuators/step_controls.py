@@ -61,6 +61,10 @@ class StepControls:
         momenta = [1.0 if "betas" in group else group.get("momentum") for group in groups_of(self._optimizers())]
         return any(momentum > 0 for momentum in momenta if isinstance(momentum, int | float))
 
+    def decay(self) -> float:
+        """That of its average of squares, if its first steps are longer for it: see `own_rates.decay`."""
+        return own_rates.decay(self._optimizers())
+
     def scale_weight_decay(self, factor: float, *, floor: float = 0.0, ceiling: float = math.inf) -> Change:
         """Multiply the weight decay, from the next update on. `floor` is where a decay of 0 in every group begins.
 

@@ -33,9 +33,7 @@ class Unseen:
     """
 
     def __init__(self) -> None:
-        self.tell: Callable[[str], object] = lambda text: (
-            None
-        )  # called at the end of the second such epoch, if not before
+        self.tell: Callable[[str], object] = lambda text: None  # called once
         self._epochs: float = 0
         self._parts: float = 0  # of passes
         self._is_in_epoch = False

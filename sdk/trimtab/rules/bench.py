@@ -19,6 +19,8 @@ from trimtab.types import GradientReading, Verdict
 
 NEAR = 0.5  # the level from which on a rule that may act makes a run no good one to take a snapshot of
 LASTS = 8  # steps for which an update ratio is still judged beside their losses, as every 8th is at most measured
+EARLY = 2.0  # so many times its rate RMSprop's first 1 / (1 - decay) steps are long on the average, whatever its decay
+FAR = 2.0  # ... of a layer: its rate is cut to a twentieth then, and if that is not enough, once more
 FAILURES = 5  # of a function of the user's, after which it is left out
 
 Function: TypeAlias = Callable[["float | None"], "float | None"]
@@ -115,12 +117,14 @@ class Bench:
     def first_ratio(self) -> float | None:
         """By how much a first step would have moved a typical layer at the rate of now; None where that is not known.
 
-        Of an optimizer that divides by the size of gradients: this is the rate beside the weights.
+        Of an optimizer that divides by the size of gradients: this is the rate beside the weights. Of one with a
+        decay (see `Traits`) it is `EARLY` times that, up to `FAR`.
         """
         rate = self._rate.last
-        if not self._first_rate or rate is None or not self.course.averages:
+        if not self._first_rate or rate is None or not (self.course.traits.averages or self.course.traits.decay):
             return None
-        return self.excess.first * rate / self._first_rate
+        first = self.excess.first * rate / self._first_rate
+        return min(EARLY * first, FAR) if self.course.traits.decay else first
 
     def take(self, source: str, step: int, value: Any) -> list[Verdict]:
         """Give `value` to every signal that reads `source`."""

@@ -18,10 +18,10 @@ from trimtab.rules.contest import Contest
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationFalls, ValidationLost, ValidationsSinceBest
-from trimtab.signals.course import BASELINE, LONG
+from trimtab.signals.course import BASELINE, LONG, Traits
 from trimtab.types import GradientReading, Strides, Verdict
 
-__all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge"]
+__all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge", "Traits"]
 
 OVER = 0.5  # of the threshold: a loss that diverged is on its way back
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
@@ -31,9 +31,8 @@ class Judge:
     """Every rule of a run. `monitor` is what tells a better model, and whether less of it is better.
 
     `attempt(function)` calls a function of the user's and returns what it raised, or None: see `Guard.attempt`.
-    `averages(optimizer)` says whether that steps along an average of gradients, and `normalizes(optimizer)` whether it
-    divides by their size; both are asked once for each. `chosen` are rules of which the user knows what they rest on,
-    see `distrust_loss`.
+    `traits(optimizer)` is asked once for each. `chosen` are rules of which the user knows what they rest on, see
+    `distrust_loss`.
     A step costs about 5 us while nothing is the matter.
     """
 
@@ -42,9 +41,8 @@ class Judge:
         rules: Sequence[AnyRule],
         monitor: tuple[str, Literal["min", "max"]] = ("loss", "min"),
         attempt: Callable[[Callable[[], object]], Exception | None] | None = None,
-        averages: Callable[[str], bool] = lambda optimizer: True,
+        traits: Callable[[str], Traits] = lambda optimizer: Traits(),
         chosen: Collection[str] = (),
-        normalizes: Callable[[str], bool] = lambda optimizer: True,
     ) -> None:
         self.rules = [rule.name for rule in rules]
         self.monitor, self._mode = monitor
@@ -55,7 +53,7 @@ class Judge:
         self.trusts_loss = True  # to come down where training goes well, see `distrust_loss`
         self._given = list(rules)
         self._attempt = attempt
-        self._averages, self._normalizes = averages, normalizes
+        self._traits = traits
         self._chosen = chosen
         self._unjudged: Collection[str] = ()
         self._benches: dict[str, Bench] = {}
@@ -401,8 +399,7 @@ class Judge:
             bench = Bench(optimizer, rules, self._mode, rate, self._attempt, began_at=self._began_at)
             self._benches[optimizer] = bench
             bench.course.learned = optimizer in self._learned
-            bench.course.averages = not optimizer or self._averages(optimizer)
-            bench.course.normalizes = not optimizer or self._normalizes(optimizer)
+            bench.course.traits = self._traits(optimizer) if optimizer else Traits()
             bench.number(self._episodes.get(optimizer, {}))
             self._several = len(self._benches.keys() - {""}) > 1
         return bench

@@ -195,7 +195,7 @@ class UpdateExcess:
         self._furthest: deque[float] = deque(maxlen=self.READINGS)
         self._typical = 0.0
         self._of_modules = _Modules()
-        self.first = 0.0  # the first typical ratio that there was; for Adam it is the rate beside the weights
+        self.first = 0.0  # the first typical ratio at the rate's own length; for Adam it is the rate beside the weights
 
     @property
     def measured(self) -> float | None:
@@ -225,7 +225,7 @@ class UpdateExcess:
     def _is_losing(self, course: Course) -> bool:
         level = course.fast if course.fast < course.middle else course.middle
         above, gain = level - course.best - course.excused, course.first - course.best
-        if not course.averages:
+        if not course.traits.averages:
             return course.count >= BEGINNING and above > self.OFF_ALONE * course.scale
         if above <= self.OFF * gain:
             return False
@@ -243,8 +243,9 @@ class UpdateExcess:
             self._typical = statistics.median(least)
             self._ratios.append(self._typical)
             self._furthest.append(max(least))
-            self.first = self.first or self._typical
-            self._course.stride = max(self._course.stride, self._typical)
+            at_rate = self._typical / self._course.lengthened
+            self.first = self.first or at_rate
+            self._course.stride = max(self._course.stride, at_rate)
 
     def fence(self) -> None:
         """Forget every reading but which was the newest."""

@@ -330,7 +330,7 @@ class StillHigh:
     def _pace(self, share: float, chance: float) -> float:
         """How fast time passes."""
         course = self._course
-        if not course.averages:
+        if not course.traits.averages:
             return 1.0
         unusual = (course.stride - LONGEST_USUAL) / (UNUSUAL - LONGEST_USUAL)
         worse = (min(share, course.fast / chance) - 1.0) / WORSE if course.fast >= FLAT * course.middle else 0.0

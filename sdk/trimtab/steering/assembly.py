@@ -25,7 +25,7 @@ from trimtab.policies.defaults import POLICIES
 from trimtab.policies.policy import check
 from trimtab.policies.reading import policies
 from trimtab.policies.replay import Replay
-from trimtab.rules.judge import FAILURES, AnyRule, Judge
+from trimtab.rules.judge import FAILURES, AnyRule, Judge, Traits
 from trimtab.rules.rule import Rule, resolve
 from trimtab.sample.books import Books
 from trimtab.sample.pace import Pace
@@ -153,6 +153,10 @@ def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], 
     )
 
 
+def _traits(controls: StepControls) -> Traits:
+    return Traits(controls.averages(), controls.normalizes(), controls.decay())
+
+
 def build(
     info: RunInfo,
     *,
@@ -172,9 +176,8 @@ def build(
         [_heard_of(rule, guard) for rule in rules],
         config.monitor,
         guard.attempt,
-        lambda label: StepControls(actuators.steering, label).averages(),
+        lambda label: _traits(StepControls(actuators.steering, label)),
         _chosen(config, chosen),
-        lambda label: StepControls(actuators.steering, label).normalizes(),
     )
     replay = None if config.replay is None else record_of(config, world_size, chosen, say)
     together = bool(config.act) and world_size > 1 and replay is None
