@@ -125,7 +125,7 @@ class Share:
     def add_part(self, parameter: Tensor) -> None:
         """A backward came here, and neither to the probe nor to a part that is known: take this one as its probe."""
         if isinstance(self.probe, Tensor):
-            self._parts = [self.probe, *self._parts][:PARTS]
+            self._parts, self._noted = [self.probe, *self._parts][:PARTS], []
         self.is_reached_in_parts, self.doubts = True, DOUBTED_FOR
         self.look_at(parameter)
 

@@ -28,11 +28,14 @@ class Unowned:
         self._models, self._optimizers, self._say = models, optimizers, say
 
     def look(self, parameters: Sequence[Tensor]) -> None:
-        """Before a step on these, with gradients. 1 us a parameter, and 40 ms more where any seems to be left out."""
+        """Before a step on these, with gradients. 1 us a parameter, and 40 ms more where any seems to be left out.
+
+        No gradient of another optimizer's is looked at: a backward of another thread may write to it.
+        """
         self.is_done = True
         models = self._models.holding(parameters)
         named = {id(p): (name, p) for model in models for name, p in model.named_parameters()}
-        left = {key: name for key, (name, p) in named.items() if p.requires_grad and p.grad is not None}
+        left = {key: found for key, found in named.items() if found[1].requires_grad}
         for parameter in parameters:
             left.pop(id(parameter), None)
         if not left:
@@ -40,6 +43,7 @@ class Unowned:
         for optimizer in self._optimizers():
             for parameter in parameters_of(optimizer):
                 left.pop(id(parameter), None)
-        if left:
-            names = [*list(left.values())[:NAMED], *(["..."] if len(left) > NAMED else [])]
-            self._say("unowned", UNOWNED.format(count=len(left), all=len(named), names=", ".join(names)))
+        names = [name for name, parameter in left.values() if parameter.grad is not None]
+        if names:
+            first = ", ".join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
+            self._say("unowned", UNOWNED.format(count=len(names), all=len(named), names=first))
