@@ -45,5 +45,6 @@ class Unowned:
                 left.pop(id(parameter), None)
         names = [name for name, parameter in left.values() if parameter.grad is not None]
         if names:
-            first = ", ".join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            first = ", ".join(names[:NAMED]) + more
             self._say("unowned", UNOWNED.format(count=len(names), all=len(named), names=first))
