@@ -117,8 +117,8 @@ class Attribution:
 
     def after_backward(self, loss: Held, roots: Iterable[Tensor], inputs: Sequence[Tensor] | None = None) -> None:
         """Add `loss` to every share that it reached. `inputs`: the leaves that backward was restricted to."""
-        reached, thread = False, get_ident()
-        unsure: list[Share] = []
+        reached = False
+        unsure: list[Share] = []  # of which other parts may have been reached
         if inputs is not None and self.on_spared is not None and self._restricted_walks_left > 0:
             self._restricted_walks_left -= 1
             for share in self._spared(roots, inputs):
@@ -131,27 +131,10 @@ class Attribution:
                     self.on_reached(share)
             elif share.is_reached_in_parts:
                 unsure.append(share)
-        if reached:
-            unsure = [share for share in unsure if share.doubts > 0]
-        if self._walks_left > 0:
-            self._walks_left -= 1
-        elif unsure:
-            self.only = None
-            for share in unsure:
-                share.doubts -= 1
+        if self._walks(unsure, reached=reached):
+            self._learn(loss, reach_of(roots) if inputs is None else Reach(inputs), reached)
         elif reached:
-            if self.unclaimed:
-                self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
-            self._newest_leaves = []
-            share = self.shares[0]
-            alone = len(self.shares) == 1 and not (self.by_hand or share.takes_all or share.is_reached_in_parts)
-            self.only = share if alone else None
-            return
-        elif self.shares and self._stray_walks_left <= 0:
-            return
-        else:
-            self._stray_walks_left -= 1
-        self._learn(loss, reach_of(roots) if inputs is None else Reach(inputs), reached)
+            self._trust_probes()
 
     def add(self, parameters: Sequence[Tensor]) -> Share:
         """A share for an optimizer that was just met, with the losses that wait for it."""
@@ -224,6 +207,31 @@ class Attribution:
         self.only = None
         if share in self.shares:
             self.shares.remove(share)
+
+    def _walks(self, unsure: Iterable[Share], *, reached: bool) -> bool:
+        """Whether to walk the graph of a backward that `reached` some probe or none: it may have reached more."""
+        doubted = [share for share in unsure if share.doubts > 0 or not reached]
+        if self._walks_left > 0:
+            self._walks_left -= 1
+        elif doubted:
+            self.only = None
+            for share in doubted:
+                share.doubts -= 1
+        elif reached or (self.shares and self._stray_walks_left <= 0):
+            return False
+        else:
+            self._stray_walks_left -= 1
+        return True
+
+    def _trust_probes(self) -> None:
+        """They tell all that a backward has reached: no loss of this thread waits for an owner."""
+        if self.unclaimed:
+            thread = get_ident()
+            self.unclaimed = [entry for entry in self.unclaimed if entry.thread != thread]
+        self._newest_leaves = []
+        share = self.shares[0]
+        alone = len(self.shares) == 1 and not (self.by_hand or share.takes_all or share.is_reached_in_parts)
+        self.only = share if alone else None
 
     def _emptied(self, thread: int) -> Container[int]:
         """The leaves of the newest loss without an owner, if it was cleared by `p.grad.data.zero_()`: no version tells.

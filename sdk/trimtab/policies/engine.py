@@ -300,9 +300,10 @@ class Engine:
         if rung is None:
             return None
         ends = doubted and policy.goes_back and halts(policy.rungs[-1])  # going back and lower rates are of no use
-        decision = self._decision(policy, verdict, source, step, len(policy.rungs) - 1 if ends else rung)
+        rung = len(policy.rungs) - 1 if ends else rung
+        decision = self._decision(policy, verdict, source, step, rung)
         if ends:
-            rung, decision = decision.rung, replace(decision, actions=_because(HARMFUL, decision.actions))
+            decision = replace(decision, actions=_because(HARMFUL, decision.actions))
         veto = self._veto(policy, rung, verdict)
         if veto is not None:
             outcome, reason = veto
