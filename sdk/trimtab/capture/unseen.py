@@ -14,8 +14,8 @@ from trimtab.capture.loaders import LoaderPass
 AFTER = 2  # epochs
 PARTS_AFTER = 10  # evaluations of some batches each, as in loops that count steps: an epoch may be longer than the run
 NO_VALIDATION_SEEN = (
-    "After each epoch, or within it, the model is evaluated, and no loss function that training calls is seen there: "
-    "no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
+    "After each epoch, or within it, the model is evaluated, and no loss function of torch that training calls is seen "
+    "there: no validation is shown. Log it: trimtab.log(loss=..., phase='validation'). Or name a loss of your own: "
     "run.attach(criterion=...)."
 )
 AS_IN_TRAINING = (
