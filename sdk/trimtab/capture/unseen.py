@@ -33,7 +33,7 @@ class Unseen:
     """
 
     def __init__(self) -> None:
-        self.tell: Callable[[str], object] = lambda text: None  # called where it is
+        self.tell: Callable[[str], object] = lambda text: None  # called with what to say of it
         self._epochs: float = 0
         self._parts: float = 0  # of passes
         self._is_in_epoch = False

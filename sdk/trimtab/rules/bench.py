@@ -169,9 +169,9 @@ class Bench:
             if seat.rule.severity != "info"
         )
 
-    def fires(self, rule: str) -> bool:
-        """Whether an episode of `rule` is open."""
-        return any(seat.level.firing for seat in self.seats if seat.rule.name == rule)
+    def level(self, rule: str) -> Level | None:
+        """How high `rule` stands, if it is one of these."""
+        return next((seat.level for seat in self.seats if seat.rule.name == rule), None)
 
     def number(self, episodes: Mapping[str, int]) -> None:
         for seat in self.seats:

@@ -15,6 +15,7 @@ from trimtab.catalog.rules import EVER, RULES, RuleSpec
 from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
+from trimtab.rules.level import Level
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationFalls, ValidationLost, ValidationsSinceBest
@@ -251,9 +252,9 @@ class Judge:
         None where it was not, and where nothing follows from a loss that does not come down.
         """
         bench = self._benches.get(optimizer)
-        if bench is None or bench.contested or not self.trusts_loss:
+        if bench is None or not (self._has_to_fall(bench) and bench.course.always_worse):
             return None
-        return bench.course.middle if bench.course.always_worse else None
+        return bench.course.middle
 
     def strides(self, rule: str, optimizer: str) -> Strides:
         """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
@@ -269,9 +270,8 @@ class Judge:
 
     def level(self, rule: str, optimizer: str) -> float:
         """The newest point of a rule over its threshold; 0 where there is none."""
-        bench = self._benches.get(optimizer)
-        seats = () if bench is None else (seat for seat in bench.seats if seat.rule.name == rule)
-        return next((seat.level.value / seat.level.threshold for seat in seats), 0.0)
+        level = self._level(rule, optimizer)
+        return 0.0 if level is None else level.value / level.threshold
 
     def is_slow(self, rule: str, optimizer: str) -> bool:
         """Whether `rule`, which fires, is a reason to raise the rate: see `RuleSpec.at_chance`."""
@@ -313,9 +313,11 @@ class Judge:
             return course.has_recovered
         if signal == "loss_divergence":
             return self.level(rule, optimizer) < OVER
-        return (
-            signal == "loss_stuck" and not bench.fires(rule) and course.middle < course.first and not course.at_chance
-        )
+        if signal == "loss_stuck":
+            level = self._level(rule, optimizer)
+            is_over = level is None or not level.firing
+            return is_over and course.middle < course.first and not course.at_chance
+        return False
 
     def has_returned(self, rule: str, optimizer: str) -> bool:
         """Whether the loss, of which `rule` said that it jumped, came down by itself and has risen again since."""
@@ -331,7 +333,7 @@ class Judge:
     def is_worse(self, optimizer: str) -> bool:
         """Whether the loss is higher than it has been: see `Course.is_worse`. Never of one that need not come down."""
         bench = self._benches.get(optimizer)
-        return bench is not None and self.trusts_loss and not bench.contested and bench.course.is_worse
+        return bench is not None and self._has_to_fall(bench) and bench.course.is_worse
 
     def is_harmful(self, optimizer: str) -> bool:
         """Whether training makes the model worse: see `Course.harmful`."""
@@ -378,6 +380,14 @@ class Judge:
         self._episodes = {o: {rule: int(episode) for rule, episode in counted.items()} for o, counted in state.items()}
         for optimizer, bench in self._benches.items():
             bench.number(self._episodes.get(optimizer, {}))
+
+    def _level(self, rule: str, optimizer: str) -> Level | None:
+        bench = self._benches.get(optimizer)
+        return None if bench is None else bench.level(rule)
+
+    def _has_to_fall(self, bench: Bench) -> bool:
+        """Whether something follows from a loss that does not come down."""
+        return self.trusts_loss and not bench.contested
 
     def _forget(self, *names: str) -> None:
         self._episodes = self.state()
