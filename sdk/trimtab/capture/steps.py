@@ -47,7 +47,7 @@ class Steps:
         self._mode = TrainingMode(models, say)
         self._unowned = Unowned(models, recorder.living_optimizers, say)
         self.any_seen = False  # whether any optimizer has stepped
-        self.scalers: list[weakref.ref[GradScaler]] = []
+        self.scalers: list[weakref.ref[GradScaler]] = []  # that have stepped, also such as are gone
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
@@ -55,7 +55,6 @@ class Steps:
         self.controller: StepController
         self._clipped = Clipped()
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
-        self._scaler_seen = False
         self._calls_before_scaler = 0
 
     @property
@@ -69,7 +68,7 @@ class Steps:
         if (
             tracked is None
             or len(self.roster) > 1
-            or self._scaler_seen
+            or self.scalers
             or self._clipped.any
             or self.controller.awaits_steps
             or tracked.is_idle
@@ -94,7 +93,7 @@ class Steps:
 
         Of one optimizer, in one process, without a GradScaler: else it is not known what the two have in common.
         """
-        if len(self.roster) != 1 or self._scaler_seen:
+        if len(self.roster) != 1 or self.scalers:
             return
         (tracked,) = self.roster
         share = tracked.share
@@ -136,7 +135,7 @@ class Steps:
         share = tracked.share
         if gradients_ready and (share.is_applied or share.probe.grad is None or not share.losses):
             self._look_closer(tracked, optimizer)
-        if self._scaler_seen:
+        if self.scalers:
             found_inf = getattr(optimizer, "found_inf", None)
             tracked.found_inf = hold(found_inf) if isinstance(found_inf, Tensor) else None
             if tracked.is_left_out:
@@ -244,8 +243,7 @@ class Steps:
 
     def scaler_steps(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """`GradScaler.step` begins."""
-        if not self._scaler_seen or all(known() is not scaler for known in self.scalers):
-            self._scaler_seen = True
+        if all(known() is not scaler for known in self.scalers):
             self.scalers.append(weakref.ref(scaler))
         tracked = self.roster.find(optimizer)
         if tracked is None and not self.idle.is_one(None, optimizer):
@@ -368,7 +366,7 @@ class Steps:
     def _sample(self, tracked: Tracked, optimizer: Optimizer) -> None:
         tracked.sample_at = self._recorder.pace.gradients.after(tracked.calls, tracked.close_from)
         self._refresh(tracked, optimizer)
-        scale = getattr(optimizer, "grad_scale", None) if self._scaler_seen else None
+        scale = getattr(optimizer, "grad_scale", None) if self.scalers else None
         sample = self._recorder.sample(tracked.ledger, tracked.parameters, scale if isinstance(scale, Tensor) else None)
         tracked.is_sampled = True
         if tracked.calls >= LOOKED_AFTER and not self._unowned.is_done and tracked.share.is_of_own_gradients:
