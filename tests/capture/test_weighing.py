@@ -14,6 +14,18 @@ def _focal(each):
     return ((1 - torch.exp(-each)) ** 2 * each).mean()
 
 
+class View(torch.autograd.Function):
+    """An operation of the user's own, under the name that one of torch's has."""
+
+    @staticmethod
+    def forward(ctx, each):
+        return each * MASK
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * MASK
+
+
 WEIGHED = {
     "a mask": lambda each: (each * MASK).sum() / MASK.sum(),
     "a mask of ones": lambda each: (each * torch.ones(6)).mean(),  # which may be another one in validation
@@ -26,6 +38,7 @@ WEIGHED = {
     "filled": lambda each: each.masked_fill(MASK == 0, 0.0).mean(),
     "a product": lambda each: each @ MASK,
     "focal": _focal,
+    "an operation": lambda each: View.apply(each).mean(),
     "by groups": lambda each: (each.view(2, 3).mean(1) * torch.tensor([1.0, 2.0])).sum(),
     "with a penalty": lambda each: (each * MASK).sum() + each.mean() * 0.1,
 }

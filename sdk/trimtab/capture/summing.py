@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trimtab.capture.weighing import BY_FACTOR, EVEN, NODES, hooks_of_saved
+from trimtab.capture.weighing import BY_FACTOR, EVEN, NODES, hooks_of_saved, kind_of
 from trimtab.sample.scalars import hold
 
 LOOKS = 4  # at backwards, after which it is known
@@ -96,7 +96,7 @@ def _factors(root: Any, leaves: Collection[Any]) -> dict[Any, float]:
 def _factor(node: Any, operand: int) -> float:
     """By what a node multiplies an operand of it, or what each sample adds to that."""
     name = node.name()
-    kind = name.rstrip("0123456789").removesuffix("Backward")
+    kind = kind_of(name)
     if name in BY_FACTOR:
         return _value(node, BY_FACTOR[name][operand], is_divisor=kind == "Div")
     if kind == "Mean":
@@ -124,7 +124,7 @@ def _averaged(node: Any) -> int:
     """Over how many elements it takes means. 1 where each is of one sample: the first dimension is that of samples."""
     sizes: Sequence[int] = node._saved_self_sym_sizes
     dims: list[int] = [dim - (1 << 64) if dim >> 63 else dim for dim in getattr(node, "_saved_dim", ())]
-    if not dims:
+    if not dims or not sizes:  # a scalar has a first dimension as well, for torch
         return max(1, math.prod(sizes))
     if sizes[0] > 1 and all(dim % len(sizes) for dim in dims):
         return 1

@@ -83,12 +83,17 @@ def _are_weighed(leaf: Any, users: Users, *, may_read: bool) -> bool:
             name = user.name()
             if name in OF_ALL or user in seen:
                 continue
-            kind = name.rstrip("0123456789").removesuffix("Backward")
-            if not (may_read and _is_factor(user, operand) if name in BY_FACTOR else kind in EVEN):
+            if not (may_read and _is_factor(user, operand) if name in BY_FACTOR else kind_of(name) in EVEN):
                 return True
             seen.add(user)
             undone.append(user)
     return False
+
+
+def kind_of(name: str) -> str:
+    """`Add` of torch's `AddBackward0`, by the name of a node. Empty for a function of the user's: no number."""
+    named = name.rstrip("0123456789")
+    return named.removesuffix("Backward") if named != name else ""
 
 
 def _users(root: Any, leaf: Any) -> Users:
