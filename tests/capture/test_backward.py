@@ -51,3 +51,18 @@ def test_gradient_under_its_old_name_reaches_torch(watching, model, inputs):
     with watching(), pytest.warns(FutureWarning, match="grad_variables"):
         torch.autograd.backward(model(inputs).sum(), grad_variables=torch.tensor(0.25))
     assert torch.equal(model[2].bias.grad, torch.full((3,), 0.25 * len(inputs)))
+
+
+def test_a_function_may_call_anything_its_variable(step_of, model, inputs, labels):
+    class Kept(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            ctx.variable = "a text"
+            return loss * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2
+
+    loss = Kept.apply(F.cross_entropy(model(inputs), labels))
+    assert step_of(loss.backward) == pytest.approx(loss.item())

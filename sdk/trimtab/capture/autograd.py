@@ -22,6 +22,7 @@ from trimtab.sample.seclusion import secluded
 WALK_LIMIT_NODES = 100_000
 CHECKPOINT = "CheckpointFunctionBackward"  # of torch, and of those who copied it
 
+AccumulateGrad: type[Any] = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 in_backward: Callable[[], int] = torch._C._current_graph_task_id  # -1 outside of backward, on any thread
 
 
@@ -133,8 +134,8 @@ def reach_of(roots: Iterable[Tensor]) -> Reach:
         if node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
+        if type(node) is AccumulateGrad:  # a function of the user's may call anything its `variable`
+            leaf = node.variable
             found[id(leaf)] = leaf
             hides_more = hides_more or _runs_more(leaf)
         elif type(node).__name__ == CHECKPOINT:
