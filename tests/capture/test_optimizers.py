@@ -437,9 +437,10 @@ def test_optimizers_inside_backward_have_the_norm_of_all_of_them(watching, model
     assert seen.steps()[0].gradient_norm == pytest.approx(nn.utils.get_total_norm(gradients).item())
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("alone_before", [0, 3, 30])
 def test_optimizer_beside_those_inside_backward_has_its_own_steps_and_losses(
-    watching, model, inputs, labels, alone_before
+    watching, model, inputs, labels, alone_before, set_to_none
 ):
     """Before the others begin all steps are its own: after 30 of those they find it on its shortest way."""
     ahead = {p: torch.optim.SGD([p], lr=0.1) for p in model[0].parameters()}
@@ -453,7 +454,7 @@ def test_optimizer_beside_those_inside_backward_has_its_own_steps_and_losses(
     handles = [p.register_post_accumulate_grad_hook(step) for p in model[0].parameters()]
     with watching(gradients_every=64) as seen:
         for _ in range(alone_before + 40):
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none)
             loss = F.cross_entropy(model(inputs), labels)
             losses.append(loss.item())
             loss.backward()

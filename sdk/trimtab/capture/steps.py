@@ -105,7 +105,7 @@ class Steps:
         """An optimizer is about to step; see `StepListener`."""
         if in_backward() != -1:
             only, self._attribution.only = self._attribution.only, None
-            if only is not None:
+            if only is not None and only.losses:  # else who looked at this backward tells of its end
                 self.in_backward.untold = only.losses[-1]
             self.in_backward.stepping(optimizer, parameters_of(optimizer))
             return
