@@ -313,6 +313,24 @@ def test_parameters_are_let_go_as_soon_as_their_optimizer_is(watching, monkeypat
         assert [known() for known in kept] == [None] * len(kept)
 
 
+def test_parameters_of_a_step_that_raised_are_let_go(watching, model, inputs, labels):
+    class Failing(torch.optim.SGD):
+        def step(self, closure=None):
+            raise RuntimeError("no")
+
+    with watching():
+        optimizer = Failing(model.parameters(), lr=0.1)
+        F.cross_entropy(model(inputs), labels).backward()
+        with pytest.raises(RuntimeError, match="no"):
+            optimizer.step()
+        kept = [weakref.ref(p) for p in model.parameters()]
+        for module in model:
+            module._parameters.clear()
+        del optimizer
+        gc.collect()
+        assert [known() for known in kept] == [None] * 4
+
+
 def test_last_record_of_an_optimizer_that_is_gone_has_its_weight_decay(watching, monkeypatch):
     monkeypatch.setattr(books, "RECORD_INTERVAL_S", 60.0)
     parameter = nn.Parameter(torch.ones(3))

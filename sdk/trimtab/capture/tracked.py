@@ -146,7 +146,7 @@ def _letting_go(tracked: Tracked, let_go: Callable[[Tracked], object]) -> Callab
         if tracked is not None:
             tracked.share.let_go()
             tracked.ledger.let_go()
-            tracked.parameters = []
+            tracked.parameters, tracked.weights = [], Weights()  # which hold what a step that raised left there
             let_go(tracked)
 
     return optimizer_is_gone
