@@ -467,6 +467,21 @@ def test_optimizer_beside_those_inside_backward_has_its_own_steps_and_losses(
     assert seen.losses(beside)[1:] == pytest.approx(losses[1:])
 
 
+def test_parameters_that_were_updated_by_hand_are_let_go_when_an_optimizer_steps(watching, model, inputs, labels, fit):
+    parameters = [torch.randn(4, 3, requires_grad=True)]
+    with watching() as seen:
+        for _ in range(6):
+            F.cross_entropy(inputs @ parameters[0], labels).backward()
+            with torch.no_grad():
+                parameters[0] -= 0.1 * parameters[0].grad
+                parameters[0].grad = None
+        kept = weakref.ref(parameters.pop())
+        fit_and_step(fit, torch.optim.SGD(model.parameters(), lr=0.1))
+        gc.collect()
+        assert kept() is None
+    assert seen.end.totals["steps"] == {"0": 7}
+
+
 @pytest.mark.parametrize("is_by_hand", [True, False])
 def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit, is_by_hand):
     optimizer = Unhooked(model.parameters(), lr=0.1)

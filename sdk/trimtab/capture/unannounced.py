@@ -246,6 +246,7 @@ class UnseenOptimizer:
             self._attribution.drop(self._share)
             self._attribution.by_hand = False
         self._share, self._ledger, self._rounds, self._awaited = None, None, [], []
+        self._parameters, self._losses, self._norm = [], [], None
 
     def _gathered(self) -> Behind:
         """What is behind the rounds that were not taken for steps, and what came after them."""
