@@ -1,3 +1,5 @@
+import inspect
+import pickle
 import subprocess
 import sys
 
@@ -76,8 +78,9 @@ def test_what_somebody_put_over_ours_since_stays():
 
 
 def test_run_leaves_nothing_patched(watching, surroundings, model, inputs, labels):
-    before = surroundings()
     optimizer = torch.optim.LBFGS(model.parameters())
+    optimizer.step(lambda: F.cross_entropy(model(inputs), labels))  # at the first torch adds to its table of builtins
+    before = surroundings()
     with watching():
         assert surroundings() != before
         optimizer.step(lambda: F.cross_entropy(model(inputs), labels))
@@ -108,6 +111,22 @@ def test_wrapped_functions_keep_name_and_documentation(watching):
     with watching():
         assert torch._C._nn.cross_entropy_loss.__doc__ == documented
         assert torch._C._nn.cross_entropy_loss.__name__ == "cross_entropy_loss"
+
+
+def test_wrapped_functions_keep_signature_and_are_pickled(watching):
+    """Command lines are made of signatures, and a function is pickled by its name."""
+    scaler, clipping = torch.amp.GradScaler, nn.utils.clip_grad
+
+    def described():
+        functions = [
+            torch.autograd.backward, nn.utils.get_total_norm, nn.utils.clip_grads_with_norm_, clipping._get_total_norm,
+            clipping._clip_grads_with_norm_, scaler, scaler.scale, scaler.step, scaler.unscale_,
+        ]  # fmt: skip
+        return [(each.__doc__, inspect.signature(each)) for each in functions], pickle.dumps(torch.autograd.backward)
+
+    before = described()
+    with watching():
+        assert described() == before
 
 
 def test_optimizer_that_lives_to_the_end_of_the_process_leaves_it_in_peace(tmp_path):

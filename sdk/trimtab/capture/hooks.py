@@ -8,6 +8,7 @@ own faults, which is the guard's work everywhere else (decision 11).
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections.abc import Callable
@@ -87,6 +88,7 @@ def loss_of(lane: Lane, loss: BuiltinLoss, original: Hook) -> Hook:
 def backward_of(lane: Lane, original: Hook) -> Hook:
     """`torch.autograd.backward`. The optimizer may be awaited while it runs already."""
 
+    @functools.wraps(original)
     def backward(
         tensors: Any,
         grad_tensors: Any = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -116,13 +117,15 @@ def watch_scalers(patches: Patches, listener: ScalerListener) -> None:
             if name in vars(kind):
                 patches.replace(kind, name, keep_out(watched(vars(kind)[name], listener), calls_user_code=True))
 
+    begin: Callable[..., None] = GradScaler.__init__
+
+    @functools.wraps(begin)
     def make(self: GradScaler, *args: Any, **kwargs: Any) -> None:
         for kind in type(self).__mro__:
             if issubclass(kind, GradScaler):
                 cover(kind)
         begin(self, *args, **kwargs)
 
-    begin: Callable[..., None] = GradScaler.__init__
     for kind in _with_subclasses(GradScaler):
         cover(kind)
     patches.replace(GradScaler, "__init__", make)  # of subclasses that are not there yet
@@ -135,6 +138,7 @@ def _with_subclasses(kind: type[GradScaler]) -> Iterator[type[GradScaler]]:
 
 
 def _scale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
+    @functools.wraps(original)
     def scale(self: GradScaler, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         scaled = original(self, outputs, *args, **kwargs)
         if scaled is not outputs:
@@ -145,6 +149,7 @@ def _scale(original: Callable[..., Any], listener: ScalerListener) -> Callable[.
 
 
 def _step(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
+    @functools.wraps(original)
     def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if not self.is_enabled():
             return original(self, optimizer, *args, **kwargs)
@@ -157,6 +162,7 @@ def _step(original: Callable[..., Any], listener: ScalerListener) -> Callable[..
 
 
 def _unscale(original: Callable[..., Any], listener: ScalerListener) -> Callable[..., Any]:
+    @functools.wraps(original)
     def unscale_(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         listener.unscaling(optimizer)
         return original(self, optimizer, *args, **kwargs)
@@ -172,7 +178,9 @@ def watch_clipping(
     One level below `torch.nn.utils`, so that it is seen however the function was imported.
     """
     original = clip_grad._get_total_norm
+    clip: Any = clip_grad._clip_grads_with_norm_
 
+    @functools.wraps(original)
     def _get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
         if is_compiling():  # Dynamo inlines this: clipping in a compiled region stays whole, and unseen
             return original(tensors, norm_type, *args, **kwargs)
@@ -182,12 +190,12 @@ def watch_clipping(
         on_norm(tensors, norm_type, norm)
         return norm
 
+    @functools.wraps(clip)
     def _clip_grads_with_norm_(*args: Any, **kwargs: Any) -> None:
         clip(*args, **kwargs)
         if not is_compiling():
             on_clipped()
 
-    clip: Any = clip_grad._clip_grads_with_norm_
     patches.replace(clip_grad, "_get_total_norm", _get_total_norm)
     patches.replace(clip_grad, "_clip_grads_with_norm_", _clip_grads_with_norm_)
     _watch_clipping_in_two(patches, on_norm, on_clipped)
@@ -204,12 +212,14 @@ def _watch_clipping_in_two(
     clip: Callable[..., None] = utils.clip_grads_with_norm_
     newest_type = 2.0
 
+    @functools.wraps(ask)
     def get_total_norm(tensors: Any, norm_type: float = 2.0, *args: Any, **kwargs: Any) -> Tensor:
         nonlocal newest_type
         if not is_compiling():
             newest_type = norm_type
         return ask(tensors, norm_type, *args, **kwargs)
 
+    @functools.wraps(clip)
     def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kwargs: Any) -> None:
         if is_compiling():
             clip(parameters, max_norm, total_norm, *args, **kwargs)
