@@ -415,6 +415,26 @@ def test_steered_optimizer_is_freed_when_the_user_drops_it(helm):
         gc.enable()
 
 
+def test_steered_optimizer_whose_own_step_holds_it_is_freed_when_the_user_drops_it(helm):
+    optimizer = Recording(parameters())
+    optimizer.step = optimizer.step  # a bound method, in the place of the class's own
+    own = weakref.WeakMethod(optimizer.step)
+    helm.controls(optimizer).scale_learning_rate(0.5)
+    optimizer.step()
+    assert optimizer.used == [[0.05]]
+    del optimizer
+    gc.collect()
+    assert own() is None
+
+
+def test_step_of_the_users_own_is_put_back(helm):
+    optimizer = Recording(parameters())
+    own = optimizer.step = optimizer.step
+    helm.controls(optimizer).scale_learning_rate(0.5)
+    helm.close()
+    assert optimizer.step is own
+
+
 def test_model_trains_as_with_the_product_for_a_rate(helm):
     nets = [nn.Linear(4, 1) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())

@@ -56,9 +56,11 @@ class Surrounded:
         self._handles = [last]
         if hasattr(optimizer, "_optimizer_state_dict_pre_hooks"):  # some wrappers call no super().__init__
             self._handles.append(optimizer.register_state_dict_pre_hook(self.leave, prepend=True))
-        self._own_step = vars(optimizer).get("step")  # a scheduler puts one there
-        self._step = _ending(optimizer, self._own_step, self.end)
-        vars(optimizer)["step"] = self._step
+        own_step = vars(optimizer).get("step")  # a scheduler puts one there
+        step = _ending(optimizer, own_step, self.end)
+        vars(optimizer)["step"] = step
+        self._has_own_step = own_step is not None
+        self._step = weakref.ref(step.__func__)  # weakly, as what it wraps may hold the optimizer
 
     def is_about(self, optimizer: Optimizer) -> bool:
         """Whether it is this one: an id may be that of another by now."""
@@ -72,11 +74,14 @@ class Surrounded:
         if optimizer is None:
             return
         self.end(optimizer)
-        if vars(optimizer).get("step") is self._step:
-            if self._own_step is None:
-                del vars(optimizer)["step"]
-            else:
-                vars(optimizer)["step"] = self._own_step
+        step: Any = getattr(vars(optimizer).get("step"), "__func__", None)
+        is_ours = step is not None and step is self._step()
+        if not is_ours:
+            return
+        if self._has_own_step:
+            vars(optimizer)["step"] = step.__wrapped__
+        else:
+            del vars(optimizer)["step"]
 
 
 def _ending(optimizer: Optimizer, own_step: Any, end: Callable[..., Any]) -> MethodType:
