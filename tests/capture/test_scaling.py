@@ -1,7 +1,9 @@
 """Under GradScaler everything is shown as it would be without, and steps that it skips are no steps."""
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -297,3 +299,33 @@ def test_loss_computed_from_many_scaled_ones_is_unscaled(watching, model, inputs
         torch.stack([scaler.scale(loss) for loss in losses]).mean().backward()
         scaler.step(optimizer)
     assert seen.losses() == pytest.approx([losses[0].item()])
+
+
+def test_step_that_another_thread_takes_under_its_own_scaler_is_not_skipped(watching):
+    """Both threads are within `GradScaler.step` at once. The one has taken a step more than the other by then."""
+    barrier = threading.Barrier(2, timeout=60)
+
+    class Waiting(torch.optim.SGD):
+        waits = False
+
+        def step(self, closure=None):
+            if self.waits:
+                barrier.wait()
+            super().step(closure)
+            if self.waits:
+                barrier.wait()
+
+    def train(steps_alone):
+        parameter = nn.Parameter(torch.ones(3))
+        optimizer, scaler = Waiting([parameter], lr=0.01), GradScaler("cpu", init_scale=SCALE)
+        for step in range(steps_alone + 3):
+            optimizer.waits = step >= steps_alone
+            optimizer.zero_grad()
+            scaler.scale(parameter.square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    with watching() as seen, ThreadPoolExecutor(2) as threads:
+        list(threads.map(train, (1, 2)))
+    assert sorted(seen.end.totals["steps"].values()) == [4, 5]
+    assert not any(seen.end.totals["skipped"].values())

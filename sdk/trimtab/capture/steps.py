@@ -55,7 +55,6 @@ class Steps:
         self.controller: StepController
         self._clipped = Clipped()
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
-        self._calls_before_scaler = 0
 
     @property
     def awaited(self) -> bool:
@@ -248,12 +247,13 @@ class Steps:
         tracked = self.roster.find(optimizer)
         if tracked is None and not self.idle.is_one(None, optimizer):
             tracked = self._meet(optimizer)
-        self._calls_before_scaler = 0 if tracked is None else tracked.calls
+        if tracked is not None:
+            tracked.calls_before_scaler = tracked.calls
 
     def scaler_stepped(self, optimizer: Optimizer) -> None:
         """`GradScaler.step` is over. It skipped the step when the optimizer was not called."""
         tracked = self.roster.find(optimizer)
-        if tracked is not None and tracked.calls == self._calls_before_scaler:
+        if tracked is not None and tracked.calls == tracked.calls_before_scaler:
             tracked.calls += 1
             self._preclip_norm(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
@@ -262,7 +262,7 @@ class Steps:
         """A step begins that changes nothing: as if it was not called."""
         if tracked is not None:
             tracked.is_idle = True
-            self._calls_before_scaler = -1  # it is not skipped
+            tracked.calls_before_scaler = None  # it is not skipped
         backward = None
         if self._attribution.unclaimed and not self.any_seen:
             self.unseen.stop()  # gradients that are cleared were not applied by hand

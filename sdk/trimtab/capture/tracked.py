@@ -59,9 +59,10 @@ class Tracked:
     """An optimizer that was seen to step, and what is known of its next step."""
 
     __slots__ = (
-        "__weakref__", "beginning", "calls", "close_from", "ended_at", "evaluated", "evaluated_samples", "first",
-        "found_inf", "hasty", "is_idle", "is_reloaded", "is_sampled", "judge_at", "judged", "ledger", "optimizer",
-        "parameters", "sample_at", "share", "unjudged", "update_at", "weights", "weights_held",
+        "__weakref__", "beginning", "calls", "calls_before_scaler", "close_from", "ended_at", "evaluated",
+        "evaluated_samples", "first", "found_inf", "hasty", "is_idle", "is_reloaded", "is_sampled", "judge_at",
+        "judged", "ledger", "optimizer", "parameters", "sample_at", "share", "unjudged", "update_at", "weights",
+        "weights_held",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +82,7 @@ class Tracked:
         self.is_reloaded = False  # whether a state of its own was loaded since its last step
         self.is_idle = False  # whether the step that is under way finds no gradient
         self.calls = 0  # steps, taken or skipped
+        self.calls_before_scaler: int | None = None  # when `GradScaler.step` last began with it, and it was not idle
         self.close_from: int | None = None  # the call from which on the first few are looked at closely once more
         self.sample_at = 0  # the call on which gradients are sampled next
         self.is_sampled = False  # whether they were, for the step that is under way
