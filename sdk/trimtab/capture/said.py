@@ -60,7 +60,7 @@ class Said:
         self.samples += other.samples
         self.several = self.several or other.several
         if other.primary != self.primary:
-            self.primary, self.values = other.primary, []
+            self.compare_by(other.primary)
         self.values += other.values
         self.predictions += other.predictions
         self.labels += other.labels
