@@ -1,9 +1,13 @@
 """Losses with a value for each element, of which training makes its own figure."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 pytestmark = pytest.mark.usefixtures("warmth")
 
@@ -153,6 +157,22 @@ def test_a_graph_is_held_at_the_first_trainings_alone(watching, model, inputs, l
         assert not asked._called
     asked.called("loss", each)
     assert not asked._called
+
+
+def test_graph_of_a_validation_as_in_training_is_let_go_when_its_loader_ends(watching, model, inputs, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching():
+        for batch, target in DataLoader(TensorDataset(inputs, labels), 3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch), target, reduction="none").mean().backward()
+            optimizer.step()
+        for batch, target in DataLoader(TensorDataset(inputs.clone(), labels.clone()), 3):
+            hidden = model(batch)  # which the graph saves
+            F.cross_entropy(hidden * hidden, target, reduction="none")
+        kept = weakref.ref(hidden)
+        del hidden
+        gc.collect()
+        assert kept() is None
 
 
 @pytest.mark.parametrize("reduce", [WEIGHED["a mask"], EVEN["by a tensor"]])

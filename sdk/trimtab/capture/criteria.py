@@ -185,6 +185,7 @@ class Criteria:
             self._called = False
             self._calls.forget()
             self._summing.forget()
+            self._weighing.forget()
 
     def ordinary(self) -> BuiltinLoss | None:
         """The loss function of which nothing need be read. None where there is more to it."""

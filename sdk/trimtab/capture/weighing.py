@@ -54,6 +54,10 @@ class Weighing:
         if output.numel() > 1 and self._left.setdefault(name, LOOKS) and name not in self._names:
             self._called[name] = output.grad_fn, not hooks_of_saved(True)
 
+    def forget(self) -> None:
+        """What was called since the last backward was no training."""
+        self._called.clear()
+
     def backward(self, tensor: Any) -> list[str]:
         """Backward is called on `tensor`: the loss functions that are found to be among them."""
         if not self._called:
