@@ -1,8 +1,8 @@
 """Attaches every part, and passes on what backwards, losses and loaders tell.
 
-The path of an unsampled step is `_before_backward`, `_after_backward`, `Steps.before_step`, `Steps.after_step`, and one
-call each for the loss function and the loader. Most steps take the lane instead, see `lane`. What costs more is done on
-sampled steps.
+The path of an unsampled step is `_before_backward`, `Steps.before_step`, `Steps.after_step`, and one call each for the
+loss function and the loader; where gradients are not cleared before each backward, `_after_backward`, too. Most steps
+take the lane instead, see `lane`. What costs more is done on sampled steps.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class StepController(Protocol):
         ...
 
     def joined(self, optimizer: Optimizer, label: str) -> None:
-        """An optimizer is about to step inside `backward`, as one of several with this label. Called for each step."""
+        """An optimizer is about to step inside `backward`, as one of several with this label. Called once."""
         ...
 
     def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int:

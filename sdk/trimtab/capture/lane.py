@@ -108,8 +108,6 @@ class Lane:
             return
         if self._attribution.only is not tracked.share or not tracked.share.ordinary or not self._passes.ordinary():
             return
-        if type(tracked.share.losses[0]) is not float:  # it is on a device, and nobody waits for it
-            return
         self._steady = self._passes.steady
         self._tracked, self.plain, self.model = tracked, plain, model
         self.first = plain if self._steady is None else self._steady

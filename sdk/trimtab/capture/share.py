@@ -91,7 +91,7 @@ class Share:
 
     @property
     def ordinary(self) -> bool:
-        """Whether this step had one backward, which found no gradient."""
+        """Whether this step had one backward, which found no gradient, of a loss that nobody has to wait for."""
         return self._version == UNKNOWN and not self._stays and len(self.losses) == 1 and type(self.losses[0]) is float
 
     def catch_up(self, loss: Held, *, applied: bool) -> None:
@@ -298,7 +298,7 @@ def has_any(gradient: Tensor) -> bool:
 
 @secluded
 def holds_something(gradient: Tensor) -> bool:
-    """Whether a gradient on the CPU has a non-zero element; elsewhere looking would wait, so None means cleared."""
+    """Whether a gradient on the CPU has a non-zero element. False elsewhere, where looking would wait."""
     gradient = local_of(gradient)
     if not gradient.is_cpu or gradient.is_sparse:
         return False

@@ -164,7 +164,7 @@ class Ledger:
         self.elements = 0  # of the parameters that it steps
         self.steps = 0  # taken, as far as they are read
         self.waiting = 0  # rows that were cut and are not read yet
-        self.steps_of_others = 0  # ... of those taken, before the training began that is going on
+        self.steps_of_others = 0  # of those taken, before the training began that is going on
         self.left_after = -1  # steps, when the loop last left its pass, evaluated, and went on to another loader's
         self.skipped: Counter[str] = Counter()  # since the run began
         self.loss_ema: float | None = None
