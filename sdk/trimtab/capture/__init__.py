@@ -14,8 +14,8 @@ unannounced   steps that no hook announces: inside `backward`, or by hand
 attribution   which optimizer a loss belongs to
 share         what backward gave to the gradients of one optimizer, and when they were cleared
 autograd      the wrapped `backward`; which parameters a loss reaches
-scaling       GradScaler and gradient clipping
-clipped       the norms that gradients had before they were clipped
+scaling       the wrapped GradScaler and gradient clipping
+clipping      whose gradients are clipped or unscaled, and the norm that they had before
 losses        the loss functions of torch, one level below `torch.nn.functional`
 criteria      which calls of them are training, which validation
 calls         which of those in training a backward differentiates

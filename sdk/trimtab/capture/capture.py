@@ -138,15 +138,15 @@ class Capture:
         before, after = hook("backward", self._before_backward), hook("backward", self._after_backward)
         broken = guard("backward", self._backward_broke_off)
         watch_backward(patches, keep_out(before), keep_out(after), keep_out(broken), self._wrap_backward)
-        ways.set_clipping(self._guard.wrap("clipping", steps.clipped))
-        watch_clipping(patches, clipped_of(lane), self._guard.wrap("clipping", steps.are_clipped))
+        ways.set_clipping(self._guard.wrap("clipping", steps.clipping.clipped))
+        watch_clipping(patches, clipped_of(lane), self._guard.wrap("clipping", steps.clipping.are_clipped))
         watch_scalers(
             patches,
             ScalerListener(
                 scaled=guard("GradScaler.scale", self._scaled.remember),
                 stepping=guard("GradScaler.step", steps.scaler_steps),
                 stepped=guard("GradScaler.step", steps.scaler_stepped),
-                unscaling=guard("GradScaler.unscale_", steps.unscaling),
+                unscaling=guard("GradScaler.unscale_", steps.clipping.unscaling),
             ),
         )
         watch_loading(patches, Optimizer, guard("load_state_dict", self._state_loaded))
@@ -268,7 +268,7 @@ class Capture:
         loss, said = self._criteria.value_of(tensors), self._criteria.said
         if said.is_marked:
             said.drop_marked()
-            self._steps.are_cleared()
+            self._steps.clipping.are_cleared()
         self._criteria.backward(tensors)
         if passes.has_news:
             passes.training()
@@ -285,10 +285,10 @@ class Capture:
         gone = self._attribution.before_backward()
         said = self._criteria.said
         if self._attribution.cleared:
-            self._steps.are_cleared()
+            self._steps.clipping.are_cleared()
             if not said.is_sealed:
                 said.drop_marked()
-        if not self._steps.any_seen:  # a step may show only now, and belongs to what was before
+        if not self._steps.roster.any_seen:  # a step may show only now, and belongs to what was before
             self._steps.unseen.before_backward(gone)
         loss: Held | None = None
         is_returned: bool | None = None
@@ -315,7 +315,7 @@ class Capture:
             self._steps.in_backward.backward_returned(loss)
         if loss is not None and (self._attribution.shares or not stepped):  # others may apply gradients of it later
             self._attribution.after_backward(loss, roots, as_tensors(inputs))
-            if not (stepped or self._steps.any_seen):
+            if not (stepped or self._steps.roster.any_seen):
                 self._steps.unseen.after_backward()
         if self._steps.in_backward.any_seen:
             self._attribution.only = None

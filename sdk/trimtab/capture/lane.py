@@ -242,7 +242,7 @@ class Lane:
         self._tracked.share.catch_up(self.loss, applied=not is_trained)
         norms = self.ledger.preclip_norms
         if norms and norms[-1][0] == len(self.rows):
-            self._steps.catch_up(self.clipped, norms.pop()[1], self.thread)
+            self._steps.clipping.catch_up(self.clipped, norms.pop()[1], self.thread)
         if is_called or is_trained:
             samples = self.samples if self._steady is None else 0
             output = awaited if isinstance(awaited, Tensor) else None

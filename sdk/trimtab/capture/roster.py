@@ -43,6 +43,7 @@ class Roster:
     def __init__(self, recorder: Recorder, attribution: Attribution) -> None:
         self._recorder = recorder
         self._attribution = attribution
+        self.any_seen = False  # whether any was, be it one that has left
         self.let_go: Callable[[Tracked], object] = lambda _: None  # called for each whose optimizer is gone
         self._tracked: dict[int, Tracked] = {}  # replaced, never changed: other threads may go through it
         self._former: dict[str, Beginning] = {}  # label to where that began who had it last
@@ -103,6 +104,7 @@ class Roster:
         former = [] if over else self._former_of(new, gone)
         joins = self.joins(new, [*over, *before])
         self._tracked = {**self._tracked, id(optimizer): new}
+        self.any_seen = True
         is_another = self._is_another(label, new.share.ids)
         self._former[label] = new.beginning
         is_stage = bool(idle or before)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from trimtab import facts
 from trimtab.capture.attribution import Attribution
 from trimtab.capture.autograd import in_backward
-from trimtab.capture.clipped import Clipped
+from trimtab.capture.clipping import Clipping
 from trimtab.capture.controlling import StepController
 from trimtab.capture.idle import IdleSteps
 from trimtab.capture.mode import TrainingMode
@@ -26,7 +26,7 @@ from trimtab.capture.tracked import Tracked, held, parameters_of, rates_of
 from trimtab.capture.unannounced import JudgedAfterwards, StepsInBackward, UnseenOptimizer
 from trimtab.capture.unowned import LOOKED_AFTER, Unowned
 from trimtab.devices import described
-from trimtab.sample.scalars import Held, has_value, hold, is_real
+from trimtab.sample.scalars import Held, hold, is_real
 
 RECORDED = (
     "A step was recorded in a CUDA graph. Its replays are not seen, so that nothing is shown or judged of them: "
@@ -36,24 +36,23 @@ HASTY = 8  # steps that are judged out of turn, between two whose turn it is
 
 
 class Steps:
-    """Every optimizer of the process. A `StepListener`; also told of clipping and of GradScaler."""
+    """Every optimizer of the process. A `StepListener`; also told of GradScaler."""
 
     def __init__(self, recorder: Recorder, attribution: Attribution, models: Models, say: Callable[[str, str], None]):
         self._afterwards = [JudgedAfterwards(recorder, lambda: self.controller) for _ in range(2)]
         self.unseen = UnseenOptimizer(recorder, attribution, models, say, self._afterwards[0])
         self.roster = Roster(recorder, attribution)
+        self.clipping = Clipping(self.roster, attribution, self.unseen)
         self.in_backward = StepsInBackward(recorder, models, self._afterwards[1], self.roster.reserve)
         self.idle = IdleSteps(say)
         self._mode = TrainingMode(models, say)
         self._unowned = Unowned(models, recorder.living_optimizers, say)
-        self.any_seen = False  # whether any optimizer has stepped
         self.scalers: list[weakref.ref[GradScaler]] = []  # that have stepped, also such as are gone
         self._recorder = recorder
         self._attribution = attribution
         self._models = models
         self._say = say
         self.controller: StepController
-        self._clipped = Clipped()
         self._meeting = RLock()  # two threads may step two optimizers for the first time at once
 
     @property
@@ -68,7 +67,7 @@ class Steps:
             tracked is None
             or len(self.roster) > 1
             or self.scalers
-            or self._clipped.any
+            or self.clipping.any
             or self.controller.awaits_steps
             or tracked.is_idle
             or tracked.evaluated is not None
@@ -173,7 +172,7 @@ class Steps:
         tracked.share.applied()
         tracked.calls += 1
         tracked.is_sampled = False
-        preclip_norm = self._preclip_norm(tracked)
+        preclip_norm = self.clipping.take(tracked)
         if tracked.is_left_out:
             self._skip(tracked, losses, now)
             return
@@ -210,36 +209,6 @@ class Steps:
         for tracked in self.roster:
             self.controller.catch_up(tracked.ledger, tracked.unjudged.take())
 
-    def clipped(self, gradients: Any, norm_type: float, norm: Tensor) -> None:
-        """`clip_grad_norm_` has found the norm of `gradients`, and is about to write to them."""
-        if float(norm_type) == 2.0 and type(norm) is Tensor and has_value(norm):
-            first = gradients if isinstance(gradients, Tensor) else next(iter(gradients), None)
-            if first is not None:
-                self._clipped.add(weakref.ref(first), hold(norm), get_ident())
-            if not self.any_seen:
-                self.unseen.clipped(hold(norm))
-        for share in self._whose(gradients):
-            share.clipped()
-
-    def are_cleared(self) -> None:
-        """The gradients of the only optimizer were cleared, and with them what was clipped of them for no step."""
-        self._clipped.forget()
-
-    def catch_up(self, gradient: weakref.ref[Tensor], norm: Held, thread: int) -> None:
-        """`clipped` was called in `thread` for gradients of which this is the first, and a step is to follow."""
-        self._clipped.add(gradient, norm, thread)
-
-    def are_clipped(self) -> None:
-        """`clip_grad_norm_` has written to the gradients."""
-        if not self.any_seen:
-            self.unseen.are_clipped()
-
-    def unscaling(self, optimizer: Optimizer) -> None:
-        """The gradients of `optimizer` are about to be written to, not cleared."""
-        tracked = self.roster.find(optimizer)
-        for share in self._attribution.unapplied if tracked is None else [tracked.share]:
-            share.clipped()
-
     def scaler_steps(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """`GradScaler.step` begins."""
         if all(known() is not scaler for known in self.scalers):
@@ -255,7 +224,7 @@ class Steps:
         tracked = self.roster.find(optimizer)
         if tracked is not None and tracked.calls == tracked.calls_before_scaler:
             tracked.calls += 1
-            self._preclip_norm(tracked)
+            self.clipping.take(tracked)
             self._skip(tracked, tracked.share.losses, self._recorder.clock())
 
     def _be_idle(self, tracked: Tracked | None) -> None:
@@ -264,7 +233,7 @@ class Steps:
             tracked.is_idle = True
             tracked.calls_before_scaler = None  # it is not skipped
         backward = None
-        if self._attribution.unclaimed and not self.any_seen:
+        if self._attribution.unclaimed and not self.roster.any_seen:
             self.unseen.stop()  # gradients that are cleared were not applied by hand
             backward = self._attribution.unclaimed[-1]
         self.idle.seen(backward)
@@ -280,7 +249,6 @@ class Steps:
             self._recorder.stepping()  # models of before may be in eval mode, and its own backward wait for this step
             arrival = self.roster.enter(optimizer)
             tracked, label = arrival.tracked, arrival.tracked.ledger.label
-            self.any_seen = True
             if where := described(parameters):
                 self._say("device", f"Trains on {where}.")
             self._recorder.hear_steps()
@@ -374,7 +342,7 @@ class Steps:
         if sample is not None:
             tracked.unjudged.sampled(sample)
         first, tracked.first = tracked.first, None
-        if first is not None and (tracked.share.is_untouched or self._clipped.any):
+        if first is not None and (tracked.share.is_untouched or self.clipping.any):
             tracked.ledger.first_backwards.append(first)
 
     def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
@@ -410,14 +378,6 @@ class Steps:
         tracked.sample_at = tracked.calls + 1
         return True
 
-    def _whose(self, gradients: Tensor | Sequence[Tensor]) -> list[Share]:
-        """The shares whose probe these gradients may write to. Where they are nobody's, they may be copies."""
-        shares = self._attribution.of_thread
-        found = [share for share in shares if share.is_among(gradients)]
-        if found or (len(shares) > 1 and any(t.share in shares and t.has_gradient(gradients) for t in self.roster)):
-            return found
-        return self._attribution.unapplied
-
     def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
         started = self._recorder.clock()
         is_adjusted = self.controller.stepped(optimizer, tracked.ledger.label)
@@ -450,8 +410,3 @@ class Steps:
             self._recorder.meter.add(self._recorder.clock() - started)
         if now >= ledger.close_at:
             self._recorder.close(ledger)
-
-    def _preclip_norm(self, tracked: Tracked) -> Held | None:
-        """Take the norm that was found when this optimizer's gradients were clipped."""
-        is_only = len(self.roster) == 1 and tracked.calls > 1  # nobody else can be meant
-        return self._clipped.take(None if is_only else tracked.parameters)
