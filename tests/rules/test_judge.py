@@ -518,6 +518,16 @@ def test_overfitting_fires_after_three_passes_with_a_gap():
     assert bad == [[], [], [("overfitting", "firing")]]
 
 
+@pytest.mark.parametrize(("chance", "fires"), [(2.30, False), (2.60, True), (None, True)])
+def test_overfitting_is_no_name_for_a_training_loss_that_rests_at_chance(chance, fires):
+    judge = Judge(shipped("overfitting"))
+    for step in range(40):
+        judge.step("0", step, 2.35 if step < 5 else 2.303, None, 0.1)
+    judge.chance("0", chance)
+    passes = [edges(judge.validation(step, loss, None, 2.303)) for step, loss in enumerate([2.306, *[2.315] * 5])]
+    assert ([("overfitting", "firing")] in passes) is fires
+
+
 def test_overfitting_is_judged_from_a_beginning_in_the_unit_of_validation():
     rule = shipped("overfitting")
     penalised, plain = Judge(rule), Judge(rule)

@@ -98,6 +98,22 @@ def test_gap_is_zero_where_validation_is_not_the_same_task():
     assert gaps((2.0, 2.0), (1.95, 0.3), (1.95, 0.1))[1:] == [0.0, 0.0]
 
 
+def test_gap_is_zero_where_training_gives_a_constant_answer():
+    """Dead ReLUs: validation has other shares of classes, by which little is lost, and little was to be gained."""
+    losses = [(2.310, 2.312), (2.305, 2.304), (2.310, 2.302), (2.312, 2.302), (2.314, 2.302)]
+    named = gaps(*((*each, 2.35) for each in losses))
+    at_chance = gaps(*((*each, 2.35, True, True, True) for each in losses))
+    assert min(named[-2:]) > OVERFITTING
+    assert at_chance[1:] == [0.0] * 4
+
+
+def test_gap_of_a_weak_signal_counts_once_training_comes_down():
+    losses = [(0.690, 0.690), (0.680, 0.685), (0.690, 0.682), (0.70, 0.66), (0.71, 0.65)]
+    found = gaps(*((*each, 0.693, True, True, True) for each in losses))
+    assert found[2] == 0.0
+    assert min(found[3:]) > OVERFITTING
+
+
 def test_gap_is_measured_from_the_beginning_of_the_run():
     *_, of_passes = gaps((1.0, 1.0), (0.5, 0.5), (0.6, 0.4))
     *_, of_the_run = gaps((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (0.6, 0.4, 3.0))

@@ -122,8 +122,10 @@ class Judge:
         bench = self._bench("")
         if beginning is None:
             beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
-        steady = all(each.steady for name, each in self._benches.items() if name)
-        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady, settled))
+        of_training = [each for name, each in self._benches.items() if name]
+        steady = all(each.steady for each in of_training)
+        at_chance = bool(of_training) and all(each.course.is_no_better(train_loss or 0.0) for each in of_training)
+        verdicts = bench.take("validated", step, Validated(loss, train_loss, beginning, steady, settled, at_chance))
         if loss is not None and math.isfinite(loss):
             lost = self._lost.update(loss, beginning)
             self._validation.update(loss)

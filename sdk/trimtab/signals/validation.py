@@ -6,6 +6,8 @@ import itertools
 import math
 from typing import Literal, NamedTuple
 
+from trimtab.signals.course import FLAT
+
 GAINING = 0.02  # of what validation has gained: a pass that adds as much is not overfitting yet
 RISE = 3.0  # a rise of validation counts so many times a gap
 SLOW = 0.02  # of the gap: a rise that lasts, and a fall that does not end it
@@ -22,6 +24,7 @@ class Validated(NamedTuple):
     beginning: float | None = None  # the training loss when the run began
     steady: bool = True  # whether the learning rate is one to train at
     settled: bool = True  # whether there were losses enough before it to compare with
+    at_chance: bool = False  # whether the training loss is known to be no better than a guess
 
 
 class ValidationFalls:
@@ -60,6 +63,8 @@ class GeneralizationGap:
       one before by as much. Not so while the learning rate warms up or has nearly ended, when little can go on.
     - The score is 0 at a pass that is better than the one before by 0.02 of the gain. It is 0, too, if validation at
       its best had gained less than 0.3 of what training had: then the two are not the same task (a curriculum).
+    - Nor does a rise count while the training loss is known to be no better than a guess, and has not come down by 3 %
+      since the best pass: such an answer is about the same for every input, and fits nothing too closely.
 
     `first` is the training loss at the beginning; where that is not known, the larger loss of the first pass. Warm-up:
     two passes, and 24 losses in the run: where a pass follows each step, the first ones rise before anything is gained.
@@ -95,6 +100,8 @@ class GeneralizationGap:
         if not result.settled:
             return None
         if gained <= 0.0 or gained < LEARNED * (self._first - self._trained) or better > GAINING * gained:
+            return 0.0
+        if result.at_chance and train > FLAT * self._trained:
             return 0.0
         gap, rise = loss - train, loss - self._best - self._healed - min(self._luck, LUCK * gained)
         lasts = result.steady and rise > SLOW * gap and better <= SLOW * gap
