@@ -142,14 +142,15 @@ class LimitUpdates:
     """Lower the learning rate until a step moves a typical layer by `ratio` of its own size.
 
     The factor is `ratio` / `measured`, at least `lowest` and at most `highest`. `measured` is the usual one of the
-    recent update ratios that are too long (see `signals.UpdateExcess`).
+    recent update ratios that are too long (see `signals.UpdateExcess`), and the largest of all where nothing since the
+    run began is good.
 
     For optimizers that divide by the size of gradients (Adam) recent ratios say too little: the first steps have made
     the weights large by then. There the factor is 0.1 / `first`, at least 0.01 and at most `highest`; `first` is how
     far a first step moves a typical layer at this rate. Where that is not known it is `lowest`.
 
-    `furthest` is how far any one layer went recently: see `most`. The engine fills in all three, so that the record
-    has them.
+    `furthest` is how far any one layer went in the same time: see `most`. The engine fills in all three, so that the
+    record has them.
     """
 
     name: ClassVar[str] = "limit_updates"

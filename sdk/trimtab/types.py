@@ -65,7 +65,7 @@ class Strides(NamedTuple):
     """How far steps of one optimizer move its layers, as shares of their own size; 0 is not known."""
 
     measured: float = 0.0  # a typical layer, by those that are too long
-    furthest: float = 0.0  # any layer, of late
+    furthest: float = 0.0  # any layer, in the same time
     first: float = 0.0  # a typical layer, by a first step at the present rate
 
 

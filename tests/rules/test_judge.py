@@ -240,8 +240,9 @@ def test_usual_norm_is_not_learned_from_gradients_that_go_on_exploding():
     assert steps.judge.usual_norm("0") == pytest.approx(before, rel=0.1)
 
 
-def moved(ratio):
-    ratios = dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio)
+def moved(ratio, further=None):
+    """Of three layers, of which one may have moved further."""
+    ratios = dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio) | {"c.weight": further or ratio}
     return GradientReading(norm=1.0, finite=True, layer_norms={"a": 1.0}, update_ratios=ratios)
 
 
@@ -289,9 +290,11 @@ def test_first_steps_of_rmsprop_tell_its_rate_by_how_much_longer_they_are(ratio,
 def test_strides_are_the_newest_but_for_a_rule_to_which_nothing_was_ever_good():
     steps = Steps(shipped("update_too_large", "loss_high"))
     for ratio in (0.4, *[0.01] * UpdateExcess.READINGS):
-        steps.take([2.3], moved(ratio))
-    assert steps.judge.strides("update_too_large", "0").measured == 0.01
-    assert steps.judge.strides("loss_high", "0").measured == 0.4
+        steps.take([2.3], moved(ratio, further=2 * ratio))
+    assert steps.judge.strides("update_too_large", "0")[:2] == (0.01, 0.02)
+    assert steps.judge.strides("loss_high", "0")[:2] == (0.4, 0.8)
+    steps.judge.fence(steps.at)
+    assert steps.judge.strides("loss_high", "0")[:2] == (0.0, 0.0)
 
 
 def test_strides_are_known_without_a_rule_about_them():

@@ -267,8 +267,9 @@ class Judge:
         if bench is None:
             return Strides()
         since_ever = rule in RULES and RULES[rule].reach == EVER
-        typical = bench.course.stride if since_ever else bench.excess.measured or 0.0
-        return Strides(typical, bench.excess.furthest, bench.first_ratio or 0.0)
+        course, newest = bench.course, bench.excess
+        typical, furthest = (course.stride, course.furthest) if since_ever else (newest.measured, newest.furthest)
+        return Strides(typical or 0.0, furthest, bench.first_ratio or 0.0)
 
     def level(self, rule: str, optimizer: str) -> float:
         """The newest point of a rule over its threshold; 0 where there is none."""

@@ -246,6 +246,7 @@ class UpdateExcess:
             at_rate = self._typical / self._course.lengthened
             self.first = self.first or at_rate
             self._course.stride = max(self._course.stride, at_rate)
+            self._course.furthest = max(self._course.furthest, max(least))
 
     def fence(self) -> None:
         """Forget every reading but which was the newest."""
