@@ -39,6 +39,13 @@ def test_rate_that_warms_up_is_not_steady():
     assert changes(warming + [0.06] * 40)[1].steady
 
 
+def test_rate_may_go_on_rising_until_as_many_steps_have_passed_without():
+    warming = [1e-3 * (1 + i // 20) for i in range(100)]  # in stairs, the last one at step 81
+    assert changes([*warming, *[5e-3] * 61])[1].may_rise
+    assert not changes([*warming, *[5e-3] * 62])[1].may_rise
+    assert not changes([0.1] * 50)[1].may_rise
+
+
 def test_rate_that_falls_after_its_warm_up_is_steady_at_once():
     warming = [1e-3 * i for i in range(1, 40)]
     assert changes([*warming, 0.038])[1].steady

@@ -77,8 +77,8 @@ class Known:
         (4.0, 4, 2, [0.1] * 4, False),
         (4.0, 5, 1, [0.1] * 5, False),
         (1.05, 5, 2, [0.1] * 5, False),
-        (4.0, 5, 2, [0.1, 0.2, 0.3, 0.3, 0.3], False),
-        (4.0, 6, 2, [0.1, 0.2, 0.3, 0.3, 0.3, 0.3], True),
+        (4.0, 6, 2, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4], False),
+        (4.0, 7, 2, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4], True),
     ],
     ids=["worse", "of few values", "in the first epoch", "near", "in a warm-up", "after a warm-up"],
 )
@@ -89,6 +89,17 @@ def test_loss_that_was_worse_than_a_constant_all_along_is_told_of(judging, said,
         ledger.learning_rate = [rate]
         judging.steps(ledger, 48 * block, Due([loss] * 48))
     assert [text.startswith(f"After {epochs} epochs the mean training loss is 4,") for text in said] == [True] * told
+
+
+def test_warm_up_of_the_training_before_says_nothing_of_the_next_one(judging, said):
+    ledger = judging._books.ledger("0")
+    ledger.chance, judging._books.epochs = Known(), 2
+    for block in range(1, 16):
+        if block == 11:
+            judging.begin_anew("0", 480)
+        ledger.learning_rate = [0.1 * min(block, 11)]
+        judging.steps(ledger, 48 * block, Due([4.0] * 48))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("doubt", ["rivals", "reinforcement"])

@@ -86,6 +86,11 @@ class Bench:
         """Whether the learning rate is one to train at."""
         return self._rate.steady
 
+    @property
+    def may_rise(self) -> bool:
+        """Whether the learning rate may go on rising."""
+        return self._rate.may_rise
+
     def step(
         self,
         step: int,

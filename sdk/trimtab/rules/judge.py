@@ -251,10 +251,11 @@ class Judge:
     def always_worse(self, optimizer: str) -> float | None:
         """The mean loss of now, where it was worse than the best constant answer all along: see `Course.always_worse`.
 
-        None where it was not, and where nothing follows from a loss that does not come down.
+        None where it was not, and where nothing follows from a loss that does not come down; nor while the rate warms
+        up.
         """
         bench = self._benches.get(optimizer)
-        if bench is None or not (self._has_to_fall(bench) and bench.course.always_worse):
+        if bench is None or bench.may_rise or not (self._has_to_fall(bench) and bench.course.always_worse):
             return None
         return bench.course.middle
 

@@ -12,7 +12,7 @@ FAR_BELOW = 0.2  # of the highest rate so far: the schedule is about to end, or 
 class LearningRate:
     """Follows one optimizer's rate, without our scale. A rate that is not known is steady."""
 
-    __slots__ = ("_highest", "_index", "_ring", "_still", "last", "settling", "steady")
+    __slots__ = ("_highest", "_index", "_ring", "_rose_at", "_steps", "_still", "last", "settling", "steady")
 
     def __init__(self) -> None:
         self.settling = 0  # points for which relative rules are still suspended
@@ -21,7 +21,13 @@ class LearningRate:
         self._ring: list[float] = []
         self._index = 0
         self._still = 0  # steps without a change
+        self._steps = self._rose_at = 0  # at which it rose last
         self._highest = 0.0
+
+    @property
+    def may_rise(self) -> bool:
+        """Whether it may go on rising: as many steps as it took to rise must pass without, as it may rise in stairs."""
+        return self._steps < 2 * self._rose_at
 
     def update(self, rate: float | None) -> bool:
         """Take the rate of a step in. True when it is the first after a sudden change."""
@@ -29,6 +35,7 @@ class LearningRate:
             self.settling -= 1
         if rate is None:
             return False
+        self._steps += 1
         if rate == self.last:
             if self._still > RISING:
                 return False
@@ -42,6 +49,8 @@ class LearningRate:
         if len(ring) < RISING:
             ring += [rate] * (RISING - len(ring))
         falling = self.last is not None and rate < self.last
+        if self.last is not None and rate > self.last:
+            self._rose_at = self._steps
         self.last = rate
         if rate > self._highest:
             self._highest = rate

@@ -72,7 +72,6 @@ class Judging:
         self._before = NOT_TRAINED  # their mean at the last one, and at the beginning
         self._validations = 0
         self._logged: Counter[str] = Counter()  # values by name
-        self._rates: dict[str, tuple[float, int]] = {}  # by optimizer: the newest, and the step where it rose last
 
     def steps(self, ledger: Ledger, step: int, due: Due) -> tuple[list[Verdict] | None, bool]:
         """Judge the steps up to `step`. Verdicts are None where nothing has arrived yet.
@@ -114,18 +113,9 @@ class Judging:
                 verdicts += self._judge.step(label, index, point.loss, point.gradients, rate, point.backwards)
             if point.loss is not None:
                 self._train = self._train[0] + point.loss, self._train[1] + 1
-        if not self._warms_up(label, last, rate) and self._books.epochs >= WORSE_AFTER:
+        if self._books.epochs >= WORSE_AFTER:
             self._tell_always_worse(label)
         return verdicts
-
-    def _warms_up(self, label: str, step: int, rate: float | None) -> bool:
-        """Whether the rate may go on rising: as many steps as it took to rise must pass without."""
-        if rate is None:
-            return False
-        before, rose_at = self._rates.get(label, (rate, 0))
-        rose_at = step if rate > before else rose_at
-        self._rates[label] = rate, rose_at
-        return step < 2 * rose_at
 
     def _tell_always_worse(self, label: str) -> None:
         """Nothing is done about it: no rate helps where the scale of something is wrong."""
