@@ -39,6 +39,10 @@ class Steps:
             self.at += 1
         return verdicts
 
+    @property
+    def findings(self):
+        return self.judge.findings("0")
+
 
 def shipped(*names):
     return [RULES[name] for name in names]
@@ -270,10 +274,10 @@ def test_update_ratio_is_not_judged_for_ever():
 
 def test_first_stride_is_that_at_the_rate_of_now():
     steps = Steps(shipped("update_too_large"))
-    assert steps.judge.strides("update_too_large", "0") == Strides()
+    assert steps.findings.strides("update_too_large") == Strides()
     steps.take([2.3], rate=0.001)
     steps.take([2.3], moved(0.02), rate=0.01)  # the ratio is of the step before
-    assert steps.judge.strides("update_too_large", "0").first == pytest.approx(0.2)
+    assert steps.findings.strides("update_too_large").first == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("ratio", "first"), [(0.5, 0.1), (5.0, 1.0), (50.0, 2.0)])
@@ -283,7 +287,7 @@ def test_first_steps_of_rmsprop_tell_its_rate_by_how_much_longer_they_are(ratio,
     steps.take([2.3])
     steps.take([2.3], moved(ratio))  # the ratio is of the step before
     steps.take([2.3], moved(0.7 * ratio))
-    found = steps.judge.strides("loss_high", "0")
+    found = steps.findings.strides("loss_high")
     assert (found.first, found.measured) == (pytest.approx(first), pytest.approx(ratio / 10, rel=0.02))
 
 
@@ -291,26 +295,26 @@ def test_strides_are_the_newest_but_for_a_rule_to_which_nothing_was_ever_good():
     steps = Steps(shipped("update_too_large", "loss_high"))
     for ratio in (0.4, *[0.01] * UpdateExcess.READINGS):
         steps.take([2.3], moved(ratio, further=2 * ratio))
-    assert steps.judge.strides("update_too_large", "0")[:2] == (0.01, 0.02)
-    assert steps.judge.strides("loss_high", "0")[:2] == (0.4, 0.8)
+    assert steps.findings.strides("update_too_large")[:2] == (0.01, 0.02)
+    assert steps.findings.strides("loss_high")[:2] == (0.4, 0.8)
     steps.judge.fence(steps.at)
-    assert steps.judge.strides("loss_high", "0")[:2] == (0.0, 0.0)
+    assert steps.findings.strides("loss_high")[:2] == (0.0, 0.0)
 
 
 def test_strides_are_known_without_a_rule_about_them():
     steps = Steps(shipped("loss_spike"))
     steps.take([2.3], moved(0.4))
-    assert steps.judge.strides("loss_spike", "0").measured == 0.4
+    assert steps.findings.strides("loss_spike").measured == 0.4
 
 
 def test_furthest_stride_is_that_of_any_layer():
     steps = Steps(shipped("update_too_large"))
     ratios = {"a.weight": 0.02, "b.weight": 7.0, "c.weight": 0.03}
     steps.take([2.3], GradientReading(norm=1.0, finite=True, layer_norms={}, update_ratios=ratios))
-    strides = steps.judge.strides("update_too_large", "0")
+    strides = steps.findings.strides("update_too_large")
     assert (strides.measured, strides.furthest) == (0.03, 7.0)
     steps.judge.fence(1)
-    assert steps.judge.strides("update_too_large", "0").furthest == 0.0
+    assert steps.findings.strides("update_too_large").furthest == 0.0
 
 
 def test_loss_at_chance_after_long_steps_is_high_from_the_beginning():
@@ -335,8 +339,8 @@ def test_weights_are_lost_where_the_loss_exploded_or_is_at_chance_or_steps_were_
     steps = Steps(shipped("loss_high", "loss_spike"))
     steps.judge.chance("0", chance)
     steps.take(losses, moved(stride) if stride else None)
-    assert steps.judge.is_lost("loss_high", "0") == lost
-    assert steps.judge.is_lost("loss_spike", "0")
+    assert steps.findings.is_lost("loss_high") == lost
+    assert steps.findings.is_lost("loss_spike")
 
 
 @pytest.mark.parametrize(("stride", "lost"), [(0.01, False), (0.05, True)])
@@ -344,7 +348,7 @@ def test_regression_at_chance_is_lost_only_after_long_steps(stride, lost):
     steps = Steps(shipped("loss_high"))
     steps.judge.chance("0", 2.3, is_exact=False)
     steps.take([2.31, 2.29] * 20, moved(stride))
-    assert steps.judge.is_lost("loss_high", "0") == lost
+    assert steps.findings.is_lost("loss_high") == lost
 
 
 @pytest.mark.parametrize(
@@ -365,10 +369,10 @@ def test_weights_are_not_lost_where_validation_gets_better_from_pass_to_pass(los
     steps.take(losses, moved(0.05))
     for loss in validation:
         steps.judge.validation(len(losses), loss, None, None)
-    assert steps.judge.is_lost("loss_high", "0") == lost
-    assert lost or steps.judge.validation_improves
+    assert steps.findings.is_lost("loss_high") == lost
+    assert lost or steps.findings.validation_improves
     steps.judge.forget_validation()
-    assert steps.judge.is_lost("loss_high", "0")
+    assert steps.findings.is_lost("loss_high")
 
 
 @pytest.mark.parametrize(("back", "recovered"), [(0, []), (90, ["loss_spike", "loss_diverged"])])
@@ -378,9 +382,9 @@ def test_loss_that_has_jumped_or_diverged_may_come_down_by_itself(back, recovere
     fired = {verdict.rule for verdict in steps.take([3.0] * 60 + [0.02] * back)}
     assert {"loss_spike", "loss_diverged"} <= fired
     assert [
-        rule for rule in ("loss_spike", "loss_diverged", "loss_oscillating") if steps.judge.has_recovered(rule, "0")
+        rule for rule in ("loss_spike", "loss_diverged", "loss_oscillating") if steps.findings.has_recovered(rule)
     ] == (recovered)
-    assert not steps.judge.has_recovered("loss_spike", "1")
+    assert not steps.judge.findings("1").has_recovered("loss_spike")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +403,7 @@ def test_loss_that_exploded_at_first_may_come_down_by_itself(after, chance, stat
     steps.judge.chance("0", chance)
     exploded = [*[3.01, 2.99] * 3, 60.0, 90.0, *[3.01, 2.99] * 18]
     assert [verdict.state for verdict in steps.take([*exploded, *after], moved(0.05))] == states
-    assert steps.judge.has_recovered("loss_high", "0") == recovered
+    assert steps.findings.has_recovered("loss_high") == recovered
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -413,26 +417,26 @@ def test_loss_that_comes_down_slowly_is_high_once(seed):
 def test_loss_that_has_come_down_by_itself_may_return():
     steps = Steps(shipped("loss_spike", "loss_diverged"))
     steps.take([*falling(), 100.0, *(0.3 + 0.05 * i for i in range(20))])
-    assert steps.judge.has_returned("loss_spike", "0")
-    assert not steps.judge.has_recovered("loss_spike", "0")
-    assert not steps.judge.has_returned("loss_diverged", "0")
-    assert not steps.judge.has_returned("loss_spike", "1")
+    assert steps.findings.has_returned("loss_spike")
+    assert not steps.findings.has_recovered("loss_spike")
+    assert not steps.findings.has_returned("loss_diverged")
+    assert not steps.judge.findings("1").has_returned("loss_spike")
 
 
 @pytest.mark.parametrize("normalizes", [True, False])
 def test_loss_that_is_low_again_says_nothing_of_what_the_optimizer_remembers(normalizes):
     steps = Steps(shipped("loss_spike"), traits=lambda optimizer: Traits(normalizes=normalizes))
     steps.take([*falling(), 1e5, 0.3, 0.3])
-    assert steps.judge.has_recovered("loss_spike", "0") == (not normalizes)
+    assert steps.findings.has_recovered("loss_spike") == (not normalizes)
 
 
 def test_loss_is_worse_than_it_was_where_it_has_to_come_down():
     steps = Steps(resolve())
     steps.take([*falling(200), *[0.4] * 60])
-    assert steps.judge.is_worse("0")
-    assert not steps.judge.is_worse("1")
+    assert steps.findings.is_worse
+    assert not steps.judge.findings("1").is_worse
     steps.judge.distrust_loss()
-    assert not steps.judge.is_worse("0")
+    assert not steps.findings.is_worse
 
 
 def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_on_its_way_to_chance():
@@ -440,18 +444,18 @@ def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_the_loss_is_o
     steps = Steps(shipped("gradient_vanishing"))
     steps.judge.chance("0", 2.3)
     steps.take([4.2 - 0.05 * i for i in range(30)])
-    assert not steps.judge.is_slow("gradient_vanishing", "0")
+    assert not steps.findings.is_slow("gradient_vanishing")
 
 
 def test_vanishing_gradients_are_a_reason_for_a_higher_rate_only_where_the_loss_is_at_chance():
     steps = Steps(shipped("gradient_vanishing"))
     steps.take([2.31, 2.29] * 20)
-    assert not steps.judge.is_slow("gradient_vanishing", "0")
+    assert not steps.findings.is_slow("gradient_vanishing")
     steps.judge.chance("0", 2.3)
-    assert steps.judge.is_slow("gradient_vanishing", "0")
+    assert steps.findings.is_slow("gradient_vanishing")
     steps.take([1.0] * 40)
-    assert not steps.judge.is_slow("gradient_vanishing", "0")
-    assert steps.judge.is_slow("loss_stalled", "0")
+    assert not steps.findings.is_slow("gradient_vanishing")
+    assert steps.findings.is_slow("loss_stalled")
 
 
 def test_validation_that_has_lost_what_it_had_gained_says_of_each_optimizer_that_it_does_harm():
@@ -459,10 +463,10 @@ def test_validation_that_has_lost_what_it_had_gained_says_of_each_optimizer_that
     steps.take([3.0 - 0.05 * i for i in range(40)])
     for loss in (1.0, 2.5):
         steps.judge.validation(steps.at, loss, None, 1.0)
-    assert not steps.judge.is_harmful("0")
+    assert not steps.findings.is_harmful
     steps.judge.validation(steps.at, 2.6, None, 1.0)
-    assert steps.judge.is_harmful("0")
-    assert not steps.judge.is_harmful("another")
+    assert steps.findings.is_harmful
+    assert not steps.judge.findings("another").is_harmful
 
 
 def test_rule_by_function_is_given_the_loss_and_fires():
@@ -674,10 +678,10 @@ def test_episodes_of_another_training_are_numbered_on():
 
 def test_rule_of_which_nothing_was_seen_stands_at_no_level():
     steps = Steps(shipped("loss_nonfinite"))
-    assert steps.judge.level("loss_nonfinite", "0") == 0.0
+    assert steps.findings.level("loss_nonfinite") == 0.0
     steps.take([math.nan])
-    assert steps.judge.level("loss_spike", "0") == 0.0
-    assert steps.judge.level("loss_nonfinite", "0") == math.inf
+    assert steps.findings.level("loss_spike") == 0.0
+    assert steps.findings.level("loss_nonfinite") == math.inf
 
 
 @pytest.mark.parametrize(("after", "fired"), [(LASTS - 1, False), (LASTS, True), (LASTS + 20, True)])

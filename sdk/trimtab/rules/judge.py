@@ -11,20 +11,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from trimtab import signals
-from trimtab.catalog.rules import EVER, RULES, RuleSpec
+from trimtab.catalog.rules import RULES, RuleSpec
 from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
-from trimtab.rules.level import Level
+from trimtab.rules.findings import Findings
 from trimtab.rules.rates import LearningRate
 from trimtab.rules.rule import LOGGED
 from trimtab.signals import Reads, Validated, ValidationFalls, ValidationLost, ValidationsSinceBest
-from trimtab.signals.course import BASELINE, LONG, Traits
-from trimtab.types import GradientReading, Strides, Verdict
+from trimtab.signals.course import BASELINE, Traits
+from trimtab.types import GradientReading, Verdict
 
 __all__ = ["FAILURES", "SKIPS", "AnyRule", "Judge", "Traits"]
 
-OVER = 0.5  # of the threshold: a loss that diverged is on its way back
 SKIPS = 3  # of GradScaler in a row, which are more than looking for its scale
 
 
@@ -259,90 +258,10 @@ class Judge:
             return None
         return bench.course.middle
 
-    def strides(self, rule: str, optimizer: str) -> Strides:
-        """How far steps move layers, by the newest readings; where nothing since the beginning is good, by all.
-
-        See `Bench.first_ratio`: the rate of now is the schedule's own.
-        """
+    def findings(self, optimizer: str) -> Findings:
+        """What was found out about this optimizer."""
         bench = self._benches.get(optimizer)
-        if bench is None:
-            return Strides()
-        since_ever = rule in RULES and RULES[rule].reach == EVER
-        course, newest = bench.course, bench.excess
-        typical, furthest = (course.stride, course.furthest) if since_ever else (newest.measured, newest.furthest)
-        return Strides(typical or 0.0, furthest, bench.first_ratio or 0.0)
-
-    def level(self, rule: str, optimizer: str) -> float:
-        """The newest point of a rule over its threshold; 0 where there is none."""
-        level = self._level(rule, optimizer)
-        return 0.0 if level is None else level.value / level.threshold
-
-    def is_slow(self, rule: str, optimizer: str) -> bool:
-        """Whether `rule`, which fires, is a reason to raise the rate: see `RuleSpec.at_chance`."""
-        if rule not in RULES or not RULES[rule].at_chance:
-            return True
-        bench = self._benches.get(optimizer)
-        return bench is not None and bench.course.rests_at_chance
-
-    def is_lost(self, rule: str, optimizer: str) -> bool:
-        """Whether weights may have been ruined, where `rule` says that nothing since the beginning is good.
-
-        That is so where the loss exploded, is at chance, or where steps were long. But not where validation gets better
-        from pass to pass, and after an explosion is below chance: the loss of single batches may swing by more than
-        there is to learn, as where one label in a hundred is of the other class. True for any other rule.
-        """
-        bench = self._benches.get(optimizer)
-        if bench is None or rule not in RULES or RULES[rule].reach != EVER:
-            return True
-        course = bench.course
-        if self._validation.falls and (course.validates_below_chance or not course.exploded):
-            return False
-        return course.exploded or course.at_chance or course.stride >= LONG
-
-    @property
-    def validation_improves(self) -> bool:
-        """Whether validation gets better from pass to pass."""
-        return self._validation.falls
-
-    def has_recovered(self, rule: str, optimizer: str) -> bool:
-        """Whether the loss, of which `rule` said some steps ago that it jumped, diverged or was stuck, has come down.
-
-        One that was stuck has when its episode is over, and it is below its beginning and no longer at chance.
-        """
-        bench = self._benches.get(optimizer)
-        if bench is None or rule not in RULES:
-            return False
-        signal, course = RULES[rule].signal, bench.course
-        if signal == "loss_spike_score":
-            return course.has_recovered
-        if signal == "loss_divergence":
-            return self.level(rule, optimizer) < OVER
-        if signal == "loss_stuck":
-            level = self._level(rule, optimizer)
-            is_over = level is None or not level.firing
-            return is_over and course.middle < course.first and not course.at_chance
-        return False
-
-    def has_returned(self, rule: str, optimizer: str) -> bool:
-        """Whether the loss, of which `rule` said that it jumped, came down by itself and has risen again since."""
-        bench = self._benches.get(optimizer)
-        jumps = rule in RULES and RULES[rule].signal == "loss_spike_score"
-        return bench is not None and jumps and bench.course.has_returned
-
-    def were_good(self, optimizer: str) -> bool:
-        """Whether the weights of the last rollback are known to have had a good loss: see `Course.were_good`."""
-        bench = self._benches.get(optimizer)
-        return bench is not None and bench.course.were_good
-
-    def is_worse(self, optimizer: str) -> bool:
-        """Whether the loss is higher than it has been: see `Course.is_worse`. Never of one that need not come down."""
-        bench = self._benches.get(optimizer)
-        return bench is not None and self._has_to_fall(bench) and bench.course.is_worse
-
-    def is_harmful(self, optimizer: str) -> bool:
-        """Whether training makes the model worse: see `Course.harmful`."""
-        bench = self._benches.get(optimizer)
-        return bench is not None and bench.course.harmful
+        return Findings(bench, self._validation, has_to_fall=bench is not None and self._has_to_fall(bench))
 
     def firing(self) -> list[str]:
         """The rules about losses, validation and what the user logs that fire now, but for those of severity info."""
@@ -384,10 +303,6 @@ class Judge:
         self._episodes = {o: {rule: int(episode) for rule, episode in counted.items()} for o, counted in state.items()}
         for optimizer, bench in self._benches.items():
             bench.number(self._episodes.get(optimizer, {}))
-
-    def _level(self, rule: str, optimizer: str) -> Level | None:
-        bench = self._benches.get(optimizer)
-        return None if bench is None else bench.level(rule)
 
     def _has_to_fall(self, bench: Bench) -> bool:
         """Whether something follows from a loss that does not come down."""

@@ -34,46 +34,47 @@ class RunEvidence(Evidence):
         self._judge, self._steering, self._chosen = judge, steering, chosen
 
     def level(self, rule: str, optimizer: str) -> float:
-        """See `Judge.level`."""
-        return self._judge.level(rule, optimizer)
+        """See `Findings.level`."""
+        return self._judge.findings(optimizer).level(rule)
 
     def is_slow(self, rule: str, optimizer: str) -> bool:
-        """See `Judge.is_slow`."""
-        return self._judge.is_slow(rule, optimizer)
+        """See `Findings.is_slow`."""
+        return self._judge.findings(optimizer).is_slow(rule)
 
     def is_harmful(self, optimizer: str) -> bool:
-        """See `Judge.is_harmful`."""
-        return self._judge.is_harmful(optimizer)
+        """See `Findings.is_harmful`."""
+        return self._judge.findings(optimizer).is_harmful
 
     def is_worse(self, optimizer: str) -> bool:
-        """See `Judge.is_worse`."""
-        return self._judge.is_worse(optimizer)
+        """See `Findings.is_worse`."""
+        return self._judge.findings(optimizer).is_worse
 
     def were_good(self, optimizer: str) -> bool:
-        """See `Judge.were_good`."""
-        return self._judge.were_good(optimizer)
+        """See `Findings.were_good`."""
+        return self._judge.findings(optimizer).were_good
 
     def strides(self, rule: str, optimizer: str) -> Strides:
         """As the judge has them, which knows the schedule's rate alone; the first step also had a scale of ours."""
-        found = self._judge.strides(rule, optimizer)
+        found = self._judge.findings(optimizer).strides(rule)
         return found._replace(first=found.first * self._steering.scale(optimizer))
 
     def has_returned(self, rule: str, optimizer: str) -> bool:
-        """See `Judge.has_returned`."""
-        return self._judge.has_returned(rule, optimizer)
+        """See `Findings.has_returned`."""
+        return self._judge.findings(optimizer).has_returned(rule)
 
     def misleads(self, rule: str, optimizer: str) -> str:
         """A loss that has come down again, that of reinforcement learning, and one that is high and does no harm.
 
         The last two are left to the user who chose the policies.
         """
-        if self._judge.has_recovered(rule, optimizer):
+        found = self._judge.findings(optimizer)
+        if found.has_recovered(rule):
             return RECOVERED
         if self._chosen or rule in UNMISTAKABLE:
             return ""
         if doubt := doubt_of_loss():
             only = f"only {', '.join(UNMISTAKABLE)} are acted upon"
             return f"{doubt}: {only}. policies=['shipped'] lets all of them act"
-        if self._judge.is_lost(rule, optimizer):
+        if found.is_lost(rule):
             return ""
-        return IMPROVES if self._judge.validation_improves else AT_REST
+        return IMPROVES if found.validation_improves else AT_REST
