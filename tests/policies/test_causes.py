@@ -127,6 +127,20 @@ def test_rate_is_given_back_where_the_loss_is_as_high_at_once_again(in_vain):
     assert action.factor == pytest.approx(5.0)
 
 
+def test_rate_is_not_given_back_by_a_rank_that_has_lost_the_others(in_vain):
+    """The weights of all ranks are alike for as long as their rates are."""
+    run = in_vain()
+    run.engine.stand_down()
+    assert run.fire("loss_diverged", 140, since=121) == ["refused"]
+
+
+def test_rate_is_not_given_back_where_the_rule_is_silenced(in_vain):
+    silenced = set()
+    run = in_vain(silenced=silenced.__contains__)
+    silenced.add("loss_diverged")
+    assert run.fire("loss_diverged", 140, since=121) == ["refused"]
+
+
 def test_run_whose_rate_was_not_lowered_is_told_once_why_nothing_is_done(in_vain):
     run = in_vain()
     run.engine.unscaled("0")

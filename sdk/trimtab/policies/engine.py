@@ -319,7 +319,8 @@ class Engine:
 
     def _give_back(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         """Undo what the rate was lowered by, or else say once in each episode why nothing is done."""
-        decision = None if self.paused else self._rates.give_back(verdict, step)
+        may_act = not (self.paused or self._act is False or self._silenced(verdict.rule))
+        decision = self._rates.give_back(verdict, step) if may_act else None
         is_told = self._is_told(verdict)
         if decision is not None:
             self._under_way.add(verdict.optimizer)
