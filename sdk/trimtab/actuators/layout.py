@@ -78,10 +78,14 @@ class Layout:
     buffers: list[Buffer] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     scalers: list[tuple[weakref.ref[GradScaler], Any]] = field(default_factory=list)
-    places: set[Any] = field(default_factory=set)  # what is covered, by id
+    places: dict[Any, weakref.ref[Any]] = field(default_factory=dict)  # what is covered, by id, and whose it is
     tensors: list[Tensor] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     indices: dict[int, int] = field(default_factory=dict)  # of the living ones, by id: one that is shared is held once
+
+    def covers(self) -> set[Any]:
+        """The places of what is still there: another thing may have the id of what is gone."""
+        return {place for place, owner in self.places.items() if owner() is not None}
 
     def __bool__(self) -> bool:
         return bool(self.parameters or self.buffers or self.states or self.scalers)
@@ -95,27 +99,27 @@ def lay_out(parts: Parts, known: Collection[Any] = ()) -> Layout:
     """
     layout = Layout()
     for name, parameter in parameters_of(parts):
-        if _is_new(layout, known, id(parameter)):
+        if _is_new(layout, known, id(parameter), parameter):
             layout.parameters.append((weakref.ref(parameter), _place(layout, name, parameter).index))
-    layout.places |= {("module", id(module)) for _, module in modules_of(parts)}
+    layout.places |= {("module", id(module)): weakref.ref(module) for _, module in modules_of(parts)}
     for name, module, own_name, buffer in buffers_of(parts):
-        if _is_new(layout, known, (id(module), own_name)):
+        if _is_new(layout, known, (id(module), own_name), module):
             index = None if buffer is None else _place(layout, name, buffer).index
             layout.buffers.append(Buffer(weakref.ref(module), own_name, index))
     for label, optimizer in all_optimizers(parts):
-        if _is_new(layout, known, id(optimizer)):
+        if _is_new(layout, known, id(optimizer), optimizer):
             layout.states.append(_state(layout, known, label, optimizer))
     for index, scaler in enumerate(parts.scalers):
-        if _is_new(layout, known, id(scaler)):
+        if _is_new(layout, known, id(scaler), scaler):
             held = _pack(layout, f"scaler.{index}", {"scale": scaler._scale, "growth_tracker": scaler._growth_tracker})
             layout.scalers.append((weakref.ref(scaler), held))
     return layout
 
 
-def _is_new(layout: Layout, known: Collection[Any], place: Any) -> bool:
+def _is_new(layout: Layout, known: Collection[Any], place: Any, owner: Any) -> bool:
     if place in known or place in layout.places:
         return False
-    layout.places.add(place)
+    layout.places[place] = weakref.ref(owner)
     return True
 
 
@@ -134,12 +138,12 @@ def _state(layout: Layout, known: Collection[Any], label: str, optimizer: Optimi
     """One that wraps another often shares its state and its groups, which are saved once."""
     groups = [
         _pack(layout, f"group.{label}.{index}", state_in(group, optimizer))
-        if _is_new(layout, known, ("group", id(group)))
+        if _is_new(layout, known, ("group", id(group)), optimizer)
         else {}
         for index, group in enumerate(optimizer.param_groups)
     ]
     attributes = {name: _pack(layout, f"{label}.{name}", value) for name, value in attributes_of(optimizer).items()}
-    is_own = _is_new(layout, known, ("state", id(optimizer.state)))
+    is_own = _is_new(layout, known, ("state", id(optimizer.state)), optimizer)
     entries = _keyed(layout, f"state.{label}", optimizer.state) if is_own else None
     return State(weakref.ref(optimizer), entries, groups, attributes)
 

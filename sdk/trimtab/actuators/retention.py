@@ -22,7 +22,7 @@ class Snapshot:
 
     def covers(self) -> set[object]:
         """The places that it can restore."""
-        return self.own.layout.places.union(*(picture.layout.places for picture in self.shared))
+        return self.own.layout.covers().union(*(picture.layout.covers() for picture in self.shared))
 
     def is_now(self) -> bool:
         """Whether the parameters are still those that were copied: nobody has written to them since."""
