@@ -222,6 +222,19 @@ def test_the_best_is_in_place_for_a_moment_only(model):
     assert (seen, model.step, snapshots.best) == ([15], 20, 15)
 
 
+def test_gradients_are_there_again_after_the_best_was_in_place(model):
+    """Also of what no optimizer steps: the user may read them."""
+    beside = nn.Linear(2, 2)
+    model.parts = Parts(optimizers=model.parts.optimizers, models={"beside": beside})
+    snapshots = filled(model, [10])
+    snapshots.take_best(model.at(15), 15)
+    gradients = [torch.ones_like(parameter) for parameter in (model.weight, beside.weight)]
+    model.weight.grad, beside.weight.grad = gradients
+    snapshots.with_best(model.at(20), 20, lambda: None)
+    assert model.weight.grad is gradients[0]
+    assert beside.weight.grad is gradients[1]
+
+
 def test_the_present_state_is_not_copied_beyond_the_cap(model):
     snapshots = filled(model, [10], cap_bytes=BYTES)
     snapshots.take_best(model.at(15), 15)
@@ -264,6 +277,15 @@ def test_what_was_added_to_an_optimizer_that_steps_is_not_taken_for_its_first_st
         snapshots.roll_back(both, 26)
     snapshots.take(both, 30)
     snapshots.roll_back(both, 31)
+
+
+def test_optimizer_that_is_gone_is_covered_no_more(model):
+    """The next one may have its id, and its state would outlast a rollback."""
+    snapshots = filled(model, [10])
+    id_of_optimizer = id(model.parts.optimizers["0"])
+    assert id_of_optimizer in snapshots._kept[-1].covers()
+    model.parts = None
+    assert id_of_optimizer not in snapshots._kept[-1].covers()
 
 
 def test_meeting_what_is_known_costs_nothing(model):

@@ -299,7 +299,7 @@ class Snapshots:
         here = self._picture(layout, step)
         if not here.is_whole():
             raise Refused("The copy of the present state is damaged or gone.")
-        gradients = [(p, p.grad) for optimizer in parts.optimizers.values() for p in owned_by(optimizer)]
+        gradients = [(p, p.grad) for _, p in parameters_of(parts)]
         with generators.kept():  # the best one may bring its own
             self._restore(best, parts)
             try:
