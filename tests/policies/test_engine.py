@@ -5,9 +5,10 @@ import json
 import pytest
 
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
-from trimtab.policies import Evidence, Policy
+from trimtab.policies import Decision, Evidence, Policy
 from trimtab.policies.accounts import ROW_GAPS
 from trimtab.policies.creeping import PATIENCE
+from trimtab.policies.policy import PERSON
 
 LOWER = "roll_back scale_learning_rate"
 RAISE = Policy(on="loss_stalled", ladder=[ScaleLearningRate(2.0)], cooldown=0)
@@ -578,3 +579,14 @@ def test_first_aid_waits_for_the_turn_of_its_own_optimizer(course, nonfinite):
     run = course(nonfinite)
     assert run.fire("gradient_nonfinite", 10, stepping="1") == []
     assert run.judge(10, stepping="0") == ["skip_step"]
+
+
+def test_order_of_a_person_ends_no_adjustment_that_waits(course, spike, verdict):
+    """A policy's halt of the run may wait for weights that no graph needs."""
+    run = course(spike, Policy(on="overfitting", ladder=[Halt()]))
+    (waits,) = run.engine.decide([verdict("overfitting", 10, optimizer="")], 10)
+    order = Decision(policy=PERSON, step=10, since=12, actions=(ScaleLearningRate(0.5),))
+    run.engine.settle(order, ["applied"], 10)
+    assert run.fire("loss_spike", 11) == []
+    run.engine.settle(waits, ["refused"], 12)
+    assert run.judge(13) == ["roll_back"]

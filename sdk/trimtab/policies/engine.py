@@ -117,7 +117,7 @@ class Engine:
         A rung counts as applied when one of its actions was. When all were refused the next rung is tried, but not one
         that halts: a run is not ended because a snapshot was missing.
         """
-        self._under_way.discard(decision.optimizer)
+        self._is_under_way_no_more(decision)
         self._causes.settled(decision, step, went_back=went_back)
         policy = self._policy(decision.rule)
         if policy is None:
@@ -148,10 +148,15 @@ class Engine:
 
     def withdraw(self, decision: Decision) -> None:
         """A decision will not be carried out. Its episode may be answered anew, if it is still open."""
-        self._under_way.discard(decision.optimizer)
+        self._is_under_way_no_more(decision)
         key = (decision.rule, decision.optimizer)
         if decision.episode is not None and self._accounts.acted.get(key) == decision.episode:
             self._accounts.acted[key] = decision.episode - 1
+
+    def _is_under_way_no_more(self, decision: Decision) -> None:
+        """What a person has done never was: a policy's may still wait for its moment."""
+        if not decision.by_person:
+            self._under_way.discard(decision.optimizer)
 
     def fence(self, optimizer: str | None = None) -> None:
         """What was seen before is no evidence any more, of one optimizer, or (None) of all and the run as a whole.
