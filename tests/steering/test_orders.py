@@ -248,6 +248,20 @@ def test_order_is_done_to_the_optimizers_that_there_still_are(watching):
     assert answer.outcome == "applied"
 
 
+def test_order_to_a_loop_without_an_optimizer_is_refused_with_the_reason(watching):
+    weight = torch.nn.Parameter(torch.ones(4))
+    with watching(act=False) as seen:
+        for step in range(6):
+            if step == 3:
+                id = order(seen, "adjust", LOWER)
+            torch.nn.functional.mse_loss(weight, torch.zeros(4)).backward()
+            with torch.no_grad():
+                weight.sub_(0.1 * weight.grad)
+            weight.grad = None
+        answer = answered(seen, id)
+    assert (answer.outcome, "has not been seen to step" in answer.text) == ("refused", True)
+
+
 def test_clipping_by_a_person_leaves_the_scale_that_policies_chose_to_them(watching, training):
     policies = [trimtab.Policy(on="always", ladder=[LOWER], budget=1)]
     with watching(act="process", rules=[ALWAYS], policies=policies) as seen:

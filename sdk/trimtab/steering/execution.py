@@ -246,9 +246,12 @@ class Execution:
             (self.others or self).take_up(following, moment)
 
     def _present(self) -> list[str]:
-        """Every label but those of optimizers that are gone; all of them where none is left, to hear why."""
+        """Every label but those of optimizers that are gone; all of them where none is left, to hear why.
+
+        And where there never was one, as in a loop that updates by hand, the empty one.
+        """
         steering = self._actuators.steering
-        return [label for label in self._labels if not steering.steered(label).is_gone] or list(self._labels)
+        return [label for label in self._labels if not steering.steered(label).is_gone] or list(self._labels) or [""]
 
     def _true_of_all(self, fact: bool) -> bool:
         return fact if self.others is None else self.others.vote(float(fact)) and fact
