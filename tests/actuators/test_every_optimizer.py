@@ -168,3 +168,26 @@ def test_decay_of_adafactor_that_is_placed_twice_is_the_users_again(helm):
         optimizer.step()
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.9, 0.1)
     assert not helm.said
+
+
+def test_decay_of_adafactor_that_begins_at_zero_is_by_the_scaled_rate(helm):
+    """And not by its bound, which is less from the second step on."""
+    parameter = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = optim.Adafactor([parameter], lr=1.0)
+    controls = helm.controls(optimizer)
+    controls.scale_learning_rate(0.5)
+    controls.scale_weight_decay(2.0, floor=0.1)
+    for _ in range(3):
+        parameter.grad = torch.zeros(2, dtype=torch.float64)
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((2,), (1 - 0.5 * 0.1) ** 3, dtype=torch.float64))
+
+
+def test_adafactor_reports_the_decay_that_the_user_gave_where_only_the_rate_is_scaled(helm):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = optim.Adafactor([parameter], lr=1.0, weight_decay=0.1)
+    helm.controls(optimizer).scale_learning_rate(0.5)
+    for _ in range(3):
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+    assert helm.steering.used(optimizer).weight_decays == [0.1]

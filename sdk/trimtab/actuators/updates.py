@@ -119,11 +119,12 @@ class Updates:
             self._clip(optimizer, settings.clip)
         scale, decays = settings.scale.value, settings.decay.changes
         if scale != 1.0 or decays:
-            if scale != 1.0:
-                self._scale_rates(scale)
             if decays:
                 self._place_decays(groups_of(self.optimizers()))
-            self.used = self._used(optimizer, scale)
+            used = [group.get("weight_decay") for group in optimizer.param_groups]
+            if scale != 1.0:  # after the decays, of which Adafactor's makes up for its lower rate
+                self._scale_rates(scale)
+            self.used = Used(scale, self._rates(optimizer, scale), used)
         if self._skip is not None:
             self._skip.hide()
 
@@ -161,10 +162,9 @@ class Updates:
             clip(owned_by(optimizer), max_norm, scale if isinstance(scale, Tensor) else None)
             self._clipped = True
 
-    def _used(self, optimizer: Optimizer, scale: float) -> Used:
-        groups = optimizer.param_groups
-        rates = [own_rates.shown(optimizer, self._placed.product(group.get("lr")), scale) for group in groups]
-        return Used(scale, rates, [group.get("weight_decay") for group in groups])
+    def _rates(self, optimizer: Optimizer, scale: float) -> list[Any]:
+        placed = [self._placed.product(group.get("lr")) for group in optimizer.param_groups]
+        return [own_rates.shown(optimizer, rate, scale) for rate in placed]
 
     def _scale_rates(self, scale: float) -> None:
         scaled: set[int] = set()
