@@ -417,6 +417,15 @@ class TestFileThatIsDamaged:
         with pytest.raises(Refused, match="snapshot of step 20 is damaged or gone"):
             snapshots.with_best(model.at(25), 25, lambda: None)
         assert (model.step, snapshots.best) == (25, None)
+        assert "snapshot of step 20 is damaged or gone" in snapshots.why_no_best
+
+    def test_is_named_where_the_best_is_asked_for_after_a_rollback_met_it(self, model, tmp_path, damage):
+        snapshots = filled(model, [10], directory=tmp_path)
+        snapshots.take_best(model.at(20), 20)
+        damage(self.newest(tmp_path))
+        snapshots.roll_back(model.at(25), 25)
+        with pytest.raises(Refused, match="snapshot of step 20 is damaged or gone"):
+            snapshots.restore_best(model.parts, 25)
 
 
 def test_rollback_is_refused_where_every_file_is_gone(model, tmp_path):

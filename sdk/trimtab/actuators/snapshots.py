@@ -143,6 +143,7 @@ class Snapshots:
         """Another model is trained from now on: none of these is one to go back to."""
         for snapshot in list(self._kept):
             self._drop(snapshot)
+        self._lost = ""
 
     def begin_at(self, step: int) -> None:
         """None from before that of `step` is gone back to any more; the best one is kept. That one is the first."""
@@ -344,9 +345,16 @@ class Snapshots:
             chosen = good[max(len(good) - 1 - back, 0)]
             if chosen.is_whole():
                 return chosen
-            self._drop(chosen)
-            self._damaged = DAMAGED.format(step=chosen.step)
+            self._damaged = self._drop_damaged(chosen)
         return None
+
+    def _drop_damaged(self, snapshot: Snapshot) -> str:
+        """Returns what to say of it."""
+        said = DAMAGED.format(step=snapshot.step)
+        if snapshot is self._best:
+            self._lost = said
+        self._drop(snapshot)
+        return said
 
     def _check_alone(self) -> None:
         if not self._alone():
@@ -357,9 +365,7 @@ class Snapshots:
         if self._best is None:
             raise Refused(self.why_no_best)
         if not self._best.is_whole():
-            step = self._best.step
-            self._drop(self._best)
-            raise Refused(DAMAGED.format(step=step))
+            raise Refused(self._drop_damaged(self._best))
         return self._best
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
