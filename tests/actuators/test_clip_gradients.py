@@ -175,6 +175,30 @@ def test_harmless_norm_under_a_momentum_that_forgets_nothing_is_that_of_a_hundre
 
 
 @pytest.fixture
+def from_zeros():
+    """The weights of a linear model as many a tutorial begins it, and their optimizer."""
+    weights = nn.Parameter(torch.zeros(4))
+    return weights, torch.optim.SGD([weights], lr=0.1)
+
+
+def test_clip_of_weights_of_zero_is_refused_since_none_would_let_them_move(helm, from_zeros):
+    _, optimizer = from_zeros
+    with pytest.raises(Refused, match="not known yet"):
+        helm.controls(optimizer).clip_gradients(None, steps=FOR_GOOD)
+
+
+@pytest.mark.parametrize("gradient", [0.0, 1.0])
+def test_weights_that_go_back_to_zero_while_gradients_are_clipped_are_trained_on(helm, from_zeros, gradient):
+    weights, optimizer = from_zeros
+    weights.data.fill_(1.0)
+    helm.controls(optimizer).clip_gradients(None, steps=FOR_GOOD)
+    weights.data.zero_()
+    weights.grad = torch.full_like(weights, gradient)
+    optimizer.step()
+    assert weights.tolist() == pytest.approx([-0.1 * gradient] * 4)
+
+
+@pytest.fixture
 def former(helm):
     """Controls of the optimizer of a run that is resumed."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)

@@ -82,7 +82,8 @@ def is_plain(group: Mapping[str, Any]) -> bool:
 def harmless_norm(groups: Sequence[Mapping[str, Any]], scale: float) -> Tensor | None:
     """The norm of gradients that moves the weights by `UPDATE_RATIO`, with `scale` on the learning rate.
 
-    None for anything but SGD, and where the rate is 0. Cost: one pass over the parameters, no wait.
+    None for anything but SGD, and where the rate is 0. Infinite where the weights are 0, as those of a linear model
+    that begins there: no step would be small beside them. Cost: one pass over the parameters, no wait.
     """
     if not groups or not all(map(is_plain, groups)):
         return None
@@ -90,7 +91,7 @@ def harmless_norm(groups: Sequence[Mapping[str, Any]], scale: float) -> Tensor |
     rate = max(rates) * scale
     with torch.no_grad():
         weights = get_total_norm([p for group in groups for p in group["params"]])
-    return UPDATE_RATIO * weights / rate if rate > 0 else None
+    return torch.where(weights > 0, UPDATE_RATIO * weights / rate, math.inf) if rate > 0 else None
 
 
 def clip(parameters: Sequence[Tensor], max_norm: float | Tensor, scale: Tensor | None) -> None:

@@ -105,9 +105,9 @@ class StepControls:
         harmless = max_norm is None and (norm is None or (before is not None and before.harmless))
         if harmless:
             found = harmless_norm([g for o in self._optimizers() for g in o.param_groups], settings.scale.value)
-            if found is None:
+            norm = math.inf if found is None else found.item()
+            if norm == math.inf:
                 raise Refused("It is not known yet what norm is usual for these gradients.")
-            norm = found.item()
         check_clippable(self._steered.parameters)
         self._steering.surround(self._steered)
         plan.harmless, settings.clip = harmless, plan
