@@ -471,6 +471,17 @@ class TestCreepingBack:
         run.judge(410, verdict("loss_spike", 410))
         assert [run.judge(step, healthy=["0"]) for step in (510, 909, 910)] == [[], [], ["creep_back"]]
 
+    def test_counts_no_step_of_trouble_that_lasts(self, course, verdict):
+        run = course(act="process")
+        run.engine.scaled("0", 0.5)
+        run.judge(0, healthy=["0"])
+        run.judge(10, verdict("loss_oscillating", 10, severity="warning"))
+        for step in range(11, 700):
+            run.judge(step)
+        run.judge(700, verdict("loss_oscillating", 700, severity="warning", state="resolved"))
+        found = next(step for step in range(701, 2000) if run.judge(step, healthy=["0"]))
+        assert found == 700 + PATIENCE
+
     def test_counts_no_health_of_a_model_that_had_the_label_before(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5)

@@ -232,6 +232,8 @@ class Engine:
         It is answered as it would have been at its own step, but for first aid, which is too late then.
         """
         if verdict.state == "resolved":
+            if verdict.severity != "info":
+                self._rates.trouble(verdict.optimizer, step, lowers=False)
             over = self._open.pop(verdict.key, None)
             policy = self._policy(verdict.rule)
             return over if verdict.key in self._fresh and policy is not None and not policy.first_aid else None

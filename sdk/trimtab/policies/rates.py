@@ -60,7 +60,7 @@ class Rates:
         self._lowered = {other: at for other, at in self._lowered.items() if not meets(other, optimizer)}
 
     def trouble(self, optimizer: str, step: int, *, lowers: bool) -> None:
-        """A rule fired. `lowers`: its policy lowers the learning rate."""
+        """A rule fired, or ceased to: health is counted from here on. `lowers`: its policy lowers the learning rate."""
         if lowers:
             self._lowered[optimizer] = step
         for other, creeping in self._creeping.items():
