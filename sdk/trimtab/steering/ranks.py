@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -208,5 +208,6 @@ def _why_not(parameters: Sequence[Tensor], world_size: int) -> str:
 
 
 def _written(decision: Decision) -> dict[str, Any]:
-    fields = asdict(decision)
-    return {**fields, "actions": [describe(each) for each in decision.actions]}
+    """What an action of the user's own holds is not looked into: it may be anything."""
+    plain = {spec.name: getattr(decision, spec.name) for spec in fields(decision)}
+    return {**plain, "actions": [describe(each) for each in decision.actions]}
