@@ -11,7 +11,12 @@ from typing import BinaryIO
 def opened(path: Path, *, follows_link: bool = False) -> BinaryIO:
     """The file, to be read and closed. Raises OSError, for a link too."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-    return open(os.open(path, flags if follows_link else flags | getattr(os, "O_NOFOLLOW", 0)), "rb")
+    descriptor = os.open(path, flags if follows_link else flags | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        return open(descriptor, "rb")
+    except OSError:  # a directory, which would stay open
+        os.close(descriptor)
+        raise
 
 
 def content(path: Path, most: int, *, follows_link: bool = False) -> tuple[bytes, os.stat_result]:

@@ -216,6 +216,14 @@ def test_pipe_does_not_hold_the_run_up(desk):
     assert "is no regular file" in desk.told[0]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted in /proc, as on Linux")
+def test_directory_in_the_place_of_a_command_is_not_kept_open(desk):
+    (desk.place / "00000000000000000001-1.json").mkdir()
+    before = os.listdir("/proc/self/fd")
+    assert desk.poll() == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away; run the tests as root")
 def test_file_of_somebody_else_is_ignored(desk):
     os.chown(desk.plant(VALID), 12345, 12345)
