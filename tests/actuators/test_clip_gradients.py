@@ -174,6 +174,14 @@ def test_harmless_norm_under_a_momentum_that_forgets_nothing_is_that_of_a_hundre
     assert harmless_norm([group], 1.0).item() == pytest.approx(UPDATE_RATIO * 2.0 / (0.1 * 100))
 
 
+def test_harmless_norm_of_an_optimizer_that_holds_another_counts_shared_weights_once(helm, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer.inner = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer.param_groups = optimizer.inner.param_groups
+    norm = helm.controls(optimizer).clip_gradients(None, steps=1).after["max_norm"]
+    assert norm == pytest.approx(UPDATE_RATIO * norm_of_weights(model) / 0.5)
+
+
 @pytest.fixture
 def from_zeros():
     """The weights of a linear model as many a tutorial begins it, and their optimizer."""

@@ -104,7 +104,7 @@ class StepControls:
         norm = plan.norm_now()
         harmless = max_norm is None and (norm is None or (before is not None and before.harmless))
         if harmless:
-            found = harmless_norm([g for o in self._optimizers() for g in o.param_groups], settings.scale.value)
+            found = harmless_norm(groups_of(self._optimizers()), settings.scale.value)
             norm = math.inf if found is None else found.item()
             if norm == math.inf:
                 raise Refused("It is not known yet what norm is usual for these gradients.")
