@@ -12,7 +12,8 @@ def started(pid: int) -> str:
     Empty where the system does not say.
     """
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Bytes, since Linux cuts the name of a process after 15 of them: it may end amid a letter.
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
         return f"{_boot()}/{after_name[19]}/{_namespace()}"  # field 22 of proc(5): starttime
     except (OSError, IndexError):
         return ""

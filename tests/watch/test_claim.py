@@ -4,11 +4,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
 import trimtab
-from trimtab import directory, facts
+from trimtab import directory, facts, processes
 from trimtab.errors import ConfigError
 from trimtab.testing import sample_run
 
@@ -42,6 +44,20 @@ def test_one_of_those_that_start_at_once_gets_the_directory(tmp_path):
         process.join(timeout=60)
     assert numbers == list(range(ROUNDS))
     assert made.empty()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of a process can be set so on Linux alone")
+def test_process_whose_name_is_cut_amid_a_letter_is_told_from_others():
+    """As that of a script with a long name in Cyrillic, which is run by its first line."""
+    name = "обучение-модели".encode()[:15]
+    cut = "import ctypes, sys; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1])); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", cut, name.hex()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        began = processes.started(process.pid)
+        assert (bool(began), processes.lives(process.pid, began)) == (True, True)
+        process.stdin.close()
 
 
 @pytest.fixture
