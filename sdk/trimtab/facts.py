@@ -33,7 +33,7 @@ def collect(environ: Mapping[str, str] = os.environ, argv: Sequence[str] | None 
         "trimtab": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": without_secrets([sys.executable, *(sys.argv if argv is None else argv)]),
+        "command": without_secrets(_command(sys.argv if argv is None else argv)),
         "host": platform.node(),
         "pid": os.getpid(),
         "owner": _owner(),
@@ -110,6 +110,11 @@ def version() -> str:
         return version("trimtab")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _command(argv: Sequence[object]) -> list[str]:
+    """As texts: a program may put a path or a number into `sys.argv`, and one that embeds Python has no executable."""
+    return [str(each) for each in (sys.executable or "python", *argv)]
 
 
 def _working_directory() -> Path | None:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,12 @@ from trimtab.facts import REMOVED, collect, rank_of, without_secrets
 )
 def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
     assert without_secrets(command) == kept
+
+
+def test_command_line_that_holds_other_objects_is_told_as_text(monkeypatch):
+    monkeypatch.setattr("sys.executable", None)  # as where a program embeds Python
+    monkeypatch.setattr("sys.argv", [Path("train.py"), "--lr", 0.1, "--token", "abc"])
+    assert collect()["command"] == ["python", "train.py", "--lr", "0.1", "--token", REMOVED]
 
 
 @pytest.mark.parametrize(
