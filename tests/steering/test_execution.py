@@ -29,6 +29,13 @@ class CannotGoBack(GoesBack):
         raise Refused("There is no snapshot.")
 
 
+class NumbersItsSettings(Doubles):
+    """By group."""
+
+    def apply(self, controls):
+        return Change({0: 0.1}, {0: 0.05})
+
+
 class RanksThatPart:
     """Of whose votes none is like the others'."""
 
@@ -77,3 +84,12 @@ def test_gradients_are_taken_to_be_dropped_only_where_the_weights_went_back(exec
     execution.stepped("0", 7)
     assert [each.outcome for each in execution.adjustments] == ["applied" if times else "refused", "applied"]
     assert len(dropped) == times
+
+
+def test_settings_that_an_action_of_the_users_numbers_are_recorded_by_name(execution):
+    """Backends know names alone: a number among the labels of a metric would fail every scrape."""
+    decision = Decision(policy="own", optimizer="0", step=7, since=7, actions=(NumbersItsSettings(),))
+    execution.take_up(decision, Moment(7, False, False))
+    execution.stepped("0", 7)
+    (recorded,) = execution.adjustments
+    assert (recorded.before, recorded.after) == ({"0": 0.1}, {"0": 0.05})

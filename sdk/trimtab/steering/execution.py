@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, get_args
 from trimtab.actions import STAGES, Action, Change, Controls, Halt, Refused, RollBack, Stage
 from trimtab.actuators.controls import Actuators, DryControls, RunControls
 from trimtab.actuators.cycle import Cycle
-from trimtab.guard import Guard, in_words
+from trimtab.guard import Guard, in_words, text_of
 from trimtab.policies import Decision, Engine
 from trimtab.policies.accounts import FAILURES
 from trimtab.policies.policy import CREEP_BACK, momentary
@@ -200,8 +200,8 @@ class Execution:
             rule=decision.rule,
             episode=decision.episode,
             optimizer=decision.optimizer if optimizer is None else optimizer,
-            before=change.before,
-            after=change.after,
+            before=_by_text(change.before),
+            after=_by_text(change.after),
             outcome=outcome,
             reason=reason,
             count=self._counted[decision.policy, action, outcome],
@@ -358,6 +358,11 @@ def _applied_to(controls: Controls, action: Action) -> Change:
     if not isinstance(change, Change):
         raise TypeError(f"apply() returned {change!r}: expected what a control returns, or Change().")
     return change
+
+
+def _by_text(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings by name. An action of the user's may have numbered them: backends know names alone."""
+    return {text_of(name): value for name, value in settings.items()}
 
 
 def _in_one_number(outcomes: Sequence[Outcome]) -> float:
