@@ -47,6 +47,11 @@ def test_request_that_is_not_as_it_should_be_is_refused(post, inbox, clock, envi
     assert not inbox.waiting
 
 
+def test_head_is_refused_without_a_body(post):
+    """On a connection that is kept it would be read as the beginning of the next answer."""
+    assert post(b"", method="HEAD") == (405, b"")
+
+
 def test_ten_thousand_alerts_in_a_request_are_refused_with_the_reason(post, inbox, clock):
     status, answer = post(posted(*[{} for _ in range(10_000)]))
     assert (status, inbox.waiting) == (400, False)

@@ -51,7 +51,7 @@ def application(inbox: Inbox, token: bytes, published: Callable[[], None] = lamb
         body = msgspec.json.encode(content)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(_STATUS[status], headers + _HEADERS.get(status, []))
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return respond
 
