@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trimtab.errors import printable
+from trimtab.errors import printable, shortened
 from trimtab.guard import text_of
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def end(event: RunEnd, health: Health | None, addresses: Mapping[str, str]) -> L
     status = (f"  {event.status}", "bold green" if event.status == "completed" else ALARM)
     line = [NAME, status, (f" after {event.step} steps in {duration(event.seconds)}", "")]
     if event.error:
-        line += [("  ", ""), (printable(event.error), ALARM)]
+        line += [("  ", ""), (printable(shortened(event.error)), ALARM)]  # the log has all of it
     if health is not None:
         spent = (f"{duration(health.overhead_seconds)}, ", "")  # of a short run most is spent once, as it begins
         line += _item("overhead", spent, *_percent(health.overhead_ratio))

@@ -238,6 +238,14 @@ def test_the_end_says_how_it_went_and_where_the_log_is(console, stream):
     ]
 
 
+def test_the_end_has_the_beginning_of_a_long_error(console, stream):
+    """As of `load_state_dict`, which names every key: Python has said all of it, and the log holds it."""
+    keys = ", ".join(f"layer.{number}.weight" for number in range(3000))
+    console.write([RunEnd(**at(), status="failed", seconds=1.0, error=f"RuntimeError: Missing key(s): {keys}")])
+    assert "RuntimeError: Missing key(s): layer.0.weight" in said(stream)[0]
+    assert len(said(stream)[0]) < 400
+
+
 @pytest.mark.parametrize(("value", "shown"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
 def test_what_is_not_finite_is_said(console, stream, value, shown):
     console.write([sample_step(1, gradient_norm=value), Epoch(**at(), epoch=1, train=PhaseSummary(loss=value))])
