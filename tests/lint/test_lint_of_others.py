@@ -213,6 +213,21 @@ def test_first_of_two_columns_of_a_name_is_read_and_that_is_told(file):
     assert table.notes == ("There are several columns loss: the first one is read.",)
 
 
+def test_export_of_several_runs_says_which_of_them_is_read(file):
+    path = file("wandb.csv", "Step,calm-1 - train/loss,calm-1 - train/loss__MIN,wild-2 - train/loss\n1,2.0,2.0,9.0\n")
+    told = (
+        "calm-1 - train/loss is read, and not wild-2 - train/loss, which counts as the same name. Judge that by "
+        "--column loss=NAME."
+    )
+    assert (read_csv(path, {}).points, read_csv(path, {}).notes) == ([LogPoint(1, loss=2.0)], (told,))
+    assert read_csv(path, {"loss": "wild-2 - train/loss"}).notes == ()
+
+
+def test_cell_that_r_or_pandas_leave_out_is_blank(file):
+    points = read_csv(file("log.csv", "step,loss,val_loss\n1,2.0,NA\n2,1.0,1.5\n"), {}).points
+    assert points == [LogPoint(1, loss=2.0), LogPoint(2, loss=1.0, validation_loss=1.5)]
+
+
 def test_cell_may_be_long(file):
     limit = csv.field_size_limit()
     text = "word " * 50_000

@@ -55,7 +55,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 VALIDATION = ("validation_loss", "validation_accuracy")
 JUDGED = ("loss", "gradient_norm", *VALIDATION)  # without any of these there is no rule
-_BLANK = {"", "none", "null", "-", "n/a"}
+_BLANK = {"", "none", "null", "-", "n/a", "na"}
 
 
 def choose(file: Path, present: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def choose(file: Path, present: Iterable[str], given: Mapping[str, str]) -> dict
             raise ConfigError(f"column {kind}={name}: {kind} is not a kind of column. {did_you_mean(kind, NAMES)}")
         if name not in names:
             raise ConfigError(f"{file}: there is no column {name!r}. {did_you_mean(name, names)}")
-    plain = {_plain(name): name for name in reversed(names)}
+    plain = {plain_name(name): name for name in reversed(names)}
     found = {}
     for kind, known in NAMES.items():
         chosen = given.get(kind) or next((plain[n] for n in known if n in plain), None)
@@ -127,7 +127,7 @@ def anew(points: Sequence[LogPoint]) -> list[int]:
     return [at for at in range(1, len(points)) if points[at].step < points[at - 1].step]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Without case, punctuation, and the name of the run that wandb puts before it, as in `calm-sea-7 - train/loss`."""
     return re.sub(r"[^a-z0-9]+", "_", name.rpartition(" - ")[2].lower()).strip("_")
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import ConfigError
-from trimtab.lint.points import JUDGED, VALIDATION, LogPoint, Table, anew, choose, in_order, point, some
+from trimtab.lint.points import JUDGED, VALIDATION, LogPoint, Table, anew, choose, in_order, plain_name, point, some
 
 DELIMITERS = ",;\t|"
 TWICE = "There are several columns {name}: the first one is read."
+ALIKE = "{name} is read, and not {others}, which counts as the same name. Judge that by --column {kind}=NAME."
 SORTED = "The step goes back from row to row: rows are judged in the order of their steps."
 ANEW = "The step goes back, to {steps}: from there on another run is judged."
 MISSING = "NaN in {name} is taken for a cell that is not known: numbers come after it."
@@ -52,6 +53,7 @@ def read_csv(file: Path, given: Mapping[str, str]) -> Table:
     found = _points(file, columns, rows)
     points = in_order(found)
     notes = [*_steps(columns), *(TWICE.format(name=name) for name in places if header.count(name) > 1)]
+    notes += _alike(header, {kind: name for kind, name in columns.items() if kind not in given})
     notes += [SORTED] if points is not found else []
     missing = [kind for kind in VALIDATION if _goes_on_after_nan(points, kind)]
     for kind in missing:
@@ -99,6 +101,14 @@ def _decoded(content: bytes) -> str:
         if b"\0" in content:
             raise
         return content.decode("latin-1")
+
+
+def _alike(header: Sequence[str], columns: Mapping[str, str]) -> Iterator[str]:
+    """What is left out of a file of several runs, as wandb exports them: each value has a column for each run."""
+    for kind, name in columns.items():
+        others = [other for other in header if other != name and plain_name(other) == plain_name(name)]
+        if others:
+            yield ALIKE.format(name=name, others=some(others), kind=kind)
 
 
 def _goes_on_after_nan(points: Sequence[LogPoint], kind: str) -> bool:
