@@ -154,7 +154,7 @@ class RunLog(msgspec.Struct):
             self.start, self.end = self.start or record, None
         else:
             self.end = record
-            if record.seconds is not None:
+            if record.seconds is not None and math.isfinite(record.seconds):
                 self.seconds = (self.seconds or 0.0) + record.seconds
 
 

@@ -8,7 +8,7 @@ from trimtab.errors import ConfigError, TrimtabError
 from trimtab.logs import read
 from trimtab.report import drawing
 from trimtab.testing import sample_step
-from trimtab.types import Epoch
+from trimtab.types import Epoch, RunEnd
 
 
 def panel(figure, title):
@@ -157,6 +157,12 @@ def test_name_in_a_log_is_no_formula(write, tmp_path, name):
 def test_log_that_has_just_begun_can_be_drawn(write, training, tmp_path):
     drawing.save([read(write(training()[0]))], tmp_path / "picture.svg")
     assert "not in this log" in (tmp_path / "picture.svg").read_text()
+
+
+def test_run_that_lasted_nobody_knows_how_long_can_be_drawn(write, tmp_path):
+    end = RunEnd(ts=9.0, step=9, status="completed", seconds=math.nan)
+    drawing.save([read(write(sample_step(9), end))], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
 def test_drawing_leaves_matplotlibs_state_alone(log):
