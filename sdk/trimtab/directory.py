@@ -17,7 +17,7 @@ import msgspec
 
 from trimtab import files, processes, renaming
 from trimtab.errors import ConfigError
-from trimtab.types import RunInfo, Status
+from trimtab.types import Config, RunInfo, Status
 
 FILE = "run.json"
 STATE = "steering.json"
@@ -55,6 +55,20 @@ def read(directory: Path) -> Written:
         return msgspec.convert(json.loads(_content(directory / FILE)), Written)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def of(config: Config) -> Path:
+    """Where the run's files belong, absolute: the program may go to another directory.
+
+    Raises ConfigError for a relative one where the working directory is gone.
+    """
+    try:
+        return (config.directory / config.run).absolute()
+    except OSError as error:
+        raise ConfigError(
+            f"directory={str(config.directory)!r}: the working directory is gone. Give an absolute path: "
+            "directory=..., or TRIMTAB_DIR."
+        ) from error
 
 
 class Former(NamedTuple):

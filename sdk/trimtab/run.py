@@ -63,7 +63,7 @@ class Run:
     def __init__(self, config: Config, id: str | None = None) -> None:
         rank, local_rank, world_size = facts.rank_of()
         self.id = id or names.new_id(config.run)  # which asks the other ranks
-        self.directory: Path = (config.directory / config.run).absolute()  # the program may go to another one
+        self.directory: Path = directory.of(config)
         self.info = RunInfo(
             run=config.run,
             run_id=self.id,

@@ -70,6 +70,17 @@ def failing(monkeypatch):
     monkeypatch.setattr("trimtab.plugins.start", start)
 
 
+def test_relative_directory_is_refused_where_the_working_directory_is_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="directory='runs': the working directory is gone"):
+        trimtab.watch(run="new", backends=["jsonl"]).__enter__()
+    with trimtab.watch(run="new", backends=["jsonl"], directory=tmp_path) as run:
+        assert run.directory == tmp_path / "new"
+
+
 def test_run_that_cannot_start_leaves_no_directory(tmp_path, failing):
     with pytest.raises(RuntimeError, match="no backend"), trimtab.watch(run="new", directory=tmp_path):
         pass
