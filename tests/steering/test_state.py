@@ -1,6 +1,7 @@
 """What a resumed run goes on with, written down while the run goes on."""
 
 import contextlib
+import dataclasses
 import json
 import math
 
@@ -210,6 +211,20 @@ def test_state_is_written_once_for_what_was_adjusted_since(state, controller, mo
     for event in (RECORD, ADJUSTED, ADJUSTED, RECORD, RECORD, RECORD):
         state.follow(event)
     assert controller.asked == 1
+
+
+def test_state_that_found_no_room_is_written_with_a_later_record(state, run, monkeypatch):
+    def no_room(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(steering_state, "SHARE", math.inf)
+    monkeypatch.setattr("trimtab.guard.reraise", False)
+    state.follow(ADJUSTED)
+    with monkeypatch.context() as full:
+        full.setattr("trimtab.renaming.put", no_room)
+        state.follow(RECORD)
+    state.follow(dataclasses.replace(RECORD, step=2))
+    assert (run.directory / "steering.json").exists()
 
 
 def test_state_is_not_written_between_an_alert_and_what_is_done_about_it(state, controller):

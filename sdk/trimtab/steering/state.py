@@ -68,8 +68,8 @@ class SteeringState:
         self._is_old = True
 
     def write(self) -> None:
-        """Write it now."""
-        self._is_old = False
+        """Write it now; where there is no room, with a later record."""
+        self._is_old = True
         self._guard.wrap("state", self._put)()
 
     def _put(self) -> None:
