@@ -71,3 +71,35 @@ def test_steps_after_the_first_ones_compile_nothing_of_ours(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(STEADY)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"
+
+
+AFTERWARDS = """
+    import gc
+    import weakref
+    import torch
+    import trimtab
+    from torch import nn
+
+    def train():
+        model = nn.Linear(4, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        nn.functional.mse_loss(model(torch.ones(2, 4)), torch.ones(2, 4)).backward()
+        optimizer.step()
+
+    with trimtab.watch(backends=["jsonl"]) as run:
+        train()
+
+    import torch._dynamo  # an optimizer has imported it already, and it has looked torch's functions up
+    divergence = torch.compile(lambda x, y: torch.kl_div(x, y).mean(), fullgraph=True, backend="eager")
+    print(float(divergence(torch.zeros(2, 4), torch.ones(2, 4))))
+    run = weakref.ref(run)
+    gc.collect()
+    print(run())
+"""
+
+
+@pytest.mark.slow
+def test_dynamo_knows_functions_of_torch_after_the_run_and_nothing_of_it(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(AFTERWARDS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["0.0", "None"]

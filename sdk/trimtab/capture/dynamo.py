@@ -7,7 +7,8 @@ it is when it is reached from a compiled region.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from types import CodeType, FunctionType
 from typing import Any, TypeVar, cast
 
@@ -37,6 +38,21 @@ def leave_alone(code: CodeType) -> Callable[[], None]:
     _skip(code, below=False)
     default = _eval_frame()._FrameAction.DEFAULT
     return lambda: _set_strategy(code, default, default)
+
+
+def know_again(replaced: Iterable[tuple[Any, Any]]) -> None:
+    """Have Dynamo know functions of torch by themselves, where it met those that had replaced them: (theirs, ours).
+
+    It looks them up by name once, and keeps what it finds for good: it would break graphs at torch's own, and hold ours
+    and the run. Its table is not made anew, since others have added to it by then.
+    """
+    look_up: Any = getattr(sys.modules.get("torch._dynamo.trace_rules"), "get_torch_obj_rule_map", None)
+    if not hasattr(look_up, "cache_info") or not look_up.cache_info().currsize:  # it has not looked yet
+        return
+    rules = look_up()
+    for original, replacement in replaced:
+        if replacement in rules:
+            rules[original] = rules.pop(replacement)
 
 
 def _skip(code: CodeType, *, below: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trimtab.capture.dynamo import know_again
+
 
 class Patches:
     """A stack of replaced attributes. What somebody else put over ours since is theirs, and stays."""
@@ -20,6 +22,7 @@ class Patches:
 
     def restore(self) -> None:
         """Put everything back, last first."""
+        replaced = [(original, replacement) for _, _, original, replacement, _ in self._undo]
         while self._undo:
             owner, name, original, replacement, own = self._undo.pop()
             if vars(owner).get(name) is not replacement:
@@ -28,3 +31,4 @@ class Patches:
                 setattr(owner, name, original)
             else:
                 delattr(owner, name)
+        know_again(replaced)
