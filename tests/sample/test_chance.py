@@ -98,6 +98,22 @@ def test_probabilities_as_targets_count_as_the_shares_that_they_are(labels):
     assert after(call(torch.zeros(ROWS, 5), mixed)) == pytest.approx(math.log(5), abs=1e-3)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_several_classes_may_be_wanted_of_each_input(smoothing):
+    wanted = torch.zeros(ROWS, 5).scatter_(1, torch.arange(2 * ROWS).view(ROWS, 2) % 5, 1.0)
+    even = F.cross_entropy(torch.zeros(ROWS, 5), wanted, label_smoothing=smoothing).item()
+    assert after(call(torch.zeros(ROWS, 5), wanted, smoothing=smoothing)) == pytest.approx(even, abs=1e-3)
+
+
+def test_nothing_is_known_while_every_label_is_ignored():
+    assert after(call(torch.zeros(ROWS, 5), torch.full((ROWS,), -100), ignore_index=-100)) is None
+
+
+def test_nothing_is_known_where_a_target_was_nan():
+    targets = (torch.arange(ROWS) % 2.0).index_fill_(0, torch.tensor(3), math.nan)
+    assert after(call(torch.zeros(ROWS), targets, "binary_cross_entropy_with_logits", "binary_logits")) is None
+
+
 def test_binary_outputs_have_a_share_each():
     targets = torch.zeros(ROWS, 2)
     targets[: ROWS // 2, 0] = 1.0

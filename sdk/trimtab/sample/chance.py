@@ -2,9 +2,10 @@
 
 For cross entropy it is the entropy of the labels, H = -sum p log p with p the share of each class: ln 10 for ten
 classes that come equally often, 3.25 nats for the characters of Python's own manual. With label smoothing or with
-probabilities as targets p is the mean of what is wanted; for binary cross entropy H is the mean over the outputs. What
-is counted gives an entropy that is too low by (m - 1) / 2n, of m classes that came in n labels, which is added (Miller,
-"Note on the bias of information estimates", 1955).
+probabilities as targets p is the mean of what is wanted, and where that adds up to S, as with several classes wanted of
+each input, H is larger by S log S; for binary cross entropy H is the mean over the outputs. What is counted gives an
+entropy that is too low by (m - 1) / 2n, of m classes that came in n labels, which is added (Miller, "Note on the bias
+of information estimates", 1955).
 
 For the mean squared error it is the variance of the targets, a mean over the outputs, as that of the best constant is.
 Targets that a network makes (a value, a teacher's answer) move while it learns: so the variance is known only while
@@ -199,7 +200,7 @@ def _are_near(objective: float, criterion: float) -> bool:
 
 
 def _corrected(entropy: float, classes: float, labels: float) -> float | None:
-    if entropy <= 0.0 or labels < LABELS * classes:
+    if not 0.0 < entropy < math.inf or labels < LABELS * classes:  # NaN where a target was, or where none counted
         return None
     return entropy + (classes - 1) / (2 * labels)
 
@@ -215,4 +216,4 @@ def _cost_of(share: Tensor, of: Tally) -> tuple[Tensor, Tensor]:
         each = torch.special.entr(share) + torch.special.entr(1.0 - share)
         return each.mean(), torch.full_like(each[0], 2.0)
     smoothed = share * (1.0 - of.smoothing) + of.smoothing / len(share)
-    return torch.special.entr(smoothed).sum(), (share > 0).sum()
+    return torch.special.entr(smoothed).sum() - torch.special.entr(smoothed.sum()), (share > 0).sum()
