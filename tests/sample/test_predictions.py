@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from trimtab.sample.criteria import FEW, MEAN, LossCall, predictions
+from trimtab.sample.chance import tally
+from trimtab.sample.criteria import FEW, MEAN, SUM, LossCall, criterion, predictions
 
 
 def counted(logits, targets, ignore_index=-100):
@@ -37,3 +39,14 @@ def test_single_target():
 
 def test_targets_that_are_all_ignored():
     assert counted(torch.randn(4, 3), torch.full((4,), -100)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("count", [8, FEW + 1])
+def test_labels_that_are_bytes_are_classes_like_others(count, weighted):
+    logits, targets = torch.randn(count, 200), torch.full((count,), 156, dtype=torch.uint8)  # 156 is -100 as a byte
+    weight = torch.rand(200) if weighted else None
+    total = F.cross_entropy(logits, targets, weight=weight, reduction="sum")
+    call = LossCall("cross_entropy_loss", count, total, logits, targets, SUM, "multiclass", weight, -100)
+    assert criterion(call).value == pytest.approx(F.cross_entropy(logits, targets, weight=weight).item(), rel=1e-5)
+    assert predictions(call)[1] == tally(call).labels == count

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trimtab.devices import widest
-from trimtab.sample.criteria import FEW, Classes, LossCall
+from trimtab.sample.criteria import FEW, Classes, LossCall, labels_of
 from trimtab.sample.scalars import Held, Transfer, hold
 from trimtab.sample.seclusion import secluded
 
@@ -90,7 +90,7 @@ def _multiclass(call: LossCall, target: Tensor, wide: torch.dtype) -> Tally | No
         return Tally(wanted, float(target.numel() // classes), "classes", call.smoothing)
     if target.is_cpu and max(target.numel(), classes) <= FEW:
         return _few(call, target, classes, wide)
-    labels = target.flatten()
+    labels = labels_of(target).flatten()
     counted = torch.ones_like(labels, dtype=wide)
     if call.ignore_index is not None:  # what is ignored counts for nothing, as the first class
         ignored = labels == call.ignore_index

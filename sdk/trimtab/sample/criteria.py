@@ -166,7 +166,7 @@ def _multiclass(call: LossCall, target: Tensor) -> tuple[Held, Held]:
     met = predicted == target
     if call.ignore_index is None:
         return hold(met.sum()), float(met.numel())
-    valid = target != call.ignore_index
+    valid = labels_of(target) != call.ignore_index
     return hold((met & valid).sum()), hold(valid.sum())
 
 
@@ -178,6 +178,11 @@ def _few(predicted: Tensor, target: Tensor, ignore_index: int | None) -> tuple[f
     if ignored:
         met -= sum(one == other == ignore_index for one, other in zip(given, wanted, strict=True))
     return float(met), float(len(wanted) - ignored)
+
+
+def labels_of(target: Tensor) -> Tensor:
+    """Classes as whole numbers: as a byte -100 is 156, a class like any other, and an index of bytes is a mask."""
+    return target.long() if target.dtype is torch.uint8 else target
 
 
 def _weight_of_few(call: LossCall) -> float | None:
@@ -196,15 +201,16 @@ def _counted(call: LossCall) -> Tensor | None:
     target = call.target
     if call.ignore_index is None or not isinstance(target, Tensor) or target.is_floating_point():
         return None
-    return (target != call.ignore_index).sum()
+    return (labels_of(target) != call.ignore_index).sum()
 
 
 def _divisor(call: LossCall, counted: Tensor | None) -> int | Tensor:
     if counted is not None:
         if call.weight is None or call.target is None or call.ignore_index is None:
             return counted
-        valid = call.target != call.ignore_index
-        return (call.weight[torch.where(valid, call.target, 0)] * valid).sum()
+        labels = labels_of(call.target)
+        valid = labels != call.ignore_index
+        return (call.weight[torch.where(valid, labels, 0)] * valid).sum()
     if call.name in OF_BATCH:
         return call.samples
     if call.reduction == NONE:
