@@ -211,6 +211,15 @@ def test_loss_that_is_still_where_it_began_means_that_nothing_since_was_good():
     assert (verdict.state, verdict.since) == ("firing", 0)
 
 
+def test_skips_from_before_a_fence_are_none_of_those_in_a_row():
+    """Whoever goes back puts GradScaler's scale back, too, which is too large once more."""
+    judge = Judge(shipped("gradient_nonfinite"))
+    for step in range(SKIPS):
+        judge.skipped("0", step)
+    judge.fence(SKIPS, back_to=0)
+    assert judge.skipped("0", SKIPS + 1) == []
+
+
 def test_scaler_that_skips_three_times_in_a_row_fires():
     judge = Judge(shipped("gradient_nonfinite"))
     found = [edges(judge.skipped("0", step)) for step in range(SKIPS)]

@@ -157,7 +157,7 @@ class Bench:
         )
 
     def fence(self) -> None:
-        self._until = 0
+        self._until = self.skips = 0
         self.course.fence()
         for seat in self.seats:
             seat.signal.fence()
