@@ -99,6 +99,25 @@ def test_rules_that_presume_a_loss_that_comes_down_are_not_judged_where_it_says_
     assert "loss_spike" not in steps.judge.take_levels("0")
 
 
+def test_episode_of_a_rule_that_is_left_out_does_not_stay_open():
+    steps = Steps(resolve())
+    steps.take([*falling(), *[5.0] * 30])
+    assert "loss_diverged" in steps.judge.firing()
+    steps.judge.distrust_loss()
+    assert ("loss_diverged", "resolved") in edges(steps.take([5.0]))
+    assert steps.judge.firing() == []
+    assert steps.judge.healthy("0")
+
+
+def test_episode_about_a_loss_does_not_stay_open_where_optimizers_turn_out_to_work_against_each_other():
+    steps = Steps(resolve())
+    steps.take([*falling(), *[5.0] * 30])
+    for optimizer in ("0", "1"):
+        steps.judge.contest.backward(optimizer, steps)
+    steps.take([1.0], optimizer="1")
+    assert ("loss_diverged", "resolved") in edges(steps.take([5.0]))
+
+
 def test_rule_that_was_chosen_is_judged_also_where_the_loss_says_nothing():
     steps = Steps(resolve(), chosen=["loss_spike"])
     assert "loss_spike" not in steps.judge.distrust_loss()

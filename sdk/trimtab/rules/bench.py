@@ -141,6 +141,8 @@ class Bench:
             if not found and (found is None or level.idle):  # as nearly always
                 continue
             if hindered and self._hindered(seat):
+                if (level.firing or level.value) and self._is_left_out(seat):
+                    verdicts += self._drop(seat, step)
                 continue
             if level.update(step, found) is not None:
                 verdicts.append(self._verdict(seat, step))
@@ -149,12 +151,17 @@ class Bench:
     def _hindered(self, seat: Seat) -> bool:
         """Whether a rule is not judged now."""
         rate = self._rate
-        return (
-            (seat.relative and rate.settling > 0)
-            or (seat.steady and not rate.steady)
-            or (seat.descent and self.contested)
-            or seat.rule.name in self.unjudged
-        )
+        return (seat.relative and rate.settling > 0) or (seat.steady and not rate.steady) or self._is_left_out(seat)
+
+    def _is_left_out(self, seat: Seat) -> bool:
+        """Whether what a rule says means nothing here, and hardly will."""
+        return (seat.descent and self.contested) or seat.rule.name in self.unjudged
+
+    def _drop(self, seat: Seat, step: int) -> list[Verdict]:
+        """Forget what a rule saw before it was left out: else its newest point would stand for all that follow."""
+        was_firing = seat.level.firing
+        seat.level.fence()
+        return [self._verdict(seat, step)] if was_firing else []
 
     def fence(self) -> None:
         self._until = self.skips = 0
