@@ -78,3 +78,10 @@ def test_losses_that_fall_as_their_number_rises_are_sums_all_the_same(seed):
     sizes = [45.0 * min(1.0, 4 / count) * math.exp(draw.gauss(0.0, 0.2)) for count in counts]
     found = [accumulation.judged(size * count, count) for size, count in zip(sizes, counts, strict=True)]
     assert found[-20:] == pytest.approx(sizes[-20:])
+
+
+@pytest.mark.parametrize("sizes", [(1e200, 1e-200), (1e-200, 1e200), (5e-324, 5e-324)])
+def test_losses_of_any_size_are_compared(sizes):
+    accumulation = Accumulation()
+    for count, size in zip((1, 3, 1, 3), sizes * 2, strict=True):
+        assert 0.0 < accumulation.judged(size, count) < math.inf

@@ -8,10 +8,12 @@ have fewer backwards than the others, whoever divides by their usual number.
 from __future__ import annotations
 
 import math
+import sys
 
 RECENT = 0.2  # weight of the newest size in its average
 VOTES = 4  # steps after a change of the number that say which it is
 LARGE = 0.5  # ln of a change whose votes count in full; over a smaller one the loss itself may have changed as much
+LEAST = sys.float_info.min / sys.float_info.epsilon  # of a size: what is less may be 0 when it is divided
 MOST = 3.0  # evidence that is kept: a step after a change from 1 to 2 brings 0.7, less where losses are noisy
 
 
@@ -37,7 +39,7 @@ class Accumulation:
         if backwards != self._backwards:
             self._change(backwards)
         size = abs(loss)
-        if size and size - size == 0.0:  # it is finite
+        if LEAST <= size < math.inf:
             if self._mean is not None:
                 self._mean = self._compare(size, size / backwards, self._mean)
             self._size += RECENT * (size - self._size) if self._size else size
@@ -55,6 +57,6 @@ class Accumulation:
         """Vote, if it is time. Returns what is usual for `mean` with this one."""
         if self._votes:
             self._votes -= 1
-            better = abs(math.log(size / self._size)) - abs(math.log(mean / usual))
+            better = abs(math.log(size) - math.log(self._size)) - abs(math.log(mean) - math.log(usual))
             self._evidence = max(-MOST, min(MOST, self._evidence + self._weight * better))
         return usual + RECENT * (mean - usual)
