@@ -32,3 +32,7 @@ def test_first_norm_counts_as_one_of_all_that_came_early():
 def test_norms_that_stay_near_are_followed():
     assert usual(*[2.0] * AFTER, *[6.0] * 300) == pytest.approx(6.0, rel=0.01)
     assert usual(*[2.0] * AFTER, *[2.0 * math.exp(2.5)] * 300) == pytest.approx(2.0)
+
+
+def test_infinite_norm_of_finite_elements_is_no_measure():
+    assert usual(math.inf, *[2.0] * (AFTER + 1)) == pytest.approx(2.0)

@@ -20,10 +20,10 @@ class UsualNorm:
         self._count = 0
 
     def update(self, norm: float) -> None:
-        """Take a finite norm in."""
+        """Take a norm in. One that is infinite, as that of finite elements may be, is none."""
         known = self._count >= AFTER
         self.value = math.exp(self._log) if known else None
-        if norm <= 0.0:
+        if not 0.0 < norm < math.inf:
             return
         value = math.log(norm)
         self._count += 1
