@@ -27,7 +27,7 @@ def test_factor_that_both_norms_have_drops_out():
     assert scale.value == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize("small", [(8, math.nan), (8, math.inf), (64, 1.0)])
+@pytest.mark.parametrize("small", [(8, math.nan), (8, math.inf), (8, 1e200), (64, 1.0)])
 def test_pair_that_tells_nothing_is_left_out(small):
     scale = NoiseScale()
     for _ in range(20):

@@ -42,14 +42,15 @@ class NoiseScale:
         self._signal = self._noise = 0.0
 
     def update(self, small: tuple[float, float], large: tuple[float, float]) -> None:
-        """Take one pair of (samples, norm). What is not finite, or of one size, is left out."""
+        """Take one pair of (samples, norm). What is not finite, or its square, or of one size, is left out."""
         (b, norm_b), (big, norm_big) = small, large
-        if not (b < big and math.isfinite(norm_b) and math.isfinite(norm_big)):
+        square_b, square_big = norm_b * norm_b, norm_big * norm_big
+        if not (b < big and math.isfinite(square_b) and math.isfinite(square_big)):
             return
         self._pairs += 1
         weight = max(WEIGHT, 1 / self._pairs)
-        self._signal += weight * ((big * norm_big**2 - b * norm_b**2) / (big - b) - self._signal)
-        self._noise += weight * ((norm_b**2 - norm_big**2) / (1 / b - 1 / big) - self._noise)
+        self._signal += weight * ((big * square_big - b * square_b) / (big - b) - self._signal)
+        self._noise += weight * ((square_b - square_big) / (1 / b - 1 / big) - self._noise)
 
     @property
     def value(self) -> float | None:
