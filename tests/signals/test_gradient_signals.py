@@ -392,3 +392,20 @@ def test_bias_of_a_module_whose_weight_is_in_one_within_it_is_of_the_same_layer(
 def test_module_with_more_than_a_bias_is_a_layer_beside_those_within_it():
     norms = {"0.scale": 1e-9, "0.bias": 1e-9, "0.lin.weight": 1.0, "1.weight": 1.0, "2.weight": 1.0}
     assert VanishingShare().update(norms) == 0.25
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_ratios_of_weights_that_are_no_numbers_are_no_measure_of_the_rate(broken):
+    excess, crawl = UpdateExcess(Course()), Crawl(course_of([2.0, 2.1] * 30))
+    for ratio in (broken, 1e-6):
+        ratios = dict.fromkeys(["a.weight", "b.weight", "c.weight"], ratio)
+        excess.read(ratios)
+        slow = crawl.update(ratios)
+    assert excess.first == 1e-6
+    assert slow > 10
+
+
+@pytest.mark.parametrize("names", ["abc", "cba", "bca"])
+def test_update_ratio_does_not_depend_on_where_a_nan_stands(names):
+    values = {"a": math.nan, "b": 1e-3, "c": 2e-3}
+    assert UpdateRatio().update({name: values[name] for name in names}) == pytest.approx(2.0)

@@ -244,7 +244,8 @@ class UpdateExcess:
             self._ratios.append(self._typical)
             self._furthest.append(max(least))
             at_rate = self._typical / self._course.lengthened
-            self.first = self.first or at_rate
+            if at_rate < math.inf:  # else it is of weights that are no numbers any more
+                self.first = self.first or at_rate
             self._course.stride = max(self._course.stride, at_rate)
             self._course.furthest = max(self._course.furthest, max(least))
 
@@ -280,7 +281,7 @@ class Crawl:
         if ratios is not self._newest:
             self._newest = ratios
             least = self._of_modules.least(ratios)
-            moving = sorted(r for r in (least if any(least) else ratios.values()) if r > 0.0)
+            moving = sorted(r for r in (least if any(least) else ratios.values()) if 0.0 < r < math.inf)
             self._largest = max(self._largest, moving[len(moving) // 2] if moving else 0.0)
         missing = self._progress.update(0.0)
         if not missing:
@@ -331,7 +332,10 @@ class _Modules:
         self._places: list[int] = []
 
     def least(self, ratios: Mapping[str, float]) -> list[float]:
-        """The least ratio of each module, without the parameters that had none at first: see `UpdateExcess`."""
+        """The least ratio of each module, without the parameters that had none at first: see `UpdateExcess`.
+
+        NaN counts as infinite.
+        """
         self._known = self._known or frozenset(ratios)
         if not ratios.keys() <= self._known:
             ratios = {name: ratio for name, ratio in ratios.items() if name in self._known}
@@ -355,8 +359,8 @@ def largest_by_layer(layers: Sequence[int], norms: Mapping[str, float]) -> list[
 
 
 def _median(ratios: Mapping[str, float]) -> float:
-    """Of those over 0 where it would be 0 otherwise."""
-    found = sorted(ratios.values())
+    """Of those over 0 where it would be 0 otherwise. NaN counts as infinite."""
+    found = sorted(ratio if ratio == ratio else math.inf for ratio in ratios.values())
     middle = found[len(found) // 2]
     if middle > 0.0:
         return middle
