@@ -809,3 +809,13 @@ def test_divergence_right_after_a_fence_is_told_as_such():
     began = steps.at
     (verdict,) = steps.take([2.0] * 40)
     assert verdict.since == began + 1
+
+
+def test_overfitting_is_judged_also_where_one_of_the_first_losses_was_not_finite():
+    steps = Steps(shipped("overfitting"))
+    steps.take(falling())
+    verdicts = []
+    for at, loss in enumerate([1.0, 0.8, 0.9, 1.2, 1.5, 1.8]):
+        verdicts += steps.judge.validation(at, loss, None, 0.5, math.nan)
+    assert edges(verdicts) == [("overfitting", "firing")]
+    assert steps.judge.findings("0").is_harmful

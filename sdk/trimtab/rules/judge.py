@@ -121,6 +121,8 @@ class Judge:
         bench = self._bench("")
         if beginning is None:
             beginning = next((b.course.first for name, b in self._benches.items() if name and b.course.count), None)
+        elif not math.isfinite(beginning):  # one of the first steps was not
+            beginning = None
         of_training = [each for name, each in self._benches.items() if name]
         steady = all(each.steady for each in of_training)
         at_chance = bool(of_training) and all(each.course.is_no_better(train_loss or 0.0) for each in of_training)

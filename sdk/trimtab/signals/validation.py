@@ -21,7 +21,7 @@ class Validated(NamedTuple):
 
     loss: float | None
     train_loss: float | None
-    beginning: float | None = None  # the training loss when the run began
+    beginning: float | None = None  # the training loss when the run began, None where that is not known
     steady: bool = True  # whether the learning rate is one to train at
     settled: bool = True  # whether there were losses enough before it to compare with
     at_chance: bool = False  # whether the training loss is known to be no better than a guess
