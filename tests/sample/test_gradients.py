@@ -472,3 +472,13 @@ def test_a_gpu_is_not_waited_for():
         torch.cuda.set_sync_debug_mode("default")
     assert_all_right(taken.read(), tensors)
     assert taken.ready()
+
+
+def test_norm_of_half_precision_may_be_larger_than_half_precision_itself():
+    assert finite([torch.full((10_000,), 1000.0, dtype=torch.float16)])
+    assert not finite([torch.tensor([math.inf], dtype=torch.float16)])
+
+
+def test_norm_is_not_zero_where_squares_underflow():
+    (moments,) = on_cpu([torch.tensor([1e-200, -1e-200], dtype=torch.float64)])
+    assert moments.norm == 1e-200

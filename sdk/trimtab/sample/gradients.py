@@ -103,8 +103,13 @@ def finite(gradients: Sequence[Tensor]) -> bool:
     Elements beyond 1e19 are not told from Inf. Cost: about one plain sum.
     """
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        here = [values for values, _ in map(elements_of, gradients) if values.is_cpu]
+        here = [_squarable(values) for values, _ in map(elements_of, gradients) if values.is_cpu]
         return not here or math.isfinite(torch.stack([n.double() for n in torch._foreach_norm(here)]).sum().item())
+
+
+def _squarable(values: Tensor) -> Tensor:
+    """Of half precision as float32: its norms end at 65,504."""
+    return values.float() if values.dtype is torch.float16 else values
 
 
 def _on_cpu(group: dict[int, Elements]) -> dict[int, Moments]:

@@ -26,8 +26,10 @@ class Moments(NamedTuple):
 
     @property
     def norm(self) -> float:
-        """2-norm of the elements."""
-        return math.hypot(math.sqrt(self.m2), math.sqrt(self.size) * self.mean) if self.finite else self.max_abs
+        """2-norm of the elements, and at least the largest of them, also where squares of float64 underflow."""
+        if not self.finite:
+            return self.max_abs
+        return max(math.hypot(math.sqrt(self.m2), math.sqrt(self.size) * self.mean), self.max_abs)
 
     @property
     def finite(self) -> bool:
