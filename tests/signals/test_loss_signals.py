@@ -435,3 +435,16 @@ def test_divergence_of_weights_that_have_learned_is_measured_by_their_first_swin
     assert set(found[:KNOWN]) == {None}
     assert max(found[KNOWN:]) < RULES["loss_diverged"].threshold / 2
     assert learned(KNOWS_ITS_TASK + [1.0] * 40)[-1] > RULES["loss_diverged"].threshold
+
+
+@pytest.mark.parametrize("level", [2.296875, -2.296875])
+def test_last_bit_of_half_precision_is_no_jump_of_a_loss_that_has_never_moved(level, scores):
+    losses = [level] * 120 + [level + 2.0**-6] * 40
+    assert max(scores(SpikeScore, losses)[WARM_UP:]) < SPIKE
+    assert max(scores(Divergence, losses)[WARM_UP:]) < DIVERGED
+
+
+def test_jump_of_a_loss_that_has_never_moved_is_seen(scores):
+    losses = [2.3] * 40 + [4.0] * 30
+    assert max(scores(SpikeScore, losses)[WARM_UP:]) > SPIKE
+    assert scores(Divergence, losses)[-1] > DIVERGED

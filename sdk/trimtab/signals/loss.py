@@ -2,8 +2,8 @@
 
 Each signal reads a `Course` that does not hold the judged value yet: call `update(loss)` of every signal, then
 `update(loss)` of the course. Values that are not finite are for `Nonfinite` alone. All but that one are the same for
-`a * loss + b` with `a` over 0, but for a loss that begins at exactly 0, and one whose value at chance is known:
-they work for losses that are negative, near zero, or on any scale.
+`a * loss + b` with `a` over 0, but for a loss that begins at exactly 0, one that has never moved, and one whose value
+at chance is known: they work for losses that are negative, near zero, or on any scale.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from trimtab.signals.course import FLAT, KNOWN, LONG, NO_BETTER, Course
 
 WARM_UP = 24  # values before anything is compared
+ROUGH = 2.0**-6  # of a loss that has never moved, which measures its first moves: bfloat16 rounds it to 2**-7 of itself
 
 SHARE = 0.028  # of the gain: an excess of so much that lasts for three values counts as one of all of it that does not
 SURE = 0.12  # ... but of the largest usual swing
@@ -54,7 +55,7 @@ class SpikeScore:
 
         score  = excess / max(gain, peak), at least 0
         excess = loss - fast average
-        gain   = max(first - best, 4 calm swings)
+        gain   = max(first - best, 4 calm swings); 1/64 of a loss that has never moved
 
     Or, where that is larger, the least excess of the last three values over max(0.028 gain, 0.12 peak), since one wild
     batch says less than a jump that lasts. `peak` is the largest excess that was usual so far. For three values the
@@ -88,7 +89,8 @@ class SpikeScore:
             return 0.0
         scale = gain if gain > course.peak else course.peak
         if not scale:
-            return math.inf
+            rough = ROUGH * abs(course.fast)
+            return off / rough if rough else math.inf
         score = off / scale
         usual = max(SHARE * gain, SURE * peak)
         lasting = (min(loss, last[0], value) - fast) / usual if usual and course.count >= KNOWN else 0.0
@@ -103,6 +105,8 @@ class Divergence:
     """How much of its improvement the loss has lost again: 1 when it is back where it began.
 
         score = (fast average - best - excused) / max(first - best, 4 calm swings)
+
+    Of a loss that has never moved the divisor is 1/64 of itself.
 
     Example: the loss came down from 2.3 to 0.3, then rose to 1.5. That is 1.2 of 2, so the score is 0.6.
 
@@ -137,7 +141,7 @@ class Divergence:
         if course.count < (KNOWN if course.learned else WARM_UP):
             return None
         self._latest.append(value)
-        scale, above = course.scale, course.lost
+        scale, above = course.scale or ROUGH * abs(course.best), course.lost
         slowly = course.worsened if course.validation_lost > 0.0 else 0.0
         if above <= 0.0 and slowly <= 0.0:
             return 0.0
