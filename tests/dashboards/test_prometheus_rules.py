@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trimtab.catalog import METRICS
 from trimtab.catalog.rules import RULES
@@ -78,6 +79,14 @@ def test_alertmanager_reads_its_configuration(program):
     configuration = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
     done = subprocess.run([program("amtool"), "check-config", configuration], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alert_that_always_fires_is_sent_in_every_interval():
+    """Alertmanager looks once in a `group_interval`, a moment before a `repeat_interval` of the same length is over."""
+    routes = yaml.safe_load((ROOT / "deploy" / "alertmanager" / "alertmanager.yml").read_text())["route"]["routes"]
+    (route,) = [each for each in routes if each["receiver"] == "heartbeat"]
+    assert route["group_interval"] == "1m"
+    assert int(re.fullmatch(r"(\d+)s", route["repeat_interval"])[1]) < 60
 
 
 @pytest.mark.servers
