@@ -31,11 +31,13 @@ class Recording:
     expression: str
 
 
+# Two runs of one process each that bear one name have one rank between them, and neither lags behind the other.
+SEVERAL_RANKS = f"and on (run) count by (run) (count by (run, rank) ({catalog.RUN_INFO.name})) > 1"
 STEP_SECONDS = Recording(
     "rank:trimtab_step_seconds:mean5m",
-    f"rate({catalog.STEP_DURATION.name}_sum[5m]) / rate({catalog.STEP_DURATION.name}_count[5m])",
+    f"rate({catalog.STEP_DURATION.name}_sum[5m]) / rate({catalog.STEP_DURATION.name}_count[5m])\n{SEVERAL_RANKS}",
 )
-DATA_WAIT = Recording("rank:trimtab_data_wait:rate5m", f"rate({catalog.DATA_WAIT.name}[5m])")
+DATA_WAIT = Recording("rank:trimtab_data_wait:rate5m", f"rate({catalog.DATA_WAIT.name}[5m])\n{SEVERAL_RANKS}")
 GONE = Recording(
     "run:trimtab_gone:group",
     f"""\
@@ -86,9 +88,10 @@ def _silent() -> list[AlertRule]:
             "TrimtabTargetDown", "warning",
             f'(up{{job=~".*trimtab.*"}} unless on (job, instance) last_over_time({catalog.RUN_INFO.name}[1h]))',
             "==", 0, for_s=120, keep_s=300,
-            summary="{{ $labels.instance }}: never reached",
+            summary="{{ $labels.instance }}: not reached",
             description="A run says that it serves metrics here, but Prometheus has not reached it within an hour. "
-            "Does the run listen on an address that Prometheus can reach? Is a token needed? Is a firewall between?",
+            "Does the run listen on an address that Prometheus can reach? Is a token needed? Is a firewall between? "
+            "Or was it killed, more than an hour ago? See `trimtab targets list`.",
         ),
     ]  # fmt: skip
 

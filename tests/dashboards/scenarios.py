@@ -148,11 +148,12 @@ DOWN = [
         "never reached",
         _up("lost", "0x200") | _up("nan", "NaN+0x200") | _up("well", "1x200") | _up("removed", "0x3 stale")
         | {'up{job="node", instance="other"}': "0x200"}
-        | _up("died", "1x4 0x200") | _ran("died", "1x4 stale"),
+        | _up("died", "1x4 0x200") | _ran("died", "1x4 stale"),  # it is gone, for an hour
         {
             "1m": [],
             "2m": [({"job": "trimtab", "instance": i}, "0") for i in ("lost", "removed")],
             "20m": [({"job": "trimtab", "instance": "lost"}, "0")],
+            "70m": [({"job": "trimtab", "instance": i}, "0") for i in ("lost", "died")],
         },
     ),
     Scenario(
@@ -164,17 +165,17 @@ DOWN = [
 ]  # fmt: skip
 
 
-def _steps(run, rank, seconds, gone=False):
+def _steps(run, rank, seconds, gone=False, instance=None):
     """A rank that takes a step in so many seconds, 60 steps a minute by count."""
-    target = {"rank": rank, "instance": f"{run}{rank}"}
+    target = {"rank": rank, "instance": instance or f"{run}{rank}"}
     end = "x5 stale" if gone else "x60"
     series = _of(run, "step_duration_seconds_sum", f"0+{60 * seconds:g}{end}", **target)
     series |= _of(run, "step_duration_seconds_count", f"0+60{end}", **target)
     return series | _info(run, "1" + end, **target)
 
 
-def _waits(run, rank, share):
-    target = {"rank": rank, "instance": f"{run}{rank}"}
+def _waits(run, rank, share, instance=None):
+    target = {"rank": rank, "instance": instance or f"{run}{rank}"}
     return _of(run, "data_wait_seconds_total", f"0+{60 * share:g}x60", **target) | _info(run, "1x60", **target)
 
 
@@ -191,6 +192,12 @@ RANKS = [
     ),
     Scenario(
         "TrimtabRankStraggling",
+        "two runs of one process, and of one name",
+        _steps("a", "0", 1, instance="here") | _steps("a", "0", 9, instance="there"),
+        {"10m": [], "30m": []},
+    ),
+    Scenario(
+        "TrimtabRankStraggling",
         "it dies",
         _steps("a", "0", 1) | _steps("a", "1", 1) | _steps("a", "2", 1) | _steps("a", "3", 2, gone=True),
         {"30m": []},
@@ -202,6 +209,12 @@ RANKS = [
         | _waits("all", "0", 0.8) | _waits("all", "1", 0.8)
         | _of("nan", "data_wait_seconds_total", "NaN+0x60") | _info("nan", "1x60"),
         {"5m": [], "10m": [({"run": "a", "run_id": "a", "rank": "3"}, "0.5")]},
+    ),
+    Scenario(
+        "TrimtabRankStarving",
+        "two runs of one process, and of one name",
+        _waits("a", "0", 0.05, instance="here") | _waits("a", "0", 0.95, instance="there"),
+        {"10m": [], "30m": []},
     ),
 ]  # fmt: skip
 
