@@ -57,7 +57,7 @@ def _standing() -> list[Panel]:
         stat(
             "Gone",
             "Runs that were running when they last answered, and do not answer any more. From the paging rules.",
-            Query(f"count({GONE.name}) or vector(0)", "runs"),
+            Query(_count_runs(f'{GONE.name}{{run=~"$run"}}'), "runs"),
             bounds=[(None, GREEN), (1, RED)],
         ),
         stat(

@@ -37,7 +37,7 @@ def _standing() -> list[Panel]:
         stat(
             "Vanishing",
             "Layers with less than a thousandth of the largest layer's gradient, dead ones included.",
-            Query(f"count({NORM} < {VANISHED:g} * scalar(max({NORM}))) or vector(0)", "vanishing"),
+            Query(f"count({NORM} < {VANISHED:g} * scalar(max({NORM} < Inf))) or vector(0)", "vanishing"),
             bounds=[(None, GREEN), (1, ORANGE)],
         ),
         stat(
@@ -79,7 +79,7 @@ def _maps() -> list[Panel]:
 def _by_depth(query: str) -> str:
     """Prometheus sorts series by their labels as text, `depth` first: with zeros before them numbers sort as well."""
     padded = f"log10(clamp_min({query}, 1e-12))"
-    for digits, zeros in ((".", "00"), ("..", "0")):
+    for digits, zeros in ((".", "000"), ("..", "00"), ("...", "0")):
         padded = f'label_replace({padded}, "depth", "{zeros}$1", "depth", "({digits})")'
     return padded
 

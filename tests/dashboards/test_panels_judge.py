@@ -93,9 +93,18 @@ def test_layers_that_are_dead_vanishing_or_not_finite_are_counted(judge):
         judge(query("trimtab-layers", panel), count, given)
 
 
+def test_layer_whose_gradient_is_infinite_makes_no_other_vanish(judge):
+    norms = {"a": 1, "b": 0.0005, "c": "Inf", "d": 0.5}
+    given = [series("trimtab_layer_gradient_norm", f"{v}x30", layer=k, depth=k) for k, v in norms.items()]
+    given[2]["values"] = " ".join(["Inf"] * (SAMPLES + 1))
+    for panel, count in {"Vanishing": 1, "Not finite": 1}.items():
+        judge(query("trimtab-layers", panel), count, given)
+
+
 def test_heat_map_comes_sorted_by_depth(judge):
-    given = [series("trimtab_layer_gradient_norm", f"{10**n}x30", layer=f"l{n}", depth=str(n)) for n in (2, 10)]
-    found = [{"labels": f'{{layer="l{n}",depth="{padded}"}}', "value": n} for n, padded in ((2, "002"), (10, "010"))]
+    depths = {"2": "0002", "10": "0010", "999": "0999", "1000": "1000"}
+    given = [series("trimtab_layer_gradient_norm", "100x30", layer=f"l{n}", depth=n) for n in depths]
+    found = [{"labels": f'{{layer="l{n}",depth="{padded}"}}', "value": 2} for n, padded in depths.items()]
     judge(query("trimtab-layers", "Gradient norm, powers of ten"), found, given)
 
 
@@ -114,6 +123,7 @@ def test_fleet_counts_what_fires_failed_or_cannot_be_reached(judge):
         series("trimtab_run_status", "1x30", status="failed"),
         series("up", "0x30"),
         {"series": 'run:trimtab_gone:group{run="other",run_id="2"}', "values": "1x30"},
+        {"series": 'run:trimtab_gone:group{run="other",run_id="3"}', "values": "1x30"},  # a rank with an id of its own
     ]
     given[2]["series"] = 'up{job="trimtab",instance="a:1"}'
     for panel in ("Rules firing", "Failed", "Gone", "Targets down"):
