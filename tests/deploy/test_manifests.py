@@ -131,6 +131,17 @@ def test_parts_of_kubernetes_name_the_same_port_label_and_secret():
     assert endpoint["authorization"]["credentials"]["name"] == secret["secretName"]
 
 
+def test_pod_of_the_job_is_let_into_a_restricted_namespace():
+    """What the level "restricted" of Kubernetes' pod security standards asks of a pod."""
+    (job,) = documents("job.yaml")
+    pod = job["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert all(volume.keys() & {"secret", "emptyDir", "persistentVolumeClaim"} for volume in pod["volumes"])
+
+
 def test_settings_of_the_job_are_settings_that_exist():
     from trimtab import config, tokens
 
