@@ -21,10 +21,10 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trimtab.capture.identity import Same
+from trimtab.capture.lengths import length_of
 from trimtab.capture.patches import Patches
 
 ATTRIBUTE = "_trimtab_pass"
-MAY_HAPPEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class LoaderPass:
@@ -40,7 +40,7 @@ class LoaderPass:
         self._iterator = weakref.ref(iterator)
         self.loader = Same(iterator._index_sampler)  # of every pass over one DataLoader
         self.data = Same(_data_of(iterator))  # of two loaders over the same samples
-        self.sized, self.repeats = _length(iterator), False
+        self.sized, self.repeats = length_of(iterator._index_sampler), False
         if self.sized is None:
             self.sized = _round(iterator)
             self.repeats = self.sized is not None  # the iterator goes on after its end, with another pass
@@ -242,20 +242,13 @@ def _first_length(batch: Any, depth: int = 3) -> int | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def _length(batches: Any) -> int | None:
-    try:
-        return len(batches)
-    except MAY_HAPPEN:  # an iterable dataset, a sampler that cannot tell its length or does not know it yet
-        return None
-
-
 def _round(iterator: Any) -> int | None:
     """The batches after which an endless sampler begins anew: one that hands out those of a `BatchSampler` for ever.
 
     Programs that keep their workers over all epochs have such a loader, and take so many batches of it for each.
     """
     repeated: Any = getattr(iterator._index_sampler, "sampler", None)
-    return (_length(repeated) or None) if issubclass(type(repeated), BatchSampler) else None
+    return (length_of(repeated) or None) if issubclass(type(repeated), BatchSampler) else None
 
 
 def _samples_of_each(iterator: Any) -> int | None:
@@ -278,10 +271,8 @@ def _items_of_each(iterator: Any) -> tuple[int | None, int | None]:
         return None, None
     if type(sampler) is not BatchSampler or iterator._dataset_kind != _DatasetKind.Map or sampler.drop_last:
         return size, size
-    try:
-        return size, len(sampler.sampler) % size or size  # type: ignore[arg-type]
-    except TypeError:  # a sampler without length
-        return size, None
+    length = length_of(sampler.sampler)
+    return size, None if length is None else length % size or size
 
 
 def _has_length(batch: Any, length: int, depth: int = 3) -> bool:
