@@ -248,6 +248,18 @@ def test_lane_holds_nothing_that_the_user_drops(watching, taken):
     assert len(taken) > STEPS // 2
 
 
+def test_model_after_another_is_not_held_by_the_graph_of_its_first_loss(watching, taken):
+    with watching(gradients_every=1000):
+        for _ in range(3):
+            loop = Loop()
+            on_and_on(loop)
+            kept = [weakref.ref(parameter) for parameter in loop.model.parameters()]
+            del loop
+            gc.collect()
+            assert [parameter() for parameter in kept] == [None] * len(kept)
+    assert len(taken) > STEPS // 2
+
+
 def test_lane_holds_no_iterator(watching, taken):
     loop = Loop()
     with watching(gradients_every=1000):

@@ -127,6 +127,7 @@ class Criteria:
         if self._objective.backward(tensor, is_returned=is_returned):
             self._calls.backward(tensor, self.said, is_all=True)
             self.said.mark()
+            self._summing.forget()  # or else it would hold this graph, and all parameters in it
             return
         self._doubt()
         if is_by_hand and not self._is_by_hand:
