@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from trimtab.capture.losses import BUILTIN_LOSSES
+
 
 class Tuned(nn.Module):
     """A model that holds its loss function."""
@@ -94,6 +96,15 @@ def test_model_that_holds_a_loss_function_is_pickled_and_copied(watching, inputs
     for twin in twins:
         assert twin.criterion is F.cross_entropy
         assert torch.equal(twin(inputs, labels), model(inputs, labels))
+
+
+@pytest.mark.parametrize("loss", BUILTIN_LOSSES, ids=lambda loss: loss.name)
+def test_built_in_loss_is_pickled_as_what_it_is(watching, loss):
+    """A model may be made in the run that holds one, and be saved in it."""
+    with watching():
+        criterion = getattr(loss.owner, loss.name)
+        assert pickle.loads(pickled := pickle.dumps(criterion)) is criterion
+    assert pickle.loads(pickled) is getattr(loss.owner, loss.name)
 
 
 def test_state_of_a_watched_model_has_no_key_of_ours(watching, inputs, labels, tmp_path):

@@ -181,6 +181,7 @@ def watch_losses(patches: Patches, wrap: Callable[[BuiltinLoss, Any], Any], repo
         original = getattr(loss.owner, loss.name)
         wrapper = wrap(loss, original)
         wrapper.__name__ = wrapper.__qualname__ = loss.name
+        wrapper.__module__ = loss.owner.__name__  # by which it is pickled, as the original
         wrapper.__doc__ = original.__doc__
         patches.replace(loss.owner, loss.name, wrapper)
         if id(original) in table:  # torch.jit.script finds the operator behind our wrapper
