@@ -97,9 +97,33 @@ AFTERWARDS = """
     print(run())
 """
 
+DIRECT = """
+    import sys
+    import torch
+    import trimtab
+
+    def compiled():
+        torch._dynamo.reset()
+        loss = torch.compile(lambda a, b: torch.kl_div(a, b, 1), backend="eager", fullgraph=True)
+        return loss(torch.zeros(3, 2).log_softmax(1), torch.ones(3, 2)).item()
+
+    before = compiled() if sys.argv[1] == "before" else None
+    with trimtab.watch(backends=["jsonl"]):
+        within = compiled()
+    print(within == compiled(), before in (None, within))
+"""
+
 
 @pytest.mark.slow
 def test_dynamo_knows_functions_of_torch_after_the_run_and_nothing_of_it(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(AFTERWARDS)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["0.0", "None"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["before", "within"])
+def test_built_in_loss_is_no_graph_break_wherever_dynamo_was_asked_first(tmp_path, first):
+    command = [sys.executable, "-c", textwrap.dedent(DIRECT), first]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True"

@@ -40,19 +40,30 @@ def leave_alone(code: CodeType) -> Callable[[], None]:
     return lambda: _set_strategy(code, default, default)
 
 
-def know_again(replaced: Iterable[tuple[Any, Any]]) -> None:
-    """Have Dynamo know functions of torch by themselves, where it met those that had replaced them: (theirs, ours).
+def take_for(replaced: Iterable[tuple[Any, Any]]) -> None:
+    """Have Dynamo treat functions of ours as those of torch that they have replaced: (theirs, ours).
 
-    It looks them up by name once, and keeps what it finds for good: it would break graphs at torch's own, and hold ours
-    and the run. Its table is not made anew, since others have added to it by then.
+    What it knows of torch's functions is by object, and collected when it is asked first: before the run, or in it.
     """
-    look_up: Any = getattr(sys.modules.get("torch._dynamo.trace_rules"), "get_torch_obj_rule_map", None)
-    if not hasattr(look_up, "cache_info") or not look_up.cache_info().currsize:  # it has not looked yet
-        return
-    rules = look_up()
-    for original, replacement in replaced:
-        if replacement in rules:
-            rules[original] = rules.pop(replacement)
+    known = _known_functions()
+    known.update({ours: known[theirs] for theirs, ours in replaced if theirs in known})
+
+
+def know_again(replaced: Iterable[tuple[Any, Any]]) -> None:
+    """Have Dynamo know functions of torch by themselves, where it knows those that had replaced them: (theirs, ours).
+
+    It would break graphs at torch's own for good, and hold ours and the run. What it knows is not collected anew, since
+    others have added to it by then.
+    """
+    known = _known_functions()
+    known.update({theirs: known.pop(ours) for theirs, ours in replaced if ours in known})
+
+
+def _known_functions() -> dict[Any, Any]:
+    """Empty where they have not been collected yet."""
+    collect: Any = getattr(sys.modules.get("torch._dynamo.trace_rules"), "get_torch_obj_rule_map", None)
+    is_collected = hasattr(collect, "cache_info") and collect.cache_info().currsize
+    return collect() if is_collected else {}
 
 
 def _skip(code: CodeType, *, below: bool) -> None:

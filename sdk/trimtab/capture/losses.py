@@ -20,6 +20,7 @@ from torch.compiler import is_compiling
 from torch.jit import _builtins as jit_builtins
 from torch.nn import functional
 
+from trimtab.capture.dynamo import take_for
 from trimtab.capture.patches import Patches
 from trimtab.sample.criteria import MEAN, NONE, SUM, Classes, LossCall
 
@@ -176,7 +177,7 @@ def watch_losses(patches: Patches, wrap: Callable[[BuiltinLoss, Any], Any], repo
     Returns what undoes what `patches` does not.
     """
     table: dict[int, str] = jit_builtins._get_builtin_table()  # type: ignore[no-untyped-call]
-    registered = []
+    registered, wrapped = [], []
     for loss in BUILTIN_LOSSES:
         original = getattr(loss.owner, loss.name)
         wrapper = wrap(loss, original)
@@ -184,11 +185,14 @@ def watch_losses(patches: Patches, wrap: Callable[[BuiltinLoss, Any], Any], repo
         wrapper.__module__ = loss.owner.__name__  # by which it is pickled, as the original
         wrapper.__doc__ = original.__doc__
         patches.replace(loss.owner, loss.name, wrapper)
+        wrapped.append((original, wrapper))
         if id(original) in table:  # torch.jit.script finds the operator behind our wrapper
             table[id(wrapper)] = table[id(original)]
             registered.append(id(wrapper))
     for module in PYTHON_LOSSES:
         patches.replace(module, "forward", _wrap_forward(module, report))
+
+    take_for(wrapped)
 
     def undo() -> None:
         for key in registered:
