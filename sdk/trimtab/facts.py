@@ -23,6 +23,8 @@ _NAMED = r"(?:pass|secret|token(?!i[sz]er)|(?:api|access|private)[-_]?key|creden
 _SECRET = re.compile(_NAMED, re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/?#]+(?=@)")  # in a URL, as is the next
 _IN_QUERY = re.compile(rf"([?&][^=&#]*{_NAMED}[^=&#]*=)[^&#]+", re.IGNORECASE)
+_KEY = re.compile(r"""(?<![\w./@-])["']?([\w.-]+)["']?\s*[:=]\s*""")  # of a header, of JSON, of settings in one text
+_VALUE = re.compile(r""""[^"]*"|'[^']*'|[^\s"',;&}\]][^"',;&}\]]*""")
 REMOVED = "<removed>"
 
 
@@ -86,7 +88,7 @@ def group() -> tuple[int, int] | None:
 
 
 def without_secrets(command: Sequence[str]) -> list[str]:
-    """The command line without the values of arguments that are named like secrets, and without credentials in URLs."""
+    """The command line without the values of what is named like a secret, and without credentials in URLs."""
     kept: list[str] = []
     hide = False
     for argument in command:
@@ -97,9 +99,20 @@ def without_secrets(command: Sequence[str]) -> list[str]:
         elif equals and "://" not in name and _SECRET.search(name):
             kept.append(f"{name}={REMOVED}")
         else:
-            kept.append(_IN_QUERY.sub(rf"\1{REMOVED}", _CREDENTIALS.sub(REMOVED, argument)))
+            kept.append(_within(argument))
             hide = argument.startswith("-") and not equals and _SECRET.search(argument) is not None
     return kept
+
+
+def _within(argument: str) -> str:
+    """A text without the secrets in it: those of a URL, of a header, of settings in one argument."""
+    text = _IN_QUERY.sub(rf"\1{REMOVED}", _CREDENTIALS.sub(REMOVED, argument))
+    kept, end = "", 0
+    for key in _KEY.finditer(text):
+        value = _VALUE.match(text, key.end()) if key.start() >= end and _SECRET.search(key[1]) else None
+        if value is not None:
+            kept, end = f"{kept}{text[end : key.end()]}{REMOVED}", value.end()
+    return kept + text[end:]
 
 
 def version() -> str:

@@ -27,6 +27,14 @@ from trimtab.facts import REMOVED, collect, rank_of, without_secrets
         (["--url", "https://host/?mail=a@b"], ["--url", "https://host/?mail=a@b"]),
         (["--aws_access_key", "abc"], ["--aws_access_key", REMOVED]),
         (["user@host:path"], ["user@host:path"]),
+        (['--config={"api_key": "abc", "lr": 0.1}'], [f'--config={{"api_key": {REMOVED}, "lr": 0.1}}']),
+        (['{"a": {"token": 5}, "lr": 1}'], [f'{{"a": {{"token": {REMOVED}}}, "lr": 1}}']),
+        (["--header", "Authorization: Bearer abc"], ["--header", f"Authorization: {REMOVED}"]),
+        (["--set=a=1,token=abc,b=2"], [f"--set=a=1,token={REMOVED},b=2"]),
+        (["a=1 db_password='a b', x=1"], [f"a=1 db_password={REMOVED}, x=1"]),
+        (["https://auth.example.com:8080/x"], ["https://auth.example.com:8080/x"]),
+        (["/data/pass:/x", "optim:adam", "a.tokenizer=bert"], ["/data/pass:/x", "optim:adam", "a.tokenizer=bert"]),
+        (["pass" * 30_000], ["pass" * 30_000]),
     ],
 )
 def test_values_of_secrets_are_removed_from_the_command_line(command, kept):
