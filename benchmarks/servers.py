@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 30.0
+LOWEST, HANDED_OUT = 16384, 32768  # `net.ipv4.ip_local_port_range` begins there, 49152 elsewhere
 INSTALL = "apt-get install prometheus prometheus-alertmanager"
 ROUTE = """
 route: {{receiver: {receiver}, group_by: [alertname, run, run_id], group_wait: 0s, group_interval: 1s}}
@@ -41,10 +43,15 @@ def program(*names: str) -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on now, and that nobody is given by chance until it is used.
+
+    Ports that the system hands out, to servers at port 0 and to clients alike, lie above `HANDED_OUT`: one of those
+    that was free a moment ago may be any client's by now.
+    """
+    while True:
+        port = random.randrange(LOWEST, HANDED_OUT)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Server:

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from servers import free_port
 
 from trimtab.errors import BackendError
 from trimtab.testing import sample_events, sample_run
@@ -37,12 +38,6 @@ def connect():
     yield connect
     for each in opened:
         each.close()
-
-
-@pytest.fixture
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def answer_to(connection, request):
@@ -309,8 +304,9 @@ def test_threads_are_daemons(serve):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_lets_go_of_the_port(serve, get, free_port):
-    backend = serve(port=free_port, port_requested=True)
+def test_a_forked_child_lets_go_of_the_port(serve, get):
+    port = free_port()
+    backend = serve(port=port, port_requested=True)
     backend.write(sample_events())
     child = os.fork()
     if child == 0:
@@ -319,7 +315,7 @@ def test_a_forked_child_lets_go_of_the_port(serve, get, free_port):
     try:
         assert get(backend.address).status == 200
         backend.close()
-        assert get(serve(port=free_port, port_requested=True).address).status == 200
+        assert get(serve(port=port, port_requested=True).address).status == 200
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -380,10 +376,11 @@ def test_a_certificate_that_cannot_be_used_is_an_error(serve, certificate, make_
             serve(tls_certificate_file=pair[0], tls_key_file=pair[1])
 
 
-def test_a_backend_that_could_not_start_holds_no_port(serve, tmp_path, free_port):
+def test_a_backend_that_could_not_start_holds_no_port(serve, tmp_path):
+    port = free_port()
     with pytest.raises(BackendError):
-        serve(PrometheusBackend(port=free_port), metrics_token_file=tmp_path / "missing")
-    with socket.create_server(("127.0.0.1", free_port)):
+        serve(PrometheusBackend(port=port), metrics_token_file=tmp_path / "missing")
+    with socket.create_server(("127.0.0.1", port)):
         pass
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from grafana_server import TOKEN
+from servers import free_port
 
 from trimtab.errors import ConfigError, GrafanaError
 from trimtab_dashboards.grafana_client import Grafana, read_token
@@ -82,9 +83,7 @@ def test_client_translates_what_goes_wrong(server, grafana, answer, status, said
 
 
 def test_client_says_when_nobody_listens():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    assert "Connection refused" in str(failure(Grafana(f"http://127.0.0.1:{port}", TOKEN)))
+    assert "Connection refused" in str(failure(Grafana(f"http://127.0.0.1:{free_port()}", TOKEN)))
 
 
 def test_client_does_not_wait_for_ever():

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from servers import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
-
-
-def free_ports(count):
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def until(condition):
@@ -41,7 +33,7 @@ class Stack:
     def __init__(self, directory, *, path=None):
         self.directory = directory
         self.targets = directory / "runs" / "targets"
-        prometheus, alertmanager, grafana = free_ports(3)
+        prometheus, alertmanager, grafana = (free_port() for _ in range(3))
         self.prometheus, self.alertmanager, self.grafana = (
             f"http://127.0.0.1:{port}" for port in (prometheus, alertmanager, grafana)
         )

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from running_stack import free_ports, until
+from running_stack import until
+from servers import free_port
 
 pytestmark = pytest.mark.servers
 
@@ -67,7 +68,7 @@ def test_alertmanager_is_not_taken_for_a_prometheus(stack):
 
 
 def test_nothing_at_all_is_told_link_by_link(tmp_path):
-    prometheus, alertmanager, grafana = (f"http://127.0.0.1:{port}" for port in free_ports(3))
+    prometheus, alertmanager, grafana = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
     addresses = ("--prometheus", prometheus, "--alertmanager", alertmanager, "--grafana", grafana)
     verdicts, said, code = doctor(*addresses, directory=tmp_path)
     wrong = {subject for subject, verdict in verdicts.items() if verdict == "wrong"}

@@ -4,13 +4,13 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import socket
 import time
 
 import pytest
 from answering import Answering, serving
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
+from servers import free_port
 
 from trimtab import config, discovery
 from trimtab.cli import trimtab
@@ -117,9 +117,7 @@ def test_port_that_another_run_took_is_told(target):
 
 
 def test_port_that_nobody_listens_on_is_told(target):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    finding = local.port(dataclasses.replace(target, address=f"127.0.0.1:{port}"), None)
+    finding = local.port(dataclasses.replace(target, address=f"127.0.0.1:{free_port()}"), None)
     assert "Connection refused" in finding.text
 
 
