@@ -1,9 +1,10 @@
 """How many runs that go wrong are saved, and how many healthy ones are left alone.
 
-    python benchmarks/rescue.py [--quick] [--seeds N] [--only KIND ...] [--tuning] [--write] [--results FILE]
+    python benchmarks/rescue.py [--others] [--quick] [--seeds N] [--only KIND ...] [--tuning] [--write] [--results FILE]
     python benchmarks/rescue.py --tuning --traces DIRECTORY     what rules see, step by step, of unwatched runs
 
-`benchmarks/RESCUE.md` says what is trained and what counts, and holds the last table that was made with `--write`.
+`benchmarks/RESCUE.md` says what is trained and what counts, and holds the last table that was made with `--write`;
+`benchmarks/OTHERS.md` that of `--others`, models and data that nothing was tuned on.
 """
 
 from __future__ import annotations
@@ -12,29 +13,35 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import rescue_jobs
 import rescue_tables as tables
 import results
-from rescue_cases import KINDS, REPORTED_SEEDS, TUNING_SEEDS, Job
-from rescue_healthy import healthy
 from rescue_jobs import Result
+from rescue_kinds import Kind
+from rescue_sets import BARRED, OTHERS, Job, Set
 
-README = Path(__file__).with_name("RESCUE.md")
+REPORTED_SEEDS, TUNING_SEEDS = range(5), range(100, 105)
 FAULTY = ("reference", "unwatched", "plateau", "guard", "ours")  # the others are read off the unwatched run
 CALM = ("unwatched", "guard", "ours")
 
 
+def set_of(options: argparse.Namespace) -> Set:
+    """Which runs it is about."""
+    return OTHERS if options.others else BARRED
+
+
 def jobs_of(options: argparse.Namespace) -> list[Job]:
     """Everything that is to be trained, seed by seed."""
-    seeds = list(TUNING_SEEDS if options.tuning else REPORTED_SEEDS)[: options.seeds]
+    chosen = set_of(options)
+    seeds = list(TUNING_SEEDS if options.tuning else REPORTED_SEEDS)[: options.seeds or chosen.seeds]
     faulty, calm = (seeds[:1], seeds[:1]) if options.quick else (seeds, seeds[:2])
     methods = ("trace",) if options.traces else FAULTY
     jobs = [
         Job(kind.name, case.recipe.name, seed, method)
-        for kind in KINDS
+        for kind in chosen.kinds
         if _wanted(kind.name, options) and not (options.tuning and kind.held_out)
         for case in kind.cases
         for seed in faulty
@@ -43,7 +50,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     methods = ("trace",) if options.traces else CALM[:: 2 if options.quick else 1]
     jobs += [
         Job("", recipe.name, seed, method, each.name)
-        for each in healthy()
+        for each in chosen.healthy()
         if _wanted(each.name, options) and not (options.tuning and each.held_out)
         for recipe in each.variants[:: 2 if options.quick else 1]
         for seed in calm
@@ -76,11 +83,11 @@ def train_all(jobs: Sequence[Job], workers: int, known: Path | None) -> list[Res
     return [found[job] for job in jobs]
 
 
-def report(found: Sequence[Result]) -> str:
+def report(found: Sequence[Result], kinds: Iterable[Kind]) -> str:
     """Every table."""
     faulty = [each for each in found if each["kind"]]
     calm = [each for each in found if each["healthy"]]
-    runs = tables.runs(faulty)
+    runs = tables.runs(faulty, kinds)
     methods = [method for method in CALM[1:] if any(each["method"] == method for each in calm)]
     parts = []
     if runs:
@@ -106,7 +113,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, every other healthy run")
-    parser.add_argument("--seeds", metavar="N", type=int, default=5, help="the first so many seeds of each fault")
+    parser.add_argument("--others", action="store_true", help="the set of runs that nothing was tuned on")
+    parser.add_argument("--seeds", metavar="N", type=int, help="the first so many seeds of each fault")
     parser.add_argument("--only", metavar="KIND", nargs="+", help="kinds of faults and healthy loops that begin so")
     parser.add_argument("--tuning", action="store_true", help="the kinds and seeds that thresholds may be tuned on")
     parser.add_argument("--results", metavar="FILE", type=Path, help="keep results; do not repeat others' runs")
@@ -116,8 +124,11 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.write and (options.only or options.tuning or options.traces):
         parser.error("--write takes the whole table. Leave --only, --tuning and --traces out.")
+    if options.others and options.tuning:
+        parser.error("--others is what nothing is tuned on. Leave --tuning out.")
     if not jobs_of(options):
-        parser.error(f"--only {' '.join(options.only)}: no kind begins so. There are: {', '.join(_names())}.")
+        names = ", ".join(_names(set_of(options)))
+        parser.error(f"--only {' '.join(options.only)}: no kind begins so. There are: {names}.")
     return options
 
 
@@ -128,18 +139,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_traces(found, options.traces)
         return
     how = f"{results.machine()}. {len(found)} runs in {(time.monotonic() - began) / 60:.0f} minutes."
-    text = f"{how}\n\n{report(found)}"
+    text = f"{how}\n\n{report(found, set_of(options).kinds)}"
     print(text)
     if options.write:
-        results.replace(README, text)
+        results.replace(set_of(options).page, text)
 
 
 def _wanted(name: str, options: argparse.Namespace) -> bool:
     return not options.only or any(name.startswith(each) for each in options.only)
 
 
-def _names() -> list[str]:
-    return [kind.name for kind in KINDS] + [each.name for each in healthy()]
+def _names(chosen: Set) -> list[str]:
+    return [kind.name for kind in chosen.kinds] + [each.name for each in chosen.healthy()]
 
 
 if __name__ == "__main__":

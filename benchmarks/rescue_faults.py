@@ -106,8 +106,9 @@ class DamagedState(Fault):
         for state in optimizer.state.values():
             if "momentum_buffer" in state:
                 state["momentum_buffer"].mul_(self.momentum)
-            if "exp_avg_sq" in state:
-                state["exp_avg_sq"].mul_(self.second)
+            for name in ("exp_avg_sq", "square_avg"):
+                if name in state:
+                    state[name].mul_(self.second)
 
 
 @dataclass

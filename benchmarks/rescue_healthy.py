@@ -14,8 +14,6 @@ from rescue_data import DATA
 from rescue_recipes import CNN, CNN_SGD, GRU, GRU_SGD, LSTM, MLP, NORMED, TRANSFORMER, Recipe, classify, sgd, warm_up
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LRScheduler, OneCycleLR, StepLR
 
 Variants = Iterator[Recipe]
 
@@ -36,22 +34,22 @@ def _warm_up_cosine() -> Variants:
 
 def _one_cycle() -> Variants:
     for recipe, peak in itertools.product((CNN_SGD, GRU), (0.5, 1.0, 2.0)):
-        yield _named(recipe, f"peak {peak}", scheduler=_one_cycle_of(recipe.lr * peak))
+        yield _named(recipe, f"peak {peak}", scheduler=recipes.one_cycle(recipe.lr * peak))
 
 
 def _cyclic() -> Variants:
     for recipe, period, mode in itertools.product((MLP, GRU_SGD), (20, 60), ("triangular", "exp_range")):
-        yield _named(recipe, f"{mode} {period}", scheduler=_cyclic_of(recipe.lr, period, mode))
+        yield _named(recipe, f"{mode} {period}", scheduler=recipes.cyclic(recipe.lr, period, mode))
 
 
 def _restarts() -> Variants:
     for recipe, period, growth in ((CNN, 60, 1), (CNN, 40, 2), (LSTM, 80, 1), (LSTM, 40, 2), (MLP, 90, 1)):
-        yield _named(recipe, f"every {period}", scheduler=_restarts_of(period, growth))
+        yield _named(recipe, f"every {period}", scheduler=recipes.restarts(period, growth))
 
 
 def _drops() -> Variants:
     for recipe, every in itertools.product((CNN_SGD, GRU_SGD), (120, 200)):
-        yield _named(recipe, f"every {every}", scheduler=_drops_of(every))
+        yield _named(recipe, f"every {every}", scheduler=recipes.drops(every))
 
 
 def _small_batches() -> Variants:
@@ -214,27 +212,6 @@ def healthy() -> list[Healthy]:
 
 def _named(recipe: Recipe, variant: str, **changes: object) -> Recipe:
     return recipe.but(name=f"{recipe.name}, {variant}", **changes)
-
-
-def _one_cycle_of(peak: float) -> Callable[[Optimizer, int], LRScheduler]:
-    return lambda optimizer, total: OneCycleLR(optimizer, peak, total_steps=total + 1)
-
-
-def _cyclic_of(rate: float, period: int, mode: str) -> Callable[[Optimizer, int], LRScheduler]:
-    def make(optimizer: Optimizer, total: int) -> LRScheduler:
-        gamma = 0.999 if mode == "exp_range" else 1.0
-        cycles = {"step_size_up": period // 2, "mode": mode, "gamma": gamma, "cycle_momentum": False}
-        return CyclicLR(optimizer, rate / 20, rate, **cycles)
-
-    return make
-
-
-def _restarts_of(period: int, growth: int) -> Callable[[Optimizer, int], LRScheduler]:
-    return lambda optimizer, total: CosineAnnealingWarmRestarts(optimizer, period, growth)
-
-
-def _drops_of(every: int) -> Callable[[Optimizer, int], LRScheduler]:
-    return lambda optimizer, total: StepLR(optimizer, every, 0.2)
 
 
 def _penalised(weight: float) -> recipes.Objective:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rescue_cases import Job, find
 from rescue_loop import Method, train
 from rescue_methods import Guard, Plateau, Tracing
+from rescue_sets import Job, find
 
 Result = dict[str, Any]
 BATCH = 16  # jobs that one process is given

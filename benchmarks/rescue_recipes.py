@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LRScheduler, OneCycleLR, StepLR
 
+Scheduler = Callable[[Optimizer, int], LRScheduler]  # from total steps
 Schedule = Callable[[float], float]  # from progress, 0 to 1, to a factor on the learning rate
 Curriculum = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]  # what of a batch is used at some progress
 Objective = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # the last argument is progress, 0 to 1
@@ -49,7 +50,7 @@ class Recipe:
     """Everything that a loop needs. `lr` is what the schedule's factor multiplies."""
 
     name: str
-    data: Literal["digits", "text"]
+    data: Literal["digits", "text", "source", "cancer", "diabetes", "photographs"]
     model: Callable[[int], nn.Module]  # from the number of classes
     optimizer: Callable[[Iterable[nn.Parameter], float], Optimizer]
     lr: float
@@ -63,8 +64,8 @@ class Recipe:
     shuffle: bool = True
     samples: int | None = None  # train on so many alone
     curriculum: Curriculum | None = None
-    scheduler: Callable[[Optimizer, int], LRScheduler] | None = None  # from total steps; instead of `schedule`
-    reconstructs: bool = False  # the objective is about the inputs: there is no accuracy
+    scheduler: Scheduler | None = None  # instead of `schedule`
+    reconstructs: bool = False  # there is no accuracy: validation has the objective
     score: Literal["accuracy", "loss"] = "accuracy"
 
     @property
@@ -75,6 +76,32 @@ class Recipe:
     def but(self, **changes: Any) -> Recipe:
         """The same with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def one_cycle(peak: float) -> Scheduler:
+    """Up to `peak` and down again."""
+    return lambda optimizer, total: OneCycleLR(optimizer, peak, total_steps=total + 1)
+
+
+def cyclic(rate: float, period: int, mode: str = "triangular") -> Scheduler:
+    """Up to `rate` and down to a twentieth of it, in so many steps, again and again."""
+
+    def make(optimizer: Optimizer, total: int) -> LRScheduler:
+        gamma = 0.999 if mode == "exp_range" else 1.0
+        cycles = {"step_size_up": period // 2, "mode": mode, "gamma": gamma, "cycle_momentum": False}
+        return CyclicLR(optimizer, rate / 20, rate, **cycles)
+
+    return make
+
+
+def restarts(period: int, growth: int) -> Scheduler:
+    """Down along a cosine, and up at once; each way down `growth` times as long as the one before."""
+    return lambda optimizer, total: CosineAnnealingWarmRestarts(optimizer, period, growth)
+
+
+def drops(every: int) -> Scheduler:
+    """To a fifth after every so many steps."""
+    return lambda optimizer, total: StepLR(optimizer, every, 0.2)
 
 
 def sgd(momentum: float = 0.9, decay: float = 0.0) -> Callable[[Iterable[nn.Parameter], float], Optimizer]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rescue_cases import KINDS, Kind
+from rescue_kinds import Kind
 from rescue_scores import (
     Share,
     best_score,
@@ -55,10 +55,10 @@ class Run:
         return is_named(self.results["ours"], self.kind.rules, bare)
 
 
-def runs(results: Results) -> list[Run]:
-    """The faulty runs of which everything is known that does not end in an error without a fault or a method."""
+def runs(results: Results, kinds: Iterable[Kind]) -> list[Run]:
+    """The faulty runs of these kinds, all of whose methods are known."""
     found = []
-    for kind in KINDS:
+    for kind in kinds:
         for case in kind.cases:
             here = [each for each in results if (each["kind"], each["recipe"]) == (kind.name, case.recipe.name)]
             by_seed: dict[int, dict[str, Mapping[str, Any]]] = {}
@@ -77,14 +77,15 @@ def runs(results: Results) -> list[Run]:
 def faults(found: Sequence[Run], methods: Sequence[str]) -> str:
     """Runs saved by kind and method, in per cent with intervals, and how many were named."""
     rows = [["fault", "runs", *(METHODS[method] for method in methods), *(_OURS if "ours" in methods else ())]]
-    chosen = [kind for kind in KINDS if not kind.crawling and any(run.kind is kind for run in found)]
-    for kind in chosen:
-        title = kind.name + (" *" if kind.held_out else "")
-        rows.append(_row(title, [run for run in found if run.kind is kind], methods))
     sums = [run for run in found if not run.kind.crawling]
+    for kind in dict.fromkeys(run.kind for run in sums):
+        title = kind.name + (" *" if kind.held_out else "")
+        rows.append(_row(title, [run for run in sums if run.kind is kind], methods))
     rows.append(_row("all", sums, methods))
-    rows.append(_row("... kinds that were tuned on", [run for run in sums if not run.kind.held_out], methods))
-    rows.append(_row("... kinds that were not tuned on (*)", [run for run in sums if run.kind.held_out], methods))
+    held_out = [run for run in sums if run.kind.held_out]
+    if held_out:
+        rows.append(_row("... kinds that were tuned on", [run for run in sums if not run.kind.held_out], methods))
+        rows.append(_row("... kinds that were not tuned on (*)", held_out, methods))
     rows.append(_row("... those that the guard loses", [run for run in sums if not run.saved("guard")], methods))
     return markdown(rows)
 
@@ -92,11 +93,10 @@ def faults(found: Sequence[Run], methods: Sequence[str]) -> str:
 def crawling(found: Sequence[Run]) -> str:
     """Named, and raised within bounds."""
     rows = [["crawling", "runs", "named in time", "median steps", "raised, within bounds"]]
-    for kind in KINDS:
-        here = [run for run in found if run.kind is kind and kind.crawling]
-        if here:
-            raised = share(is_raised(run.results["ours"]) for run in here)
-            rows.append([kind.name, str(len(here)), str(share(run.named() for run in here)), _delay(here), str(raised)])
+    for kind in dict.fromkeys(run.kind for run in found if run.kind.crawling):
+        here = [run for run in found if run.kind is kind]
+        raised = share(is_raised(run.results["ours"]) for run in here)
+        rows.append([kind.name, str(len(here)), str(share(run.named() for run in here)), _delay(here), str(raised)])
     return markdown(rows)
 
 
@@ -147,6 +147,7 @@ def figures(found: Sequence[Run], results: Results) -> list[Figure]:
     left = share(run.saved("ours, last") for run in found if not run.kind.crawling)
     hard = share(run.saved("ours") for run in found if not run.kind.crawling and not run.saved("guard"))
     named = share(run.named() for run in found)
+    harmed = share(run.named() for run in found if run.kind.crawling or not run.saved("unwatched"))
     planned = [run for run in found if run.kind.planned]
     planned_saved = share(run.saved("ours") for run in planned if not run.kind.crawling)
     planned_named = share(run.named() for run in planned)
@@ -161,6 +162,7 @@ def figures(found: Sequence[Run], results: Results) -> list[Figure]:
         Figure("... of the planned kinds", f"{planned_saved} %", ">= 90 %", met=planned_saved.value >= 0.9),
         Figure("faults named within 50 judged steps", f"{named} %", ">= 95 %", met=named.value >= 0.95),
         Figure("... of the planned kinds", f"{planned_named} %", ">= 95 %", met=planned_named.value >= 0.95),
+        Figure("... of those that harm an unwatched run", f"{harmed} %"),
         Figure("healthy runs acted on", f"{acted} of {count}", enough, met=acted == 0 and count >= 120),
         Figure("healthy runs made worse", f"{worse} of {count}", enough, met=worse == 0 and count >= 120),
     ]

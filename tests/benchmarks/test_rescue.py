@@ -6,16 +6,22 @@ import math
 
 import pytest
 import rescue
+import rescue_others
 import rescue_recipes as recipes
 import rescue_scores as scores
 import rescue_tables as tables
-from rescue_cases import KINDS, REPORTED_SEEDS, TUNING_SEEDS, Job, find
+from rescue import REPORTED_SEEDS, TUNING_SEEDS
+from rescue_cases import KINDS
 from rescue_faults import DamagedState, GradientSpike, NanInBatch, Rate, WrongLabels
 from rescue_healthy import healthy
 from rescue_jobs import run
 from rescue_loop import Fault, Method, train
 from rescue_methods import Guard, KeepBest, Plateau, Tracing, stops_after
 from rescue_ours import Ours
+from rescue_recipes import Recipe
+from rescue_sets import BARRED, OTHERS, Job, Set, find
+
+from trimtab.catalog.rules import RULES
 
 SHORT = recipes.MLP.but(epochs=4, steps=20)
 
@@ -157,16 +163,37 @@ def test_weights_that_the_loop_left_must_be_those_of_the_bare_run() -> None:
     assert (tables.acted_on([bare, ours], "ours"), tables.made_worse([bare, ours], "ours")) == (1, 1)
 
 
-def test_every_kind_of_fault_has_two_models_and_rules_that_exist() -> None:
-    for kind in KINDS:
+@pytest.mark.parametrize("chosen", [BARRED, OTHERS], ids=["barred", "others"])
+def test_every_kind_of_fault_has_two_models_and_rules_that_exist(chosen: Set) -> None:
+    for kind in chosen.kinds:
         assert len({case.recipe.name for case in kind.cases}) >= 2
         assert kind.rules
+        assert RULES.keys() >= set(kind.rules)
 
 
-def test_there_are_enough_healthy_runs_and_each_has_a_name_of_its_own() -> None:
-    names = [(each.name, recipe.name) for each in healthy() for recipe in each.variants]
+@pytest.mark.parametrize("chosen", [BARRED, OTHERS], ids=["barred", "others"])
+def test_there_are_enough_healthy_runs(chosen: Set) -> None:
+    runs = [recipe for each in chosen.healthy() for recipe in each.variants]
+    assert min(chosen.seeds, 2) * len(runs) >= 120
+
+
+def test_no_two_runs_have_one_name() -> None:
+    sets = (BARRED, OTHERS)
+    names = [(kind.name, case.recipe.name) for each in sets for kind in each.kinds for case in kind.cases]
+    names += [(sort.name, recipe.name) for each in sets for sort in each.healthy() for recipe in sort.variants]
     assert len(names) == len(set(names))
-    assert 2 * len(names) >= 120
+
+
+@pytest.mark.parametrize("recipe", rescue_others.ALL, ids=lambda recipe: recipe.name)
+def test_other_models_learn(recipe: Recipe) -> None:
+    short = recipe.but(epochs=2, steps=8, schedule=recipes.constant)
+    learned, stood = (train(short, 0, fault, Method()).validations for fault in (Fault(), Rate(0, 0.0)))
+    assert learned[1].train_loss < stood[1].train_loss
+
+
+def test_nothing_is_tuned_on_the_others() -> None:
+    with pytest.raises(SystemExit):
+        rescue.options_of(["--others", "--tuning"])
 
 
 def test_tuning_and_reporting_share_no_seed_and_tuning_lacks_the_kinds_held_out() -> None:
