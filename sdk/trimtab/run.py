@@ -137,6 +137,9 @@ class Run:
         self._forget_exit: Callable[[], None] = lambda: None
         self._signals = lifecycle.EndSignals(on_end=lambda: self.close("interrupted"), on_passing=self._flush_backends)
 
+    def __repr__(self) -> str:
+        return f"<trimtab.Run {self.name!r}, {'closed' if self._closed else 'running'}, in {self.directory}>"
+
     @property
     def name(self) -> str:
         """The run's name, which is its directory's too."""

@@ -57,6 +57,12 @@ def test_bare_decorator_needs_no_call(monkeypatch, tmp_path):
     assert run.name.startswith("train-")
 
 
+def test_run_says_in_a_notebook_which_it_is_and_where(options, tmp_path):
+    with trimtab.watch(**options) as run:
+        assert repr(run) == f"<trimtab.Run 'test', running, in {tmp_path / 'test'}>"
+    assert "closed" in repr(run)
+
+
 def test_decorated_function_can_run_again(options):
     @trimtab.watch(**{**options, "run": None})
     def train():
