@@ -87,7 +87,7 @@ class Progress:
 
     @property
     def wait_share(self) -> float | None:
-        """Share of that time in which training waited for the loader."""
+        """Share of that time in which training waited for the loader. None where no loader was asked."""
         return self._since_epoch.wait_share
 
     @property
@@ -126,7 +126,7 @@ class _Means:
 
     @property
     def wait_share(self) -> float | None:
-        return self._waited / self._seconds if self._seconds else None
+        return self._waited / self._seconds if self._waited else None
 
 
 def _later(epochs: dict[str, int | None], ended: int) -> dict[str, int | None]:

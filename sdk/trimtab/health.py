@@ -75,8 +75,8 @@ class HealthReport:
 
     def judge(self, step: Step) -> None:
         """Judge what a record of steps says of the run itself."""
-        if step.step_seconds and step.data_wait_seconds is not None:
-            self._recorded(data_wait_share=step.data_wait_seconds / step.step_seconds)
+        if step.step_seconds:
+            self._recorded(data_wait_share=(step.data_wait_seconds or 0.0) / step.step_seconds)
         if step.samples and step.gradient_noise_scale is not None:
             self._recorded(gradient_noise_ratio=step.gradient_noise_scale * step.steps / step.samples)
 

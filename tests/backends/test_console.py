@@ -85,6 +85,12 @@ def test_an_epoch_is_one_line(console, stream):
     ]
 
 
+def test_an_epoch_without_a_loader_says_nothing_of_waiting(console, stream):
+    steps = [sample_step(i, epoch=3, step_seconds=0.007, data_wait_seconds=None) for i in range(1, 4)]
+    console.write([*steps, Epoch(**at(), epoch=3, train=PhaseSummary(loss=0.2))])
+    assert said(stream)[0].endswith("step 7 ms")
+
+
 def test_an_accuracy_over_a_part_of_the_samples_says_so(console, stream):
     train = PhaseSummary(loss=0.5, accuracy=0.9583, samples=1440, accuracy_samples=96)
     console.write([Epoch(**at(), epoch=7, train=train)])

@@ -656,6 +656,13 @@ def test_waiting_for_data_is_counted_and_is_part_of_the_step(watching, loop):
     assert seen.steps()[-1].totals.data_wait_seconds == pytest.approx(sum(s.data_wait_seconds for s in seen.steps()))
 
 
+def test_waiting_for_anything_but_a_loader_is_not_known(watching, loop):
+    with watching() as seen:
+        for batch in [data().tensors] * 3:
+            loop.step(batch)
+    assert all(step.step_seconds and step.data_wait_seconds is None for step in seen.steps()[1:])
+
+
 def test_time_of_validation_is_in_no_step(watching, loop):
     with watching() as seen:
         started = time.perf_counter()

@@ -77,7 +77,7 @@ def _of_rows(rows: Columns) -> dict[str, Any]:
         "samples": sum(rows.samples) or None,
         "step_seconds": mean(seconds),
         "step_durations": seconds,
-        "data_wait_seconds": mean(rows.wait_seconds),
+        "data_wait_seconds": mean(rows.wait_seconds) or None,  # 0 where no loader was asked
     }
 
 
