@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from trimtab import combinations, files, names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
+from trimtab.guard import repr_of
 from trimtab.settings import Config
 
 MOST_GIB = 1e9  # so that the number of bytes is a whole one of 63 bits
@@ -187,7 +188,7 @@ def resolve(*, default_name: str | None = None, environ: Mapping[str, str] = os.
     requested = "backends" in settings
     if "grafana" in settings:
         backends = settings.get("backends", Config(run="").backends)
-        settings["backends"] = tuple(dict.fromkeys((*backends, "grafana")))
+        settings["backends"] = backends if "grafana" in backends else (*backends, "grafana")
         warning = tokens.warning("grafana", settings["grafana"])
         notices += [warning] if warning else []
     notices += combinations.notices(settings, spoken={name for name, item in given.items() if not item.is_text})
@@ -260,7 +261,7 @@ def unwatched(arguments: Mapping[str, Any]) -> Config:
 def _from_arguments(arguments: Mapping[str, Any]) -> dict[str, _Given]:
     _refuse_unknown("", arguments)
     given = {name: value for name, value in arguments.items() if value is not None}
-    return {name: _Given(value, shortened(f"{name}={value!r}")) for name, value in given.items()}
+    return {name: _Given(value, shortened(f"{name}={repr_of(value)}")) for name, value in given.items()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -329,6 +330,8 @@ def _read(name: str, given: _Given) -> Any:
         raise ConfigError(f"{said}: expected {setting.expected}.") from error
     if not setting.allows(value):
         raise ConfigError(f"{said}: expected {setting.expected}.")
+    if value == [] and isinstance(given.value, str):
+        raise ConfigError(f"{said}: there is no name in it. Expected {setting.expected}.")
     if name == "backends":
         _refuse_unusable(given.said, value)
     if name in _PATHS:
@@ -349,6 +352,6 @@ def _refuse_unusable(said: str, backends: list[Any]) -> None:
             plugins.find(backend)
         elif not plugins.is_backend(backend):
             raise ConfigError(
-                f"{said}: {backend!r} is neither a name nor an instance with start(), write() and close(). "
+                f"{said}: {repr_of(backend)} is neither a name nor an instance with start(), write() and close(). "
                 "Give a name that `trimtab backends` lists, or an instance."
             )

@@ -32,6 +32,13 @@ def text_of(value: object, otherwise: str = "") -> str:
     return texts[0] if texts else otherwise or f"<{type(value).__name__}>"
 
 
+def repr_of(value: object) -> str:
+    """`repr(value)`; where that fails, the type's name in angle brackets."""
+    texts: list[str] = []
+    Guard.attempt(lambda: texts.append(repr(value)))
+    return texts[0] if texts else f"<{type(value).__name__}>"
+
+
 class Guard:
     """Counts faults by place. `on_first(place, text)` is called at the first fault of each place."""
 

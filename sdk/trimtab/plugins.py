@@ -6,7 +6,7 @@ entry point of another distribution under one of them is ignored, and listed as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ BUILT_IN = ("console", "grafana", "jsonl", "prometheus")
 OF_A_SETTING = "grafana"  # comes with the setting of that name, so whoever has it asked for it
 SERVES = "prometheus"  # asked for by whoever says where, to whom or over what it serves
 _OURS = "trimtab"
+_OUR_BACKENDS = "trimtab_backends"  # the package that they are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Installed:
 def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
     """The backends of `config`, made but not started, by name, and a sentence for each that was skipped.
 
-    Instances are named after their class. Of the default set, what cannot be used is skipped; what the user asked
-    for raises.
+    Instances are named after their class, with a number where the name is one of ours or was given already. Of the
+    default set, what cannot be used is skipped; what the user asked for raises.
 
     Raises:
         ConfigError: no installed distribution offers a backend of that name.
@@ -50,9 +51,12 @@ def load(config: Config) -> tuple[dict[str, Backend], list[str]]:
     """
     backends: dict[str, Backend] = {}
     notices: list[str] = []
+    named = {item for item in config.backends if isinstance(item, str)}
     for item in config.backends:
         if not isinstance(item, str):
-            backends[_unique(_class_name(item), backends)] = item
+            ours = type(item).__module__.partition(".")[0] == _OUR_BACKENDS
+            taken = named.union(backends, () if ours else BUILT_IN)
+            backends[_unique(_class_name(item), taken)] = item
             continue
         try:
             backends.setdefault(item, _make(find(item)))
@@ -188,6 +192,6 @@ def _class_name(backend: Any) -> str:
     return (name.removesuffix("Backend") or name).lower()
 
 
-def _unique(name: str, taken: dict[str, Backend]) -> str:
+def _unique(name: str, taken: Collection[str]) -> str:
     candidates: Iterator[str] = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
     return next(candidate for candidate in candidates if candidate not in taken)

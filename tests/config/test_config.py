@@ -399,6 +399,29 @@ def test_bare_string_of_backends_is_a_list_parted_by_commas():
     assert resolve(backends=[]).backends == ()
 
 
+@pytest.mark.parametrize("name", ["backends", "layers", "policies"])
+@pytest.mark.parametrize("text", [",", " , "])
+def test_text_that_holds_commas_alone_names_nothing_and_is_refused(name, text):
+    variable = f"TRIMTAB_{name.upper()}"
+    with pytest.raises(ConfigError, match=rf"^{variable}={text}: there is no name in it\. Expected "):
+        resolve({variable: text})
+    with pytest.raises(ConfigError, match="there is no name in it"):
+        resolve(**{name: text})
+
+
+def test_backend_whose_repr_or_hash_fails_is_taken(tmp_path):
+    class Shy(QuietBackend):
+        __hash__ = None
+
+        def __repr__(self):
+            raise RuntimeError("not connected")
+
+    mine = Shy()
+    assert resolve(backends=[mine]).backends == (mine,)
+    grafana = {"grafana": "http://127.0.0.1:3000", "grafana_token_file": tmp_path / "token"}
+    assert resolve(backends=[mine], **grafana).backends == (mine, "grafana")
+
+
 def test_instances_are_taken_among_the_names():
     mine = QuietBackend()
     assert resolve(backends=("jsonl", mine)).backends == ("jsonl", mine)

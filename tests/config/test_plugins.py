@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+import trimtab_backends.jsonl
 from trimtab import plugins
 from trimtab.errors import BackendError, BackendUnavailable, ConfigError
 from trimtab.types import Config
@@ -114,6 +115,17 @@ def test_instances_are_named_after_their_class_and_kept_apart(offer):
     backends, _ = load("file", first, second)
     assert list(backends) == ["file", "quiet", "quiet-2"]
     assert (backends["quiet"], backends["quiet-2"]) == (first, second)
+
+
+def test_instance_of_a_class_called_like_one_of_ours_does_not_take_its_name():
+    class JsonlBackend(QuietBackend): ...
+
+    mine, ours = JsonlBackend(), trimtab_backends.jsonl.JsonlBackend()
+    assert load(mine)[0] == {"jsonl-2": mine}
+    assert load(ours)[0] == {"jsonl": ours}
+    backends, _ = load(mine, "jsonl")
+    assert backends["jsonl-2"] is mine
+    assert isinstance(backends["jsonl"], trimtab_backends.jsonl.JsonlBackend)
 
 
 def test_backend_named_twice_is_made_once(offer):
