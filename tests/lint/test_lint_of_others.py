@@ -148,6 +148,16 @@ def test_trainer_state_of_the_newest_checkpoint_is_found(state, tmp_path):
     assert judged(tmp_path / "out").steps == 1000
 
 
+@pytest.mark.parametrize(("age_of_root", "steps"), [(2, 1000), (1, 500), (0, 500)])
+def test_trainer_state_above_the_checkpoints_counts_unless_they_are_newer(state, tmp_path, age_of_root, steps):
+    (tmp_path / "checkpoint-1000").mkdir()
+    (tmp_path / "checkpoint-1000" / state.name).write_text(state.read_text())
+    os.utime(tmp_path / "checkpoint-1000" / state.name, (99, 99))
+    state.write_text(json.dumps({"log_history": HISTORY[:1]}))
+    os.utime(state, (100 - age_of_root, 100 - age_of_root))
+    assert judged(tmp_path).steps == steps
+
+
 def test_spike_in_a_csv_fires_the_rule_for_it(file):
     rows = "".join(f"{n},{loss}\n" for n, loss in enumerate(falling(spike_at=150)))
     assert ("loss_spike", 150) in fired(file("log.csv", f"step,loss\n{rows}"))
@@ -270,6 +280,12 @@ def test_events_of_tensorboard_are_read(tmp_path):
     assert fired(written) == [("loss_nonfinite", 10)]
 
 
+def test_column_for_the_step_of_events_is_refused(file):
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tensorboard")
+    with pytest.raises(ConfigError, match=r"--column step=epoch: each point of .* has a step already"):
+        judged(file("events.out.tfevents.1", ""), columns={"step": "epoch"})
+
+
 def test_events_without_tensorboard_say_how_to_get_it(monkeypatch, file):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TrimtabError, match=r"Run: pip install 'trimtab\[tensorboard\]'"):
@@ -308,6 +324,21 @@ def test_log_that_cannot_be_judged_says_why(file, name, content, sentence):
 
 def test_csv_may_begin_with_lines_that_are_blank(file):
     assert fired(file("a.csv", "\r\n\nstep;loss\n1;0.5\n2;nan\n")) == [("loss_nonfinite", 2)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\nstep;loss\n1;0,5\n2;nan\n",
+        '"sep=,"\r\nstep,loss\r\n1,0.5\r\n2,nan\r\n',
+        "sep=:\nstep:loss\n1:0.5\n2:nan\n",
+        "# seed 3, lr 0.1, batch; 32\n#\n\nstep;loss\n1;0.5\n2;nan\n",
+        "# of numpy.savetxt\n# step,loss\n1.0e+00,0.5\n2.0e+00,nan\n",
+        "#step\tloss\n1\t0.5\n2\tnan\n",
+    ],
+)
+def test_csv_may_have_its_separator_and_comments_above_the_header(file, content):
+    assert fired(file("a.csv", content)) == [("loss_nonfinite", 2)]
 
 
 def test_csv_that_is_no_text_says_so(tmp_path):

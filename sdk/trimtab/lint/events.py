@@ -17,13 +17,15 @@ def read_events(path: Path, given: Mapping[str, str]) -> Table:
     """The scalars of one event file, or of all in one directory, put together by step.
 
     Raises:
-        ConfigError: no scalars, or nothing to judge among them.
+        ConfigError: no scalars, nothing to judge among them, or a column for the step, which each of them has.
         TrimtabError: tensorboard is missing; the message holds the install command.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise TrimtabError(
             "event files need tensorboard, which is not installed. Run: pip install 'trimtab[tensorboard]'"
         )
+    if "step" in given:
+        raise ConfigError(f"--column step={given['step']}: each point of {path} has a step already. Judge it without.")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util import tensor_util
 

@@ -63,5 +63,5 @@ def _table_of_directory(path: Path, columns: Mapping[str, str]) -> Table | None:
     states = [*path.glob("trainer_state.json"), *path.glob("checkpoint-*/trainer_state.json")]
     if not states:
         return None
-    newest = max(states, key=lambda state: (state.parent == path, state.stat().st_mtime))
+    newest = max(states, key=lambda state: (state.stat().st_mtime, state.parent == path))
     return tables.read_trainer_state(newest, columns)

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from trimtab.errors import ConfigError
 from trimtab.lint.points import JUDGED, VALIDATION, LogPoint, Table, anew, choose, in_order, plain_name, point, some
 
 DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*\n', re.IGNORECASE)  # a first line for Excel
+_ROW = re.compile(r'[\s"]*[-+.,;|\d]|nan', re.IGNORECASE)
 TWICE = "There are several columns {name}: the first one is read."
 ALIKE = "{name} is read, and not {others}, which counts as the same name. Judge that by --column {kind}=NAME."
 SORTED = "The step goes back from row to row: rows are judged in the order of their steps."
@@ -31,7 +34,8 @@ FILTERED = (
 def read_csv(file: Path, given: Mapping[str, str]) -> Table:
     """A CSV file with a header, separated by one of `DELIMITERS`; by semicolons, numbers may have a decimal comma.
 
-    Empty cells are not known, nor is a NaN in a column of validation where numbers come after it.
+    A line `sep=;` and comments after `#` may stand above it. Empty cells are not known, nor is a NaN in a column of
+    validation where numbers come after it.
 
     Raises:
         ConfigError: nothing in it, no header, nothing to judge, a cell that is no number.
@@ -40,7 +44,9 @@ def read_csv(file: Path, given: Mapping[str, str]) -> Table:
         text = _decoded(file.read_bytes()).lstrip("\r\n")
         if not text.strip():
             raise ConfigError(f"{file}: it is empty. Give the log of a run that took steps.")
-        delimiter = max(DELIMITERS, key=text.partition("\n")[0].count)
+        said = _SEPARATOR.match(text)
+        text = _from_header(text[said.end() :] if said else text)
+        delimiter = said[1] if said else max(DELIMITERS, key=text.partition("\n")[0].count)
         lines = _lines(text, delimiter)
         header = next(lines, [])
         columns = choose(file, header, given)
@@ -80,6 +86,16 @@ def read_trainer_state(file: Path, given: Mapping[str, str]) -> Table:
     names = dict.fromkeys(name for row in history for name in row if name != "train_loss")  # that is the whole run's
     columns = choose(file, names, given)
     return Table("trainer_state", _points(file, columns, history), (*_steps(columns), FILTERED))
+
+
+def _from_header(text: str) -> str:
+    """Without the comments above it. Where a row comes below them the last is the header, as of `numpy.savetxt`."""
+    while text.startswith("#"):
+        below = text.partition("\n")[2].lstrip("\r\n")
+        if not below or _ROW.match(below):
+            break
+        text = below
+    return text
 
 
 def _lines(text: str, delimiter: str) -> Iterator[list[str]]:
