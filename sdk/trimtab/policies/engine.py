@@ -218,6 +218,11 @@ class Engine:
         self._under_way.clear()
         self.fence()
 
+    @property
+    def _acts(self) -> bool:
+        """Whether what is decided may be carried out: this is no dry run, and nobody has paused the run."""
+        return self._act is not False and not self.paused
+
     def precedence(self, rule: str, severity: Severity) -> tuple[int, int]:
         """Sorts rules by whose turn it is: the most severe first, among equals that of the first policy."""
         return _RANK[severity], self._order.get(rule, len(self._order))
@@ -326,7 +331,7 @@ class Engine:
 
     def _give_back(self, policy: Policy, verdict: Verdict, source: AlertSource, step: int) -> Decision | None:
         """Undo what the rate was lowered by, or else say once in each episode why nothing is done."""
-        may_act = not (self.paused or self._act is False or self._silenced(verdict.rule))
+        may_act = self._acts and not self._silenced(verdict.rule)
         decision = self._rates.give_back(verdict, step) if may_act else None
         is_told = self._is_told(verdict)
         if decision is not None:
@@ -424,7 +429,7 @@ class Engine:
         return max(self._accounts.remaining(policy) - (rung >= policy.first_aid), 0)
 
     def _creep(self, step: int, healthy: Collection[str]) -> list[Decision]:
-        if self.paused or self._act is False:
+        if not self._acts:
             return []
         free = [o for o in healthy if not any(meets(o, other) for other in self._under_way)]
         decisions = list(self._rates.healthy(free, step, self._evidence.is_worse))
