@@ -224,6 +224,13 @@ def test_rule_for_steady_rates_waits_while_the_rate_warms_up():
     assert edges(steps.take([2.3] * 40, rate=0.15)) == [("loss_high", "firing")]
 
 
+def test_rule_for_steady_rates_ends_where_the_rate_is_all_but_gone():
+    steps = Steps(shipped("loss_high"))
+    assert edges(steps.take([2.3] * 1500)) == [("loss_high", "firing")]
+    falling = [steps.take([2.3], rate=0.1 * 0.99**n) for n in range(300)]
+    assert [edges(found) for found in falling if found] == [[("loss_high", "resolved")]]
+
+
 def test_loss_that_is_still_where_it_began_means_that_nothing_since_was_good():
     steps = Steps(shipped("loss_high"))
     verdict = steps.take([2.3] * 1500)[0]

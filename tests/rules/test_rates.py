@@ -21,6 +21,11 @@ def test_rate_that_doubles_within_a_few_steps_is_a_sudden_change():
     assert 50 < first <= 50 + 2 * BACK
 
 
+def test_rate_that_stays_at_zero_is_no_sudden_change_but_the_step_from_it_is():
+    assert changes([0.0] * 30)[0] == []
+    assert changes([0.0] * 30 + [0.1] * 50)[0] == [30]
+
+
 def test_slow_decay_is_no_sudden_change():
     assert changes([0.1 * 0.99**i for i in range(400)])[0] == []
 

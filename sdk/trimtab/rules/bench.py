@@ -155,7 +155,8 @@ class Bench:
 
     def _is_left_out(self, seat: Seat) -> bool:
         """Whether what a rule says means nothing here, and hardly will."""
-        return (seat.descent and self.contested) or seat.rule.name in self.unjudged
+        gone = seat.steady and self._rate.gone
+        return gone or (seat.descent and self.contested) or seat.rule.name in self.unjudged
 
     def _drop(self, seat: Seat, step: int) -> list[Verdict]:
         """Forget what a rule saw before it was left out: else its newest point would stand for all that follow."""

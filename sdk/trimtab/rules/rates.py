@@ -12,11 +12,12 @@ FAR_BELOW = 0.2  # of the highest rate so far: the schedule is about to end, or 
 class LearningRate:
     """Follows one optimizer's rate, without our scale. A rate that is not known is steady."""
 
-    __slots__ = ("_highest", "_index", "_ring", "_rose_at", "_steps", "_still", "last", "settling", "steady")
+    __slots__ = ("_highest", "_index", "_ring", "_rose_at", "_steps", "_still", "gone", "last", "settling", "steady")
 
     def __init__(self) -> None:
         self.settling = 0  # points for which relative rules are still suspended
-        self.steady = True  # falling, or not rising; and not far below its highest
+        self.steady = True  # falling, or not rising; and not all but gone
+        self.gone = False  # all but: far below its highest
         self.last: float | None = None  # that of the newest step whose rate was known
         self._ring: list[float] = []
         self._index = 0
@@ -41,7 +42,7 @@ class LearningRate:
                 return False
             self._still += 1
             if self._still > RISING:
-                self.steady = rate >= FAR_BELOW * self._highest
+                self.steady = not self.gone
                 return False
         else:
             self._still = 0
@@ -54,11 +55,12 @@ class LearningRate:
         self.last = rate
         if rate > self._highest:
             self._highest = rate
+        self.gone = rate < FAR_BELOW * self._highest
         before, long_before = ring[index - BACK], ring[index]
         ring[index] = rate
         self._index = (index + 1) % RISING
-        self.steady = (falling or rate <= long_before) and rate >= FAR_BELOW * self._highest
-        if rate < CHANGE * before and before < CHANGE * rate:
+        self.steady = (falling or rate <= long_before) and not self.gone
+        if rate == before or (rate < CHANGE * before and before < CHANGE * rate):
             return False
         first = not self.settling
         self.settling = SETTLE
