@@ -493,6 +493,16 @@ def test_vanishing_gradients_are_a_reason_for_a_higher_rate_only_where_the_loss_
     assert steps.findings.is_slow("loss_stalled")
 
 
+def test_vanishing_gradients_are_no_reason_for_a_higher_rate_where_layers_have_none_at_all():
+    steps = Steps(shipped("gradient_vanishing", "layer_dead"))
+    steps.judge.chance("0", 2.3)
+    dead, small = (reading(a=least, b=least, c=1.0) for least in (0.0, 1e-5))
+    assert edges(steps.take([2.31, 2.29] * 20, dead)) == [("gradient_vanishing", "firing")]
+    assert not steps.findings.is_slow("gradient_vanishing")
+    steps.take([2.31], small)
+    assert steps.findings.is_slow("gradient_vanishing")
+
+
 def test_validation_that_has_lost_what_it_had_gained_says_of_each_optimizer_that_it_does_harm():
     steps = Steps(shipped("loss_diverged"))
     steps.take([3.0 - 0.05 * i for i in range(40)])

@@ -28,7 +28,7 @@ class RuleSpec:
     steady: bool = False  # judged only while the learning rate is neither warming up nor all but gone
     reach: int = 0  # steps before the first point in which the trouble may have begun
     descent: bool = False  # presumes a loss that comes down: not judged where optimizers work against each other
-    at_chance: bool = False  # calls a run slow, so that its rate may be raised, only where the loss rests at chance
+    at_chance: bool = False  # calls a run slow (see `Findings.is_slow`) only where the loss rests at chance
     min_delta: float = 0.0  # of a count since the best: what is no improvement, in the unit of the metric
     meaning: str  # one or two sentences, true of any threshold and hold: users change them, and servers show it
     by_default: str = ""  # what that is in numbers, by the threshold and the hold that ship

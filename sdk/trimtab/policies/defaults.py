@@ -176,7 +176,8 @@ REASONS: dict[str, str] = {
     "loss_stalled": "A bounded raise: threefold each time, tenfold in all. A run that needs more has another problem.",
     "gradient_vanishing": "At a higher rate early layers learn sooner. The raise is bounded, since it does not remove "
     "the cause. It waits until the loss is known to be no better than chance, and does not come down: a run that "
-    "learns, or whose loss has no known chance (an L1 loss, reinforcement learning), is only warned.",
+    "learns, or whose loss has no known chance (an L1 loss, reinforcement learning), is only warned. So is one of "
+    "which layers have no gradient at all: no rate wakes units that died.",
 }
 
 # Shipped rules without a policy: there is nothing in the run that an action could put right.

@@ -8,6 +8,7 @@ from trimtab.signals import ValidationFalls
 from trimtab.signals.course import LONG
 from trimtab.types import Strides
 
+DEAD = "layer_dead"
 OVER = 0.5  # of the threshold: a loss that diverged is on its way back
 
 
@@ -44,10 +45,13 @@ class Findings:
         return Strides(typical, furthest, bench.first_ratio or 0.0)
 
     def is_slow(self, rule: str) -> bool:
-        """Whether `rule`, which fires, is a reason to raise the rate: see `RuleSpec.at_chance`."""
+        """Whether `rule`, which fires, is a reason to raise the rate: see `RuleSpec.at_chance`.
+
+        None is where layers have no gradient at all, as of units that died: a higher rate does not wake them.
+        """
         if rule not in RULES or not RULES[rule].at_chance:
             return True
-        return self._course is not None and self._course.rests_at_chance
+        return self._course is not None and self._course.rests_at_chance and self.level(DEAD) < 1.0
 
     def is_lost(self, rule: str) -> bool:
         """Whether weights may have been ruined, where `rule` says that nothing since the beginning is good.
