@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -123,9 +124,19 @@ def grafana_arguments(program: str | None, older: str | None = None) -> list[str
     return [*(["server"] if program else []), "--homepath", str(home)]
 
 
+def grafana_password(data: Path) -> Path:
+    """The file of its admin's password, which nobody else may read. Grafana takes it in when it first starts."""
+    path = data / "grafana-password"
+    if not path.exists():
+        path.touch(0o600)
+        path.write_text(secrets.token_urlsafe(18))
+    return path
+
+
 def grafana_environ(data: Path, port: int, prometheus: str) -> dict[str, str]:
     """What Grafana is told. Whoever is on this machine may look; a change needs the login that Grafana asks for."""
     return {
+        "GF_SECURITY_ADMIN_PASSWORD": f"$__file{{{grafana_password(data)}}}",
         "GF_SERVER_HTTP_ADDR": "127.0.0.1",
         "GF_SERVER_HTTP_PORT": str(port),
         "GF_PATHS_DATA": str(data / "grafana"),

@@ -142,6 +142,15 @@ def test_pod_of_the_job_is_let_into_a_restricted_namespace():
     assert all(volume.keys() & {"secret", "emptyDir", "persistentVolumeClaim"} for volume in pod["volumes"])
 
 
+def test_workers_of_a_loader_have_shared_memory_in_the_job():
+    """Of its own a container has 64 MiB of it, in which few batches fit."""
+    (job,) = documents("job.yaml")
+    pod = job["spec"]["template"]["spec"]
+    (name,) = [m["name"] for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == name]
+    assert volume["emptyDir"]["medium"] == "Memory"
+
+
 def test_settings_of_the_job_are_settings_that_exist():
     from trimtab import config, tokens
 

@@ -86,6 +86,15 @@ def test_grafana_is_called_as_its_version_wants_it(tmp_path):
     assert arguments(None, str(tmp_path / "bin" / "grafana-server")) == ["--homepath", str(tmp_path)]
 
 
+def test_password_of_grafana_is_made_once_and_read_by_nobody_else(tmp_path):
+    told = runpy.run_path(str(ROOT / "deploy" / "stack.py"))["grafana_environ"]
+    first, second = (told(tmp_path, 3000, "http://127.0.0.1:9090") for _ in range(2))
+    path = tmp_path / "grafana-password"
+    assert first["GF_SECURITY_ADMIN_PASSWORD"] == second["GF_SECURITY_ADMIN_PASSWORD"] == f"$__file{{{path}}}"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text()) == 24
+
+
 def test_grafana_is_told_what_its_provisioning_asks_for(tmp_path):
     told = runpy.run_path(str(ROOT / "deploy" / "stack.py"))["grafana_environ"](tmp_path, 3000, "http://127.0.0.1:9090")
     files = Path(told["GF_PATHS_PROVISIONING"]).rglob("*.yml")
