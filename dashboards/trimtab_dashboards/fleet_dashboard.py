@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
-from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
+from trimtab_dashboards.panels import BLUE, COUNT, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
 from trimtab_dashboards.promql import EACH_PROCESS, of_runs, rate
 from trimtab_dashboards.server_rules import GONE
 
@@ -78,7 +78,7 @@ def _runs() -> Panel:
         "One row for each run. A click on a name opens the run.",
         ("run", "owner"),
         Column("state", _owned(newest(catalog.RUN_STATUS, status="running")), states=STATES),
-        Column("step", _owned(newest(catalog.GLOBAL_STEP))),
+        Column("step", _owned(newest(catalog.GLOBAL_STEP)), unit=COUNT),
         Column("epochs", _owned(newest(catalog.EPOCH_POSITION)), decimals=2),
         Column("train loss", _owned(f"avg by (run) ({of_runs(catalog.LOSS, phase='train')})"), decimals=4),
         Column("validation loss", _owned(f"avg by (run) ({of_runs(catalog.LOSS, phase='validation')})"), decimals=4),
@@ -122,8 +122,8 @@ def _ranks() -> Panel:
         "All ranks",
         "Every process of every run.",
         ("run", "rank"),
-        Column("step", f"max by (run, rank) ({of_runs(catalog.GLOBAL_STEP)})"),
-        Column("steps behind", behind),
+        Column("step", f"max by (run, rank) ({of_runs(catalog.GLOBAL_STEP)})", unit=COUNT),
+        Column("steps behind", behind, unit=COUNT),
         Column("step time", _step_time("run, rank"), unit="s"),
         Column("waits for data", f"max by (run, rank) ({rate(of_runs(catalog.DATA_WAIT))})", unit="percentunit"),
         Column("last sign", f"min by (run, rank) {IDLE}", unit="s"),

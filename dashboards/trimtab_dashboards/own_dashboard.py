@@ -5,7 +5,7 @@ from __future__ import annotations
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
 from trimtab_dashboards.panels import Panel, Query, lines
-from trimtab_dashboards.promql import ASKED, of_runs, or_zero, rate
+from trimtab_dashboards.promql import ASKED, of_runs, or_nan, or_zero, rate
 
 
 def dashboard() -> Dashboard:
@@ -85,7 +85,7 @@ def _alerts() -> list[Panel]:
         lines(
             "Alerts last asked for",
             "Time since the last answer of the server that each run asks for alerts. No line: it never had an answer.",
-            Query(or_zero(heard, "run"), "{{run}}"),
+            Query(or_nan(heard, "run"), "{{run}}"),
             unit="s",
             least=0,
         ),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24  # columns of a dashboard
+COUNT = "locale"  # 12,345, of which `short` makes 12.3 K
 
 GREEN, BLUE, ORANGE, RED, GREY = "green", "blue", "orange", "red", "#808080"
 

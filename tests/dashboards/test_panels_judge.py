@@ -131,6 +131,12 @@ def test_fleet_counts_what_fires_failed_or_cannot_be_reached(judge):
         judge(query("trimtab-fleet", panel), 0, [series("trimtab_global_step", "1x30")])
 
 
+@pytest.mark.parametrize(("heard", "ages"), [(60, [{"labels": '{run="r"}', "value": 180}]), (0, [])])
+def test_age_of_an_answer_that_never_came_is_no_number(judge, heard, ages):
+    given = [series("trimtab_alert_source_last_success_timestamp_seconds", f"{heard}x{SAMPLES}", source="alertmanager")]
+    judge(f"({query('trimtab-own', 'Alerts last asked for')}) >= 0", ages, given)
+
+
 @pytest.mark.parametrize(
     ("source", "heard", "age"), [("alertmanager", 60, 180), ("alertmanager", 0, -2), ("webhook", 60, -1)]
 )
