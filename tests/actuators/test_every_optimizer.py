@@ -114,6 +114,27 @@ def test_adafactor_is_not_raised_over_its_own_bound(helm):
     assert "once that is less" in controls.scale_learning_rate(1.5).note
 
 
+def test_adafactor_is_lowered_where_a_parameter_joins_that_is_far_from_its_bound(helm):
+    """The bound is that of the parameter that has made most steps, or else the factor would not reach that one."""
+
+    def run(factor=None):
+        old, new = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+        optimizer = optim.Adafactor([old, new], lr=0.5)
+        controls = helm.controls(optimizer)
+        for step in range(26):
+            old.grad = torch.ones_like(old)
+            if step >= 24:
+                new.grad = torch.ones_like(new)
+            if step == 25:
+                before = old.detach().clone()
+                if factor is not None:
+                    controls.scale_learning_rate(factor)
+            optimizer.step()
+        return old.detach() - before
+
+    torch.testing.assert_close(run(0.5), 0.5 * run())
+
+
 def test_asgd_reports_the_rate_that_was_used(helm):
     weights = torch.nn.Parameter(torch.ones(2))
     optimizer = optim.ASGD([weights], lr=0.5)

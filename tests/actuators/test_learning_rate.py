@@ -272,6 +272,17 @@ def test_resumed_run_keeps_its_scale(helm):
     assert [rate for (rate,) in second.used] == pytest.approx([0.6, 0.4, 0.2, 0.2])
 
 
+def test_resumed_run_goes_on_with_a_ramp_that_is_just_passing_1(helm):
+    first, second = Recording(parameters(), lr=1.0), Recording(parameters(), lr=1.0)
+    helm.controls(first).scale_learning_rate(0.5)
+    helm.controls(first).scale_learning_rate(3.0, ramp=2)
+    helm.steering.load_state_dict({"1": helm.steering.state_dict()["0"]})
+    helm.controls(second, label="1")
+    for _ in range(3):
+        second.step()
+    assert [rate for (rate,) in second.used] == [1.0, 1.5, 1.5]
+
+
 def test_state_of_an_optimizer_that_is_not_met_yet_is_kept(helm):
     state = {"7": helm.steering.steered("0").state()}
     helm.steering.load_state_dict(state)

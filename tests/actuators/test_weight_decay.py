@@ -69,6 +69,12 @@ def test_optimizer_without_decay_is_refused(helm):
         helm.controls(optimizer).scale_weight_decay(2.0)
 
 
+def test_decay_that_is_kept_in_a_tensor_is_refused(helm):
+    optimizer = torch.optim.AdamW(parameters(), weight_decay=torch.tensor(0.1))
+    with pytest.raises(Refused, match="AdamW keeps its weight decay in a tensor"):
+        helm.controls(optimizer).scale_weight_decay(2.0)
+
+
 def test_decay_and_rate_go_together(helm):
     optimizer = Recording(parameters())
     controls = helm.controls(optimizer)

@@ -517,6 +517,14 @@ class TestCreepingBack:
             found += [step] * len(run.judge(step, healthy=["0"]))
         assert found == [600, 650]
 
+    def test_waits_while_a_person_has_paused_it(self, course):
+        run, found = course(act="process"), []
+        run.engine.scaled("0", 0.5)
+        for step in range(1200):
+            run.engine.paused = step < 600
+            found += [step] * len(run.judge(step, healthy=["0"]))
+        assert found[0] >= 600
+
     def test_leaves_what_a_person_chose(self, course):
         run = course(act="process")
         run.engine.scaled("0", 0.5, by_person=True)

@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from controller_training import Training, same
 from torch.nn import functional as F
 
 import trimtab
+from trimtab.actuators import snapshots
 from trimtab.types import Adjustment
 
 GOES_WRONG = trimtab.Rule("goes_wrong", signal=lambda loss: float(loss > 0.5), threshold=0.5, severity="warning")
@@ -224,7 +226,9 @@ def test_every_optimizers_model_is_put_back(watching):
     assert_alike(other, best[1])
 
 
-def test_dry_run_keeps_no_state_and_says_how_to_have_one(watching, training):
+def test_dry_run_keeps_no_state_and_says_how_to_have_one(watching, training, monkeypatch):
+    copied = Mock()  # what would take the memory of the model and of its optimizer
+    monkeypatch.setattr(snapshots, "Picture", copied)
     with watching() as seen:
         learn_and_spoil(training)
         before = training.weights
@@ -232,6 +236,7 @@ def test_dry_run_keeps_no_state_and_says_how_to_have_one(watching, training):
         assert same(training.weights, before)
     (notice,) = [text for text in seen.notices if "restore_best" in text]
     assert "policies=[]" in notice
+    assert not copied.called
 
 
 def test_keeping_the_best_state_alone_adjusts_nothing(watching):

@@ -246,6 +246,15 @@ def test_directory_that_is_taken_away_is_told_and_raises_nothing(desk):
     assert "cannot be used" in desk.told[0]
 
 
+def test_directory_that_is_back_is_looked_at_after_a_while(desk):
+    desk.place.rmdir()
+    desk.side.poll(10.0)
+    desk.place.mkdir(mode=0o700)
+    desk.send()
+    assert list(desk.side.poll(39.0)) == []
+    assert len(desk.side.poll(40.0)) == 1
+
+
 def test_nobody_else_may_read_or_write_a_command(desk):
     id = desk.send()
     assert stat.S_IMODE(desk.place.stat().st_mode) == 0o700
