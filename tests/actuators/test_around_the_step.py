@@ -242,6 +242,11 @@ def test_optimizer_that_writes_its_rate_while_it_steps_is_let_go(helm):
     assert "writes its own learning rate" in helm.said[0]
     with pytest.raises(Refused, match="writes its own learning rate"):
         controls.scale_learning_rate(0.5)
+    helm.steering.forget("0")  # the next model has another optimizer
+    following = Recording(parameters())
+    helm.controls(following).scale_learning_rate(0.5)
+    following.step()
+    assert following.used == [[0.05]]
 
 
 class Warming(torch.optim.Optimizer):

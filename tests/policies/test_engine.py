@@ -14,8 +14,11 @@ LOWER = "roll_back scale_learning_rate"
 RAISE = Policy(on="loss_stalled", ladder=[ScaleLearningRate(2.0)], cooldown=0)
 
 
-def test_rule_without_a_policy_is_left_alone(course, spike):
-    assert course(spike).fire("layer_dead", 10) == []
+def test_rule_without_a_policy_is_left_alone(course, spike, verdict):
+    run = course(spike)
+    assert run.fire("layer_dead", 10) == []
+    brief = [verdict("loss_stalled", 11), verdict("loss_stalled", 12, state="resolved")]
+    assert run.judge(64, *brief) == []
 
 
 def test_rule_that_fires_again_climbs(course, spike):

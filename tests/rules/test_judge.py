@@ -640,10 +640,10 @@ def test_pass_that_betters_the_best_by_less_than_asked_for_is_no_improvement():
 def test_monitor_says_whether_the_newest_pass_is_the_best():
     judge = Judge([], monitor=("accuracy", "max"))
     improved = []
-    for step, accuracy in enumerate([0.5, 0.7, 0.6, 0.8]):
+    for step, accuracy in enumerate([0.5, 0.7, None, 0.6, 0.8]):  # one pass was by the loss alone
         judge.validation(step, 1.0, accuracy, None)
         improved.append(judge.improved)
-    assert improved == [True, True, False, True]
+    assert improved == [True, True, False, False, True]
 
 
 def test_monitor_may_be_a_logged_value():

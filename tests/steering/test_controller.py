@@ -135,21 +135,32 @@ def test_dry_run_shows_what_would_be_done_and_does_nothing(watching, training):
 
 
 @pytest.mark.parametrize(
-    ("action", "before", "after"),
+    ("action", "given", "before", "after"),
     [
-        (ScaleLearningRate(0.5, floor=0.6), {"learning_rate_scale": 1.0}, {"learning_rate_scale": 0.6}),
-        (SetDropout(0.3), {"dropout": 0.1}, {"dropout": 0.3}),
-        (ClipGradients(2.0, steps=3), {"max_norm": None}, {"max_norm": 2.0, "steps": 3}),
-        (SkipStep(), {"skipped": False}, {"skipped": True}),
-        (Halt(restore_best=False), {"halted": False}, {"halted": True, "restore_best": False}),
+        (
+            ScaleLearningRate(0.5, floor=0.6),
+            {"factor": 0.5, "floor": 0.6},
+            {"learning_rate_scale": 1.0},
+            {"learning_rate_scale": 0.6},
+        ),
+        (ScaleWeightDecay(3.0), {"factor": 3.0}, {}, {"factor": 3.0, "floor": 1e-4, "ceiling": 1.0}),
+        (SetDropout(0.3), {"ratio": 0.3}, {"dropout": 0.1}, {"dropout": 0.3}),
+        (
+            ClipGradients(2.0, steps=3),
+            {"max_norm": 2.0, "steps": 3},
+            {"max_norm": None},
+            {"max_norm": 2.0, "steps": 3},
+        ),
+        (SkipStep(), {}, {"skipped": False}, {"skipped": True}),
+        (Halt(restore_best=False), {"restore_best": False}, {"halted": False}, {"halted": True, "restore_best": False}),
     ],
 )
-def test_dry_run_tells_what_each_action_would_change(watching, training, action, before, after):
+def test_dry_run_tells_what_each_action_would_change(watching, training, action, given, before, after):
     training.model.insert(1, nn.Dropout(0.1))
     with watching(rules=[ALWAYS], policies=[answered_by(action, budget=1)]) as seen:
         training.steps(3)
     done = seen.run.adjustments[0]
-    assert (done.outcome, done.before, done.after) == ("dry_run", before, after)
+    assert (done.outcome, done.arguments, done.before, done.after) == ("dry_run", given, before, after)
 
 
 def test_judging_leaves_training_as_it_is(watching):

@@ -78,12 +78,12 @@ def test_no_stage_is_gone_back_from_to_the_one_before(watching, student):
     rule = trimtab.Rule("wanted", signal=lambda loss: float(bool(wanted)), threshold=0.5, severity="warning")
     policy = trimtab.Policy(on="wanted", ladder=[RollBack(back=100)])  # as far as there is
     with watching(act="process", gradients_every=1, rules=[rule], policies=[policy]) as seen:
-        student.train()
+        student.train(STEPS + 3)  # when no snapshot would be due
         student.begin()
         student.train(factor=6.0)
         wanted.append(True)
         student.train(2, factor=6.0)
-    assert restored(seen)[0] == STEPS
+    assert restored(seen)[0] == STEPS + 3
 
 
 @pytest.mark.parametrize("factor", [1.0, 6.0])
