@@ -272,6 +272,20 @@ def test_resumed_run_keeps_its_scale(helm):
     assert [rate for (rate,) in second.used] == pytest.approx([0.6, 0.4, 0.2, 0.2])
 
 
+def test_resumed_run_of_an_earlier_version_has_its_scale_and_nothing_else(helm):
+    """It said nothing of clipping and clearing."""
+    first, second = Recording(parameters(), lr=1.0), Recording(parameters(), lr=1.0)
+    helm.controls(first).scale_learning_rate(0.2)
+    known = ("learning_rate", "weight_decay", "dropout")
+    helm.steering.load_state_dict({"1": {name: helm.steering.state_dict()["0"][name] for name in known}})
+    helm.controls(second, label="1")
+    weight = second.param_groups[0]["params"][0]
+    weight.grad = torch.full_like(weight, 100.0)
+    second.step()
+    assert second.used == [[0.2]]
+    assert (weight.grad == 100.0).all()
+
+
 def test_resumed_run_goes_on_with_a_ramp_that_is_just_passing_1(helm):
     first, second = Recording(parameters(), lr=1.0), Recording(parameters(), lr=1.0)
     helm.controls(first).scale_learning_rate(0.5)

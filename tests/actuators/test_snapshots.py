@@ -142,6 +142,14 @@ def test_a_snapshot_over_the_cap_is_refused_once(model):
     assert not snapshots.due(1000)
     with pytest.raises(Refused, match="A snapshot takes"):
         snapshots.roll_back(model.parts, 10)
+    assert snapshots.why_no_best.startswith("A snapshot takes")
+
+
+def test_an_optimizer_that_is_met_later_takes_no_more_than_the_cap(model):
+    snapshots, later = filled(model, [], cap_bytes=BYTES + 10), Model()
+    optimizers = {"0": model.parts.optimizers["0"], "1": later.parts.optimizers["0"]}
+    snapshots.meet(Parts(optimizers=optimizers), 5)
+    assert snapshots.bytes <= BYTES + 10
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 5])

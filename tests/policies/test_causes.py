@@ -177,6 +177,13 @@ def test_one_that_was_low_in_between_is_believed(in_vain):
     assert run.fire("loss_diverged", 163, since=144) == ["halt"]
 
 
+def test_one_that_never_had_its_turn_tells_of_nothing_that_was_low_in_between(in_vain):
+    run = in_vain()
+    assert run.fire("loss_diverged", 143, since=120 + AT_ONCE + 1, stepping="1") == []
+    run.resolve("loss_diverged", 150)
+    assert run.fire("loss_diverged", 160, since=121) == ["creep_back"]
+
+
 def test_a_few_bad_steps_after_going_back_climb_the_ladder(gone_back):
     run = gone_back()
     assert run.fire("loss_diverged", 100 + LASTING, since=101) == ["roll_back"]

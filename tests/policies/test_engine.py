@@ -335,6 +335,13 @@ class TestRaising:
         run.resolve("loss_stalled", 600)
         assert run.fire("loss_stalled", 900) == []
 
+    @pytest.mark.parametrize("about", ["0", ""])
+    def test_is_free_of_the_troubles_of_a_model_that_had_the_label_before(self, course, spike, about):
+        run = course(spike, RAISE)
+        run.fire("loss_spike", 10, optimizer=about)
+        run.engine.begin_anew("0")
+        assert run.fire("loss_stalled", 20) == ["scale_learning_rate"]
+
     def test_is_free_of_the_troubles_of_another_optimizer(self, course, spike):
         run = course(spike, RAISE)
         run.fire("loss_spike", 10)

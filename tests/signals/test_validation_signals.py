@@ -43,8 +43,8 @@ def test_gap_alone_is_no_overfitting():
 
 def test_gap_of_a_rise_that_the_run_came_back_from_before_is_none():
     noisy = [(0.5, 0.3), (0.4, 0.2), (0.5, 0.1), (0.39, 0.1)]
-    *_, once = gaps((2.0, 2.0), *noisy[:2], (0.45, 0.05))
-    *_, again = gaps((2.0, 2.0), *noisy, (0.45, 0.05))
+    *_, once = gaps((2.0, 2.0), *noisy[:2], (0.49, 0.05))
+    *_, again = gaps((2.0, 2.0), *noisy, (0.49, 0.05))
     assert once > 0.0
     assert again == 0.0
 

@@ -125,6 +125,8 @@ SPOILT = {
     "a negative decay": ("steering", "0", "weight_decay", "scale", -1.0),
     "a decay in words": ("steering", "0", "weight_decay", "much"),
     "a negative norm": ("steering", "0", "clip", {**CLIP, "max_norm": -1.0}),
+    "a decay that begins below 0": ("steering", "0", "weight_decay", "from_zero", -1.0),
+    "clipping without end": ("steering", "0", "clip", {**CLIP, "remaining": math.inf}),
     "a norm in words": ("steering", "0", "clip", {**CLIP, "usual": "much"}),
     "clipping that is over": ("steering", "0", "clip", {**CLIP, "remaining": 0}),
     "clipping in a word": ("steering", "0", "clip", True),
