@@ -625,6 +625,17 @@ def test_validation_of_another_training_says_nothing_of_a_loss_that_creeps_up():
     assert steps.take(CREPT) == []
 
 
+@pytest.mark.parametrize("improves", [True, False])
+def test_loss_that_rises_while_what_is_monitored_improves_has_not_diverged(improves):
+    """As with a penalty that grows."""
+    steps, fired = Steps(shipped("loss_diverged"), monitor=("accuracy", "max")), []
+    steps.take(falling(200))
+    for time in range(20):
+        steps.judge.validation(steps.at, None, 0.5 + 0.01 * time if improves else 0.5, None)
+        fired += edges(steps.take([0.3 + 0.1 * time + 0.02 * (i % 2) for i in range(20)]))
+    assert (fired == []) is improves
+
+
 def test_patience_of_the_monitored_loss_runs_out():
     judge = Judge(shipped("no_improvement"))
     found = [edges(judge.validation(step, 1.0, None, None)) for step in range(12)]

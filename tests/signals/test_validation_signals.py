@@ -94,6 +94,10 @@ def test_gap_is_zero_where_validation_is_better_than_training():
     assert gaps((2.0, 2.1), (1.0, 1.4), (0.8, 1.2))[1:] == [0.0, 0.0]
 
 
+def test_gap_is_zero_where_nothing_ever_moves():
+    assert gaps((2.0, 2.0), (2.0, 2.0), (2.0, 2.0))[1:] == [0.0, 0.0]
+
+
 def test_gap_is_zero_where_validation_is_not_the_same_task():
     assert gaps((2.0, 2.0), (1.95, 0.3), (1.95, 0.1))[1:] == [0.0, 0.0]
 
