@@ -214,6 +214,18 @@ def test_the_best_is_what_was_validated_though_a_snapshot_of_that_step_is_of_oth
     assert model.step == -10
 
 
+def test_the_best_is_what_was_validated_though_only_one_of_its_parameters_is_another():
+    model = nn.Linear(2, 2)
+    parts = Parts(optimizers={"0": torch.optim.SGD(model.parameters(), lr=0.1)}, models={"": model})
+    snapshots = Snapshots(cap_bytes=10_000)
+    snapshots.meet(parts)
+    model.bias.data.fill_(7.0)
+    snapshots.take_best(parts, 0)
+    model.bias.data.fill_(8.0)
+    snapshots.restore_best(parts, 1)
+    assert (model.bias == 7.0).all()
+
+
 def test_snapshots_newer_than_the_best_are_dropped_with_what_followed_it(model):
     snapshots = filled(model, [10])
     snapshots.take_best(model.at(15), 15)

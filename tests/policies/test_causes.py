@@ -91,6 +91,14 @@ def test_rise_that_comes_later_is_the_fault_of_weights_that_were_good(gone_back_
     assert gone_back_to_good.fire("loss_diverged", 121, since=102) == ["roll_back"]
 
 
+def test_jump_is_answered_though_the_rate_was_given_back_once(gone_back_to_good):
+    run = gone_back_to_good
+    assert run.fire("loss_diverged", 120, since=101) == ["creep_back"]
+    run.engine.fence()
+    run.engine.scaled("0", 1.0)
+    assert run.fire("loss_spike", 400) == ["roll_back"]
+
+
 @pytest.mark.parametrize("step", [101, 103])
 def test_jump_is_answered_as_what_follows_it_tells_though_it_came_first(gone_back_to_good, verdict, step):
     """Many steps are judged together, and what showed first has its turn first."""

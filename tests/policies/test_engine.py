@@ -6,7 +6,7 @@ import pytest
 
 from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
 from trimtab.policies import Decision, Evidence, Policy
-from trimtab.policies.accounts import ROW_GAPS
+from trimtab.policies.accounts import ROW_STEPS
 from trimtab.policies.creeping import PATIENCE
 from trimtab.policies.policy import PERSON
 
@@ -227,7 +227,7 @@ class TestFirstAid:
             ["skip_step"], ["skip_step"], ["roll_back"],
         ]  # fmt: skip
 
-    @pytest.mark.parametrize(("pause", "rung"), [(ROW_GAPS, 1), (ROW_GAPS + 1, 0)])
+    @pytest.mark.parametrize(("pause", "rung"), [(ROW_STEPS, 1), (ROW_STEPS + 1, 0)])
     def test_is_in_a_row_with_what_came_just_before(self, course, nonfinite, pause, rung):
         run = course(nonfinite)
         run.judge(9)

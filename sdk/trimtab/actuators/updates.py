@@ -60,9 +60,8 @@ class Settings:
 
     def made(self, updates: Updates) -> None:
         """An update was made: the scale goes on when all were."""
-        if self.shared_by > 1:
-            self._made.add(id(updates))
-        if len(self._made) >= self.shared_by or self.shared_by == 1:
+        self._made.add(id(updates))
+        if len(self._made) >= self.shared_by:
             self._go_on()
 
     def _go_on(self) -> None:

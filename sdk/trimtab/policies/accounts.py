@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from trimtab.policies.policy import Policy, halts
 
 FAILURES = 5  # after which a policy is disabled
-ROW_GAPS = 2  # judgements: first aid that comes no later than this after first aid is in a row with it
+ROW_STEPS = 2  # first aid that comes no later than this after first aid is in a row with it
 
 Key: TypeAlias = tuple[str, str]  # a policy, a group or a rule; and an optimizer
 
@@ -34,25 +34,25 @@ class Accounts:
     spent: Counter[Key] = field(default_factory=Counter)  # policy: adjustments
     failures: Counter[str] = field(default_factory=Counter)  # policy: adjustments that raised
 
-    def position(self, policy: Policy, optimizer: str, step: int, since: int, gap: int) -> tuple[int, int]:
+    def position(self, policy: Policy, optimizer: str, step: int, since: int) -> tuple[int, int]:
         """How much first aid was given in a row, and the lasting rung that comes next.
 
         At `step`, for trouble `since` then: steps that are judged together may show it long after it began.
         """
         aided, at = self.aided.get((policy.name, optimizer), (0, 0))
-        if step - at > ROW_GAPS * gap:
+        if step - at > ROW_STEPS:
             aided = 0
         climbed, at = self.climbed.get((policy.group, optimizer), (0, 0))
         if since - at > policy.memory:
             climbed = 0
         return aided, min(policy.first_aid + climbed, len(policy.rungs) - 1)
 
-    def done(self, policy: Policy, optimizer: str, rung: int, step: int, since: int, gap: int) -> None:
+    def done(self, policy: Policy, optimizer: str, rung: int, step: int, since: int) -> None:
         """A rung was carried out, or would have been."""
         if rung < policy.first_aid:
             self.aided[policy.name, optimizer] = rung + 1, step
             return
-        _, lasting = self.position(policy, optimizer, step, since, gap)
+        _, lasting = self.position(policy, optimizer, step, since)
         self.aided.pop((policy.name, optimizer), None)
         self.climbed[policy.group, optimizer] = max(rung, lasting) - policy.first_aid + 1, step
         self.spent[policy.name, optimizer] += 1

@@ -125,7 +125,7 @@ class Engine:
         if "failed" in outcomes:
             self._accounts.failures[policy.name] += 1
         if "applied" in outcomes:
-            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since, self._gap)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since)
             if not momentary(decision.actions):
                 self.fence(decision.optimizer or None)
             return None
@@ -324,7 +324,7 @@ class Engine:
             self._accounts.acted[verdict.key] = verdict.episode
         self._under_way.add(verdict.optimizer)
         if self._act is False:
-            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since, self._gap)
+            self._accounts.done(policy, decision.optimizer, decision.rung, step, decision.since)
             left = self._accounts.remaining(policy)
             return replace(decision, outcome="dry_run", budget_remaining=left)
         return decision
@@ -367,8 +367,7 @@ class Engine:
 
     def _rung(self, policy: Policy, verdict: Verdict, step: int, *, late: bool) -> int | None:
         """The rung whose turn it is, or None when nothing can be done now. What is late is no first aid any more."""
-        gap = 1 if verdict.key in self._fresh else self._gap  # where it began anew a good step was seen in between
-        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since, gap)
+        aided, lasting = self._accounts.position(policy, verdict.optimizer, step, verdict.since)
         if policy.first_aid and not late and not self._needs_aid(verdict):
             return None
         is_news = self._heard_at[verdict.key] == step
