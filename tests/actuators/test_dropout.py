@@ -100,15 +100,17 @@ def test_resumed_run_keeps_its_dropout(helm, steer):
     assert second[1].p == 0.5
 
 
-@pytest.mark.parametrize(("lower", "ratio"), [(True, 0.3), (False, 0.8)])
-def test_resumed_run_keeps_a_dropout_that_was_lowered(helm, steer, lower, ratio):
+@pytest.mark.parametrize(
+    ("ratio", "lower", "kept"), [(0.3, True, [0.3, 0.3]), (0.0, True, [0, 0]), (0.3, False, [0.3, 0.8])]
+)
+def test_resumed_run_keeps_a_dropout_that_was_lowered(helm, steer, ratio, lower, kept):
     first, second = (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1), nn.Dropout(0.8)) for _ in range(2))
-    steer(first).set_dropout(0.3, lower=lower)
+    steer(first).set_dropout(ratio, lower=lower)
     saved = json.loads(json.dumps(helm.steering.state_dict()))
     helm.models.clear()
     helm.steering.load_state_dict({"1": saved["0"]})
     steer(second, label="1")
-    assert [module.p for module in second[1:]] == [0.3, ratio]
+    assert [module.p for module in second[1:]] == kept
 
 
 def test_ratio_for_export_is_the_largest_as_it_is_now():

@@ -226,6 +226,14 @@ def test_the_best_is_what_was_validated_though_only_one_of_its_parameters_is_ano
     assert (model.bias == 7.0).all()
 
 
+def test_the_first_of_a_stage_is_kept(model):
+    snapshots = filled(model, [10, 20])
+    snapshots.begin_at(20)
+    for step in range(30, 400, 10):
+        snapshots.take(model.at(step), step)
+    assert snapshots.steps[0] == 20
+
+
 def test_snapshots_newer_than_the_best_are_dropped_with_what_followed_it(model):
     snapshots = filled(model, [10])
     snapshots.take_best(model.at(15), 15)

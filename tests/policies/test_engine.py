@@ -133,6 +133,21 @@ def test_episode_of_the_run_waits_on_while_another_rule_adjusts_one_optimizer(co
     assert [run.judge(step) for step in (29, 30)] == [[], ["halt"]]
 
 
+def test_episode_that_waits_is_no_evidence_after_a_fence_of_everything(course, spike):
+    run = course(spike)
+    run.fire("loss_spike", 10)
+    assert run.fire("loss_spike", 15) == []
+    run.engine.fence()
+    assert run.judge(31) == []
+
+
+def test_episode_that_ends_when_its_cooldown_is_over_is_let_go(course, spike):
+    run = course(spike)
+    run.fire("loss_spike", 10)
+    assert run.fire("loss_spike", 15) == []
+    assert run.resolve("loss_spike", 31) == []
+
+
 def test_dry_run_answers_all_that_is_still_open(course, spike):
     oscillating = Policy(on="loss_oscillating", ladder=[ScaleLearningRate(0.5)], cooldown=5)
     run = course(spike, oscillating, act=False)
@@ -197,6 +212,13 @@ class TestSeveralStepsTogether:
         run = course(spike, self.DIVERGED)
         verdicts = [verdict("loss_spike", 64, severity="warning"), verdict("loss_diverged", 64)]
         assert run.judge(64, *verdicts) == [LOWER]
+
+    def test_more_severe_has_the_turn_before_what_has_waited(self, course, spike, verdict):
+        run = course(spike, self.DIVERGED)
+        run.fire("loss_spike", 10, severity="warning")
+        assert run.fire("loss_spike", 15, severity="warning") == []
+        run.fire("loss_diverged", 64)
+        assert run.decisions[-1].rule == "loss_diverged"
 
     def test_episode_that_is_over_by_then_is_answered(self, course, spike, verdict):
         verdicts = [verdict("loss_spike", 11), verdict("loss_spike", 12, state="resolved")]

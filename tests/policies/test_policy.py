@@ -77,6 +77,7 @@ def test_rung_is_an_action_or_several():
         ({"group": ["a"]}, r"group=\['a'\]\): expected a text"),
         ({"cooldown": -1}, "a whole number of steps, 0 or more"),
         ({"budget": 0}, "a whole number of adjustments, 1 or more"),
+        ({"budget": True}, "a whole number of adjustments, 1 or more"),
         ({"budget": 2**63}, "a whole number of adjustments, 1 or more, and below 2"),
         ({"budget": 10**400}, r"budget=1000.*\.\.\..*0\): expected a whole number of adjustments"),
         ({"cooldown": 10**400}, "a whole number of steps, 0 or more"),
