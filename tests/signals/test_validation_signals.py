@@ -57,6 +57,11 @@ def test_gap_of_a_pass_that_was_good_by_chance_is_none():
     assert max(lasting) < OVERFITTING / 2
 
 
+def test_gap_of_a_pass_that_was_good_by_chance_counts_once_the_rise_goes_on():
+    *_, gap = gaps((2.0, 2.0), (1.0, 0.5), (0.99, 0.4), (0.90, 0.3), (0.91, 0.25), (0.95, 0.2))
+    assert gap > 0.0
+
+
 def test_gap_of_a_rise_after_a_fall_that_went_on_is_no_chance():
     *_, first, second, third = gaps(
         (2.3, 2.3), (0.77, 0.5), (0.55, 0.3), (0.46, 0.1), (0.48, 0.05), (0.485, 0.03), (0.49, 0.0)

@@ -45,6 +45,13 @@ def test_replayed_run_ends_with_the_same_weights(tmp_path, policies):
     assert same(weights, again)
 
 
+def test_replayed_run_keeps_the_states_that_it_needs_whatever_its_own_rules_say(tmp_path):
+    weights, done = train(tmp_path, "first", Training(), act="process")
+    again, repeated = train(tmp_path, "second", Training(), replay="first", rules=[OFTEN])
+    assert repeated == done
+    assert same(weights, again)
+
+
 def with_statistics():
     training = Training()
     training.model.insert(0, torch.nn.BatchNorm1d(8))
