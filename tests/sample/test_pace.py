@@ -13,6 +13,18 @@ def settled(*, step_s, gradients_every=None):
     return pace
 
 
+@pytest.mark.parametrize("dear", ["gradients", "accuracy", "updates"])
+def test_what_is_dear_is_done_seldom_after_the_warm_up_and_the_rest_as_often_as_before(dear):
+    pace = Pace(0.01, None)
+    for _ in range(WARM_UP_STEPS):
+        for name in ("gradients", "accuracy", "updates"):
+            getattr(pace, name).cost(1.0 if name == dear else 0.0)
+        assert pace.warming_up
+        pace.settle(1e-3)
+    assert not pace.warming_up
+    assert {name for name in ("gradients", "accuracy", "updates") if getattr(pace, name).interval > 1} == {dear}
+
+
 @pytest.mark.parametrize(
     ("acts", "step_s", "interval"), [(True, 0.05, 2), (True, 1e-4, 64), (False, 1e-4, 256), (False, 0.3, 2)]
 )

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from trimtab.health import INTERVAL_S
-from trimtab.types import Health
+from trimtab.types import Alert, Health
 
 RULES = [{"name": name, "threshold": 2.0, "hold": 1} for name in ("overhead_exceeded", "backend_failing")]
 
@@ -63,6 +64,16 @@ def test_nothing_is_judged_on_a_thread_that_says_something(watching):
         thread.join()
         assert not seen.run.alerts
     assert seen.notices[0] == "text"
+
+
+def test_share_of_its_time_that_a_step_waits_for_data_is_judged(watching, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watching(rules=[{"name": "waits", "signal": "data_wait_share", "threshold": 1e-9}]) as seen:
+        for batch in DataLoader(torch.ones(8, 2)):
+            model(batch).sum().backward()
+            optimizer.step()
+    (fired,) = [alert for alert in seen.backend.of(Alert) if alert.rule == "waits"]
+    assert fired.value in [step.data_wait_seconds / step.step_seconds for step in seen.steps() if step.step_seconds]
 
 
 @pytest.mark.parametrize(("spent_s", "factor"), [(100 * INTERVAL_S, 2), (0.0, 1)])
