@@ -75,6 +75,16 @@ def test_scraper_is_expected_though_many_came_before_it_that_are_gone(scrapers):
     assert scrapers.due() == {"prometheus": 15.0}
 
 
+def test_no_more_are_remembered_than_there_is_place_for(scrapers):
+    scrapers, clock = scrapers
+    for number in range(2 * SCRAPERS):
+        visits(scrapers, clock, f"client {number}", 1.0)
+    assert len(scrapers.due()) <= SCRAPERS
+    clock.now += 1.0
+    visits(scrapers, clock, "client 0", 1.0)
+    assert "client 0" in scrapers.due()
+
+
 def test_interval_is_known_after_two_visits(scrapers):
     scrapers, clock = scrapers
     visits(scrapers, clock, "prometheus")

@@ -18,6 +18,7 @@ DRAWS = {
     "numpy": lambda _: np.random.permutation(SAMPLES).tolist(),
     "own, of torch": lambda sampler: torch.randperm(SAMPLES, generator=sampler.generator).tolist(),
     "own, of Python": lambda sampler: sampler.random.sample(range(SAMPLES), SAMPLES),
+    "when counted": lambda sampler: vars(sampler).pop("counted", None) or torch.randperm(SAMPLES).tolist(),
     "own, of NumPy": lambda sampler: sampler.rng.permutation(SAMPLES).tolist(),
 }
 
@@ -37,7 +38,9 @@ class Drawing:
         return iter(self.draw(self))
 
     def __len__(self):
-        return sum(1 for _ in self)
+        length = sum(1 for _ in self)
+        self.counted = self.draw(self)  # which the next pass may take
+        return length
 
 
 class InBatches(Drawing):
