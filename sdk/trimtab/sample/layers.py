@@ -37,8 +37,7 @@ class LayerChoice:
         found = self._find_names(parameters)
         names = [name for name, _ in found]
         wanted = [name for name in names if self._matches(name)]
-        if self._patterns is not None:
-            self._tell_idle_patterns(names)
+        self._tell_idle_patterns(names)
         room = LAYER_CAP - len(self.depths.keys() - set(names))
         shown = set(_evenly(wanted, max(room, 0)))
         if len(shown) < len(wanted):
