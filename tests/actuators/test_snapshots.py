@@ -556,6 +556,15 @@ def test_mend_finds_a_buffer_among_those_of_other_kinds():
     assert module.indexed.to_dense().equal(adjacency)
 
 
+def test_buffers_that_hold_nothing_yet_are_left_out():
+    lazy = nn.parameter.UninitializedBuffer()
+    module, parts, snapshots = with_buffers(there=torch.zeros(3), lazy=lazy, meta=torch.zeros(3, device="meta"))
+    module.there += 1
+    snapshots.roll_back(parts, 10)
+    assert module.there.tolist() == [0] * 3
+    assert module.lazy is lazy
+
+
 def test_mend_goes_back_to_where_a_buffer_was_finite():
     module, parts, snapshots = with_buffers(spoiled=torch.zeros(3))
     module.spoiled.fill_(torch.inf)
