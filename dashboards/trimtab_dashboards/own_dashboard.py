@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
-from trimtab_dashboards.panels import Panel, Query, lines
-from trimtab_dashboards.promql import ASKED, of_runs, or_nan, or_zero, rate
+from trimtab_dashboards.panels import ANSWERED, Panel, Query, lines
+from trimtab_dashboards.promql import ASKED, of_runs, or_zero, rate, since_answer
 
 
 def dashboard() -> Dashboard:
@@ -73,7 +73,7 @@ def _lost() -> list[Panel]:
 
 def _alerts() -> list[Panel]:
     received = f"sum by (source, outcome) ({of_runs(catalog.ALERTS_RECEIVED)})"
-    heard = f"time() - (max by (run) ({of_runs(catalog.ALERT_SOURCE_LAST_SUCCESS, source=ASKED)}) > 0)"
+    heard = f"max by (run) ({of_runs(catalog.ALERT_SOURCE_LAST_SUCCESS, source=ASKED)})"
     made = f"sum by (outcome) ({of_runs(catalog.ADJUSTMENTS)})"
     return [
         lines(
@@ -85,9 +85,10 @@ def _alerts() -> list[Panel]:
         lines(
             "Alerts last asked for",
             "Time since the last answer of the server that each run asks for alerts. No line: it never had an answer.",
-            Query(or_nan(heard, "run"), "{{run}}"),
+            Query(since_answer(heard, "run"), "{{run}}"),
             unit="s",
             least=0,
+            states=ANSWERED,
         ),
         lines(
             "Adjustments by outcome",

@@ -11,6 +11,7 @@ WIDTH = 24  # columns of a dashboard
 COUNT = "locale"  # 12,345, of which `short` makes 12.3 K
 
 GREEN, BLUE, ORANGE, RED, GREY = "green", "blue", "orange", "red", "#808080"
+ANSWERED = {-2.0: ("never answered", RED), -1.0: ("not set up", GREY)}  # see `promql.since_answer`
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,9 @@ def lines(
     log: bool = False,
     least: float | None = None,
     legend: Literal["bottom", "right"] = "bottom",
+    states: Mapping[float, tuple[str, str]] | None = None,
 ) -> Panel:
-    """Series over time. `log` for what spans decades, `least` for where the axis begins."""
+    """Series over time. `log` for what spans decades, `least` for where the axis begins, `states` as for `stat`."""
     scale = {"type": "log", "log": 10} if log else {"type": "linear"}
     defaults: dict[str, Any] = {
         "color": {"mode": "palette-classic"},
@@ -133,6 +135,8 @@ def lines(
     }
     if least is not None:
         defaults["min"] = least
+    if states:
+        defaults["mappings"] = [_mapping(states)]
     return Panel(
         kind="timeseries",
         title=title,

@@ -27,17 +27,14 @@ def rate(series: str) -> str:
 
 def or_zero(query: str, label: str = "") -> str:
     """0 where a query has no series, since a counter of what never happened has none; `label` names that zero."""
-    return _or_else(query, "0", label)
+    zero = f'label_replace(vector(0), "{label}", "none", "", "")' if label else "vector(0)"
+    return f"{query} or on () {zero}"
 
 
-def or_nan(query: str, label: str) -> str:
-    """NaN, which draws no line, where a query has no series and 0 would say something that is not so."""
-    return _or_else(query, "NaN", label)
-
-
-def _or_else(query: str, value: str, label: str) -> str:
-    other = f'label_replace(vector({value}), "{label}", "none", "", "")' if label else f"vector({value})"
-    return f"{query} or on () {other}"
+def since_answer(last: str, label: str = "") -> str:
+    """Seconds since the `last` answer; -2 where there was none yet, -1 where no server is asked (see `label` above)."""
+    nobody = f'label_replace(vector(-1), "{label}", "none", "", "")' if label else "vector(-1)"
+    return f"time() - ({last} > 0) or 0 * {last} - 2 or on () {nobody}"
 
 
 def _selector(spec: MetricSpec, suffix: str, chosen: str, labels: dict[str, str]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trimtab import catalog
 from trimtab_dashboards.dashboard import Dashboard, Row
-from trimtab_dashboards.panels import BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
-from trimtab_dashboards.promql import ASKED, EACH_PROCESS, of_run, or_zero, rate
+from trimtab_dashboards.panels import ANSWERED, BLUE, GREEN, GREY, ORANGE, RED, Column, Panel, Query, lines, stat, table
+from trimtab_dashboards.promql import ASKED, EACH_PROCESS, of_run, or_zero, rate, since_answer
 
 STATUS_COLORS = {"running": GREEN, "completed": BLUE, "halted": ORANGE, "interrupted": ORANGE, "failed": RED}
 ALIVE = {0.0: ("over", GREY), 1.0: ("alive", GREEN), 2.0: ("hung", RED)}
@@ -68,9 +68,9 @@ def _standing() -> list[Panel]:
         stat(
             "Alerts last asked for",
             "Time since the last answer of the server that the run asks for alerts.",
-            Query(f"time() - ({asked} > 0) or 0 * {asked} - 2 or on () vector(-1)", "heard"),
+            Query(since_answer(asked), "heard"),
             unit="s",
-            states={-2.0: ("never answered", RED), -1.0: ("not set up", GREY)},
+            states=ANSWERED,
             width=3,
         ),
         stat(

@@ -131,10 +131,13 @@ def test_fleet_counts_what_fires_failed_or_cannot_be_reached(judge):
         judge(query("trimtab-fleet", panel), 0, [series("trimtab_global_step", "1x30")])
 
 
-@pytest.mark.parametrize(("heard", "ages"), [(60, [{"labels": '{run="r"}', "value": 180}]), (0, [])])
-def test_age_of_an_answer_that_never_came_is_no_number(judge, heard, ages):
-    given = [series("trimtab_alert_source_last_success_timestamp_seconds", f"{heard}x{SAMPLES}", source="alertmanager")]
-    judge(f"({query('trimtab-own', 'Alerts last asked for')}) >= 0", ages, given)
+@pytest.mark.parametrize(
+    ("source", "heard", "run", "age"),
+    [("alertmanager", 60, "r", 180), ("alertmanager", 0, "r", -2), ("webhook", 60, "none", -1)],
+)
+def test_answer_that_never_came_is_of_no_age_in_any_run(judge, source, heard, run, age):
+    given = [series("trimtab_alert_source_last_success_timestamp_seconds", f"{heard}x{SAMPLES}", source=source)]
+    judge(query("trimtab-own", "Alerts last asked for"), [{"labels": f'{{run="{run}"}}', "value": age}], given)
 
 
 @pytest.mark.parametrize(
