@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.amp import GradScaler
 
+import trimtab
 from trimtab.sample.updates import Weights
+from trimtab.searches import living
+from trimtab.testing import RecordingBackend
 
 OPTIMIZERS = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -44,6 +47,16 @@ def test_ratio_is_what_the_optimizer_did(watching, model, step, optimizer):
         true = [step(optimizer) for _ in range(9)]
     assert ratios(seen)[0] == pytest.approx(true[0], rel=1e-4)
     assert ratios(seen)[8] == pytest.approx(true[8], rel=1e-4)
+
+
+def test_run_that_is_over_and_held_holds_no_copy_of_weights(model, step, tmp_path):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {id(each) for each in living(Weights) if each._buffers}
+    with trimtab.watch(run="held", directory=tmp_path, backends=[RecordingBackend()]) as run:
+        step(optimizer)
+        assert [each for each in living(Weights) if each._buffers and id(each) not in before]
+    assert run.closed
+    assert not [each for each in living(Weights) if each._buffers and id(each) not in before]
 
 
 def test_ratios_are_taken_on_every_eighth_sample_of_a_given_interval(watching, model, step):

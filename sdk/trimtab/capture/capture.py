@@ -44,6 +44,7 @@ from trimtab.sample.meter import Meter
 from trimtab.sample.passes import PassSums
 from trimtab.sample.sampler import Sampler
 from trimtab.sample.scalars import Held, has_value
+from trimtab.sample.updates import Weights
 from trimtab.types import PhaseSummary
 
 NO_LOSS = (
@@ -171,6 +172,8 @@ class Capture:
         self._steps.judge_rest(is_last=True)
         self._passes.finish()
         self._books.flush()
+        for tracked in self._steps.roster:  # whoever holds the run holds no copy of weights
+            tracked.weights = Weights()
 
     def end_validation(self, *, is_last: bool = False) -> None:
         """What was validated counts now, though no training has followed it yet. `is_last`: none will."""
