@@ -168,6 +168,37 @@ def test_class_of_scalers_that_is_made_later_is_seen(watching, model, optimizer,
     assert Later.scale.__qualname__.endswith("Later.scale")  # nothing stays patched
 
 
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("is_there_before", [True, False])
+def test_class_of_scalers_that_nobody_may_set_anything_of_trains_as_ever(
+    watching, model, optimizer, inputs, labels, is_there_before
+):
+    closed = [True]  # until the test is over: the class may outlive it
+
+    class Closed(type):
+        def __setattr__(cls, name, value):
+            if closed:
+                raise TypeError(f"{name} is final")
+            super().__setattr__(name, value)
+
+    def make():
+        class Final(GradScaler, metaclass=Closed):
+            def step(self, optimizer):
+                return super().step(optimizer)
+
+        return Final
+
+    final = make() if is_there_before else None
+    with watching() as seen:
+        scaler = (final or make())("cpu", init_scale=SCALE)
+        loss = F.cross_entropy(model(inputs), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    closed.clear()
+    assert seen.losses() == pytest.approx([loss.item()])
+
+
 def test_losses_scaled_as_a_list_are_unscaled(watching, model, optimizer, scaler, inputs, labels):
     with watching() as seen:
         losses = [F.cross_entropy(model(inputs), labels), model(inputs).square().mean()]

@@ -149,6 +149,7 @@ class Capture:
                 stepped=guard("GradScaler.step", steps.scaler_stepped),
                 unscaling=guard("GradScaler.unscale_", steps.clipping.unscaling),
             ),
+            self._guard.wrap,
         )
         watch_loading(patches, Optimizer, guard("load_state_dict", self._state_loaded))
         watch_loading(patches, nn.Module, guard("load_state_dict", self._steps.roster.loaded))

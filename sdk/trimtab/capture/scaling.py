@@ -102,32 +102,35 @@ class ScalerListener(NamedTuple):
     unscaling: Callable[[Optimizer], object]  # `unscale_` is about to write to gradients, without clearing them
 
 
-def watch_scalers(patches: Patches, listener: ScalerListener) -> None:
+def watch_scalers(
+    patches: Patches, listener: ScalerListener, guard: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> None:
     """Tell `listener` what scalers do, also those of subclasses that have a method of their own, as FSDP's has.
 
     Where such a method calls the one above it, both are told of: with the same tensors, and while no step is between.
+    A subclass of which nothing can be set, as its metaclass may see to, is left as it is: `guard` tells of it.
     """
     covered: set[type] = set()
 
-    def cover(kind: type[GradScaler]) -> None:
-        if kind in covered:
+    def cover(kind: type) -> None:
+        if kind in covered or not issubclass(kind, GradScaler):
             return
         covered.add(kind)
         for name, watched in (("scale", _scale), ("step", _step), ("unscale_", _unscale)):
             if name in vars(kind):
                 patches.replace(kind, name, keep_out(watched(vars(kind)[name], listener), calls_user_code=True))
 
+    try_to_cover = guard("GradScaler", cover)
     begin: Callable[..., None] = GradScaler.__init__
 
     @functools.wraps(begin)
     def make(self: GradScaler, *args: Any, **kwargs: Any) -> None:
         for kind in type(self).__mro__:
-            if issubclass(kind, GradScaler):
-                cover(kind)
+            try_to_cover(kind)
         begin(self, *args, **kwargs)
 
     for kind in _with_subclasses(GradScaler):
-        cover(kind)
+        try_to_cover(kind)
     patches.replace(GradScaler, "__init__", make)  # of subclasses that are not there yet
 
 
