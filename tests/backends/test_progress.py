@@ -37,6 +37,14 @@ def test_time_to_go_starts_again_with_the_epoch(progress):
     assert progress.seconds_to_go == pytest.approx(97)
 
 
+@pytest.mark.parametrize("epoch", [1, None])
+def test_rate_of_an_epoch_that_is_over_is_none_of_the_next(progress, epoch):
+    progress.take(batch(100, epoch=epoch, learning_rate=[0.1], gradient_norm=1.0))
+    progress.end_epoch(1)
+    progress.take(batch(1, epoch=2, optimizer="1", learning_rate=[0.2], gradient_norm=2.0))
+    assert list(progress.rates_in(2)) == ["1"]
+
+
 def test_time_to_go_is_not_known_where_the_length_is_not(progress):
     for number in (1, 2):
         progress.take(batch(number, of=None, after=number))

@@ -22,6 +22,7 @@ GARBLED = {
     "a list": "[]",
     "deep": DEEP,
     "no facts": '{"status": "running", "run_id": "1"}',
+    "no pid": json.dumps({"status": "running", "run_id": "1", "facts": {"host": HOST}}),
     **{
         f"pid {pid}": json.dumps({"status": "running", "run_id": "1", "facts": {"host": HOST, "pid": pid}})
         for pid in (10**400, 2**63, 2**31, 0, -1, True, 1.5, "1", None, [1])
@@ -54,6 +55,13 @@ def test_run_json_of_a_living_process_is_believed(place):
     (place / "run.json").write_text(json.dumps({"status": "running", "run_id": "1", "facts": facts}))
     with pytest.raises(ConfigError, match=f"process {os.getppid()} on this machine is writing"):
         start(place)
+
+
+def test_run_json_of_another_machine_says_nothing_of_a_process_of_this_one(place):
+    facts = {"host": "another", "pid": os.getppid()}
+    (place / "run.json").write_text(json.dumps({"status": "running", "run_id": "1", "facts": facts}))
+    start(place)
+    assert json.loads((place / "run.json").read_text())["facts"]["host"] == HOST
 
 
 def test_run_json_of_a_process_that_bears_the_number_of_another_is_nobodys(place):
