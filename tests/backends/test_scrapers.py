@@ -127,6 +127,16 @@ def test_wait_ends_with_the_visit_that_comes_after_the_last_state(scrapers):
     assert scrapers.wait(written_at, PATIENCE_S)
 
 
+def test_anybody_will_do_where_nobody_is_expected(scrapers):
+    scrapers, clock = scrapers
+    visits(scrapers, clock, "came once")
+    since = clock.now + 1.0
+    assert not scrapers.wait(since, 0.0)
+    clock.now += 2.0
+    visits(scrapers, clock, "comes now")
+    assert scrapers.wait(since, 0.0)
+
+
 def test_one_scraper_does_not_stand_for_another(scrapers):
     scrapers, clock = scrapers
     for client in ("a", "b"):
