@@ -124,6 +124,22 @@ say(alike=alike, steps=backend.of(trimtab.types.Step)[-1].step, outcomes=outcome
     assert ranks == [{"alike": True, "steps": 120, "outcomes": ["dry_run"]}] * 2
 
 
+def test_step_of_an_optimizer_whose_state_the_ranks_share_out_is_skipped(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from torch.distributed.optim import ZeroRedundancyOptimizer
+optimizer = ZeroRedundancyOptimizer(parallel.parameters(), torch.optim.Adam, lr=0.01)
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
+    for at in range(60):
+        step(math.nan if rank == 1 and at == 40 else 1.0)
+said(finite=all(p.isfinite().all().item() for p in model.parameters()))
+"""
+    )
+    assert [(action, outcome) for _, _, action, outcome, _ in alike(ranks)] == [("skip_step", "applied")]
+    assert [rank["finite"] for rank in ranks] == [True, True]
+
+
 def test_decision_of_the_first_rank_is_carried_out_on_all(in_ranks):
     ranks = in_ranks(
         TRAINING

@@ -16,7 +16,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 
 from trimtab.actions import Refused
@@ -24,7 +24,7 @@ from trimtab.actuators.parts import HOOKS, owned_by
 
 _FIXED = (
     NoneType, bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, FunctionType, MethodType,
-    BuiltinFunctionType, functools.partial, Enum,
+    BuiltinFunctionType, functools.partial, Enum, *([distributed.ProcessGroup] if distributed.is_available() else []),
 )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ class Kept:
                 self._sets.append((value, set(value)))
             elif isinstance(value, tuple):
                 stack += value
-            elif issubclass(type(value), Optimizer) or type(value).__module__.partition(".")[0] == package:
+            elif _is_opened(value, package):
                 stack += self._keep_dict(vars(value))
             else:
                 self.unknown = type(value).__name__
@@ -140,6 +140,13 @@ class Kept:
         items = {key: value for key, value in mapping.items() if not _is_left(key)}
         self._dicts.append((mapping, items))
         return [*items.values(), *(key for key in items if isinstance(key, Tensor))]
+
+
+def _is_opened(value: Any, package: str) -> bool:
+    """Whether all that it holds is in its `__dict__`: an optimizer, or something of the same package."""
+    if issubclass(type(value), Optimizer):
+        return True
+    return type(value).__module__.partition(".")[0] == package and hasattr(value, "__dict__")
 
 
 def _is_left(key: Any) -> bool:
