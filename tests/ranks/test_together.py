@@ -140,6 +140,24 @@ said(finite=all(p.isfinite().all().item() for p in model.parameters()))
     assert [rank["finite"] for rank in ranks] == [True, True]
 
 
+def test_rank_that_is_waited_for_leaves_the_jobs_own_collectives_their_time(in_ranks):
+    """The first rank runs out of data, and waits for the other one where nothing of ours is asked of it."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+from datetime import timedelta
+dist.distributed_c10d._set_pg_timeout(timedelta(seconds=10))
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=1):
+    with parallel.join():
+        for _ in range(10 + 5 * rank):
+            step()
+said(steps=backend.of(trimtab.types.Step)[-1].step)
+"""
+    )
+    alike(ranks)
+    assert [rank["steps"] for rank in ranks] == [10, 15]
+
+
 def test_decision_of_the_first_rank_is_carried_out_on_all(in_ranks):
     ranks = in_ranks(
         TRAINING

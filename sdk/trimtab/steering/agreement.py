@@ -35,6 +35,20 @@ def possible(world_size: int) -> bool:
     return bool(dist.is_available() and dist.is_initialized() and dist.get_world_size() == world_size)
 
 
+def patience(most_s: float) -> float:
+    """For how long a rank may be waited for: `most_s`, or half of the timeout of the job's own group, if that is less.
+
+    Whoever is not waited for may stand in a collective of the job meanwhile, which would run out of time.
+    """
+    whole: Any = dist.group.WORLD
+    try:
+        backends = [whole._get_backend(device) for device in whole._device_types]  # there is no public way
+        timeouts: list[float] = [backend.options._timeout.total_seconds() for backend in backends]
+    except (AttributeError, RuntimeError):  # a backend of its own kind
+        return most_s
+    return min([most_s, *(timeout / 2 for timeout in timeouts)])
+
+
 class Agreement:
     """One of these in every rank, used by the thread that steps. Every call is a collective.
 

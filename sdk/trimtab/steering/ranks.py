@@ -22,7 +22,7 @@ from trimtab.guard import Guard, in_words
 from trimtab.policies import Decision, Engine
 from trimtab.policies.reading import action, describe
 from trimtab.sample.readings import Point
-from trimtab.steering.agreement import MOST, Agreement, possible
+from trimtab.steering.agreement import MOST, Agreement, patience, possible
 from trimtab.steering.execution import Execution, Moment, Told
 from trimtab.types import Outcome
 
@@ -84,7 +84,7 @@ class Ranks:
         if refusal:
             self._end(f"{refusal} This is a dry run.")
             return None
-        self._agreement = agreement = self._attempt(lambda: Agreement(self._rank, PATIENCE_S))
+        self._agreement = agreement = self._attempt(lambda: Agreement(self._rank, patience(PATIENCE_S)))
         self._have_met = agreement is not None
         self._execution.others = self if agreement is not None and self._acts else None
         return None if agreement is None else self._attempt(lambda: agreement.tell(state))
@@ -178,12 +178,13 @@ class Ranks:
             store = stores.of_group()
         except (AttributeError, ValueError):
             return "This torch gives no way to tell whether every rank is watched."
+        waited = patience(MEETING_S)
         key = stores.key(f"{next(_runs)}/{'act' if self._acts else 'watch'}/")
         try:
             store.set(f"{key}{self._rank}", "here")
-            store.wait([f"{key}{rank}" for rank in range(self._world_size)], datetime.timedelta(seconds=MEETING_S))
+            store.wait([f"{key}{rank}" for rank in range(self._world_size)], datetime.timedelta(seconds=waited))
         except RuntimeError:
-            return f"Not every rank is watched, with the same act=: waited {MEETING_S:g} s for the others."
+            return f"Not every rank is watched, with the same act=, or takes steps: waited {waited:g} s for the others."
         return ""
 
     def _attempt(self, collective: Callable[[], T]) -> T | None:
