@@ -7,7 +7,7 @@ import pytest
 from trimtab.actions import Change, Refused
 from trimtab.guard import Guard
 from trimtab.policies import Decision, Engine
-from trimtab.steering.execution import Execution, Moment
+from trimtab.steering.execution import ATTEMPTS, ATTEMPTS_AGAIN, Execution, Moment
 
 
 class Doubles:
@@ -93,3 +93,21 @@ def test_settings_that_an_action_of_the_users_numbers_are_recorded_by_name(execu
     execution.stepped("0", 7)
     (recorded,) = execution.adjustments
     assert (recorded.before, recorded.after) == ({"0": 0.1}, {"0": 0.05})
+
+
+def test_a_loop_in_which_a_graph_is_always_pending_is_searched_less_the_next_time(execution):
+    looks = []
+    execution._actuators.snapshots.may_restore = lambda parts: looks.append(True)
+
+    def looks_until_refused(step):
+        looks.clear()
+        decision = Decision(policy="back", optimizer="0", step=step, since=step, actions=(CannotGoBack(),))
+        execution.take_up(decision, Moment(step, False, False))
+        for later in range(step, step + 100):
+            execution.stepped("0", later)
+        return len(looks)
+
+    first, *others = [looks_until_refused(step) for step in (100, 200, 300)]
+    assert first == ATTEMPTS + 1
+    assert others == [ATTEMPTS_AGAIN + 1] * 2
+    assert [each.outcome for each in execution.adjustments] == ["refused"] * 3

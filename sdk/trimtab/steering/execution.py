@@ -25,6 +25,7 @@ from trimtab.types import Adjustment, Event, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ATTEMPTS = 50  # to find weights that no graph is waiting for
+ATTEMPTS_AGAIN = 5  # where that many did not find any the last time: each searches all objects of the process
 RESTORE_BEST = "restore_best"  # on record, the half of a halt that was not done
 OVER = "the run ended first"
 PATIENCE_STEPS = 1_000  # of the run, for an optimizer that is to be adjusted and does not step
@@ -112,6 +113,7 @@ class Execution:
         self._say = say
         self._why_no_best = why_no_best
         self._waiting: list[_Waiting] = []
+        self._most_attempts = ATTEMPTS
         self._counted: Counter[tuple[str, str, str]] = Counter()
 
     @property
@@ -148,7 +150,9 @@ class Execution:
                 continue
             if is_due:
                 self._waiting.remove(waiting)
-                never_free = pending or waiting.attempts > ATTEMPTS
+                never_free = pending or waiting.attempts > self._most_attempts
+                if waiting.attempts > 0:
+                    self._most_attempts = ATTEMPTS_AGAIN if waiting.attempts > self._most_attempts else ATTEMPTS
                 self._carry_out(waiting.decision, Moment.after(step), waiting.told, pending=never_free)
             elif step - waiting.since > PATIENCE_STEPS:
                 self._withdraw(waiting, step, "refused", f"no moment came for it within {PATIENCE_STEPS:,} steps")
@@ -329,7 +333,7 @@ class Execution:
             return True
         if self.follows_cycle:
             self.cycle.blocked(label)
-        return waiting.attempts > ATTEMPTS  # which is refused then
+        return waiting.attempts > self._most_attempts  # which is refused then
 
     def _is_free(self) -> bool:
         """Whether no graph needs the weights as they are."""
