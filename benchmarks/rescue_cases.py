@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rescue_models as models
 import rescue_recipes as recipes
+import torch
 from rescue_faults import (
     DamagedState,
     DamagedWeight,
@@ -77,7 +78,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "vanishing gradients",
         ("gradient_vanishing",),
-        within((_deep(6, recipes.sgd(), 0.1), _deep(8, recipes.adam, 1e-3)), Fault),
+        within((_deep(6, recipes.sgd(), 0.1), _deep(8, torch.optim.Adam, 1e-3)), Fault),
         crawling=True,
     ),
     Kind("rate 1000x too low", ("loss_stalled", "loss_high"), within((MLP, TRANSFORMER), rate(1e-3)), crawling=True),

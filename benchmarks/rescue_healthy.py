@@ -120,8 +120,8 @@ def _in_order() -> Variants:
 
 def _constant_rate() -> Variants:
     yield _named(MLP, "SGD", schedule=recipes.constant, optimizer=sgd(0.0), lr=0.2)
-    yield _named(MLP, "RMSprop", schedule=recipes.constant, optimizer=recipes.rmsprop, lr=2e-3)
-    yield _named(CNN, "Adam", schedule=recipes.constant, optimizer=recipes.adam)
+    yield _named(MLP, "RMSprop", schedule=recipes.constant, optimizer=torch.optim.RMSprop, lr=2e-3)
+    yield _named(CNN, "Adam", schedule=recipes.constant, optimizer=torch.optim.Adam)
     yield _named(LSTM, "Adam", schedule=recipes.constant)
     yield _named(TRANSFORMER, "AdamW", schedule=recipes.constant, lr=1e-3)
 
@@ -152,7 +152,7 @@ def _regression() -> Variants:
 def _late_starters() -> Variants:
     for depth, lr in ((2, 3e-3), (3, 3e-3), (3, 1e-2)):
         model = lambda classes, depth=depth: models.deep_sigmoid(classes, depth=depth)  # noqa: E731
-        yield _named(MLP, f"sigmoid {depth} {lr}", model=model, optimizer=recipes.adam, lr=lr, epochs=16)
+        yield _named(MLP, f"sigmoid {depth} {lr}", model=model, optimizer=torch.optim.Adam, lr=lr, epochs=16)
 
 
 def _optimizers() -> Variants:
@@ -160,13 +160,13 @@ def _optimizers() -> Variants:
         *((torch.optim.Adagrad, 0.02), (torch.optim.NAdam, 2e-3), (torch.optim.RAdam, 3e-3)),
         *((torch.optim.Adamax, 5e-3), (torch.optim.Adadelta, 1.0), (torch.optim.ASGD, 0.2)),
     ):
-        yield _named(CNN, kind.__name__, optimizer=lambda parameters, lr, kind=kind: kind(parameters, lr), lr=lr)
-    yield _named(LSTM, "RMSprop", optimizer=recipes.rmsprop, lr=3e-3)
+        yield _named(CNN, kind.__name__, optimizer=kind, lr=lr)
+    yield _named(LSTM, "RMSprop", optimizer=torch.optim.RMSprop, lr=3e-3)
 
 
 def _other_losses() -> Variants:
     for recipe in (MLP, CNN, NORMED):
-        yield _named(recipe, "label smoothing", objective=_smoothed)
+        yield _named(recipe, "label smoothing", objective=recipes.smoothed)
         yield _named(recipe, "mixup", objective=_mixed)
     contrastive = CNN.but(objective=_contrastive, reconstructs=True, score="loss")
     yield _named(contrastive, "contrastive", model=models.cnn)
@@ -240,10 +240,6 @@ def _reconstruction(model: nn.Module, inputs: Tensor, targets: Tensor, progress:
 
 def _absolute(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
     return F.l1_loss(model(inputs)[0], inputs.flatten(1))
-
-
-def _smoothed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(model(inputs), targets, label_smoothing=0.1)
 
 
 def _mixed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:

@@ -26,10 +26,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 
-def _smoothed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(model(inputs), targets, label_smoothing=0.1)
-
-
 def _benign(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(model(inputs), targets)
 
@@ -48,22 +44,6 @@ def _rebuilt(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float)
 
 def _nesterov(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
     return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-
-def _nadam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.NAdam(parameters, lr)
-
-
-def _radam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.RAdam(parameters, lr)
-
-
-def _adagrad(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.Adagrad(parameters, lr)
-
-
-def _adadelta(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.Adadelta(parameters, lr)
 
 
 def _benign_model(classes: int) -> nn.Module:
@@ -90,7 +70,7 @@ _NUMBERS = Recipe(
     name="numbers",
     data="cancer",
     model=_benign_model,
-    optimizer=recipes.adam,
+    optimizer=torch.optim.Adam,
     lr=1e-3,
     schedule=cosine,
     reconstructs=True,
@@ -104,7 +84,7 @@ _SOURCE = Recipe(
     name="source",
     data="source",
     model=others.Dilated,
-    optimizer=_radam,
+    optimizer=torch.optim.RAdam,
     lr=3e-3,
     schedule=cosine,
     batch_size=8,
@@ -116,8 +96,8 @@ RESIDUAL = _IMAGES.but(name="residual", epochs=10)
 VISION = _IMAGES.but(
     name="vision", model=others.VisionTransformer, optimizer=adamw(0.05), lr=2e-3, schedule=warm_up(0.1)
 )
-MIXER = _IMAGES.but(name="mixer", model=others.Mixer, optimizer=recipes.adam, lr=3e-3, objective=_smoothed)
-ROWS = _IMAGES.but(name="rows", model=others.Rows, optimizer=_nadam, lr=5e-3)
+MIXER = _IMAGES.but(name="mixer", model=others.Mixer, optimizer=torch.optim.Adam, lr=3e-3, objective=recipes.smoothed)
+ROWS = _IMAGES.but(name="rows", model=others.Rows, optimizer=torch.optim.NAdam, lr=5e-3)
 CANCER = _NUMBERS.but(name="cancer", objective=_benign, steps=26)
 DIABETES = _NUMBERS.but(
     name="diabetes",
@@ -141,7 +121,7 @@ AUTOENCODER = _NUMBERS.but(
     batch_size=32,
 )
 DILATED = _SOURCE.but(name="dilated")
-NARROW_GRU = _SOURCE.but(name="narrow-gru", model=_narrow_gru, optimizer=recipes.rmsprop, lr=2e-3)
+NARROW_GRU = _SOURCE.but(name="narrow-gru", model=_narrow_gru, optimizer=torch.optim.RMSprop, lr=2e-3)
 GPT = _SOURCE.but(name="gpt", model=models.Transformer, optimizer=adamw(), schedule=warm_up(0.1), clip=1.0)
 
 LABELS = (RESIDUAL, VISION, MIXER, ROWS, CANCER, DIABETES)
@@ -198,10 +178,10 @@ def healthy() -> list[Healthy]:
         _each("small batches", [each for each in ALL if each is not RESIDUAL], factor=1 / 3, batch_size=4),
         _each("accumulation", INPUTS, batch_size=8, accumulate=4),
         _each("in order", ALL, shuffle=False),
-        _each("RMSprop", ALL, optimizer=recipes.rmsprop, lr=1e-3),
+        _each("RMSprop", ALL, optimizer=torch.optim.RMSprop, lr=1e-3),
         _each("plain SGD", ALL, optimizer=sgd(0.0), lr=0.1),
-        _each("Adagrad", ALL, optimizer=_adagrad, lr=0.02),
-        _each("Adadelta", ALL, optimizer=_adadelta, lr=1.0),
+        _each("Adagrad", ALL, optimizer=torch.optim.Adagrad, lr=0.02),
+        _each("Adadelta", ALL, optimizer=torch.optim.Adadelta, lr=1.0),
         _each("little data", ALL, samples=200, epochs=6),
     ]
 

@@ -45,6 +45,11 @@ def classify(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float)
     return F.cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
 
 
+def smoothed(model: nn.Module, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """The same of images, with labels that are a little unsure."""
+    return F.cross_entropy(model(inputs), targets, label_smoothing=0.1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that a loop needs. `lr` is what the schedule's factor multiplies."""
@@ -112,14 +117,6 @@ def adamw(decay: float = 0.01, beta: float = 0.999) -> Callable[[Iterable[nn.Par
     return lambda parameters, lr: torch.optim.AdamW(parameters, lr, weight_decay=decay, betas=(0.9, beta))
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.Adam(parameters, lr)
-
-
-def rmsprop(parameters: Iterable[nn.Parameter], lr: float) -> Optimizer:
-    return torch.optim.RMSprop(parameters, lr)
-
-
 def _gru(classes: int) -> nn.Module:
     return models.Recurrent(classes)
 
@@ -151,7 +148,7 @@ GRU = Recipe(
     name="gru",
     data="text",
     model=_gru,
-    optimizer=adam,
+    optimizer=torch.optim.Adam,
     lr=1e-2,
     schedule=cosine,
     batch_size=8,

@@ -19,7 +19,6 @@ from rescue_recipes import (
     TRANSFORMER,
     Objective,
     Recipe,
-    adam,
     classify,
     cosine,
     sgd,
@@ -74,7 +73,7 @@ def highest_rates() -> Variants:
     for optimizer, name, rates in (
         (sgd(0.0), "SGD without momentum", (0.6, 0.3, 0.5, 2.5, 7.0, 0.8)),
         (sgd(0.9), "SGD", (0.17, 0.1, 0.25, 0.7, 2.5, 0.45)),
-        (adam, "Adam", (0.03, 0.015, 0.05, 0.025, 0.025, 0.015)),
+        (torch.optim.Adam, "Adam", (0.03, 0.015, 0.05, 0.025, 0.025, 0.015)),
     ):
         for recipe, rate in zip(recipes, rates, strict=True):
             yield _named(recipe, f"{name} {rate}", optimizer=optimizer, lr=rate, schedule=cosine)

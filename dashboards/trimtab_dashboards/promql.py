@@ -27,14 +27,16 @@ def rate(series: str) -> str:
 
 def or_zero(query: str, label: str = "") -> str:
     """0 where a query has no series, since a counter of what never happened has none; `label` names that zero."""
-    zero = f'label_replace(vector(0), "{label}", "none", "", "")' if label else "vector(0)"
-    return f"{query} or on () {zero}"
+    return f"{query} or on () {_constant(0, label)}"
 
 
 def since_answer(last: str, label: str = "") -> str:
     """Seconds since the `last` answer; -2 where there was none yet, -1 where no server is asked (see `label` above)."""
-    nobody = f'label_replace(vector(-1), "{label}", "none", "", "")' if label else "vector(-1)"
-    return f"time() - ({last} > 0) or 0 * {last} - 2 or on () {nobody}"
+    return f"time() - ({last} > 0) or 0 * {last} - 2 or on () {_constant(-1, label)}"
+
+
+def _constant(value: int, label: str) -> str:
+    return f'label_replace(vector({value}), "{label}", "none", "", "")' if label else f"vector({value})"
 
 
 def _selector(spec: MetricSpec, suffix: str, chosen: str, labels: dict[str, str]) -> str:

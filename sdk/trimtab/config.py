@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from trimtab import combinations, files, names, plugins, tokens
 from trimtab.errors import ConfigError, did_you_mean, shortened
-from trimtab.guard import repr_of
+from trimtab.guard import text_of
 from trimtab.settings import Config
 
 MOST_GIB = 1e9  # so that the number of bytes is a whole one of 63 bits
@@ -261,7 +261,7 @@ def unwatched(arguments: Mapping[str, Any]) -> Config:
 def _from_arguments(arguments: Mapping[str, Any]) -> dict[str, _Given]:
     _refuse_unknown("", arguments)
     given = {name: value for name, value in arguments.items() if value is not None}
-    return {name: _Given(value, shortened(f"{name}={repr_of(value)}")) for name, value in given.items()}
+    return {name: _Given(value, shortened(f"{name}={text_of(value, by=repr)}")) for name, value in given.items()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -352,6 +352,6 @@ def _refuse_unusable(said: str, backends: list[Any]) -> None:
             plugins.find(backend)
         elif not plugins.is_backend(backend):
             raise ConfigError(
-                f"{said}: {repr_of(backend)} is neither a name nor an instance with start(), write() and close(). "
-                "Give a name that `trimtab backends` lists, or an instance."
+                f"{said}: {text_of(backend, by=repr)} is neither a name nor an instance with start(), write() and "
+                "close(). Give a name that `trimtab backends` lists, or an instance."
             )

@@ -25,18 +25,11 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text_of(error, otherwise='it has no text')}"
 
 
-def text_of(value: object, otherwise: str = "") -> str:
-    """`str(value)`; where that fails, `otherwise`, or the type's name in angle brackets."""
+def text_of(value: object, otherwise: str = "", by: Callable[[object], str] = str) -> str:
+    """`str(value)`, or what `by` makes of it; where that fails, `otherwise`, or the type's name in angle brackets."""
     texts: list[str] = []
-    Guard.attempt(lambda: texts.append(str(value)))
+    Guard.attempt(lambda: texts.append(by(value)))
     return texts[0] if texts else otherwise or f"<{type(value).__name__}>"
-
-
-def repr_of(value: object) -> str:
-    """`repr(value)`; where that fails, the type's name in angle brackets."""
-    texts: list[str] = []
-    Guard.attempt(lambda: texts.append(repr(value)))
-    return texts[0] if texts else f"<{type(value).__name__}>"
 
 
 class Guard:
