@@ -311,9 +311,9 @@ def test_optimizer_that_is_gone_is_covered_no_more(model):
     """The next one may have its id, and its state would outlast a rollback."""
     snapshots = filled(model, [10])
     id_of_optimizer = id(model.parts.optimizers["0"])
-    assert id_of_optimizer in snapshots._kept[-1].covers()
+    assert id_of_optimizer in snapshots._shelf.kept[-1].covers()
     model.parts = None
-    assert id_of_optimizer not in snapshots._kept[-1].covers()
+    assert id_of_optimizer not in snapshots._shelf.kept[-1].covers()
 
 
 def test_meeting_what_is_known_costs_nothing(model):
@@ -324,10 +324,10 @@ def test_meeting_what_is_known_costs_nothing(model):
 
 def test_memory_of_a_dropped_snapshot_takes_up_the_next(model):
     snapshots = filled(model, [10, 20], most=2)
-    (kept,) = [s.own for s in snapshots._kept[1:]]
+    (kept,) = [s.own for s in snapshots._shelf.kept[1:]]
     memory = kept._copies[0].data_ptr()
     snapshots.take(model.at(30), 30)
-    assert snapshots._kept[1].own._copies[0].data_ptr() == memory
+    assert snapshots._shelf.kept[1].own._copies[0].data_ptr() == memory
 
 
 class Ticking:
@@ -589,8 +589,9 @@ def test_best_has_the_buffers_that_it_is_given_and_the_others_as_they_are():
 def test_buffers_are_not_copied_beyond_the_cap():
     _, parts, snapshots = with_buffers(mean=torch.zeros(3))
     assert snapshots.buffers(parts)
-    snapshots.cap_bytes = snapshots.bytes + 11
-    assert not snapshots.buffers(parts)
+    tight = Snapshots(cap_bytes=snapshots.bytes + 11)
+    tight.meet(parts)
+    assert not tight.buffers(parts)
 
 
 @pytest.mark.parametrize("persistent", [True, False])

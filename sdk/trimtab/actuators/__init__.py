@@ -2,5 +2,6 @@
 
 Around a step: `groups` puts values into parameter groups and back; `scales`, `decay`, `clipping`, `skipping` and
 `dropout` are the things to change; `updates` is one optimizer, `steering` all of them, `step_controls` the `Controls`
-of one. Between steps: `snapshots` and what it is made of, `restoring`, `cycle` for the right moment, and `halting`.
+of one. Between steps: `snapshots` and what it is made of, kept on a `shelf`, `restoring`, `cycle` for the right moment,
+and `halting`.
 """

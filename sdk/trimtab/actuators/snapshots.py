@@ -1,16 +1,10 @@
-"""Good states to go back to: the first, the best, and a few of the others, the newer the denser.
-
-All of them together stay under a cap of bytes. When it is reached, the one goes whose neighbours are closest, for
-their age: what is left reaches back from a few steps to a sixth of the run or more, and the memory of the one that
-went takes up the next. The state before the first step is kept, since a run that was wrong from the start has no other
-good one; so is the best, and the newest.
-"""
+"""Good states to go back to: takes them, and puts one of them back. Which are kept: see `shelf`."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -23,8 +17,9 @@ from trimtab.actuators.look import late_buffer
 from trimtab.actuators.memory import default_cap
 from trimtab.actuators.parts import Parts, all_optimizers, buffers_of, owned_by, parameters_of
 from trimtab.actuators.pending import is_pending
-from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, Pool, bytes_of
-from trimtab.actuators.retention import Snapshot, most_dispensable
+from trimtab.actuators.picture import NO_BUFFERS, Buffers, Picture, bytes_of
+from trimtab.actuators.retention import Snapshot
+from trimtab.actuators.shelf import Shelf
 from trimtab.actuators.turns import SHARE, Turns
 
 MOST = 8  # snapshots, with the first and the best; more of them reach back no further
@@ -66,19 +61,14 @@ class Snapshots:
         alone: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.cap_bytes = default_cap() if cap_bytes is None else cap_bytes
         self.refusal: str | None = None  # why no snapshot can be taken, in a sentence
         self.turns = Turns(every, share)
-        self._most = most
+        self._shelf = Shelf(default_cap() if cap_bytes is None else cap_bytes, most)
         self._directory = directory
         self._rng = rng
         self._alone = alone
         self._clock = clock
-        self._kept: list[Snapshot] = []  # oldest first
-        self._first: Snapshot | None = None
-        self._best: Snapshot | None = None
         self._lost = ""  # why there is no best one any more, if there was one
-        self._pool = Pool()
         self._averages = Averages()
         self._files = 0
         self._damaged = ""  # what the next rollback has to say of a file
@@ -87,23 +77,25 @@ class Snapshots:
     @property
     def steps(self) -> list[int]:
         """The steps after which the snapshots were taken, oldest first."""
-        return [snapshot.step for snapshot in self._kept]
+        return [snapshot.step for snapshot in self._shelf.kept]
 
     @property
     def newest(self) -> int | None:
         """The step after which the newest was taken."""
-        return self._kept[-1].step if self._kept else None
+        newest = self._shelf.newest
+        return None if newest is None else newest.step
 
     @property
     def age_s(self) -> float | None:
         """Of the newest that a rollback could use, in seconds; None where there is none."""
-        newest = next((snapshot for snapshot in reversed(self._kept) if not snapshot.alone), None)
-        return None if newest is None else self._clock() - newest.taken_at
+        usable = self._shelf.usable()
+        return self._clock() - usable[-1].taken_at if usable else None
 
     @property
     def best(self) -> int | None:
         """The step after which the best was taken."""
-        return None if self._best is None else self._best.step
+        best = self._shelf.best
+        return None if best is None else best.step
 
     @property
     def why_no_best(self) -> str:
@@ -112,9 +104,8 @@ class Snapshots:
 
     @property
     def bytes(self) -> int:
-        """What all copies take, of `cap_bytes`."""
-        pictures = {id(p): p for s in self._kept for p in (s.own, *s.shared)}
-        return sum(picture.bytes for picture in pictures.values())
+        """What all copies take, of the cap."""
+        return self._shelf.bytes
 
     def meet(self, parts: Parts, step: int = 0) -> None:
         """Before the first step of an optimizer that was just met: its state is the first one, and is kept.
@@ -123,32 +114,34 @@ class Snapshots:
         what was added to an optimizer that has: of that no earlier state is known, and none before now is restored.
         """
         self._averages.meet(parts)
-        if not self._kept:
-            self._first = self._take(parts, step)
+        shelf = self._shelf
+        if shelf.newest is None:
+            shelf.first = self._take(parts, step)
             self.turns.begin_anew(step)
             return
-        covered = self._kept[-1].covers()
+        covered = shelf.newest.covers()
         stepped = [optimizer for _, optimizer in all_optimizers(parts) if id(optimizer) in covered]
         covered |= {id(parameter) for optimizer in stepped for parameter in owned_by(optimizer)}
         layout = self._laid_out(parts, covered)
-        if layout and self._make_room(_size(layout)):
+        if layout and shelf.make_room(_size(layout)):
             addition = self._picture(layout, step)
-            for snapshot in self._kept:
+            for snapshot in shelf.kept:
                 snapshot.shared.append(addition)
-        if self._kept and self._kept[0].step == step:  # a loop that validates before it trains: kept as the best one
-            self._first = self._kept[0]
+        if shelf.kept and shelf.kept[0].step == step:  # a loop that validates before it trains: kept as the best one
+            shelf.first = shelf.kept[0]
             self.turns.begin_anew(step)
 
     def forget(self) -> None:
         """Another model is trained from now on: none of these is one to go back to."""
-        for snapshot in list(self._kept):
-            self._drop(snapshot)
+        for snapshot in list(self._shelf.kept):
+            self._shelf.drop(snapshot)
         self._lost = ""
 
     def begin_at(self, step: int) -> None:
         """None from before that of `step` is gone back to any more; the best one is kept. That one is the first."""
-        self._give_up([s for s in self._kept if s.step < step])
-        self._first = next((s for s in self._kept if not s.alone), None)
+        shelf = self._shelf
+        shelf.give_up([s for s in shelf.kept if s.step < step])
+        shelf.first = next(iter(shelf.usable()), None)
 
     def due(self, step: int) -> bool:
         """Whether the next one should be taken after `step`, if the run is healthy. 0.1 us."""
@@ -176,7 +169,7 @@ class Snapshots:
         living = {(id(module), name): buffer for _, module, name, buffer in found if buffer is not None}
         if with_parameters:
             living |= {(id(parameter), ""): parameter for _, parameter in parameters_of(parts)}
-        if self.bytes + sum(map(bytes_of, living.values())) > self.cap_bytes:
+        if self.bytes + sum(map(bytes_of, living.values())) > self._shelf.cap_bytes:
             return {}
         with torch.inference_mode(False), torch.no_grad():
             return {place: tensor.detach().clone() for place, tensor in living.items()}
@@ -194,18 +187,19 @@ class Snapshots:
         Raises:
             Refused: as `take` does.
         """
-        former, self._best = self._best, None  # it may make room for the new one
+        shelf = self._shelf
+        former, shelf.best = shelf.best, None  # it may make room for the new one
         try:
-            newest = self._kept[-1] if self.newest == step else None
+            newest = shelf.newest if self.newest == step else None
             is_given = any(not name for _, name in buffers)  # a parameter
             if newest is not None and not is_given and newest.is_now():
-                self._best = newest
+                shelf.best = newest
                 return
-            self._best = self._take(parts, step, buffers, former)
-            if self._best is not None:
-                self._best.alone = is_given or newest is not None
+            shelf.best = self._take(parts, step, buffers, former)
+            if shelf.best is not None:
+                shelf.best.alone = is_given or newest is not None
         except Refused as refused:
-            self._best = former if former in self._kept else None
+            shelf.best = former if former in shelf.kept else None
             made_room = "It made room for a better one, which could not be kept: " if former else ""
             self._lost = f"{made_room}{refused}"
             raise
@@ -243,7 +237,7 @@ class Snapshots:
         if chosen is None:
             raise Refused(damaged or self._why_none(since))
         self._restore(chosen, parts)
-        self._give_up([s for s in self._kept if s.step > chosen.step])
+        self._shelf.give_up([s for s in self._shelf.kept if s.step > chosen.step])
         self.turns.begin_anew(step)
         note = " ".join(filter(None, (damaged, self._averages.left_behind(parts))))
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, note)
@@ -255,7 +249,7 @@ class Snapshots:
         NaN for ever. None where every buffer is as it should be, or there is nothing to take it from. Reads all buffers
         and waits for their device.
         """
-        for snapshot in reversed(self._kept):
+        for snapshot in reversed(self._shelf.kept):
             mended = [picture.mend() for picture in (*snapshot.shared, snapshot.own)]
             if any(mended):
                 return snapshot.step
@@ -268,7 +262,7 @@ class Snapshots:
 
     def keep_only(self, steps: Collection[int]) -> None:
         """All ranks have these. The others are dropped; the best one is kept, and not gone back to."""
-        self._give_up([s for s in self._kept if s.step not in steps])
+        self._shelf.give_up([s for s in self._shelf.kept if s.step not in steps])
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
@@ -279,7 +273,7 @@ class Snapshots:
         """
         best = self._best_there_is()
         self._restore(best, parts)
-        self._give_up([s for s in self._kept if s.step > best.step])
+        self._shelf.give_up([s for s in self._shelf.kept if s.step > best.step])
         self.turns.begin_anew(step)
         return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 
@@ -292,10 +286,10 @@ class Snapshots:
             Refused: as `take` and `restore_best` do, or there is no room. Nothing was changed.
         """
         best, layout = self._best_there_is(), self._laid_out(parts)
-        if not self._make_room(size := _size(layout)):
+        if not self._shelf.make_room(size := _size(layout)):
             raise Refused(
                 f"There is no room for {_gigabytes(size)} of the present state beside the best one: "
-                f"{_gigabytes(self.cap_bytes)} are allowed for both."
+                f"{_gigabytes(self._shelf.cap_bytes)} are allowed for both."
             )
         here = self._picture(layout, step)
         if not here.is_whole():
@@ -312,8 +306,7 @@ class Snapshots:
 
     def close(self) -> None:
         """Drop everything, files too."""
-        self._kept, self._first, self._best = [], None, None
-        self._pool.clear()
+        self._shelf.clear()
         if self._directory is not None and self._made:
             with contextlib.suppress(OSError):  # somebody else put something there
                 self._directory.rmdir()
@@ -324,24 +317,22 @@ class Snapshots:
         """None where the best one takes all the room. `former`: the best, which the new one is to replace."""
         layout = self._laid_out(parts)
         size = _size(layout)
-        if size > self.cap_bytes:
+        cap = self._shelf.cap_bytes
+        if size > cap:
             self.refusal = (
-                f"A snapshot takes {_gigabytes(size)}, more than the {_gigabytes(self.cap_bytes)} allowed for all of "
-                "them: there will be none to roll back to."
+                f"A snapshot takes {_gigabytes(size)}, more than the {_gigabytes(cap)} allowed for all of them: there "
+                "will be none to roll back to."
             )
             raise Refused(self.refusal)
-        if not self._make_room(size, former):
+        if not self._shelf.make_room(size, former):
             return None
         rng = generators.states() if self._rng else None
         snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng, self._clock())
-        self._kept.append(snapshot)
+        self._shelf.kept.append(snapshot)
         return snapshot
 
-    def _good(self, since: int | None) -> list[Snapshot]:
-        return [s for s in self._kept if not s.alone and (s is self._first or since is None or s.step + 1 < since)]
-
     def _chosen(self, since: int | None, back: int) -> Snapshot | None:
-        while good := self._good(since):
+        while good := self._shelf.good(since):
             chosen = good[max(len(good) - 1 - back, 0)]
             if chosen.is_whole():
                 return chosen
@@ -351,9 +342,9 @@ class Snapshots:
     def _drop_damaged(self, snapshot: Snapshot) -> str:
         """Returns what to say of it."""
         said = DAMAGED.format(step=snapshot.step)
-        if snapshot is self._best:
+        if snapshot is self._shelf.best:
             self._lost = said
-        self._drop(snapshot)
+        self._shelf.drop(snapshot)
         return said
 
     def _check_alone(self) -> None:
@@ -362,11 +353,12 @@ class Snapshots:
 
     def _best_there_is(self) -> Snapshot:
         self._check_alone()
-        if self._best is None:
+        best = self._shelf.best
+        if best is None:
             raise Refused(self.why_no_best)
-        if not self._best.is_whole():
-            raise Refused(self._drop_damaged(self._best))
-        return self._best
+        if not best.is_whole():
+            raise Refused(self._drop_damaged(best))
+        return best
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
         try:
@@ -381,34 +373,9 @@ class Snapshots:
             self._files += 1
             self._made = self._made or not self._directory.exists()
             path = self._directory / f"snapshot-{step}-{self._files}.pt"
-        picture = Picture(layout, step, self._pool, path, buffers)
-        self._pool.clear()
+        picture = Picture(layout, step, self._shelf.pool, path, buffers)
+        self._shelf.pool.clear()
         return picture
-
-    def _make_room(self, size: int, former: Snapshot | None = None) -> bool:
-        """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room."""
-        while self._kept and (self.bytes + size > self.cap_bytes or len(self._kept) >= self._most):
-            dropped = most_dispensable(self._kept, self._first, self._best, former)
-            if dropped is None:
-                return False
-            self._drop(dropped)
-        return True
-
-    def _give_up(self, snapshots: Sequence[Snapshot]) -> None:
-        """None of them is gone back to any more; the best one is kept."""
-        for snapshot in snapshots:
-            if snapshot is self._best:
-                snapshot.alone = True
-            else:
-                self._drop(snapshot)
-
-    def _drop(self, snapshot: Snapshot) -> None:
-        self._kept.remove(snapshot)
-        self._pool.give(snapshot.own.release())
-        if snapshot is self._first:
-            self._first = None
-        if snapshot is self._best:
-            self._best = None
 
     def _restore(self, snapshot: Snapshot, parts: Parts) -> None:
         pictures = [*snapshot.shared, snapshot.own]
@@ -428,7 +395,7 @@ class Snapshots:
     def _why_none(self, since: int | None) -> str:
         if self.refusal is not None:
             return self.refusal
-        if not self._kept:
+        if not self._shelf.kept:
             return "There is no snapshot to go back to: none has been taken yet. Without act= none is."
         when = "" if since is None else f" from before step {since}"
         return f"There is no snapshot{when} to go back to: kept are steps {self.steps}."

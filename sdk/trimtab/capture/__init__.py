@@ -25,6 +25,7 @@ said          what those that it does have said since the last step
 loaders       DataLoader iterators
 identity      tells loaders and datasets apart, which are not held
 passes        which batches are training, which validation, and where an epoch ends
+followed      the pass whose end is the epoch's: which it is, and whether the loop is through with it
 validating    what has been validated since training, by each loss function
 gaps          which of several validation passes is the validation
 origins       what tells them apart where no loader feeds them

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimtab.capture.feeding import Feeding
+from trimtab.capture.followed import Followed
 from trimtab.capture.gaps import Gaps
 from trimtab.capture.loaders import ATTRIBUTE, LoaderPass
 from trimtab.capture.unseen import Unseen
@@ -58,17 +59,11 @@ class Passes:
         self.awaits_first: Callable[[], bool] = lambda: False  # whether nobody has stepped, and somebody may yet
         self._on_validation = on_validation
         self._on_epoch = on_epoch
-        self._followed: LoaderPass | None = None  # whose end is the epoch's
+        self._followed = Followed()  # whose end is the epoch's
         self._fresh: list[LoaderPass] = []  # fetched from since the last training backward
         self._source: LoaderPass | None = None  # the newest of those
         self._trained = False  # a training backward in this epoch
         self._ends_seen = False
-        self._over = False  # the followed pass has no more batches
-        self._left = False  # ... and the loop has moved on
-        self._left_after = 0  # so many batches of a pass, when the loop last began anew before its end
-        self._former: LoaderPass | None = None  # which it was before the newest training backward, if another
-        self._rival: LoaderPass | None = None  # which alone has fed training since its beginning, beside the followed
-        self._one_by_one = False  # each batch comes from an iterator of its own: nobody knows what an epoch would be
         gaps = Gaps(on_unclear, on_look)
         self.feeding = Feeding(gaps.forget)
         self.unseen = Unseen()
@@ -77,11 +72,11 @@ class Passes:
 
     def place(self) -> Place:
         """Where the loop is: the epoch, where there is reason to believe in epochs, and the batch."""
-        followed = self._followed
-        if followed is None or self._one_by_one:
+        loader = self._followed.loader
+        if loader is None or self._followed.is_one_by_one:
             return Place(self.epoch if self._ends_seen else None)
-        is_known = followed.sized is not None or self._ends_seen
-        return Place(self.epoch if is_known else None, followed.batches - followed.ahead, followed.sized)
+        is_known = loader.sized is not None or self._ends_seen
+        return Place(self.epoch if is_known else None, loader.batches - loader.ahead, loader.sized)
 
     def fed(self, iterator: Any, batch: Any, asked: float, got: float) -> bool:
         """A batch came. True when it is one more of those that feed training, and that is all there is to it."""
@@ -109,14 +104,7 @@ class Passes:
         loader.fetched(loader.size(batch, loader.batches + 1) or 0, got - asked)
         if loader.sized is not None:
             loader.complete = loader.batches == loader.sized
-        if loader is self._followed:
-            self._over = self._over and loader.complete  # the length it told was too short
-            self._left = self._one_by_one = False  # what came in between was no new pass, but one within it
-        elif self._over:
-            self._left = self._left or not self._is_in_hand
-        elif loader.batches == 1 and self._followed is not None and loader.restarts(self._followed):
-            self._one_by_one = self._followed.batches == 1
-            self._left = not self._one_by_one
+        self._followed.fetched(loader)
         if loader is not self._source:
             self._source = loader
             if loader not in self._fresh:
@@ -131,42 +119,24 @@ class Passes:
             self._fresh.append(steady)  # of two loaders side by side the other starts anew before a step
         loader.complete = loader.exhausted = True
         self.has_news = self.has_news or bool(loader.ahead)
-        if loader is self._rival and loader.batches > 1:
-            self._follow_instead(loader)
-        if loader is self._followed:
-            self._over = True
-        elif not self._over and self._is_within(loader):
-            self._left = False  # the loop is back in the pass around it
+        self._followed.exhausted(loader, is_aside=self._is_within(loader))
 
     def is_aside(self, ended: LoaderPass) -> bool:
         """Whether a pass that has ended fed no training: its loader never did, or it was within the one that does."""
         return not self.feeding.has_fed(ended) or self._is_within(ended)
 
     def _is_within(self, loader: LoaderPass) -> bool:
-        followed = self._followed
-        return followed is not None and loader.is_within(followed) and loader not in self.feeding.newest
+        return self._followed.has_within(loader) and loader not in self.feeding.newest
 
     @property
     def followed(self) -> LoaderPass | None:
         """The pass that feeds training, whose end is the epoch's."""
-        return self._followed
+        return self._followed.loader
 
     @property
     def is_over(self) -> bool:
         """Whether the next training is of another epoch."""
-        goes_on = self._followed is not None and self._followed.held
-        return self._left or (self._validating.is_open and not goes_on)
-
-    @property
-    def _is_in_hand(self) -> bool:
-        """Whether the loop has fetched more of the followed pass than it has trained on."""
-        return self._followed is not None and self._followed.ahead > 0
-
-    @property
-    def _is_amid_pass(self) -> bool:
-        """Whether the loop is in the pass that feeds training, and has not asked for the batch after the last."""
-        followed = self._followed
-        return followed is not None and followed.held and not (followed.exhausted or self._left)
+        return self._followed.is_left or (self._validating.is_open and not self._followed.is_held)
 
     @property
     def is_fed(self) -> bool:
@@ -198,14 +168,14 @@ class Passes:
             self._source = steady
         source = self._source
         if source is not None:
-            is_look = source is self._followed and not (source.exhausted or self._is_in_hand)
+            is_look = source is self._followed.loader and not (source.exhausted or self._followed.is_in_hand)
         else:
-            is_look = evaluation.may_be_trained and self._is_amid_pass
+            is_look = evaluation.may_be_trained and self._followed.is_amid
         if is_look and steady is not None and steady.fed():
             self._fresh.append(steady)
         if not is_look and self._validating.is_of_looks:
             self.on_validating()
-        self._left = self._left or (self._over and not (self._is_in_hand or is_look))
+        self._followed.validated(is_look=is_look)
         self._validating.add(evaluation, source, is_look=is_look, loss=loss, rank=rank)
 
     def training(self, *, stepping: bool = False) -> None:
@@ -227,29 +197,29 @@ class Passes:
             self.wait_s += steady.wait_s
             steady.samples, steady.wait_s = 0, 0.0
             return
-        if self._over and self._is_in_hand:
+        if self._followed.is_over and self._followed.is_in_hand:
             self._look_back()
         if self.is_unsure:
             self.is_unsure = False
             self.on_sure()
-        if self._validating.is_open or self._left:
+        if self._validating.is_open or self._followed.is_left:
             self._pass_over_first()
             self._resume()
         self._count()
         self._trained = True
         self.has_news = self.feeding.has_rest
-        followed = self._followed
+        followed = self._followed.loader
         self.is_unsure = followed is not None and self.feeding.is_unsure(followed)
-        if not self._over and followed is not None and self.feeding.is_steady(followed):
+        if not self._followed.is_over and followed is not None and self.feeding.is_steady(followed):
             self.steady = followed
 
     def ordinary(self) -> bool:
         """Whether the next step may be one more of the same: from a loader that goes on, or without any."""
-        steady = self.steady
-        if self.has_news or self._validating.is_open or self._left or self._over:
+        steady, followed = self.steady, self._followed
+        if self.has_news or self._validating.is_open or followed.is_left or followed.is_over:
             return False
         if steady is None:
-            return self._followed is None and not self._fresh and not self.batch_samples
+            return followed.loader is None and not self._fresh and not self.batch_samples
         return steady.samples == 0 and self.batch_samples > 0 and steady.is_plain and not steady.reuses_iterator
 
     def catch_up(self, samples: int, wait_s: float | None, *, is_trained: bool) -> None:
@@ -275,7 +245,8 @@ class Passes:
         """
         if self._validating.is_open:
             self._resume(is_last=is_last)
-        self._left = self._left or (is_last and self._trained and self._newest_sums is not None)
+        if is_last and self._trained and self._newest_sums is not None:
+            self._followed.is_left = True
 
     def begin_anew(self, *, has_stepped: bool) -> None:
         """The step that is about to be taken is the first of another optimizer, which trains alone from now on.
@@ -283,25 +254,22 @@ class Passes:
         If it is fed by another loader, the pass that fed training before was left. `has_stepped`: with steps that are
         in no epoch yet.
         """
-        left, feeding = self._former or self._followed, self.feeding.newest
+        left, feeding = self._followed.before_backward(), self.feeding.newest
         if left is None or left in feeding or not feeding:
             return
-        if has_stepped and not self._one_by_one:
+        if has_stepped and not self._followed.is_one_by_one:
             self._ends_seen = True
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._newest_sums = None
-        longest = self.feeding.longest
-        self._follow_instead(longest)
-        self._over, self._left = longest.complete, False
+        self._followed.begin_anew(self.feeding.longest)
 
     def finish(self) -> None:
         """The run ends: close what is open. The last pass is over, too, where it was left as the one before it was."""
-        followed = self._followed
-        if followed is not None and followed.exhausted and self._is_in_hand:
-            self._recount(followed)
-        is_left = followed is not None and followed.batches == self._left_after and not self._one_by_one
-        self._left = self._left or self._over or is_left
+        followed, loader = self._followed, self._followed.loader
+        if loader is not None and loader.exhausted and followed.is_in_hand:
+            self._recount(loader)
+        followed.is_left = followed.is_left or followed.is_over or followed.is_left_as_before
         self._resume(is_last=True)
         self.unseen.trained(self.feeding.knows, is_last=True)
 
@@ -310,13 +278,13 @@ class Passes:
 
         If that is with the next one, of which a single batch came, there were none: who fetches ahead takes more again.
         """
-        followed = self._followed
-        following = None if followed is None else self.feeding.next_of(followed, self._fresh)
-        if followed is None or following is None:
+        over = self._followed.loader
+        following = None if over is None else self.feeding.next_of(over, self._fresh)
+        if over is None or following is None:
             return
         if following.batches == 1:
-            self._recount(followed)
-        self._left = True
+            self._recount(over)
+        self._followed.is_left = True
 
     def _recount(self, over: LoaderPass) -> None:
         """Nothing was in hand: its last training was on the batch that came last."""
@@ -355,11 +323,8 @@ class Passes:
             self._on_epoch(self.epoch, self._newest_sums)
             self.epoch += 1
             self._trained, self._newest_sums = False, None
-        if self._left:
-            if not self._over and self._followed is not None:
-                self._left_after = self._followed.batches
-            self._over = self._left = False
-            self._followed = None
+        if self._followed.is_left:
+            self._followed.let_go()
 
     def evaluated_otherwise(self) -> None:
         """In eval mode a loss function was called that training does not call."""
@@ -374,7 +339,7 @@ class Passes:
 
     def _count(self) -> None:
         """Count what is behind this backward: what was fetched for it, or what was in hand when no more came."""
-        self._former = None
+        self._followed.begin_backward()
         if self.feeding.has_rest and not any(map(self.feeding.trains, self._fresh)):
             self._take()
         elif self._fresh:
@@ -393,28 +358,14 @@ class Passes:
         self._take()
         if not feeding:
             return
-        if self._is_dropped and self._followed not in feeding and self._has_evaluated:
+        if self._followed.is_dropped and self._followed.loader not in feeding and self._has_evaluated:
             self.on_other_pass()
-        longest = self.feeding.longest
-        if self._followed in feeding:
-            self._rival = None
-        elif longest.batches - longest.ahead <= 1:
-            self._rival = longest
-        followed = self._followed
-        if followed is None or (longest.sized or 0) > (followed.sized or 0) or longest.goes_on(followed):
-            self._follow_instead(longest)
-        if self._followed is not None and self._followed.complete:
-            self._over = True
+        self._followed.trained(feeding, self.feeding.longest)
 
     @property
     def _has_evaluated(self) -> bool:
         """Whether a loader was read for an evaluation since the last training backward."""
         return any(map(self.feeding.evaluates, self._fresh))
-
-    @property
-    def _is_dropped(self) -> bool:
-        """Whether the loop has left the followed pass, and will not come back to it."""
-        return self._followed is not None and not self._followed.held
 
     def _take(self) -> None:
         self.batch_samples, wait_s = self.feeding.take()
@@ -423,7 +374,3 @@ class Passes:
         self.wait_s += wait_s
         if self.feeding.is_drained:  # if there are more, as where a list of batches is trained on again, losses tell
             self.batch_samples = 0
-
-    def _follow_instead(self, loader: LoaderPass) -> None:
-        self._former = self._followed
-        self._followed, self._rival, self._one_by_one = loader, None, False
