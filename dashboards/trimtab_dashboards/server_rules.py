@@ -42,9 +42,8 @@ GONE = Recording(
     "run:trimtab_gone:group",
     f"""\
 group by (run, run_id) (
-  last_over_time({catalog.RUN_INFO.name}[1h])
+  topk by (job, instance) (1, last_over_time({catalog.RUN_START.name}[1h]))
   and on (job, instance, run, rank) last_over_time({catalog.RUN_STATUS.name}{{status="running"}}[1h]) == 1
-  and on (job, instance, run, rank) topk by (job, instance) (1, last_over_time({catalog.LAST_ACTIVITY.name}[1h]))
   and on (job, instance) up == 0
 )""",
 )

@@ -86,6 +86,7 @@ def _run_start(event: RunStart, run: RunInfo) -> Iterator[Measurement]:
     facts = {**run.facts, "run_id": run.run_id, "world_size": run.world_size}
     labels = tuple(str(facts.get(label, "") or "") for label in catalog.RUN_INFO.labels)
     yield Measurement(catalog.RUN_INFO, labels, 1.0)
+    yield Measurement(catalog.RUN_START, (run.run_id,), event.ts)
     yield from _status("running")
 
     act = run.config.act

@@ -71,11 +71,10 @@ def _up(instance, values):
     return {f'up{{job="trimtab", instance="{instance}"}}': values}
 
 
-def _ran(run, values, *, activity="0+60x4 stale", status="running", instance=None):
+def _ran(run, values, *, began="0x4 stale", status="running", instance=None, run_id=None):
     """A run that a target tells of, and what the scrapes of it say."""
-    series = _info(run, values, instance=instance)
-    series |= _of(run, "run_status", values, f', status="{status}"', instance=instance)
-    return series | _of(run, "last_activity_timestamp_seconds", activity, instance=instance)
+    started = _of(run, "run_start_timestamp_seconds", began, f', run_id="{run_id or run}"', instance=instance)
+    return started | _info(run, values, instance=instance) | _is(run, values, status, instance=instance)
 
 
 def _is(run, values="1x200", status="running", **target):
@@ -129,16 +128,23 @@ GONE = [
         "ended, or alive",
         _ran("ended", "1x4 stale", status="completed") | _up("ended", "1x4 0x200")
         | _ran("forgotten", "1x4 stale") | _up("forgotten", "1x4 stale")
-        | _ran("alive", "1x200", activity="0+60x200") | _up("alive", "1x200")
-        | _ran("nan", "NaN+0x4 stale") | _up("nan", "1x4 0x200"),
+        | _ran("alive", "1x200", began="0x200") | _up("alive", "1x200")
+        | _ran("nan", "NaN+0x4 stale", began="NaN+0x4 stale") | _up("nan", "1x4 0x200"),
         {"6m": [], "20m": []},
     ),
     Scenario(
         "TrimtabRunGone",
         "the newest run of an address",
         _ran("first", "1x4 stale", instance="host") | _up("host", "1x10 0x200")
-        | _ran("second", "_x6 1x4 stale", activity="_x6 360+60x4 stale", instance="host"),
+        | _ran("second", "_x6 1x4 stale", began="_x6 360x4 stale", instance="host"),
         {"12m": [({"run": "second", "run_id": "second"}, "1")]},
+    ),
+    Scenario(
+        "TrimtabRunGone",
+        "the newest of its name at an address",
+        _ran("same", "1x10 stale", began="0x4 stale", run_id="old") | _up("same", "1x10 0x200")
+        | _ran("same", "1x10 stale", began="_x6 360x4 stale", run_id="new"),
+        {"12m": [({"run": "same", "run_id": "new"}, "1")]},
     ),
 ]  # fmt: skip
 

@@ -45,6 +45,7 @@ RUN_INFO = _gauge(
     "run_info", "", "Constant 1; what the run is.",
     "run_id", "owner", "job", "commit", "framework", "torch", "world_size",
 )  # fmt: skip
+RUN_START = _gauge("run_start_timestamp_seconds", "seconds", "When the run began.", "run_id")
 RUN_STATUS = _gauge("run_status", "", "1 for the state the run is in, 0 for the others.", "status")
 LAST_ACTIVITY = _gauge("last_activity_timestamp_seconds", "seconds", "When the training loop last gave a sign of life.")
 LAST_STEP = _gauge("last_step_timestamp_seconds", "seconds", "When an optimizer last stepped.")
