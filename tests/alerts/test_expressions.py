@@ -45,6 +45,7 @@ def test_hostile_expression_ends(expression):
         "[[:alpha:]]",
         "a{999}",
         "a{x}",
+        "a{1,x}",
         "x" * 513,
     ],
 )

@@ -235,15 +235,16 @@ def test_server_that_has_others_to_answer_is_asked_less_often_until_it_has_time(
     assert it.told == []
 
 
-def test_server_that_has_others_to_answer_is_told_of_when_that_lasts(asking, clock):
-    it = asking().answering(CROWDED)
+@pytest.mark.parametrize(("answer", "status"), [(CROWDED, 503), (http(b"", "429 Too Many Requests"), 429)])
+def test_server_that_has_others_to_answer_is_told_of_when_that_lasts(asking, clock, answer, status):
+    it = asking().answering(answer)
     it.poller.ask()
     clock.now += CROWDED_S
     it.poller.ask()
     assert it.told == []
     clock.now += 1
     it.poller.ask()
-    assert "has too many to answer (503)" in it.told[0]
+    assert f"has too many to answer ({status})" in it.told[0]
 
 
 def test_runs_that_started_together_ask_at_any_time_from_the_second_question_on(asking):

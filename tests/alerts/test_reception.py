@@ -132,16 +132,17 @@ def test_body_of_up_to_a_mebibyte_reaches_the_webhook_and_no_more(hook):
 
 def test_what_was_posted_is_counted_soon_though_nothing_comes_after_it(hook):
     watch, recording = hook()
-    expected = {"webhook": {"malformed": 2, "other_run": 1}}
     with watch as run:
-        for body in (b"{}", posted(alert(at=time.time())), b"]"):
-            post(run, body)
-        end = time.monotonic() + 10
-        while time.monotonic() < end and [i.received for i in recording.of(Intake)][-1:] != [expected]:
-            run.log(waiting=1.0)
-            time.sleep(0.05)
-        assert [intake.received for intake in recording.of(Intake)][-1:] == [expected]
-        assert len(recording.of(Intake)) == 2  # a line a second at most
+        for times in (1, 2):  # the later ones, too
+            for body in (b"{}", posted(alert(at=time.time())), b"]"):
+                post(run, body)
+            expected = {"webhook": {"malformed": 2 * times, "other_run": times}}
+            end = time.monotonic() + 10
+            while time.monotonic() < end and [i.received for i in recording.of(Intake)][-1:] != [expected]:
+                run.log(waiting=1.0)
+                time.sleep(0.05)
+            assert [intake.received for intake in recording.of(Intake)][-1:] == [expected]
+            assert times > 1 or len(recording.of(Intake)) == 2  # a line a second at most
 
 
 def test_run_without_a_server_says_that_it_has_no_webhook(hook):

@@ -24,6 +24,7 @@ def silenced(*silences):
         ([("run", "other")], set()),
         ([("alertname", "=~", "Trimtab.*")], {"loss_diverged", "mine"}),
         ([("alertname", "=~", "Trimtab")], set()),
+        ([("alertname", "TrimtabLossDiverged")], {"loss_diverged"}),
         ([("alertname", "TrimtabUserRule"), ("rule", "mine")], {"mine"}),
         ([("alertname", "GpuHot")], {"alert:GpuHot"}),
         ([("run", RUN), ("severity", "!=", "critical")], {"mine", "alert:GpuHot"}),
