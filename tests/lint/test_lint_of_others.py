@@ -69,6 +69,7 @@ def test_csv_of_lightning_is_read(file):
         LogPoint(99, loss=1.25),
         LogPoint(99, validation_loss=1.75, validation_accuracy=0.5),
     ]
+    assert table.notes == ()  # rows of one step are in order
 
 
 def test_csv_without_a_step_counts_its_rows_and_says_so(file):
@@ -236,6 +237,11 @@ def test_export_of_several_runs_says_which_of_them_is_read(file):
 def test_cell_that_r_or_pandas_leave_out_is_blank(file):
     points = read_csv(file("log.csv", "step,loss,val_loss\n1,2.0,NA\n2,1.0,1.5\n"), {}).points
     assert points == [LogPoint(1, loss=2.0), LogPoint(2, loss=1.0, validation_loss=1.5)]
+
+
+def test_row_may_end_early_as_where_a_run_was_killed(file):
+    table = read_csv(file("log.csv", "step,loss,val_loss\n1,3.0,2.5\n2,2.0\n3\n"), {})
+    assert table.points == [LogPoint(1, loss=3.0, validation_loss=2.5), LogPoint(2, loss=2.0)]
 
 
 def test_cell_may_be_long(file):

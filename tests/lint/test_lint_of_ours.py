@@ -49,6 +49,7 @@ def test_run_that_never_came_to_a_step_is_judged_by_its_alerts(watched, alert, r
     judged = judge(str(watched(more=[alert("run_hung", 0)])), runs, {}, {})
     assert (judged.kind, [found.rule for found in judged.findings]) == ("log", ["run_hung"])
     assert judged.unjudged["loss_spike"].startswith("no level in the log: the run was too short")
+    assert "run_hung" not in judged.unjudged
 
 
 def test_healthy_run_has_no_findings(watched, fired):
