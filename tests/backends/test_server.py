@@ -300,7 +300,9 @@ def test_a_closed_server_is_not_kept_by_cheroot(serve):
 def test_threads_are_daemons(serve):
     before = set(threading.enumerate())
     serve()
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+    started = set(threading.enumerate()) - before
+    assert started
+    assert all(thread.daemon for thread in started)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
