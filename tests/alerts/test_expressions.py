@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trimtab.alerts import expressions
 from trimtab.alerts.expressions import Unreadable, matches
 
-ATOMS = st.sampled_from(["a", "b", "ab", ".", "[ab]", "[^a]", "[a-c.]", r"\.", r"\d", r"\W", "(a|b)", "(?:ab|)", "x"])
+ATOMS = st.sampled_from(["a", "b", "ab", ".", "[ab]", "[^a]", "[.:a-c]", r"\.", r"\d", r"\W", "(a|b)", "(?:ab|)", "x"])
 REPEATED = st.builds(str.__add__, ATOMS, st.sampled_from(["", "*", "+", "?", "{2}", "{1,3}", "{2,}", "*?"]))
 EXPRESSIONS = st.lists(st.lists(REPEATED, max_size=4).map("".join), min_size=1, max_size=3).map("|".join)
 
@@ -43,6 +43,7 @@ def test_hostile_expression_ends(expression):
         r"\b",
         "a\\",
         "[[:alpha:]]",
+        "[[",
         "a{999}",
         "a{x}",
         "a{1,x}",

@@ -235,6 +235,18 @@ def test_server_that_has_others_to_answer_is_asked_less_often_until_it_has_time(
     assert it.told == []
 
 
+def test_server_that_had_others_to_answer_for_long_is_asked_as_often_again_within_fifty_questions(asking):
+    it = asking().answering(CROWDED)
+    for _ in range(20):
+        it.poller.ask()
+    it.server.answer = it.good
+    it.poller.ask()
+    assert it.poller.pause_s == LONGEST_S
+    for _ in range(50):
+        it.poller.ask()
+    assert it.poller.pause_s == 5.0
+
+
 @pytest.mark.parametrize(("answer", "status"), [(CROWDED, 503), (http(b"", "429 Too Many Requests"), 429)])
 def test_server_that_has_others_to_answer_is_told_of_when_that_lasts(asking, clock, answer, status):
     it = asking().answering(answer)

@@ -56,6 +56,11 @@ def test_healthy_run_has_no_findings(watched, fired):
     assert fired(watched({"loss_spike": 0.999}, {"loss_spike": 0.0})) == []
 
 
+def test_levels_count_where_the_last_record_has_none(watched, fired):
+    """As of a validation pass at the end."""
+    assert fired(watched({"loss_spike": 2.0}, None)) == [("loss_spike", 10)]
+
+
 def test_finding_says_how_high_the_worst_was(watched, finding):
     found = finding(
         watched({"loss_diverged": 2.5}, {"loss_diverged": 1.5}, rules={"loss_diverged": {"threshold": 0.8}})
