@@ -373,6 +373,11 @@ def test_validation_is_judged_against_the_training_before_it(file):
     assert "overfitting" not in [rule for rule, _ in fired(file("of-no-loss.csv", f"step,acc,val_loss\n{rows}"))]
 
 
+def test_accuracy_in_a_row_of_its_own_does_not_come_between_training_and_validation(file):
+    rows = "".join(f"{n},{2.0 * 0.9**n},,\n{n},,0.5,\n{n},,,{1.0 + 0.1 * abs(n - 15)}\n" for n in range(1, 40))
+    assert "overfitting" in [rule for rule, _ in fired(file("log.csv", f"step,loss,val_acc,val_loss\n{rows}"))]
+
+
 def test_norms_without_a_loss_are_judged(file):
     rows = "".join(f"{n},{'nan' if n == 150 else 1.0}\n" for n in range(1, 200))
     assert fired(file("log.csv", f"step,grad_norm\n{rows}")) == [("gradient_nonfinite", 150)]

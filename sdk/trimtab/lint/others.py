@@ -57,7 +57,7 @@ def _levels(rules: Sequence[RuleSpec], points: Iterable[LogPoint], anew: Collect
             judge.step(point.optimizer, point.step, point.loss, reading, point.learning_rate)
         if point.loss is not None:
             total, count = total + point.loss, count + 1
-        if point.validation_loss is not None or point.validation_accuracy is not None:
+        if point.validation_loss is not None:  # an accuracy may be in a row of its own above it
             train = total / count if count else None
             judge.validation(point.step, point.validation_loss, point.validation_accuracy, train)
             total, count = 0.0, 0
