@@ -6,6 +6,7 @@ import math
 import os
 import struct
 
+import numpy as np
 import pytest
 
 from trimtab.errors import ConfigError, TrimtabError
@@ -286,6 +287,23 @@ def test_events_of_tensorboard_are_read(tmp_path):
     assert fired(written) == [("loss_nonfinite", 10)]
 
 
+def test_events_that_keras_writes_are_read(tmp_path):
+    """Each scalar is a tensor of one number there."""
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tensorboard")
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.util import tensor_util
+
+    plugin = summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
+    writer = EventFileWriter(str(tmp_path))
+    for step, loss in enumerate([2.0, 1.5]):
+        tensor = tensor_util.make_tensor_proto(np.float32(loss))
+        value = summary_pb2.Summary.Value(tag="epoch_loss", tensor=tensor, metadata=plugin)
+        writer.add_event(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=[value])))
+    writer.close()
+    assert events.read_events(tmp_path, {"loss": "epoch_loss"}).points == [LogPoint(0, loss=2.0), LogPoint(1, loss=1.5)]
+
+
 def test_column_for_the_step_of_events_is_refused(file):
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tensorboard")
     with pytest.raises(ConfigError, match=r"--column step=epoch: each point of .* has a step already"):
@@ -371,6 +389,11 @@ def test_validation_is_judged_against_the_training_before_it(file):
     rows = "".join(f"{n},{2.0 * 0.9**n},{1.0 + 0.1 * abs(n - 15)}\n" for n in range(1, 40))
     assert "overfitting" in [rule for rule, _ in fired(file("log.csv", f"step,loss,val_loss\n{rows}"))]
     assert "overfitting" not in [rule for rule, _ in fired(file("of-no-loss.csv", f"step,acc,val_loss\n{rows}"))]
+
+
+def test_validation_that_gets_worse_with_training_is_no_overfitting(file):
+    rows = "".join(f"{n},{0.98 + 0.1 * abs(n - 15)},{1.0 + 0.1 * abs(n - 15)}\n" for n in range(1, 40))
+    assert "overfitting" not in [rule for rule, _ in fired(file("log.csv", f"step,loss,val_loss\n{rows}"))]
 
 
 def test_accuracy_in_a_row_of_its_own_does_not_come_between_training_and_validation(file):

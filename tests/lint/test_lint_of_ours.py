@@ -41,8 +41,9 @@ def test_log_that_says_what_no_rule_is_judged_by_is_refused(watched, fired, how)
         fired(path)
 
 
-def test_alert_with_a_threshold_that_no_rule_has_says_nothing_of_it(watched, alert, finding):
-    assert finding(watched({"loss_spike": 2.0}, more=[alert("loss_spike", 7, threshold=-1.0)])).threshold == 25.0
+@pytest.mark.parametrize("threshold", [-1.0, None])
+def test_alert_with_a_threshold_that_no_rule_has_says_nothing_of_it(watched, alert, finding, threshold):
+    assert finding(watched({"loss_spike": 2.0}, more=[alert("loss_spike", 7, threshold=threshold)])).threshold == 25.0
 
 
 def test_run_that_never_came_to_a_step_is_judged_by_its_alerts(watched, alert, runs):
@@ -124,8 +125,9 @@ def test_alert_of_a_rule_with_a_hold_says_its_level_too(watched, fired, alert):
     assert fired(path, loss_diverged=0.89) == [("loss_diverged", 3)]
 
 
-def test_alert_whose_value_was_infinite_fires_at_any_threshold(watched, fired, alert):
-    path = watched({"loss_nonfinite": 0.0}, more=[alert("loss_nonfinite", 3, value=math.nan, threshold=1.0)])
+@pytest.mark.parametrize("value", [math.nan, None])
+def test_alert_whose_value_was_infinite_fires_at_any_threshold(watched, fired, alert, value):
+    path = watched({"loss_nonfinite": 0.0}, more=[alert("loss_nonfinite", 3, value=value, threshold=1.0)])
     assert fired(path, loss_nonfinite=1e9) == [("loss_nonfinite", 3)]
 
 
@@ -139,6 +141,7 @@ def test_episodes_are_those_of_the_alerts_or_what_the_levels_show(watched, findi
     assert finding(watched(*levels)).episodes == 2
     more = [alert("loss_spike", 3, episode=5), alert("loss_spike", 33, episode=6), alert("loss_spike", 53, episode=7)]
     assert finding(watched(*levels, more=more, run="again")).episodes == 3
+    assert finding(watched(*levels, more=more[:1], run="one"), loss_spike=9.9).episodes == 2
 
 
 def test_each_optimizer_is_judged_by_itself_and_validation_is_about_none(watched, runs):
@@ -177,6 +180,11 @@ def test_log_from_before_there_were_levels_is_judged_by_its_records(write, runs)
     judged = judge(str(write(*steps)), runs, {}, {})
     assert [(found.rule, found.step) for found in judged.findings] == [("loss_nonfinite", 7)]
     assert (judged.kind, judged.steps) == ("log without levels", 9)
+
+
+def test_log_without_levels_may_lack_rates(write, runs):
+    steps = [sample_step(n, loss=1.0, learning_rate=None, optimizer="0") for n in range(1, 10)]
+    assert judge(str(write(*steps)), runs, {}, {}).findings == []
 
 
 def test_run_is_judged_with_what_resumed_it(watched, write, runs):
