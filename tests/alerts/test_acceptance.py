@@ -142,6 +142,7 @@ def test_alert_that_has_to_wait_is_answered_later_if_it_still_goes_on(desk):
     (vetoed,) = it.receives()
     assert vetoed.outcome == "silenced"
     it.engine.paused = False
+    assert it.acceptance.due
     assert [decision.outcome for decision in it.decides()] == [None]
 
 
@@ -203,7 +204,9 @@ def test_alert_bound_by_name_is_taken_at_its_word_each_time_it_fires(desk):
         assert (decision.rule, decision.episode, decision.outcome) == ("alert:GpuHot", episode, None)
         it.engine.settle(decision, ["applied"], it.step)
         it.step += 100
+    assert not it.acceptance.due
     assert it.decides() == []
+    assert {record.severity for record in it.records} == {"critical"}  # as its label says
 
 
 def test_alert_bound_by_name_that_comes_by_two_ways_is_answered_once(desk):

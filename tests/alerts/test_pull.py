@@ -210,6 +210,7 @@ def test_server_that_is_away_is_told_and_asked_less_and_less_often(asking, clock
         pauses.append(it.poller.pause_s)
     assert pauses == [10.0, 20.0, 40.0, LONGEST_S, LONGEST_S, LONGEST_S]
     assert "cannot be reached (Connection refused)" in it.told[0]
+    assert "alerts_ca_file" not in it.told[0]
 
 
 CROWDED = http(

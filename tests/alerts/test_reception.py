@@ -78,6 +78,7 @@ def test_alert_that_is_posted_adjusts_the_run_at_its_next_step(hook):
     (record,) = recording.of(Alert)
     assert (record.rule, record.source, record.outcome, record.step) == ("alert:GpuHot", "webhook", "accepted", 1)
     assert recording.of(Intake)[-1].received == {"webhook": {"accepted": 1}}
+    assert recording.of(Intake)[-1].last_success == {"webhook": pytest.approx(time.time(), abs=60)}
 
 
 def test_alert_that_comes_while_a_scaler_skips_every_step_adjusts_the_run(hook):
