@@ -3,6 +3,7 @@ import math
 import pytest
 
 from trimtab.testing import SAMPLE_TIME, sample_step
+from trimtab.types import Alert, RunEnd
 from trimtab_backends import lines
 from trimtab_backends.progress import Progress
 
@@ -123,3 +124,18 @@ def test_the_live_line_in_ascii(progress):
 )  # fmt: skip
 def test_durations(seconds, shown):
     assert lines.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(("severity", "style"), [("critical", lines.ALARM), ("warning", "bold yellow")])
+def test_critical_alert_stands_out(severity, style):
+    firing = Alert(ts=SAMPLE_TIME, step=3, rule="loss_spike", episode=1, state="firing", severity=severity, value=2.0)
+    line = lines.alert(firing)
+    assert styles(line, severity.upper()) == {style}
+    assert "threshold" not in text(line)  # which is not known
+
+
+@pytest.mark.parametrize(("status", "style"), [("completed", "bold green"), ("failed", lines.ALARM)])
+def test_run_that_ended_badly_stands_out(status, style):
+    assert styles(lines.end(RunEnd(ts=SAMPLE_TIME, step=3, status=status, seconds=1.0), None, {}), f"  {status}") == {
+        style
+    }
