@@ -22,9 +22,10 @@ UNJUDGED = (
     "monitor=('episode_return', 'max')."
 )
 NOT_FINITE = (
-    "After step {step} the validation loss is {loss}, though the training loss is finite. What differs between the two "
-    "are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so for good. "
-    "With act= set, trimtab.restore_best() puts back the state of the best validation."
+    "After step {step} the validation loss is {loss}, though the training loss before it is finite. If the next is, "
+    "too, what differs are running statistics: one batch with NaN or Inf in its inputs leaves those of a BatchNorm so "
+    "for good. If not, that step has made the weights so. With act= set, trimtab.restore_best() puts back the state of "
+    "the best validation."
 )
 ALWAYS_WORSE = (
     "After {epochs} epochs the mean training loss is {loss:.4g}, and it was never near {chance:.4g}, which the best "
