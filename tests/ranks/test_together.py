@@ -74,6 +74,30 @@ def test_bad_batch_of_one_rank_is_undone_on_all(poisoned):
     assert [rank["finite"] for rank in poisoned] == [True, True]
 
 
+def test_every_rank_judges_the_mean_of_the_losses_of_all(in_ranks):
+    """Each has other samples, and so another loss."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+judged, own = [], []
+rules = [trimtab.Rule("listens", signal=lambda loss: judged.append(loss) or 0.0, threshold=1.0)]
+with trimtab.watch(run="a", backends=[backend], act="process", rules=rules, policies=[]):
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(parallel(inputs[half]), labels[half])
+        loss.backward()
+        optimizer.step()
+        own.append(loss.item())
+say(judged=judged, own=own)
+"""
+    )
+    means = [sum(losses) / 2 for losses in zip(*(rank["own"] for rank in ranks), strict=True)]
+    for rank in ranks:
+        assert len(rank["judged"]) > 16
+        assert rank["judged"] == pytest.approx(means[: len(rank["judged"])])
+        assert rank["judged"] != pytest.approx(rank["own"][: len(rank["judged"])])
+
+
 def test_weights_for_which_scalers_skip_every_step_are_turned_back_on_all(in_ranks):
     ranks = in_ranks(
         TRAINING
