@@ -218,6 +218,77 @@ said()
     assert any("Not every rank is watched" in notice for notice in ranks[0]["notices"])
 
 
+def test_word_of_a_run_before_does_not_count(in_ranks):
+    """Both ranks watch the first training, and one of them the second, which has two optimizers."""
+    ranks = in_ranks(
+        TRAINING
+        + """
+import time
+from trimtab.actions import ScaleLearningRate
+from trimtab.steering import control, ranks
+with trimtab.watch(run="a", backends=[backend], act="process"):
+    for _ in range(5):
+        step()
+id = None
+ranks.MEETING_S = 4.0
+began = time.monotonic()
+if rank == 0:
+    with trimtab.watch(run="b", backends=[backend], act="process") as run:
+        for at in range(40):
+            if at == 20:
+                id = control.send(run.directory, run.id, "adjust", [ScaleLearningRate(0.5)])
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            step()
+            time.sleep(0.03)
+else:
+    for at in range(40):
+        if at == 20:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        step()
+said(seconds=time.monotonic() - began, answer=id and control.answer(run.directory, id).text)
+"""
+    )
+    assert ranks[0]["total"] == ranks[1]["total"]
+    assert any("Not every rank is watched" in notice for notice in ranks[0]["notices"])
+    assert "Not every rank is watched" in ranks[0]["answer"]
+    assert ranks[0]["seconds"] < 9  # the second optimizer waits for nobody
+
+
+def test_ranks_hear_of_each_other_as_seldom_as_it_costs_and_as_the_first_one_says(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+import time
+from trimtab.sample.pace import Pace
+from trimtab.steering.agreement import Agreement
+
+exchanged = []
+exchange, tell = Agreement.mean_losses, Agreement.tell
+
+def counted(agreement, place, losses):
+    exchanged.append(len(losses))
+    return exchange(agreement, place, losses)
+
+def slow(agreement, message):
+    time.sleep(0.05)
+    return tell(agreement, message)
+
+Agreement.mean_losses, Agreement.tell = counted, slow
+if rank == 1:
+    Pace.judging_interval = lambda pace, acts: 3
+with trimtab.watch(run="a", backends=[backend], act="process"):
+    for _ in range(180):
+        step()
+        time.sleep(0.02)
+said(exchanged=exchanged)
+"""
+    )
+    assert alike(ranks) == []
+    assert ranks[0]["notices"] == ranks[1]["notices"] == []
+    assert ranks[0]["exchanged"] == ranks[1]["exchanged"]
+    assert max(ranks[0]["exchanged"]) == 64
+
+
 def test_word_of_a_rank_that_was_started_again_does_not_count(in_ranks):
     """What torchrun starts again may find the store of before, and one rank of two is not watched this time."""
     ranks = in_ranks(
