@@ -281,6 +281,43 @@ def test_a_best_that_was_taken_in_inference_mode_leaves_memory_for_later_ones(mo
     assert model.step == 40
 
 
+def test_best_that_no_other_rank_has_takes_the_place_of_no_common_one(model):
+    """Validations that improve come more often than snapshots."""
+    ranks = [filled(model, [], together=True, most=4) for _ in range(2)]
+    for step in range(1, 81):
+        if step % 16 == 0:
+            for snapshots in ranks:
+                snapshots.take(model.at(step), step)
+        ranks[0].take_best(model.at(step), step)
+    assert ranks[0].best == 80
+    assert ranks[0].steps == ranks[1].steps
+    assert ranks[0].bytes == 4 * BYTES
+
+
+def test_former_best_that_no_other_rank_has_makes_room_before_common_ones(model):
+    snapshots = filled(model, [10], together=True, cap_bytes=3 * BYTES)
+    for step in (11, 12, 13):
+        snapshots.take_best(model.at(step), step)
+    assert (snapshots.best, snapshots.steps) == (13, [0, 10, 13])
+
+
+def test_best_at_which_the_other_ranks_take_theirs_too_stays_when_a_better_one_comes(model):
+    snapshots = filled(model, [10], together=True)
+    snapshots.take_best(model.at(20), 20)
+    snapshots.take(model.at(20), 20)
+    snapshots.take_best(model.at(21), 21)
+    assert snapshots.steps == [0, 10, 20, 21]
+
+
+def test_former_best_that_no_rollback_goes_to_is_dropped_for_a_better_one(model):
+    """As where an average's weights are validated in the place of those that train."""
+    snapshots = filled(model, [10])
+    for step in (10, 11, 12):
+        average = {(id(model.weight), ""): torch.full((100,), -1.0)}
+        snapshots.take_best(model.at(step), step, average)
+    assert snapshots.steps == [0, 10, 12]
+
+
 def test_no_best_is_refused(model):
     with pytest.raises(Refused, match="no validation result"):
         filled(model, [10]).restore_best(model.parts, 11)

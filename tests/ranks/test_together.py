@@ -576,6 +576,26 @@ said()
     assert [tuple(done[2:]) for done in alike(ranks)] == [("roll_back", "applied", [64])]
 
 
+def test_best_states_that_come_more_often_than_snapshots_leave_a_late_one_to_go_back_to(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8):
+    for taken in range(180):
+        step()
+        with torch.no_grad():
+            nn.functional.cross_entropy(model(inputs + 0.1), labels)
+        if taken == 155:
+            model[0].weight.data.fill_(math.nan)
+said()
+"""
+    )
+    (back,) = [
+        values[0] for _, _, action, outcome, values in alike(ranks) if (action, outcome) == ("roll_back", "applied")
+    ]
+    assert back >= 64
+
+
 def test_ranks_that_part_over_an_action_try_no_other_one(in_ranks):
     ranks = in_ranks(
         TRAINING

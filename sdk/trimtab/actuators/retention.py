@@ -19,6 +19,7 @@ class Snapshot:
     generators: generators.States | None = None
     taken_at: float = 0.0  # by the clock of whoever took it
     alone: bool = False  # no rollback goes to it: other ranks have none of this step, or it is not what trains
+    only_here: bool = False  # the best, as far as is known: the other ranks have taken none of this step
 
     def covers(self) -> set[object]:
         """The places that it can restore."""
@@ -41,6 +42,8 @@ def most_dispensable(
     The newest goes when no other is left to go, then the `former` best, while a new one is being taken, then the first;
     the best never.
     """
+    if not kept:
+        return None
     now = kept[-1].step + 1
 
     def gap(index: int) -> float:

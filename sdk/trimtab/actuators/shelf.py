@@ -44,13 +44,18 @@ class Shelf:
         """Of these, the ones from before step `since`, the first that looked bad."""
         return [s for s in self.usable() if s is self.first or since is None or s.step + 1 < since]
 
-    def make_room(self, size: int, former: Snapshot | None = None) -> bool:
+    def make_room(self, size: int, former: Snapshot | None = None, *, only_here: bool = False) -> bool:
         """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room.
 
-        `former` is the best, of which the one to come takes the place.
+        `former` is the best, of which the one to come takes the place. What is `only_here` counts for none: else this
+        rank would drop what the others keep, and have none to go back to with them.
         """
-        while self.kept and (self.bytes + size > self.cap_bytes or len(self.kept) >= self._most):
-            dropped = most_dispensable(self.kept, self.first, self.best, former)
+        while self.kept:
+            common = [snapshot for snapshot in self.kept if not snapshot.only_here]
+            if self.bytes + size <= self.cap_bytes and (only_here or len(common) < self._most):
+                break
+            dropped = next((s for s in self.kept if s.only_here and s is former), None)
+            dropped = dropped or most_dispensable(common, self.first, self.best, former)
             if dropped is None:
                 return False
             self.drop(dropped)

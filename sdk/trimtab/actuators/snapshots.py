@@ -46,7 +46,8 @@ class Snapshots:
     the run starts). `every` fixes the interval in steps; otherwise snapshots take `share` of the step time. With
     `directory` copies are files there, each loadable with `torch.load(..., weights_only=True)`. With `rng` the states
     of the random generators of torch, Python and NumPy are turned back as well, so that the same data comes again.
-    `alone()` says whether no other thread trains: while one does, nothing is restored.
+    `alone()` says whether no other thread trains: while one does, nothing is restored. `together`: there are other
+    ranks, which take snapshots after the same steps as this one, but keep no best one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Snapshots:
         directory: Path | None = None,
         rng: bool = False,
         alone: Callable[[], bool] = lambda: True,
+        together: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.refusal: str | None = None  # why no snapshot can be taken, in a sentence
@@ -67,6 +69,7 @@ class Snapshots:
         self._directory = directory
         self._rng = rng
         self._alone = alone
+        self._together = together
         self._clock = clock
         self._lost = ""  # why there is no best one any more, if there was one
         self._averages = Averages()
@@ -129,6 +132,7 @@ class Snapshots:
                 snapshot.shared.append(addition)
         if shelf.kept and shelf.kept[0].step == step:  # a loop that validates before it trains: kept as the best one
             shelf.first = shelf.kept[0]
+            shelf.first.only_here = False
             self.turns.begin_anew(step)
 
     def forget(self) -> None:
@@ -156,8 +160,11 @@ class Snapshots:
         """
         started = self._clock()
         try:
-            if self.newest != step:
+            newest = self._shelf.newest
+            if newest is None or newest.step != step:
                 self._take(parts, step)
+            else:
+                newest.only_here = False
         finally:
             self.turns.taken(step, self._clock() - started, step_s)
 
@@ -177,6 +184,8 @@ class Snapshots:
     def take_best(self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS) -> None:
         """Keep the state after `step` steps as the best one, in place of the one before.
 
+        That one stays where a rollback may go to it; else it would only take the place of those that one can.
+
         `buffers` are kept in place of what they are now. When a validation is known to be over, the model has seen the
         next batch, and running statistics have learned from it.
 
@@ -194,15 +203,17 @@ class Snapshots:
             is_given = any(not name for _, name in buffers)  # a parameter
             if newest is not None and not is_given and newest.is_now():
                 shelf.best = newest
-                return
-            shelf.best = self._take(parts, step, buffers, former)
-            if shelf.best is not None:
-                shelf.best.alone = is_given or newest is not None
+            else:
+                shelf.best = self._take(parts, step, buffers, former, only_here=self._together)
+                if shelf.best is not None:
+                    shelf.best.alone = is_given or newest is not None
         except Refused as refused:
             shelf.best = former if former in shelf.kept else None
             made_room = "It made room for a better one, which could not be kept: " if former else ""
             self._lost = f"{made_room}{refused}"
             raise
+        if former in shelf.kept and former is not shelf.best and (former.alone or former.only_here):
+            shelf.drop(former)
 
     def may_restore(self, parts: Parts) -> bool:
         """Whether no graph is pending that needs the weights as they are. To be asked before any are restored.
@@ -312,7 +323,13 @@ class Snapshots:
                 self._directory.rmdir()
 
     def _take(
-        self, parts: Parts, step: int, buffers: Buffers = NO_BUFFERS, former: Snapshot | None = None
+        self,
+        parts: Parts,
+        step: int,
+        buffers: Buffers = NO_BUFFERS,
+        former: Snapshot | None = None,
+        *,
+        only_here: bool = False,
     ) -> Snapshot | None:
         """None where the best one takes all the room. `former`: the best, which the new one is to replace."""
         layout = self._laid_out(parts)
@@ -324,10 +341,10 @@ class Snapshots:
                 "will be none to roll back to."
             )
             raise Refused(self.refusal)
-        if not self._shelf.make_room(size, former):
+        if not self._shelf.make_room(size, former, only_here=only_here):
             return None
         rng = generators.states() if self._rng else None
-        snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng, self._clock())
+        snapshot = Snapshot(step, self._picture(layout, step, buffers), [], rng, self._clock(), only_here=only_here)
         self._shelf.kept.append(snapshot)
         return snapshot
 

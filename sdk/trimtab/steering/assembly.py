@@ -141,7 +141,7 @@ def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
     return replace(rule, signal=guard.heard_of(f"rule {rule.name}", signal, consequence))
 
 
-def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], bool]) -> Snapshots:
+def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], bool], *, together: bool) -> Snapshots:
     config = info.config
     return Snapshots(
         every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
@@ -150,6 +150,7 @@ def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], 
         directory=snapshot_places.of(info),
         rng=config.snapshot_rng,
         alone=trains_alone,
+        together=together,
     )
 
 
@@ -198,7 +199,7 @@ def build(
             say,
             reset=lambda label: engine.unscaled(label),
         ),
-        _snapshots(info, replay, capture.trains_alone),
+        _snapshots(info, replay, capture.trains_alone, together=together),
         halting,
         parts,
         info.directory,
