@@ -596,6 +596,27 @@ said()
     assert back >= 64
 
 
+def test_snapshots_are_taken_when_the_first_rank_says_so(in_ranks):
+    ranks = in_ranks(
+        TRAINING
+        + """
+from trimtab.actuators.snapshots import Snapshots
+if rank == 1:
+    Snapshots.due = lambda snapshots, step: False
+with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8):
+    for taken in range(120):
+        step()
+        if taken == 90:
+            model[0].weight.data.fill_(math.nan)
+said()
+"""
+    )
+    (back,) = [
+        values[0] for _, _, action, outcome, values in alike(ranks) if (action, outcome) == ("roll_back", "applied")
+    ]
+    assert back > 32
+
+
 def test_ranks_that_part_over_an_action_try_no_other_one(in_ranks):
     ranks = in_ranks(
         TRAINING
