@@ -501,7 +501,15 @@ def test_steps_without_hooks_are_told_by_cleared_gradients(watching, model, fit,
     assert len([notice for notice in seen.notices if "No optimizer step is seen" in notice]) == 1
 
 
-def by_hand(model, inputs, labels, rounds):
+def let_go(parameter):
+    parameter.grad = None
+
+
+def zero(parameter):
+    parameter.grad.zero_()
+
+
+def by_hand(model, inputs, labels, rounds, clear=let_go):
     """Trains a few rounds, and gives the losses."""
     losses = []
     for _ in range(rounds):
@@ -511,13 +519,21 @@ def by_hand(model, inputs, labels, rounds):
         with torch.no_grad():
             for p in model.parameters():
                 p -= 0.1 * p.grad
-                p.grad = None
+                clear(p)
     return losses
 
 
-def test_models_that_are_trained_by_hand_one_after_the_other_are_seen_each(watching, inputs, labels):
+@pytest.mark.parametrize("clear", [let_go, zero, lambda p: p.grad.data.zero_()])
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_models_that_are_trained_by_hand_one_after_the_other_are_seen_each(watching, inputs, labels, clear, is_kept):
+    kept = []
     with watching() as seen:
-        losses = [loss for _ in range(3) for loss in by_hand(nn.Linear(4, 3), inputs, labels, 6)]
+        losses = []
+        for _ in range(3):
+            model = nn.Linear(4, 3)
+            losses += by_hand(model, inputs, labels, 6, clear)
+            if is_kept:
+                kept.append(model)
         assert len(seen.run._capture._attribution.shares) == 1
     assert seen.end.totals["steps"] == {"0": 18}
     assert seen.end.totals["samples"] == 18 * 6

@@ -184,9 +184,14 @@ class Share:
             if cleared and self._version is not None:
                 self._clear()
             self._version = version
-        elif (self.is_applied or self.is_by_hand) and not self._outlives(gradient):
+        elif (self.is_applied or self._waits_by_hand) and not self._outlives(gradient):
             self._clear()  # by `p.grad.data.zero_()`, which moves no version
         self._changed_by_clip = False
+
+    @property
+    def _waits_by_hand(self) -> bool:
+        """Whether a backward came here whose clearing would be a step. Zeros of parameters that are done with stay."""
+        return self.is_by_hand and bool(self.losses)
 
     def _outlives(self, gradient: Tensor) -> bool:
         """Whether a gradient that nobody is known to have written to is there still. A device is waited for, once."""
