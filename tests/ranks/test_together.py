@@ -48,6 +48,11 @@ def alike(ranks):
     return [tuple(done) for done in first["done"]]
 
 
+def gone_back_to(ranks):
+    """The steps whose weights were restored, on both alike."""
+    return [values[0] for *_, action, outcome, values in alike(ranks) if (action, outcome) == ("roll_back", "applied")]
+
+
 @pytest.fixture(scope="module")
 def poisoned(in_ranks):
     """The loss of one rank alone is NaN at one step. By itself each would judge and sample other steps."""
@@ -590,9 +595,7 @@ with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8
 said()
 """
     )
-    (back,) = [
-        values[0] for _, _, action, outcome, values in alike(ranks) if (action, outcome) == ("roll_back", "applied")
-    ]
+    (back,) = gone_back_to(ranks)
     assert back >= 64
 
 
@@ -611,9 +614,7 @@ with trimtab.watch(run="a", backends=[backend], act="process", gradients_every=8
 said()
 """
     )
-    (back,) = [
-        values[0] for _, _, action, outcome, values in alike(ranks) if (action, outcome) == ("roll_back", "applied")
-    ]
+    (back,) = gone_back_to(ranks)
     assert back > 32
 
 

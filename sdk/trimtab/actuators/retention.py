@@ -37,13 +37,11 @@ class Snapshot:
 def most_dispensable(
     kept: Sequence[Snapshot], first: Snapshot | None, best: Snapshot | None, former: Snapshot | None = None
 ) -> Snapshot | None:
-    """The one of `kept`, oldest first, that would leave the smallest gap for the age of that gap.
+    """The one of `kept`, oldest first, one at least, that would leave the smallest gap for the age of that gap.
 
     The newest goes when no other is left to go, then the `former` best, while a new one is being taken, then the first;
     the best never.
     """
-    if not kept:
-        return None
     now = kept[-1].step + 1
 
     def gap(index: int) -> float:

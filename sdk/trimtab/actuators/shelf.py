@@ -8,10 +8,12 @@ good one; so is the best, and the newest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from trimtab.actuators.picture import Pool
 from trimtab.actuators.retention import Snapshot, most_dispensable
+
+DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
 
 
 class Shelf:
@@ -23,6 +25,8 @@ class Shelf:
         self.first: Snapshot | None = None
         self.best: Snapshot | None = None
         self.pool = Pool()  # the memory of what has gone
+        self.lost = ""  # why there is no best one any more, if there was one
+        self.damaged = ""  # what the next rollback has to say of a file
         self._most = most
 
     @property
@@ -40,9 +44,17 @@ class Shelf:
         """Those that a rollback may use, oldest first."""
         return [snapshot for snapshot in self.kept if not snapshot.alone]
 
-    def good(self, since: int | None) -> list[Snapshot]:
-        """Of these, the ones from before step `since`, the first that looked bad."""
-        return [s for s in self.usable() if s is self.first or since is None or s.step + 1 < since]
+    def choose(self, since: int | None, back: int) -> Snapshot | None:
+        """The newest from before step `since`, the first that looked bad, or the `back`th before it.
+
+        Where there are not as many, the oldest. One whose file is damaged or gone is dropped.
+        """
+        while good := [s for s in self.usable() if s is self.first or since is None or s.step + 1 < since]:
+            chosen = good[max(len(good) - 1 - back, 0)]
+            if chosen.is_whole():
+                return chosen
+            self.damaged = self.drop_damaged(chosen)
+        return None
 
     def make_room(self, size: int, former: Snapshot | None = None, *, only_here: bool = False) -> bool:
         """Drop snapshots until `size` more bytes fit, and there may be one more. False: the best leaves no room.
@@ -54,16 +66,18 @@ class Shelf:
             common = [snapshot for snapshot in self.kept if not snapshot.only_here]
             if self.bytes + size <= self.cap_bytes and (only_here or len(common) < self._most):
                 break
-            dropped = next((s for s in self.kept if s.only_here and s is former), None)
-            dropped = dropped or most_dispensable(common, self.first, self.best, former)
+            if former is not None and former.only_here and former in self.kept:
+                dropped: Snapshot | None = former
+            else:
+                dropped = most_dispensable(common, self.first, self.best, former) if common else None
             if dropped is None:
                 return False
             self.drop(dropped)
         return True
 
-    def give_up(self, snapshots: Sequence[Snapshot]) -> None:
-        """None of them is gone back to any more; the best one is kept."""
-        for snapshot in snapshots:
+    def give_up(self, which: Callable[[Snapshot], bool]) -> None:
+        """None of those is gone back to any more; the best one is kept."""
+        for snapshot in list(filter(which, self.kept)):
             if snapshot is self.best:
                 snapshot.alone = True
             else:
@@ -77,6 +91,14 @@ class Shelf:
             self.first = None
         if snapshot is self.best:
             self.best = None
+
+    def drop_damaged(self, snapshot: Snapshot) -> str:
+        """Its file is damaged or gone. Returns what to say of it."""
+        said = DAMAGED.format(step=snapshot.step)
+        if snapshot is self.best:
+            self.lost = said
+        self.drop(snapshot)
+        return said
 
     def clear(self) -> None:
         """Let go of all of them, and of the memory."""

@@ -36,7 +36,6 @@ REBUILT = (
 )
 
 NO_BEST = "No state was kept as the best one: no validation result has been seen yet."
-DAMAGED = "The file of the snapshot of step {step} is damaged or gone: it cannot be gone back to."
 
 
 class Snapshots:
@@ -71,10 +70,8 @@ class Snapshots:
         self._alone = alone
         self._together = together
         self._clock = clock
-        self._lost = ""  # why there is no best one any more, if there was one
         self._averages = Averages()
         self._files = 0
-        self._damaged = ""  # what the next rollback has to say of a file
         self._made = False  # the directory
 
     @property
@@ -103,7 +100,7 @@ class Snapshots:
     @property
     def why_no_best(self) -> str:
         """Why there is none, in a sentence."""
-        return self.refusal or self._lost or NO_BEST
+        return self.refusal or self._shelf.lost or NO_BEST
 
     @property
     def bytes(self) -> int:
@@ -139,12 +136,12 @@ class Snapshots:
         """Another model is trained from now on: none of these is one to go back to."""
         for snapshot in list(self._shelf.kept):
             self._shelf.drop(snapshot)
-        self._lost = ""
+        self._shelf.lost = ""
 
     def begin_at(self, step: int) -> None:
         """None from before that of `step` is gone back to any more; the best one is kept. That one is the first."""
         shelf = self._shelf
-        shelf.give_up([s for s in shelf.kept if s.step < step])
+        shelf.give_up(lambda snapshot: snapshot.step < step)
         shelf.first = next(iter(shelf.usable()), None)
 
     def due(self, step: int) -> bool:
@@ -210,7 +207,7 @@ class Snapshots:
         except Refused as refused:
             shelf.best = former if former in shelf.kept else None
             made_room = "It made room for a better one, which could not be kept: " if former else ""
-            self._lost = f"{made_room}{refused}"
+            shelf.lost = f"{made_room}{refused}"
             raise
         if former in shelf.kept and former is not shelf.best and (former.alone or former.only_here):
             shelf.drop(former)
@@ -243,13 +240,12 @@ class Snapshots:
                 Nothing was changed.
         """
         self._check_alone()
-        chosen = self._chosen(since, back)
-        damaged, self._damaged = self._damaged, ""
+        shelf = self._shelf
+        chosen = shelf.choose(since, back)
+        damaged, shelf.damaged = shelf.damaged, ""
         if chosen is None:
             raise Refused(damaged or self._why_none(since))
-        self._restore(chosen, parts)
-        self._shelf.give_up([s for s in self._shelf.kept if s.step > chosen.step])
-        self.turns.begin_anew(step)
+        self._go_back(chosen, parts, step)
         note = " ".join(filter(None, (damaged, self._averages.left_behind(parts))))
         return Change({"weights_of_step": step}, {"weights_of_step": chosen.step}, note)
 
@@ -268,12 +264,12 @@ class Snapshots:
 
     def aim(self, since: int | None, back: int = 0) -> int | None:
         """The step whose weights `roll_back` would restore; None where there is no such snapshot."""
-        chosen = self._chosen(since, back)
+        chosen = self._shelf.choose(since, back)
         return None if chosen is None else chosen.step
 
     def keep_only(self, steps: Collection[int]) -> None:
         """All ranks have these. The others are dropped; the best one is kept, and not gone back to."""
-        self._shelf.give_up([s for s in self._shelf.kept if s.step not in steps])
+        self._shelf.give_up(lambda snapshot: snapshot.step not in steps)
 
     def restore_best(self, parts: Parts, step: int) -> Change:
         """Restore the best one. Those that were taken after it are dropped, as by a rollback.
@@ -283,9 +279,7 @@ class Snapshots:
                 changed.
         """
         best = self._best_there_is()
-        self._restore(best, parts)
-        self._shelf.give_up([s for s in self._shelf.kept if s.step > best.step])
-        self.turns.begin_anew(step)
+        self._go_back(best, parts, step)
         return Change({"weights_of_step": step}, {"weights_of_step": best.step})
 
     def with_best(self, parts: Parts, step: int, use: Callable[[], object]) -> None:
@@ -348,22 +342,6 @@ class Snapshots:
         self._shelf.kept.append(snapshot)
         return snapshot
 
-    def _chosen(self, since: int | None, back: int) -> Snapshot | None:
-        while good := self._shelf.good(since):
-            chosen = good[max(len(good) - 1 - back, 0)]
-            if chosen.is_whole():
-                return chosen
-            self._damaged = self._drop_damaged(chosen)
-        return None
-
-    def _drop_damaged(self, snapshot: Snapshot) -> str:
-        """Returns what to say of it."""
-        said = DAMAGED.format(step=snapshot.step)
-        if snapshot is self._shelf.best:
-            self._lost = said
-        self._shelf.drop(snapshot)
-        return said
-
     def _check_alone(self) -> None:
         if not self._alone():
             raise Refused(IN_THREADS)
@@ -374,7 +352,7 @@ class Snapshots:
         if best is None:
             raise Refused(self.why_no_best)
         if not best.is_whole():
-            raise Refused(self._drop_damaged(best))
+            raise Refused(self._shelf.drop_damaged(best))
         return best
 
     def _laid_out(self, parts: Parts, known: Collection[object] = ()) -> Layout:
@@ -393,6 +371,12 @@ class Snapshots:
         picture = Picture(layout, step, self._shelf.pool, path, buffers)
         self._shelf.pool.clear()
         return picture
+
+    def _go_back(self, snapshot: Snapshot, parts: Parts, step: int) -> None:
+        """Training goes on from that one after `step` steps: those that were taken after it are dropped."""
+        self._restore(snapshot, parts)
+        self._shelf.give_up(lambda other: other.step > snapshot.step)
+        self.turns.begin_anew(step)
 
     def _restore(self, snapshot: Snapshot, parts: Parts) -> None:
         pictures = [*snapshot.shared, snapshot.own]
