@@ -1,5 +1,6 @@
 """What is restored is what was saved, bit for bit, in the tensors that everybody holds already."""
 
+import contextlib
 import copy
 import io
 
@@ -571,3 +572,18 @@ def test_taking_draws_nothing_and_changes_nothing():
     assert frozen(model, optimizer) == saved
     assert torch.get_rng_state().equal(generator)
     assert [parameter._version for parameter in model.parameters()] == versions
+
+
+def test_no_other_thread_runs_a_backward_while_graphs_are_looked_at(model):
+    said = []
+
+    @contextlib.contextmanager
+    def still():
+        said.append("still")
+        yield
+        said.append("over")
+
+    snapshots = Snapshots(still=still(), alone=lambda: bool(said.append("asked")) or True)
+    snapshots._averages.search = lambda parts: said.append("looked") or []
+    assert snapshots.may_restore(parts_of(model))
+    assert said == ["still", "asked", "looked", "over"]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from trimtab.capture.threads import is_at_work
+from trimtab.capture.threads import Backwards, is_at_work
 
 
 @pytest.fixture
@@ -43,3 +43,37 @@ def test_thread_that_has_ended_is_not_at_work():
     thread.start()
     thread.join()
     assert not is_at_work(thread.ident)
+
+
+def test_backward_waits_while_another_thread_looks_at_graphs():
+    backwards, has_begun = Backwards(), threading.Event()
+
+    def run():
+        backwards.begin()
+        has_begun.set()
+
+    thread = threading.Thread(target=run)
+    with backwards.held:
+        backwards.begin()  # who looks may run one
+        thread.start()
+        assert not has_begun.wait(0.2)
+    assert has_begun.wait(10)
+    thread.join()
+
+
+def test_no_thread_is_alone_while_one_that_ran_a_backward_is_at_work():
+    backwards, release, has_begun = Backwards(), threading.Event(), threading.Event()
+
+    def run():
+        backwards.begin()
+        has_begun.set()
+        release.wait()
+
+    thread = threading.Thread(target=run)
+    assert backwards.are_alone([])
+    thread.start()
+    assert has_begun.wait(10)
+    assert not backwards.are_alone([])
+    release.set()
+    thread.join()
+    assert backwards.are_alone([])

@@ -82,6 +82,29 @@ def test_nothing_is_restored_while_another_thread_trains(complete):
     assert script.log()[-1]["totals"]["steps"] == {"0": 400, "1": 400}
 
 
+def test_nothing_is_restored_while_another_thread_runs_backwards_and_never_steps(complete):
+    """Before it changes weights a rollback looks at all graphs. To look at one that a backward frees is to crash."""
+    complete(
+        ROLLING_BACK
+        + """
+        has_begun, ended = threading.Event(), threading.Event()
+
+        def differentiate():
+            model = torch.nn.Linear(4, 1)
+            while not ended.is_set():
+                model(torch.ones(8, 4)).sum().backward()
+                has_begun.set()
+
+        other = pool.submit(differentiate)
+        assert has_begun.wait(60)
+        kept = train(2, 50)
+        ended.set()
+        other.result()
+    assert {done.outcome for done in backend.of(Adjustment)} == {"refused"}
+    """
+    )
+
+
 def test_thread_of_a_pool_that_waits_for_a_task_trains_no_more(complete):
     complete(
         ROLLING_BACK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from trimtab.actuators.retention import Snapshot
 from trimtab.actuators.shelf import Shelf
 from trimtab.actuators.turns import SHARE, Turns
 
+NOBODY_ELSE = contextlib.nullcontext()
 MOST = 8  # snapshots, with the first and the best; more of them reach back no further
 IN_THREADS = "Another thread of this process trains too, and may need the weights as they are."
 
@@ -45,8 +47,9 @@ class Snapshots:
     the run starts). `every` fixes the interval in steps; otherwise snapshots take `share` of the step time. With
     `directory` copies are files there, each loadable with `torch.load(..., weights_only=True)`. With `rng` the states
     of the random generators of torch, Python and NumPy are turned back as well, so that the same data comes again.
-    `alone()` says whether no other thread trains: while one does, nothing is restored. `together`: there are other
-    ranks, which take snapshots after the same steps as this one, but keep no best one.
+    `alone()` says whether no other thread trains: while one does, nothing is restored; and none runs a backward while
+    `still` is entered. `together`: there are other ranks, which take snapshots after the same steps as this one, but
+    keep no best one.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Snapshots:
         directory: Path | None = None,
         rng: bool = False,
         alone: Callable[[], bool] = lambda: True,
+        still: AbstractContextManager[object] = NOBODY_ELSE,
         together: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -68,6 +72,7 @@ class Snapshots:
         self._directory = directory
         self._rng = rng
         self._alone = alone
+        self._still = still
         self._together = together
         self._clock = clock
         self._averages = Averages()
@@ -221,9 +226,10 @@ class Snapshots:
         Raises:
             Refused: another thread trains, or there are weights that cannot be copied.
         """
-        self._check_alone()
-        objects = self._averages.search(parts)
-        return not is_pending(lay_out(self._averages.added_to(parts)).tensors, objects)
+        with self._still:
+            self._check_alone()
+            objects = self._averages.search(parts)
+            return not is_pending(lay_out(self._averages.added_to(parts)).tensors, objects)
 
     def roll_back(self, parts: Parts, step: int, *, since: int | None = None, back: int = 0) -> Change:
         """Restore the newest snapshot from before `since`, the first step that looked bad, or the `back`th before it.

@@ -36,7 +36,7 @@ from trimtab.capture.patches import Patches
 from trimtab.capture.recorder import Recorder
 from trimtab.capture.scaling import ScaledLosses, ScalerListener, watch_clipping, watch_scalers
 from trimtab.capture.steps import Steps
-from trimtab.capture.threads import is_at_work
+from trimtab.capture.threads import Backwards
 from trimtab.capture.weighing import WEIGHED
 from trimtab.guard import Guard
 from trimtab.sample.books import Books
@@ -122,6 +122,7 @@ class Capture:
         self._lane.ways = Ways(self._lane)
         models.before_change = self._lane.leave
         self.hooks = OptimizerHooks(self._steps, self._lane)
+        self.backwards = Backwards()
         self._gate: Callable[[], None] | None = None
         self._undo_losses: Callable[[], None] | None = None
         self._criterion_hooks: list[RemovableHandle] = []
@@ -200,8 +201,7 @@ class Capture:
 
     def trains_alone(self) -> bool:
         """Whether no other thread that has trained is at work: it may be stepping, or need the weights for a graph."""
-        trained = {share.thread for share in self._attribution.shares}
-        return not any(map(is_at_work, trained - {get_ident()}))
+        return self.backwards.are_alone(share.thread for share in self._attribution.shares)
 
     def before_backwards(self, call: Callable[[], None] | None) -> None:
         """Call `call`, if any, at the beginning of every backward from now on. It may raise what no guard catches."""
@@ -280,6 +280,7 @@ class Capture:
         return None
 
     def _before_any_backward(self, tensors: Any, grad_tensors: Any) -> tuple[Held | None, Sequence[Tensor]] | None:
+        self.backwards.begin()
         if self._gate is not None:
             self._gate()
         if not (has_value(tensors) if type(tensors) is Tensor else are_real(tensors)):  # nothing is learnt

@@ -5,10 +5,32 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from types import FrameType
 
 _STANDARD = os.path.dirname(threading.__file__)
 _PACKAGES = ("site-packages", "dist-packages")  # which stand in the same directory
+
+
+class Backwards:
+    """The threads that run backwards. torch frees what a graph has saved without Python's lock: to look at a graph
+    through which another thread goes is to read freed memory.
+    """
+
+    def __init__(self) -> None:
+        self.held = threading.RLock()  # by who looks at graphs: the backwards of others wait for that
+        self._threads: set[int] = set()
+
+    def begin(self) -> None:
+        """A backward is about to run in this thread."""
+        self._threads.add(threading.get_ident())
+        with self.held:
+            pass
+
+    def are_alone(self, others: Iterable[int]) -> bool:
+        """Whether neither `others`, by their idents, nor who ever ran a backward is at work, but for this thread."""
+        self._threads.intersection_update(sys._current_frames())  # those that live
+        return not any(map(is_at_work, self._threads.union(others) - {threading.get_ident()}))
 
 
 def is_at_work(thread: int) -> bool:

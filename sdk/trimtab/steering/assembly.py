@@ -141,7 +141,7 @@ def _heard_of(rule: AnyRule, guard: Guard) -> AnyRule:
     return replace(rule, signal=guard.heard_of(f"rule {rule.name}", signal, consequence))
 
 
-def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], bool], *, together: bool) -> Snapshots:
+def _snapshots(info: RunInfo, replay: Replay | None, capture: Capture, *, together: bool) -> Snapshots:
     config = info.config
     return Snapshots(
         every=SNAPSHOT_EVERY if config.gradients_every is not None else None,
@@ -149,7 +149,8 @@ def _snapshots(info: RunInfo, replay: Replay | None, trains_alone: Callable[[], 
         cap_bytes=None if config.snapshot_gib is None else int(config.snapshot_gib * 2**30),
         directory=snapshot_places.of(info),
         rng=config.snapshot_rng,
-        alone=trains_alone,
+        alone=capture.trains_alone,
+        still=capture.backwards.held,
         together=together,
     )
 
@@ -199,7 +200,7 @@ def build(
             say,
             reset=lambda label: engine.unscaled(label),
         ),
-        _snapshots(info, replay, capture.trains_alone, together=together),
+        _snapshots(info, replay, capture, together=together),
         halting,
         parts,
         info.directory,
