@@ -20,7 +20,7 @@ from trimtab.capture import recorder
 from trimtab.errors import ConfigError
 from trimtab.policies import Decision, creeping
 from trimtab.rules.judge import Judge
-from trimtab.sample import books
+from trimtab.sample import books, pace
 from trimtab.steering import execution
 from trimtab.testing import RecordingBackend, sample_run
 from trimtab.types import Adjustment, Alert, Notice, Step
@@ -74,6 +74,25 @@ def test_gradients_that_made_weights_nan_once_are_skipped_from_then_on(watching,
     assert done[done.index("roll_back") :] == ["roll_back", *["skip_step"] * (poisoned - 1)]
     assert all(torch.isfinite(p).all() for p in training.model.parameters())
     assert F.cross_entropy(training.model(training.inputs), training.labels) < 0.1
+
+
+@pytest.mark.parametrize("act", ["process", False])
+@pytest.mark.parametrize("ladder", [[SkipStep(), SkipStep(), RollBack()], [ClipGradients(), RollBack()]])
+def test_gradients_of_one_bad_step_do_not_stand_for_those_after_it(watching, training, monkeypatch, act, ladder):
+    """Every step is judged here, as where steps are slow, and gradients are sampled on some."""
+    monkeypatch.setattr(pace, "JUDGED_TOGETHER", 1)
+    monkeypatch.setattr(pace, "WATCHED_TOGETHER", 1)
+    policies = [trimtab.Policy(on="gradient_exploding", ladder=ladder)]
+    with watching(act=act, gradients_every=4, policies=policies) as seen:
+        training.steps(400)
+        spoilt = training.model[0].weight.register_hook(lambda gradient: gradient * 1e6)
+        training.step()
+        spoilt.remove()
+        before = training.weights
+        training.step()
+        assert not same(training.weights, before)
+        training.steps(20)
+    assert outcomes(seen) == [(ladder[0].name, "applied" if act else "dry_run")]
 
 
 def test_nobody_looks_at_each_gradient_where_none_did_harm(watching, training, monkeypatch):

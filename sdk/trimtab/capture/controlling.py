@@ -74,6 +74,13 @@ class StepController(Protocol):
         """
         ...
 
+    def looks_again(self, label: str) -> bool:
+        """After `judge`: whether the gradients of the next step are worth a look, since those of this one were bad.
+
+        Something is done about this step alone. Else its gradients would stand for those of the next.
+        """
+        ...
+
     def catch_up(self, ledger: Ledger, due: Due) -> None:
         """Judge steps that are over and recorded, before something is judged that rests on them."""
         ...

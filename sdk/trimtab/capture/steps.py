@@ -357,6 +357,8 @@ class Steps:
         if self.controller.judges_at_once and self._recorder.pace.gradients.is_close(tracked.calls, tracked.close_from):
             interval = 1
         tracked.judge_at = (tracked.calls // interval + 1) * interval
+        if self.controller.looks_again(tracked.ledger.label):
+            tracked.sample_at = tracked.calls + 1
         self._recorder.meter.add(self._recorder.clock() - started)
 
     def _is_due(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> bool:

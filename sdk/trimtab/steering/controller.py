@@ -247,6 +247,13 @@ class Controller:
             return 1
         return self._next_in(label, Moment(step, applied, late or applied))
 
+    def looks_again(self, label: str) -> bool:
+        """See `StepController`."""
+        aided = self._execution.aided
+        found = bool(aided) and (label in aided or "" in aided)
+        aided.clear()
+        return found
+
     def catch_up(self, ledger: Ledger, due: Due) -> None:
         """See `StepController`."""
         step = self._books.steps_written()
