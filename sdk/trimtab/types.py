@@ -77,6 +77,7 @@ class GradientReading:
     finite: bool
     layer_norms: Mapping[str, float]  # parameter name to 2-norm, in the model's own order
     update_ratios: Mapping[str, float] = field(default_factory=dict)  # of the newest step on which they were taken
+    update_rate: float | None = None  # the learning rate of that step, by the schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,9 @@ def edges(verdicts):
     return [(verdict.rule, verdict.state) for verdict in verdicts]
 
 
+RATE = 0.1
+
+
 class Steps:
     """A judge, and the steps of one optimizer."""
 
@@ -32,7 +35,7 @@ class Steps:
         self.judge = Judge(rules, **options)
         self.at = 0
 
-    def take(self, losses, gradients=None, rate=0.1, optimizer="0"):
+    def take(self, losses, gradients=None, rate=RATE, optimizer="0"):
         verdicts = []
         for loss in losses:
             verdicts += self.judge.step(optimizer, self.at, loss, gradients, rate)
@@ -279,10 +282,10 @@ def test_usual_norm_is_not_learned_from_gradients_that_go_on_exploding():
     assert steps.judge.usual_norm("0") == pytest.approx(before, rel=0.1)
 
 
-def moved(ratio, further=None):
-    """Of three layers, of which one may have moved further."""
+def moved(ratio, further=None, rate=RATE):
+    """Of three layers, of which one may have moved further, by a step at this rate."""
     ratios = dict.fromkeys(("a.weight", "b.weight", "c.weight"), ratio) | {"c.weight": further or ratio}
-    return GradientReading(norm=1.0, finite=True, layer_norms={"a": 1.0}, update_ratios=ratios)
+    return GradientReading(norm=1.0, finite=True, layer_norms={"a": 1.0}, update_ratios=ratios, update_rate=rate)
 
 
 def test_update_ratio_is_judged_with_the_losses_of_the_next_steps():
@@ -290,6 +293,15 @@ def test_update_ratio_is_judged_with_the_losses_of_the_next_steps():
     steps.take([2.3] * 40)
     assert steps.take([2.3], moved(1e-6)) == []
     assert edges(steps.take([2.3] * 20)) == [("loss_stalled", "firing")]
+
+
+@pytest.mark.parametrize(("then", "now", "fires"), [(1e-3, 1e-3, True), (1e-4, 1e-3, False), (0.0, 1e-3, False)])
+def test_update_ratio_of_a_warm_up_is_not_that_of_the_rate_it_has_led_to(then, now, fires):
+    """Ratios are taken seldom in a fast loop, so that one of the first steps may be judged after the warm-up."""
+    steps = Steps(shipped("loss_stalled"))
+    steps.take([2.3] * 40, rate=now)
+    found = steps.take([2.3], moved(5e-5, rate=then), rate=now) + steps.take([2.3] * 20, rate=now)
+    assert bool(edges(found)) == fires
 
 
 def test_update_ratio_from_before_a_fence_is_not_judged_after_it():
@@ -311,7 +323,7 @@ def test_first_stride_is_that_at_the_rate_of_now():
     steps = Steps(shipped("update_too_large"))
     assert steps.findings.strides("update_too_large") == Strides()
     steps.take([2.3], rate=0.001)
-    steps.take([2.3], moved(0.02), rate=0.01)  # the ratio is of the step before
+    steps.take([2.3], moved(0.02, rate=0.001), rate=0.01)  # the ratio is of a step before
     assert steps.findings.strides("update_too_large").first == pytest.approx(0.2)
 
 

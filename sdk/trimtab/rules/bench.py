@@ -71,6 +71,7 @@ class Bench:
         self._rate = rate
         self._began_at = began_at
         self._read: Mapping[str, float] = {}  # the newest update ratios
+        self._read_at: float | None = None  # the learning rate of the step that they are of
         self._ratios: Mapping[str, float] = {}  # ... of parameters that have a gradient
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
@@ -100,7 +101,6 @@ class Bench:
         backwards: int,
     ) -> list[Verdict]:
         verdicts: list[Verdict] = []
-        rate_before = self._rate.last
         if self._rate.update(learning_rate):
             self._settle()
         self.skips = 0
@@ -115,8 +115,8 @@ class Bench:
         if self._functions:
             verdicts += self._call(step, loss)
         if gradients is not None:
-            return verdicts + self._gradients(step, gradients, rate_before)
-        return verdicts + self.take("update_ratios", step, self._ratios) if step <= self._until else verdicts
+            return verdicts + self._gradients(step, gradients)
+        return verdicts + self._updates(step) if step <= self._until else verdicts
 
     @property
     def first_ratio(self) -> float | None:
@@ -190,7 +190,7 @@ class Bench:
         for seat in self.seats:
             seat.level.episode = max(seat.level.episode, episodes.get(seat.rule.name, 0))
 
-    def _gradients(self, step: int, reading: GradientReading, rate_before: float | None) -> list[Verdict]:
+    def _gradients(self, step: int, reading: GradientReading) -> list[Verdict]:
         norm = reading.norm if reading.finite else math.inf
         verdicts = self.take("norm", step, norm)
         if reading.finite:
@@ -200,11 +200,17 @@ class Bench:
             if reading.update_ratios is not self._read:
                 self._read, self._until = reading.update_ratios, step + LASTS
                 self._ratios = of_trained(reading.update_ratios, reading.layer_norms)
+                self._read_at = reading.update_rate
             self.excess.read(self._ratios)
-            verdicts += self.take("update_ratios", step, self._ratios)
+            verdicts += self._updates(step)
             if not self._first_rate and self.excess.first:
-                self._first_rate = rate_before or 0.0
+                self._first_rate = reading.update_rate or 0.0
         return verdicts
+
+    def _updates(self, step: int) -> list[Verdict]:
+        """Judge the newest update ratios, beside the rate and the loss of this step."""
+        self.course.growth = _growth(self._read_at, self._rate.last)
+        return self.take("update_ratios", step, self._ratios)
 
     def _settle(self) -> None:
         """The user's learning rate jumped: what relative rules saw before is no evidence any more."""
@@ -280,3 +286,10 @@ class Bench:
             step=step,
             since=max(self._since(seat, step), self._began_at),
         )
+
+
+def _growth(then: float | None, now: float | None) -> float:
+    """How many times as high a rate has become, 1 where it has not."""
+    if then is None or now is None or now <= then:
+        return 1.0
+    return now / then if then else math.inf

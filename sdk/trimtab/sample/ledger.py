@@ -193,6 +193,11 @@ class Ledger:
         self.nonfinite_seen = False
 
     @property
+    def rate(self) -> float | None:
+        """The learning rate of the first group that has one on the CPU."""
+        return next((rate for rate in self.learning_rate if isinstance(rate, float)), None)
+
+    @property
     def epoch(self) -> int:
         """The epoch of the newest step, 0 before the first."""
         return self.rows[-1][-1] if self.rows else self._epoch

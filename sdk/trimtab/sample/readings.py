@@ -66,6 +66,7 @@ class Points(NamedTuple):
             finite=total.finite,
             layer_norms={n: m.norm for n, m in zip(sample.names, moments, strict=True) if n is not None},
             update_ratios=sample.update.read() if sample.update is not None else {},
+            update_rate=sample.update.rate if sample.update is not None else None,
         )
 
 

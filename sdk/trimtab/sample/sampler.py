@@ -51,9 +51,10 @@ class Sampler:
     def hold_weights(self, ledger: Ledger, parameters: Sequence[Tensor], weights: Weights) -> None:
         """Copy the layers that are shown, before the step that follows."""
         weights.hold(parameters, self._layers.names(ledger.label, parameters))
+        weights.rate = ledger.rate
 
     def compare_weights(self, ledger: Ledger, weights: Weights) -> None:
         """Take the update ratio of every layer that was held, after the step that is to have the next row."""
         names, ratios = weights.compare()
-        ledger.newest_update = UpdateSample(len(ledger.rows), names, ratios)
+        ledger.newest_update = UpdateSample(len(ledger.rows), names, ratios, weights.rate)
         ledger.updates.append(ledger.newest_update)

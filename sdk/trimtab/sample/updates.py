@@ -27,10 +27,14 @@ UNDEFINED = -1.0  # the ratio of a layer whose weights were less than that
 
 
 class UpdateSample:
-    """The ratios of one step, of a device on their way. `row`: on which step of the block."""
+    """The ratios of one step, of a device on their way.
 
-    def __init__(self, row: int, names: Sequence[str], ratios: Sequence[Held]) -> None:
+    `row`: on which step of the block; `rate`: its learning rate by the schedule, None where that is not known.
+    """
+
+    def __init__(self, row: int, names: Sequence[str], ratios: Sequence[Held], rate: float | None = None) -> None:
         self.row = row
+        self.rate = rate
         self._names = names
         self._transfer = Transfer(ratios)
         self._read: dict[str, float] | None = None
@@ -57,6 +61,7 @@ class Weights:
     """
 
     def __init__(self) -> None:
+        self.rate: float | None = None  # of the step that they are held for, by the schedule
         self._buffers: list[Tensor] = []
         self._layers: list[Tensor] = []  # only while a step is under way, as a user may drop them
         self._names: list[str] = []

@@ -67,8 +67,10 @@ class Course:
     `validation_worsens`, the lesser of that of two passes since a fence, 0 where the second is clearly better;
     `validation_falls`, whether it gets better from pass to pass; `chance`, the loss of the best answer that is the same
     for every input, and `chance_is_exact`, whether a loss a little below it shows that something was learned;
-    `validation`, the newest validation loss, `stride`, the largest typical update ratio, and `furthest`, the largest
-    one of any layer, all since a fence; and `exploded`, whether the loss shot up within its first values.
+    `growth`, how many times as high the learning rate is by now as in the step of the newest update ratios, 1 where it
+    is not known or not higher; `validation`, the newest validation loss, `stride`, the largest typical update ratio,
+    and `furthest`, the largest one of any layer, all since a fence; and `exploded`, whether the loss shot up within its
+    first values.
 
     `were_good` is whether the weights that were gone back to last are known to have had a loss near its best, before
     they were kept and after it.
@@ -83,9 +85,9 @@ class Course:
 
     __slots__ = (
         "_began", "_every", "_fenced", "_good", "_history", "_jumps", "_neared", "_of", "_rested", "_widest", "best",
-        "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "furthest", "idle",
-        "learned", "lowest", "middle", "peak", "slow", "stride", "swing", "traits", "validation", "validation_falls",
-        "validation_lost", "validation_worsens", "were_good",
+        "calm", "chance", "chance_is_exact", "count", "excused", "exploded", "fast", "first", "furthest", "growth",
+        "idle", "learned", "lowest", "middle", "peak", "slow", "stride", "swing", "traits", "validation",
+        "validation_falls", "validation_lost", "validation_worsens", "were_good",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -97,6 +99,7 @@ class Course:
         self.chance_is_exact = True
         self.validation: float | None = None
         self.stride = self.furthest = 0.0
+        self.growth = 1.0
         self.exploded = False
         self._neared = False  # whether the loss came near that at chance on a way that was given up
         self._clear()

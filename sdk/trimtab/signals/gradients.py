@@ -261,14 +261,17 @@ class Crawl:
 
         the doubt about progress (see `Progress`) times 1e-3 / the largest median update ratio so far
 
-    The largest ratio so far counts, since a run that has moved and then come to rest does not crawl: it has converged.
-    The score is 0 once the loss has come down. Ratios of modules are those of `UpdateExcess`, and the median is over
-    those that move. Warm-up: 24 losses, and a step on which update ratios were taken.
+    A ratio that was measured while the learning rate was lower, as in a warm-up, counts as many times as high as the
+    rate is by now. The largest so far counts, since a run that has moved and then come to rest does not crawl: it has
+    converged. The score is 0 once the loss has come down. Ratios of modules are those of `UpdateExcess`, and the median
+    is over those that move. Warm-up: 24 losses, and a step on which update ratios were taken.
     """
 
-    __slots__ = ("_largest", "_newest", "_of_modules", "_progress")
+    __slots__ = ("_course", "_largest", "_newest", "_of_modules", "_progress", "_typical")
 
     def __init__(self, course: Course) -> None:
+        self._course = course
+        self._typical = 0.0  # of the newest ratios
         self._progress = Progress(course)
         self._newest: Mapping[str, float] | None = None
         self._of_modules = _Modules()
@@ -282,7 +285,11 @@ class Crawl:
             self._newest = ratios
             least = self._of_modules.least(ratios)
             moving = sorted(r for r in (least if any(least) else ratios.values()) if 0.0 < r < math.inf)
-            self._largest = max(self._largest, moving[len(moving) // 2] if moving else 0.0)
+            self._typical = moving[len(moving) // 2] if moving else 0.0
+        growth = self._course.growth
+        if growth == math.inf:  # at a rate of 0, which it is no more
+            return None
+        self._largest = max(self._largest, growth * self._typical)
         missing = self._progress.update(0.0)
         if not missing:
             return missing

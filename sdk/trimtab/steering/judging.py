@@ -103,7 +103,7 @@ class Judging:
             self._doubt_loss()
         verdicts: list[Verdict] = []
         self._judge.chance(label, ledger.chance.read(), is_exact=ledger.chance.is_exact)
-        rate = next((r for r in ledger.learning_rate if isinstance(r, float)), None)
+        rate = ledger.rate
         fenced_at = self._fenced_at.get(label, 0)
         for index, point in enumerate(read, start=last - len(read) + 1):
             if label in self._taken_over:
