@@ -1,6 +1,7 @@
 """How many runs that go wrong are saved, and how many healthy ones are left alone.
 
-    python benchmarks/rescue.py [--others] [--quick] [--seeds N] [--only KIND ...] [--tuning] [--write] [--results FILE]
+    python benchmarks/rescue.py [--others] [--quick] [--seeds N] [--only KIND ...] [--tuning] [--spaced] [--write]
+                                [--results FILE]
     python benchmarks/rescue.py --tuning --traces DIRECTORY     what rules see, step by step, of unwatched runs
 
 `benchmarks/RESCUE.md` says what is trained and what counts, and holds the last table that was made with `--write`;
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -117,13 +119,14 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", metavar="N", type=int, help="the first so many seeds of each fault")
     parser.add_argument("--only", metavar="KIND", nargs="+", help="kinds of faults and healthy loops that begin so")
     parser.add_argument("--tuning", action="store_true", help="the kinds and seeds that thresholds may be tuned on")
+    parser.add_argument("--spaced", action="store_true", help="ours as by default; no two runs are quite the same")
     parser.add_argument("--results", metavar="FILE", type=Path, help="keep results; do not repeat others' runs")
     parser.add_argument("--traces", metavar="DIRECTORY", type=Path, help="write down unwatched runs, and no table")
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/RESCUE.md")
     parser.add_argument("--workers", type=int, default=2, help="processes side by side")
     options = parser.parse_args(arguments)
-    if options.write and (options.only or options.tuning or options.traces):
-        parser.error("--write takes the whole table. Leave --only, --tuning and --traces out.")
+    if options.write and (options.only or options.tuning or options.traces or options.spaced):
+        parser.error("--write takes the whole table. Leave --only, --tuning, --traces and --spaced out.")
     if options.others and options.tuning:
         parser.error("--others is what nothing is tuned on. Leave --tuning out.")
     if not jobs_of(options):
@@ -134,6 +137,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, began = options_of(arguments), time.monotonic()
+    if options.spaced:
+        os.environ[rescue_jobs.SPACED] = "1"
     found = train_all(jobs_of(options), options.workers, options.results)
     if options.traces:
         write_traces(found, options.traces)

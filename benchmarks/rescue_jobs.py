@@ -25,6 +25,7 @@ from rescue_methods import Guard, Plateau, Tracing
 from rescue_sets import Job, find
 
 Result = dict[str, Any]
+SPACED = "RESCUE_SPACED"  # set in the environment: ours reads gradients, and judges, as often as by default
 BATCH = 16  # jobs that one process is given
 
 

@@ -1,13 +1,15 @@
-"""Trimtab as a method: every step judged, what it decides carried out, and what it said kept."""
+"""Trimtab as a method: every step judged (or as by default), what it decides carried out, and what it said kept."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rescue_jobs import SPACED
 from rescue_loop import Method
 from torch import nn
 from torch.optim import Optimizer
@@ -18,16 +20,17 @@ from trimtab.types import Adjustment, Alert, Notice
 
 
 class Ours(Method):
-    """`trimtab.watch` around the loop, with the settings that make it deterministic."""
+    """`trimtab.watch` around the loop, with the settings that make it deterministic, unless it is to be `SPACED`."""
 
     def __init__(self) -> None:
+        self._every = None if SPACED in os.environ else 1
         self._seen = RecordingBackend()
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
         with tempfile.TemporaryDirectory() as directory:
             options: dict[str, Any] = {"run": "rescue", "directory": Path(directory), "backends": [self._seen]}
-            with trimtab.watch(**options, act="process", gradients_every=1):
+            with trimtab.watch(**options, act="process", gradients_every=self._every):
                 yield
 
     def should_stop(self) -> bool:

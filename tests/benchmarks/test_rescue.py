@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from unittest.mock import Mock
 
 import pytest
 import rescue
@@ -21,6 +23,7 @@ from rescue_ours import Ours
 from rescue_recipes import Recipe
 from rescue_sets import BARRED, OTHERS, Job, Set, find
 
+import trimtab
 from trimtab.catalog.rules import RULES
 
 SHORT = recipes.MLP.but(epochs=4, steps=20)
@@ -152,6 +155,18 @@ def test_ours_ends_with_its_best_weights_and_those_that_the_loop_left_are_scored
     assert trained.last is not None
     assert trained.final.loss == min(each.loss for each in trained.validations)
     assert trained.last.loss == trained.validations[-1].loss > trained.final.loss
+
+
+@pytest.mark.parametrize(("asked", "every"), [([], 1), (["--spaced"], None)])
+def test_ours_reads_gradients_at_every_step_unless_it_is_spaced(
+    monkeypatch: pytest.MonkeyPatch, asked: list[str], every: int | None
+) -> None:
+    watched = Mock(wraps=trimtab.watch)
+    monkeypatch.setattr(trimtab, "watch", watched)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(rescue, "train_all", lambda *_: train(SHORT, 0, Fault(), Ours()) and [])
+    rescue.main(["--quick", "--only", "overfitting", *asked])
+    assert watched.call_args.kwargs["gradients_every"] == every
 
 
 def test_weights_that_the_loop_left_must_be_those_of_the_bare_run() -> None:
