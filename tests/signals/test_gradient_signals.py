@@ -224,8 +224,19 @@ def test_update_excess_goes_by_steps_alone_where_no_loss_is_seen():
 
 
 def test_update_excess_adds_long_steps_up_while_the_loss_loses_its_gain():
+    course = course_of(LOSING)
+    signal = UpdateExcess(course)
+    for _ in range(5):
+        signal.update(moved(0.06))
+        for loss in [2.4] * 8:
+            course.update(loss)
+    assert signal.update(moved(0.06)) == pytest.approx(1.7 * 0.36)
+
+
+def test_update_excess_adds_no_steps_up_that_come_close_together():
+    """The first ones of a run are all measured, and are the longest."""
     signal = UpdateExcess(course_of(LOSING))
-    assert [signal.update(moved(0.06)) for _ in range(6)][-1] == pytest.approx(1.7 * 0.36)
+    assert [signal.update(moved(0.06)) for _ in range(6)][-1] == pytest.approx(1.7 * 0.06)
 
 
 @pytest.mark.parametrize("losses", [[3.0 - 0.02 * i for i in range(40)], [4.6, 4.0], [2.3, 5.0, *[2.2] * 20]])

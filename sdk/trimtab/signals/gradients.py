@@ -158,8 +158,9 @@ class UpdateExcess:
 
         score = max(newest ratio, 1.7 times the sum of the last six), while the loss gets worse; else 0
 
-    The ratio is the median over modules, and that of a module the least of its parameters' update ratios. The sum
-    counts for the first 200 losses only: a rate that has held for longer is judged by what it does to the loss.
+    The ratio is the median over modules, and that of a module the least of its parameters' update ratios. Of readings
+    that are less than eight losses apart, as the first ones are, one counts in the sum. The sum counts for the first
+    200 losses only: a rate that has held for longer is judged by what it does to the loss.
 
     The loss gets worse when it is above its best
 
@@ -179,9 +180,20 @@ class UpdateExcess:
     however slow they are.
     """
 
-    __slots__ = ("_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first")
+    __slots__ = (
+        "_added_at",
+        "_apart",
+        "_course",
+        "_furthest",
+        "_newest",
+        "_of_modules",
+        "_ratios",
+        "_typical",
+        "first",
+    )
 
     READINGS = 6
+    APART = 8  # losses
     WEIGHT = 1.7
     OFF = 0.15
     OFF_ALONE = 0.5  # where each step is that of one gradient
@@ -192,6 +204,8 @@ class UpdateExcess:
         self._course = course
         self._newest: Mapping[str, float] | None = None
         self._ratios: deque[float] = deque(maxlen=self.READINGS)
+        self._apart: deque[float] = deque(maxlen=self.READINGS)  # those of them that are added up
+        self._added_at = 0  # the losses by then
         self._furthest: deque[float] = deque(maxlen=self.READINGS)
         self._typical = 0.0
         self._of_modules = _Modules()
@@ -220,7 +234,7 @@ class UpdateExcess:
         count = self._course.count
         if (count or self._course.idle) and not self._is_losing(self._course):
             return 0.0
-        return max(self._typical, self.WEIGHT * sum(self._ratios)) if count in self.LOSSES else self._typical
+        return max(self._typical, self.WEIGHT * sum(self._apart)) if count in self.LOSSES else self._typical
 
     def _is_losing(self, course: Course) -> bool:
         level = course.fast if course.fast < course.middle else course.middle
@@ -242,6 +256,9 @@ class UpdateExcess:
         if len(least) >= self._of_modules.fewest:
             self._typical = statistics.median(least)
             self._ratios.append(self._typical)
+            if not self._apart or self._course.count >= self._added_at + self.APART:
+                self._apart.append(self._typical)
+                self._added_at = self._course.count
             self._furthest.append(max(least))
             at_rate = self._typical / self._course.lengthened
             if at_rate < math.inf:  # else it is of weights that are no numbers any more
@@ -252,6 +269,7 @@ class UpdateExcess:
     def fence(self) -> None:
         """Forget every reading but which was the newest."""
         self._ratios.clear()
+        self._apart.clear()
         self._furthest.clear()
         self._typical = 0.0
 
