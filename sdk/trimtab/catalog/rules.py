@@ -70,7 +70,7 @@ RULES: dict[str, RuleSpec] = {
             threshold=15.0,
             severity="critical",
             relative=False,
-            reach=15,
+            reach=14,
             meaning="Gradients are not cleared between steps: each step applies what all backwards before it have "
             "brought, and the loss that is shown is the sum of theirs.",
             by_default="15 steps in a row had each more backwards than the one before.",

@@ -75,7 +75,7 @@ class Bench:
         self._ratios: Mapping[str, float] = {}  # ... of parameters that have a gradient
         self._until = 0  # the last step with whose loss they are judged
         self.excess = UpdateExcess(self.course)  # whether or not a rule judges by it
-        self._backwards = 1  # of the newest step
+        self._backwards = 0  # of the newest step since a fence
         self._first_rate = 0.0  # at which the first update ratio was measured
         self._by_source: dict[str, list[Seated]] = {}
         self._functions: list[tuple[Seat, Function]] = []
@@ -165,7 +165,7 @@ class Bench:
         return [self._verdict(seat, step)] if was_firing else []
 
     def fence(self) -> None:
-        self._until = self.skips = 0
+        self._until = self.skips = self._backwards = 0
         self.course.fence()
         for seat in self.seats:
             seat.signal.fence()
