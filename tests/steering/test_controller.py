@@ -164,6 +164,7 @@ def test_dry_run_shows_what_would_be_done_and_does_nothing(watching, training):
         ),
         (ScaleWeightDecay(3.0), {"factor": 3.0}, {}, {"factor": 3.0, "floor": 1e-4, "ceiling": 1.0}),
         (SetDropout(0.3), {"ratio": 0.3}, {"dropout": 0.1}, {"dropout": 0.3}),
+        (SetDropout(0.05, lower=True), {"ratio": 0.05, "lower": True}, {"dropout": 0.1}, {"dropout": 0.05}),
         (
             ClipGradients(2.0, steps=3),
             {"max_norm": 2.0, "steps": 3},
@@ -180,6 +181,15 @@ def test_dry_run_tells_what_each_action_would_change(watching, training, action,
         training.steps(3)
     done = seen.run.adjustments[0]
     assert (done.outcome, done.arguments, done.before, done.after) == ("dry_run", given, before, after)
+
+
+def test_dry_run_tells_of_no_dropout_that_would_stay_as_it_is(watching, training):
+    training.model.insert(1, nn.Dropout(0.5))
+    with watching(rules=[ALWAYS], policies=[answered_by(SetDropout(0.1), budget=1)]) as seen:
+        training.steps(3)
+    done = seen.run.adjustments[0]
+    assert (done.outcome, done.after) == ("refused", {})
+    assert done.reason == "Every dropout has the ratio 0.1 already, or more."
 
 
 def test_judging_leaves_training_as_it_is(watching):

@@ -10,14 +10,14 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from trimtab.actions import Change, Refused
-from trimtab.actuators.dropout import NO_DROPOUT, LargestRatio
+from trimtab.actuators.dropout import LargestRatio, would_change
 from trimtab.actuators.halting import Halting
 from trimtab.actuators.parts import Parts
 from trimtab.actuators.saving import save
 from trimtab.actuators.scales import bounded
 from trimtab.actuators.snapshots import Snapshots
 from trimtab.actuators.steering import Steering
-from trimtab.actuators.step_controls import StepControls, clipped
+from trimtab.actuators.step_controls import StepControls, clipped, dropped_out
 
 BEST, LAST = "best.pt", "last.pt"
 ADVICE = "once the loop asks"  # in place of True, where nobody hears of a halt
@@ -233,10 +233,10 @@ class DryControls:
         return Change({}, {"factor": factor, "floor": floor, "ceiling": ceiling})
 
     def set_dropout(self, ratio: float, *, lower: bool = False) -> Change:
-        before = self._of.largest_dropout.read()
-        if before is None:
-            raise Refused(NO_DROPOUT)
-        return Change({"dropout": before}, {"dropout": ratio})
+        steering, models = self._of.steering, list(self._of.parts().models.values())
+        if self._optimizer:
+            models = list(steering.models_of(steering.steered(self._optimizer).parameters))
+        return dropped_out(would_change(models, ratio, lower=lower), ratio)
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         usual = self._of.steering.usual_norm(self._optimizer) if max_norm is None else max_norm

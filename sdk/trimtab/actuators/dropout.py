@@ -34,13 +34,8 @@ class Dropout:
 
         Raises `Refused` where nothing would change.
         """
-        every = list(_dropouts(models))
-        if not every:
-            raise Refused(NO_DROPOUT)
-        found = [(m, name) for m, name in every if getattr(m, name) < ratio or (lower and getattr(m, name) > ratio)]
-        if not found:
-            raise Refused(f"Every dropout has the ratio {ratio:g} already{'' if lower else ', or more'}.")
-        before = sorted({float(getattr(module, name)) for module, name in found})
+        found = _to_set(models, ratio, lower=lower)
+        before = _ratios_of(found)
         users = {(id(module()), name): own for module, name, own, _ in self._own}
         left = [own for own in self._own if all(own[0]() is not module for module, _ in found)]
         self._own = left + [
@@ -63,6 +58,11 @@ class Dropout:
                 left.append((reference, name, own, ratio))
         self._own = left
         return len(left) < before
+
+
+def would_change(models: Sequence[nn.Module], ratio: float, *, lower: bool = False) -> list[float]:
+    """What `Dropout.set` would return, or raise. Changes nothing."""
+    return _ratios_of(_to_set(models, ratio, lower=lower))
 
 
 def put_back(dropouts: Sequence[Dropout]) -> None:
@@ -94,6 +94,21 @@ class LargestRatio:
             self._found = [(weakref.ref(module), name) for module, name in _dropouts(models)]
         ratios: list[Any] = [getattr(reference(), name, None) for reference, name in self._found]
         return max(filter(is_number, ratios), default=None)
+
+
+def _to_set(models: Sequence[nn.Module], ratio: float, *, lower: bool) -> list[tuple[nn.Module, str]]:
+    """Those that have less, with `lower` another one. Raises `Refused` where there is none."""
+    every = list(_dropouts(models))
+    if not every:
+        raise Refused(NO_DROPOUT)
+    found = [(m, name) for m, name in every if getattr(m, name) < ratio or (lower and getattr(m, name) > ratio)]
+    if not found:
+        raise Refused(f"Every dropout has the ratio {ratio:g} already{'' if lower else ', or more'}.")
+    return found
+
+
+def _ratios_of(found: Sequence[tuple[nn.Module, str]]) -> list[float]:
+    return sorted({float(getattr(module, name)) for module, name in found})
 
 
 def _dropouts(models: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, str]]:

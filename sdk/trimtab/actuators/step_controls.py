@@ -89,7 +89,7 @@ class StepControls:
         if not models:
             raise Refused("The model is not known: no module holds the optimizer's parameters.")
         before = self._steered.dropout.set(models, ratio, lower=lower)
-        return Change({"dropout": before if len(before) > 1 else before[0]}, {"dropout": ratio})
+        return dropped_out(before, ratio)
 
     def clip_gradients(self, max_norm: float | None, *, steps: int) -> Change:
         """Clip the 2-norm on the update that is about to be made and the next ones, `steps` in all.
@@ -163,6 +163,11 @@ class StepControls:
 
     def _usual_norm(self) -> float | None:
         return self._steering.usual_norm(self._steered.label)
+
+
+def dropped_out(before: Sequence[float], ratio: float) -> Change:
+    """What a change says of dropouts that had the ratios `before`."""
+    return Change({"dropout": before if len(before) > 1 else before[0]}, {"dropout": ratio})
 
 
 def clipped(norm: float | None, steps: int) -> dict[str, Any]:
