@@ -232,7 +232,8 @@ TERMS = (
     "| 4 calm swings | stand in for the gain while the loss has hardly come down |",
     "| reading | a step on which gradients are read; with default settings not every step, see `gradients_every` |",
     "| update ratio | by how much a step changes a layer, over the size of the layer (2-norms) |",
-    "| loss at chance | the loss of the best answer that is the same for every input: the entropy of the labels |",
+    "| loss at chance | the loss of the best answer that is the same for every input: of classes the entropy of the "
+    "labels, of the mean squared error the variance of the targets |",
     "| fence | the start, a resume and every adjustment: what was seen before does not count any more |",
     "",
 )

@@ -250,8 +250,8 @@ class StillHigh:
     **Where it began:** the doubt about progress (see `Progress`) times the share of the patience (1000 values) that has
     gone by; without waiting, if the loss exploded within its first 24 values: if one of them was 12 times its later
     swing above its beginning, and one beside it 4 times. One alone may be a batch like no other. Not where all steps
-    are known to be short (`Course.stride` under 0.03): there the beginning was lucky, as that of a batch of one sample
-    may be, and the swing shrinks as the model learns.
+    are known to be short (the largest typical update ratio is under 0.03): there the beginning was lucky, as that of a
+    batch of one sample may be, and the swing shrinks as the model learns.
 
     **At chance,** the product of:
 
