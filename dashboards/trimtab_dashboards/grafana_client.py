@@ -63,9 +63,6 @@ class Grafana:
     def patch(self, *path: str, body: Any) -> Any:
         return self._api.PATCH(_joined(path), json=body)
 
-    def delete(self, *path: str) -> Any:
-        return self._api.DELETE(_joined(path))
-
     def find(self, *path: str) -> Any:
         """What is at a path, None where there is nothing (404)."""
         try:

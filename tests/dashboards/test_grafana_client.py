@@ -58,7 +58,7 @@ def test_client_refuses_a_part_that_would_climb(grafana):
 
 def test_client_takes_an_empty_answer(server, grafana):
     server.answer = (204, {}, "")
-    assert grafana.delete("annotations", "1") is None
+    assert grafana.patch("annotations", "1", body={}) is None
 
 
 @pytest.mark.parametrize(

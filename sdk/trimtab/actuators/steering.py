@@ -120,11 +120,11 @@ class Steering:
 
     def leave(self, optimizer: Optimizer) -> None:
         """The user's code runs in the middle of an update."""
-        self._updates[optimizer].leave(optimizer)
+        self._updates[optimizer].leave()
 
     def end(self, optimizer: Optimizer) -> None:
         """An update is over."""
-        self._updates[optimizer].end(optimizer)
+        self._updates[optimizer].end()
 
     def meet(self, label: str, optimizer: Optimizer) -> None:
         """An optimizer is seen for the first time. It is surrounded at once where a resumed run steered it."""
@@ -223,8 +223,8 @@ class Steering:
 
     def close(self) -> None:
         """Put everything back. The hooks are removed by whoever registered them."""
-        for optimizer, updates in list(self._updates.items()):
-            updates.end(optimizer)
+        for updates in list(self._updates.values()):
+            updates.end()
         self._drop_out_as_before()
 
     def _drop_out_as_before(self) -> None:

@@ -102,7 +102,7 @@ class Updates:
     def begin(self, optimizer: Optimizer, gradients_ready: bool) -> None:
         """Put ours in place for a new update. With `gradients_ready` also clip them, or take them away."""
         if self._running:  # the one before was broken off where nobody saw it, and much may have happened since
-            self.leave(optimizer)
+            self.leave()
             self._running, self._skip = False, None
         self.enter(optimizer, gradients_ready)
 
@@ -127,13 +127,13 @@ class Updates:
         if self._skip is not None:
             self._skip.hide()
 
-    def leave(self, optimizer: Optimizer) -> None:
+    def leave(self) -> None:
         """Put the schedule's in place, for the length of a closure or of a hook."""
         self._placed.put_back()
         if self._skip is not None:
             self._skip.show()
 
-    def end(self, optimizer: Optimizer) -> None:
+    def end(self) -> None:
         """Put everything back, and count."""
         if not self._running:
             return

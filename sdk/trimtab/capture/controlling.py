@@ -67,10 +67,10 @@ class StepController(Protocol):
         """An optimizer is about to step inside `backward`, as one of several with this label. Called once."""
         ...
 
-    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
+    def judge(self, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
         """The loss and the gradients of a step are known and not `applied` yet; `due` has those before it too.
 
-        Returns every how many steps to judge. There is no `optimizer` where the step was not its own to announce.
+        Returns every how many steps to judge.
         """
         ...
 
@@ -89,7 +89,7 @@ class StepController(Protocol):
         """GradScaler skipped a step."""
         ...
 
-    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool:
+    def stepped(self, label: str, *, pending: bool = False) -> bool:
         """The parameters are updated. `pending`: by now the next forward has been made with them.
 
         Returns whether this optimizer was adjusted since it was asked last: its next steps are to be looked at closely.

@@ -144,7 +144,7 @@ class Steps:
             if gradients_ready:
                 self._sample(tracked, optimizer)
         if gradients_ready and self._is_due(tracked, optimizer, tracked.share.losses):
-            self._judge(tracked, optimizer, tracked.share.losses)
+            self._judge(tracked, tracked.share.losses)
 
     def closure_returned(self, optimizer: Optimizer) -> None:
         """The first evaluation of the closure is the step's loss and gradient."""
@@ -156,7 +156,7 @@ class Steps:
             if tracked.calls >= tracked.sample_at:
                 self._sample(tracked, optimizer)
             if self._is_due(tracked, optimizer, tracked.evaluated):
-                self._judge(tracked, optimizer, tracked.evaluated)
+                self._judge(tracked, tracked.evaluated)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped; see `StepListener`."""
@@ -189,7 +189,7 @@ class Steps:
         if not tracked.judged:
             tracked.unjudged.add(losses, tracked.found_inf)
         if tracked.judged or self.controller.awaits_steps:
-            self._stepped(tracked, optimizer)
+            self._stepped(tracked)
 
     def loaded(self, optimizer: Optimizer) -> None:
         """A state was loaded into `optimizer`: weights may have been, too, or may be before it steps."""
@@ -345,7 +345,7 @@ class Steps:
         if first is not None and (tracked.share.is_untouched or self.clipping.any):
             tracked.ledger.first_backwards.append(first)
 
-    def _judge(self, tracked: Tracked, optimizer: Optimizer, losses: Sequence[Held]) -> None:
+    def _judge(self, tracked: Tracked, losses: Sequence[Held]) -> None:
         started = self._recorder.clock()
         if tracked.calls >= tracked.judge_at:
             tracked.hasty = 0
@@ -353,7 +353,7 @@ class Steps:
         due = tracked.unjudged.take()
         tracked.judged = True
         tracked.judge_at = tracked.calls + 1  # where judging fails
-        interval = self.controller.judge(optimizer, tracked.ledger, due)
+        interval = self.controller.judge(tracked.ledger, due)
         if self.controller.judges_at_once and self._recorder.pace.gradients.is_close(tracked.calls, tracked.close_from):
             interval = 1
         tracked.judge_at = (tracked.calls // interval + 1) * interval
@@ -380,9 +380,9 @@ class Steps:
         tracked.sample_at = tracked.calls + 1
         return True
 
-    def _stepped(self, tracked: Tracked, optimizer: Optimizer) -> None:
+    def _stepped(self, tracked: Tracked) -> None:
         started = self._recorder.clock()
-        is_adjusted = self.controller.stepped(optimizer, tracked.ledger.label)
+        is_adjusted = self.controller.stepped(tracked.ledger.label)
         if is_adjusted and self.controller.judges_at_once and self._recorder.pace.gradients.fixed is None:
             tracked.look_closely()
         self._recorder.meter.add(self._recorder.clock() - started)
@@ -391,7 +391,7 @@ class Steps:
         """Whether a policy skipped the step. Where it did not, the rates that were used are noted."""
         if self.controller.left_out(optimizer):
             self._skip(tracked, losses, now, "policy")
-            self._stepped(tracked, optimizer)
+            self._stepped(tracked)
             return True
         rates = self.controller.rates(optimizer)
         if rates is not None:

@@ -57,7 +57,7 @@ class JudgedAfterwards:
             started = self._recorder.clock()
             due = self._unjudged.take()
             self._judge_at = self._calls + 1
-            interval = self.controller().judge(None, ledger, due, applied=True)
+            interval = self.controller().judge(ledger, due, applied=True)
             self._judge_at = (self._calls // interval + 1) * interval
             self._recorder.meter.add(self._recorder.clock() - started)
         self._calls += 1
@@ -71,7 +71,7 @@ class JudgedAfterwards:
         """It is recorded: the moment for what has waited for the end of a step. `pending`: the next has begun."""
         if self.controller().awaits_steps:
             started = self._recorder.clock()
-            self.controller().stepped(None, ledger.label, pending=pending)
+            self.controller().stepped(ledger.label, pending=pending)
             self._recorder.meter.add(self._recorder.clock() - started)
 
 

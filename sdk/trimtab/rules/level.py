@@ -70,10 +70,10 @@ class Level:
         if self.worst is None or level > self.worst:
             self.worst = level
         if self.firing or level >= 1.0:
-            return self._edge(step, value, level)
+            return self._edge(step, value)
         return None
 
-    def _edge(self, step: int, value: float, level: float) -> Edge | None:
+    def _edge(self, step: int, value: float) -> Edge | None:
         if not self.firing:
             self.firing = True
             self.episode += 1

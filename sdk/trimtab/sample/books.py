@@ -224,7 +224,7 @@ class Books:
     def _publish_block(self, ledger: Ledger, block: Block) -> None:
         ledger.waiting -= len(block.rows)
         numbers = block.read()
-        self._leave_out_skipped(ledger, block, numbers)
+        self._leave_out_skipped(block, numbers)
         ledger.steps += len(numbers.rows.loss)
         ledger.skipped += block.skipped
         self._count(ledger, numbers)
@@ -236,7 +236,7 @@ class Books:
         for event in step_events(ledger, block, numbers, context):
             self._emit(event)
 
-    def _leave_out_skipped(self, ledger: Ledger, block: Block, numbers: Numbers) -> None:
+    def _leave_out_skipped(self, block: Block, numbers: Numbers) -> None:
         """Steps of a fused optimizer that GradScaler told to do nothing, as is known only now."""
         rows = numbers.rows
         skipped = {i for i, found in enumerate(rows.found_inf) if found}

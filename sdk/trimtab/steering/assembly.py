@@ -17,7 +17,6 @@ from trimtab.alerts.reception import Reception
 from trimtab.alerts.silences import Silences
 from trimtab.capture.capture import Capture
 from trimtab.capture.models import Models
-from trimtab.catalog.rules import RULES
 from trimtab.errors import ConfigError
 from trimtab.guard import Guard
 from trimtab.policies import Engine, Policy
@@ -34,7 +33,6 @@ from trimtab.steering.controller import Controller
 from trimtab.steering.evidence import RunEvidence
 from trimtab.types import Config, Event, RunInfo
 
-_HUNG = RULES["run_hung"]
 SNAPSHOT_EVERY = 32  # steps, where the user fixed an interval and so wants every run to be the same
 
 
@@ -48,7 +46,7 @@ def rules_and_policies(config: Config) -> tuple[list[AnyRule], tuple[Policy, ...
         ConfigError: a rule or a policy that cannot be used.
     """
     with _of_file(config, "rules"):
-        rules = _rules(config)
+        rules = resolve(config.rules)
     with _of_file(config, "policies"):
         return rules, _policies(config, rules)
 
@@ -62,17 +60,6 @@ def _of_file(config: Config, setting: str) -> Iterator[None]:
         if setting not in config.files:
             raise
         raise ConfigError(f"{config.files[setting]}: {error}") from error
-
-
-def _rules(config: Config) -> list[AnyRule]:
-    rules = resolve(config.rules)
-    for rule in rules:
-        if isinstance(rule, Rule) and rule.signal == _HUNG.signal:
-            raise ConfigError(
-                f"rule {rule.name}: signal={rule.signal!r} is judged by {_HUNG.name} alone, on its own thread. Give "
-                f"a table with name = {_HUNG.name!r} and another threshold."
-            )
-    return rules
 
 
 def _policies(config: Config, rules: Sequence[AnyRule]) -> tuple[Policy, ...]:

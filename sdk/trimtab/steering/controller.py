@@ -234,7 +234,7 @@ class Controller:
         self._labels[label] = self.shared[label] = None
         self._actuators.steering.meet(label, optimizer)
 
-    def judge(self, optimizer: Optimizer | None, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
+    def judge(self, ledger: Ledger, due: Due, *, applied: bool = False) -> int:
         """See `StepController`."""
         label, step = ledger.label, self._books.steps_written() + 1
         if len(self.optimizers) > 1:
@@ -245,7 +245,7 @@ class Controller:
             if not applied:
                 self._answering.record(label, Moment(step, False, False))
             return 1
-        return self._next_in(label, Moment(step, applied, late or applied))
+        return self._next_in(Moment(step, applied, late or applied))
 
     def looks_again(self, label: str) -> bool:
         """See `StepController`."""
@@ -289,7 +289,7 @@ class Controller:
         self._answer(label, self._judge.skipped(label, step), Moment.after(step))
         self._take_in(Moment.after(step))
         if self._membership.ranks is not None:  # all of them skip it, whose gradients are alike
-            self._next_in(label, Moment.after(step))
+            self._next_in(Moment.after(step))
         self._end_step(label, step)
         self.awaits_steps = self._awaits()
 
@@ -342,7 +342,7 @@ class Controller:
             self._orders.look(time.perf_counter())
             self.awaits_steps = self.awaits_steps or self._orders.waiting
 
-    def stepped(self, optimizer: Optimizer | None, label: str, *, pending: bool = False) -> bool:
+    def stepped(self, label: str, *, pending: bool = False) -> bool:
         """See `StepController`: the moment for what has waited for it."""
         step = self._books.steps_written()
         may_write = self._end_step(label, step, pending=pending)
@@ -441,7 +441,7 @@ class Controller:
         if back_to is not None:
             self._wariness.went_back(decision, step)
 
-    def _next_in(self, label: str, moment: Moment) -> int:
+    def _next_in(self, moment: Moment) -> int:
         """Every how many steps to judge. With other ranks this is where they hear of each other."""
         interval, ranks = self._pace.judging_interval(self.acts), self._membership.ranks
         if ranks is None:
