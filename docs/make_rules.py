@@ -25,7 +25,7 @@ MEASURED = {  # what stands behind the signals that are given as numbers
     "step time, or twice the second-longest pause that the run came back from, whichever is longest. Before the first "
     "step it is an hour.",
     "data_wait_share": "The time that training waited for the loader, as a share of the time of its steps. There is a "
-    "point for each record of steps: at most two a second.",
+    "point for each record of steps, in fast loops about once a second.",
     "overhead_excess": "The share of time that Trimtab takes, over the share that `overhead=` allows. Measured every "
     "five seconds.",
     "backend_errors": "The number of exceptions that backends raised within the last five seconds.",

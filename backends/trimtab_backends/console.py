@@ -1,7 +1,7 @@
 """Tells the person at the terminal, on stderr: a live line while training runs, and a line for each thing that ends.
 
-Where stderr is no terminal there is no live line; a run without epochs then says where it stands once a minute. Such a
-run says so at its end, too. Of several ranks only the first speaks.
+Where stderr is no terminal there is no live line; a run then says where it stands for each minute in which no epoch
+ends. One without epochs says so at its end, too. Of several ranks only the first speaks.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The policies that ship: few rungs, each decisive, so that a run of some hundred steps can still be saved.
 
-Everything that one unstable run may show (a spike, divergence, exploding or non-finite gradients) climbs together:
-going back alone is tried once, for the fault that does not come again; the second time the rate is taken for the
-cause. Two more tenths find a good rate for a run that began a hundred times too high. What cannot be helped is ended
-with the best state kept.
+Everything that one unstable run may show (a spike, divergence, updates that are too large, a loss or gradients that
+explode or are not finite) climbs together. Going back alone is tried once, where the fault may not come again; after
+that gradients are clipped, if it is theirs, and then the rate is taken for the cause. Two more tenths find a good rate
+for a run that began a hundred times too high. What cannot be helped is ended with the best state kept.
 """
 
 from __future__ import annotations

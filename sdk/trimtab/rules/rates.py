@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BACK = 8  # steps over which a change counts as sudden
 CHANGE = 2.0
-SETTLE = 20  # points for which relative rules are suspended then
+SETTLE = 20  # steps for which relative rules are suspended then
 RISING = 16  # steps over which any rise is a warm-up
 FAR_BELOW = 0.2  # of the highest rate so far: the schedule is about to end, or to restart
 
@@ -15,7 +15,7 @@ class LearningRate:
     __slots__ = ("_highest", "_index", "_ring", "_rose_at", "_steps", "_still", "gone", "last", "settling", "steady")
 
     def __init__(self) -> None:
-        self.settling = 0  # points for which relative rules are still suspended
+        self.settling = 0  # steps for which relative rules are still suspended
         self.steady = True  # falling, or not rising; and not all but gone
         self.gone = False  # all but: far below its highest
         self.last: float | None = None  # that of the newest step whose rate was known

@@ -48,7 +48,8 @@ class Rule:
         hold: points in a row, from 1 to 10000.
         clear: the episode ends after `hold` points in a row under this share of the threshold, over 0 to 1.
         severity: "info" only reports, unless a policy of yours is bound to the rule; "warning" and "critical" may act.
-        relative: not judged for 20 points after your own learning rate changed by 2x.
+        relative: not judged for 20 steps after your own learning rate changed by 2x. Says nothing of a rule that is
+            judged once for the run: about validation, records, or what you log.
         meaning, advice: sentences for people, on what it means and what to do.
 
     Raises:
