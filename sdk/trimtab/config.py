@@ -321,6 +321,10 @@ def _read(name: str, given: _Given) -> Any:
 
     setting = _SETTINGS[name]
     said = name if name in ("alerts", "grafana") else given.said  # there may be a password in it
+    if name == "rules" and given.is_text:
+        raise ConfigError(
+            f"{said}: rules are tables, which no variable holds. Write them to the file of TRIMTAB_CONFIG."
+        )
     value = listed(given.value) if name in _LISTS else given.value
     if name in _PATHS and isinstance(value, os.PathLike):
         value = os.fspath(value)

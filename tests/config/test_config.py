@@ -393,6 +393,13 @@ def test_policies_are_named_in_the_environment_with_commas():
     assert [policy.name for policy in rules_and_policies(config)[1]] == ["loss_nonfinite", "gradient_exploding"]
 
 
+def test_rules_in_the_environment_are_refused_with_where_they_belong():
+    with pytest.raises(
+        ConfigError, match=r"^TRIMTAB_RULES=loss_spike: rules are tables, .* the file of TRIMTAB_CONFIG\.$"
+    ):
+        resolve({"TRIMTAB_RULES": "loss_spike"})
+
+
 def test_bare_string_of_backends_is_a_list_parted_by_commas():
     assert resolve(backends="jsonl").backends == ("jsonl",)
     assert resolve(backends="console,jsonl").backends == ("console", "jsonl")

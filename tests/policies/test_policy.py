@@ -204,8 +204,8 @@ def test_action_of_ones_own_takes_arguments_of_any_kind(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('ladder = ["halt"]', "on is missing"),
-        ('on = "a"', "ladder is missing"),
+        ('ladder = ["halt"]', "on is missing. Add it, as on = 'loss_spike'"),
+        ('on = "a"', r"ladder is missing. Add it, as ladder = \['roll_back'\]"),
         ('on = "a"\nladder = "halt"', "expected a list of actions"),
         ('on = "a"\nladders = []', "ladders is not a setting of a policy. Did you mean 'ladder'"),
         ('on = "a"\nladder = []', "expected one action at least"),
@@ -226,6 +226,13 @@ def test_action_of_ones_own_takes_arguments_of_any_kind(monkeypatch):
 def test_table_that_cannot_be_read_gets_a_sentence(text, sentence):
     with pytest.raises(ConfigError, match=sentence):
         read(text)
+
+
+def test_what_is_no_policy_is_named():
+    with pytest.raises(
+        ConfigError, match=r"^policies\[1\]: 5: expected the name of a shipped policy, or a table such as"
+    ):
+        reading.policies(["loss_spike", 5], defaults.POLICIES)
 
 
 @pytest.mark.parametrize(

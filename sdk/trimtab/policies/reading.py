@@ -45,16 +45,19 @@ def policy(given: Any, *, where: str = "policies") -> Policy:
         ConfigError: a key, a name or a value that cannot be used; `where` begins the message.
     """
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: expected a table such as {{on = 'loss_spike', ladder = ['roll_back']}}.")
+        raise ConfigError(
+            f"{where}: {reprlib.repr(given)}: expected the name of a shipped policy, or a table such as "
+            "{on = 'loss_spike', ladder = ['roll_back']}."
+        )
     for key in given:
         if key not in _KEYS:
             raise ConfigError(f"{where}: {key} is not a setting of a policy. {did_you_mean(str(key), _KEYS)}")
-    for key in ("on", "ladder"):
+    for key, example in (("on", "'loss_spike'"), ("ladder", "['roll_back']")):
         if key not in given:
-            raise ConfigError(f"{where}: {key} is missing. Give {key}.")
+            raise ConfigError(f"{where}: {key} is missing. Add it, as {key} = {example}.")
     ladder = given["ladder"]
     if not isinstance(ladder, (list, tuple)):
-        raise ConfigError(f"{where}: ladder = {ladder!r}: expected a list of actions.")
+        raise ConfigError(f"{where}: ladder = {ladder!r}: expected a list of actions, such as ['roll_back'].")
     rungs = [
         [action(part, where=where) for part in (rung if isinstance(rung, (list, tuple)) else (rung,))]
         for rung in ladder
