@@ -19,7 +19,9 @@ PROMETHEUS, ALERTMANAGER, GRAFANA = (f"http://127.0.0.1:{port}" for port in (909
 @click.command(short_help="Check a set-up end to end, and say what to do.")
 @click.option("--run", "name", metavar="NAME", help="The run to look for. [default: the one seen last]")
 @click.option(
-    "--targets", metavar="DIR", help="Directory of the files by which Prometheus finds runs. [default: runs/targets]"
+    "--targets",
+    metavar="DIR",
+    help="Directory of the files by which Prometheus finds runs. [default: TRIMTAB_TARGETS_DIR, or runs/targets]",
 )
 @click.option("--prometheus", metavar="URL", help=f"Address of Prometheus. [default: {PROMETHEUS}]")
 @click.option(
