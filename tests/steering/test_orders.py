@@ -12,7 +12,7 @@ from controller_training import Training, same
 from torch.utils.data import DataLoader
 
 import trimtab
-from trimtab.actions import ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
+from trimtab.actions import FOR_GOOD, ClipGradients, Halt, RollBack, ScaleLearningRate, SkipStep
 from trimtab.sample import books
 from trimtab.steering import control
 from trimtab.testing import RecordingBackend
@@ -64,6 +64,16 @@ def test_steps_before_an_adjustment_are_no_evidence_though_they_are_judged_after
     begun = [alert.step for alert in seen.run.alerts if alert.rule == "held"]
     assert 24 <= fenced_at < 32  # between two judgements
     assert begun == [8, fenced_at + 8]
+
+
+def test_what_was_done_is_told_in_one_sentence(watching, training):
+    training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.01)
+    with watching() as seen:
+        training.steps(2)
+        id = order(seen, "adjust", LOWER, ClipGradients(1.0, steps=FOR_GOOD))
+        training.steps(2)
+        text = answered(seen, id).text
+    assert text.endswith("multiplied by its rate, and scales too; max_norm None -> 1")
 
 
 def test_pause_keeps_policies_from_acting_until_it_ends(watching, training):

@@ -112,7 +112,7 @@ class Orders:
     def _answering(self, command: Command) -> Callable[[Sequence[Adjustment]], None]:
         def answer(recorded: Sequence[Adjustment]) -> None:
             outcome: Outcome = next((a.outcome for a in recorded if a.outcome != "applied"), "applied")
-            text, step = "; ".join(_described(each, command) for each in recorded), max(a.step for a in recorded)
+            text, step = _in_a_row([_described(a, command) for a in recorded]), max(a.step for a in recorded)
             problem = self._guard.attempt(lambda: self._control.acknowledge(command, outcome, text, step=step))
             if problem is not None:
                 said = f"What became of command {command.id} cannot be written down"
@@ -131,6 +131,11 @@ def _described(adjustment: Adjustment, command: Command) -> str:
         done = f"{done}, but {NOBODY_ASKS}"
     note = adjustment.reason.removeprefix(_reason(command)).strip()
     return f"{done}. {note}" if note else done
+
+
+def _in_a_row(said: Sequence[str]) -> str:
+    """Several things in one sentence, of which each may end like one."""
+    return "; ".join([*(each.removesuffix(".") for each in said[:-1]), *said[-1:]])
 
 
 def _reason(command: Command) -> str:
