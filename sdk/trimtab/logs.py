@@ -183,6 +183,9 @@ def _located(run: str | Path, directory: Path) -> Path:
             raise ConfigError(
                 f"{place} is no run, but holds some. Give one of them, such as {place / runs[-1]}, or all: {place}/*"
             )
+    for place in candidates:
+        if (place / "run.json").is_file():
+            raise ConfigError(f"{place} holds no log: the run had no backend jsonl. Give one that had.")
     if candidates:
         raise ConfigError(f"{candidates[0]} holds no log. {_runs_within(candidates[0], path.name)}")
     raise ConfigError(f"{run}: neither a log nor the directory of a run. {_runs_within(directory, path.name)}")

@@ -134,11 +134,13 @@ def test_report_draws_a_run_that_was_watched(desk, train):
     [
         (["nothing"], "trimtab: nothing: neither a log nor the directory of a run."),
         (["empty.jsonl"], "trimtab: empty.jsonl: no record of a run is in it."),
+        (["unlogged"], "trimtab: unlogged holds no log: the run had no backend jsonl."),
         ([], "Missing argument 'RUN...'"),
     ],
 )
 def test_report_of_nothing_gets_one_sentence(desk, command, sentence):
     desk.write("empty.jsonl")
+    desk.write("unlogged/run.json")
     done = desk.trimtab("report", *command)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
@@ -157,6 +159,15 @@ def test_demo_trains_and_says_what_to_look_at(desk):
     last = [record for record in desk.record() if record["event"] == "epoch"][-1]
     assert last["epoch"] == 15
     assert last["validation"]["accuracy"] > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{"TRIMTAB_BACKENDS": "console"}, {"TRIMTAB_DISABLED": "1"}])
+def test_demo_that_writes_no_log_says_so(desk, given):
+    desk.environ |= given
+    done = desk.trimtab("demo")
+    assert done.returncode == 0
+    assert done.stdout == "log       none: it takes the backend jsonl, and a run that is watched\n"
 
 
 def read(address):

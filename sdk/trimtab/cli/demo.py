@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from trimtab import config, names
-from trimtab.errors import TrimtabError
+from trimtab.errors import ConfigError, TrimtabError
 
 
 @click.command(short_help="Train on real images for some seconds, watched.")
@@ -45,7 +45,11 @@ def _say_what_to_look_at(directory: Path) -> None:
     from trimtab import logs
     from trimtab.report import drawing
 
-    log = logs.locate(directory, directory.parent)
+    try:
+        log = logs.locate(directory, directory.parent)
+    except ConfigError:
+        click.echo("log       none: it takes the backend jsonl, and a run that is watched")
+        return
     click.echo(f"log       {log}")
     if importlib.util.find_spec("matplotlib") is None:
         click.echo(f"picture   pip install 'trimtab[report]', then trimtab report {directory}")
