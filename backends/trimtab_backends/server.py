@@ -93,7 +93,7 @@ def listen(host: str, port: int, *, exact: bool) -> socket.socket:
     Raises:
         BackendError: `exact` and the port is taken, or `host` is not an address of this machine.
     """
-    following = range(port + 1, min(port + NEXT_PORTS, 65536))
+    following = range(port + 1, min(port + NEXT_PORTS + 1, 65536))
     candidates = [port] if exact or port == 0 else [port, *following, 0]
     for candidate in candidates:
         try:

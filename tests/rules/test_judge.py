@@ -859,3 +859,11 @@ def test_overfitting_is_judged_also_where_one_of_the_first_losses_was_not_finite
         verdicts += steps.judge.validation(at, loss, None, 0.5, math.nan)
     assert edges(verdicts) == [("overfitting", "firing")]
     assert steps.judge.findings("0").is_harmful
+
+
+@pytest.mark.parametrize(
+    ("logged", "hint"), [(["blue"], "Did you mean 'blue'?"), (["wer"], "Log it, or name one of accuracy, loss, wer.")]
+)
+def test_monitored_value_that_never_came_is_told_with_those_that_did(logged, hint):
+    told = Judge([], ("bleu", "max")).not_monitored(logged)
+    assert told == f"monitor='bleu': no such value has been seen, so that no state is kept as the best. {hint}"
