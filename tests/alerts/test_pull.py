@@ -24,7 +24,7 @@ from trimtab.alerts.pull import CROWDED_S, LONGEST_S, UNREAD_TOLD, Poller
 from trimtab.alerts.silences import Silences, expected_labels
 from trimtab.guard import Guard
 
-LABELS = expected_labels(RUN, RUN_ID, {"loss_diverged": "critical", "alert:GpuHot": "warning"})
+LABELS = expected_labels(RUN, RUN_ID, ["loss_diverged", "alert:GpuHot"])
 
 
 class Asking:

@@ -8,8 +8,9 @@ from sending import RUN, RUN_ID, silence
 from trimtab.alerts import payloads
 from trimtab.alerts.silences import HOLD_S, Silences, covered, expected_labels
 from trimtab.catalog.rules import RULES
+from trimtab_dashboards.alert_rules import acting
 
-LABELS = expected_labels(RUN, RUN_ID, {"loss_diverged": "critical", "mine": "info", "alert:GpuHot": "warning"})
+LABELS = expected_labels(RUN, RUN_ID, ["loss_diverged", "mine", "alert:GpuHot"])
 
 
 def silenced(*silences):
@@ -62,10 +63,15 @@ def test_more_silences_than_can_be_read_in_time_silence_everything():
     assert "more of them than can be read in time" in unread[-1]
 
 
+def test_labels_are_those_that_the_rules_of_servers_give():
+    shipped = {rule.labels["rule"]: rule for rule in acting() if "rule" in rule.labels}
+    for name, labels in expected_labels(RUN, RUN_ID, RULES).items():
+        assert labels == {**shipped[name].labels, "alertname": shipped[name].name, "run": RUN, "run_id": RUN_ID}
+
+
 def test_a_thousand_silences_of_a_fleet_can_be_read():
     others = [silence(("run", f"other-{number}"), ("alertname", "=~", "Trimtab.*")) for number in range(1_000)]
-    rules = {name: spec.severity for name, spec in RULES.items()}
-    labels = expected_labels(RUN, RUN_ID, rules)
+    labels = expected_labels(RUN, RUN_ID, RULES)
     mine = silence(("run", "=~", f"{RUN}|spare"), ("rule", "loss_diverged"))
     found, unread = covered(payloads.silences(json.dumps([*others, mine]).encode()), labels)
     assert (found, unread) == ({"loss_diverged"}, ())

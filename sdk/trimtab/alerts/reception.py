@@ -58,8 +58,8 @@ class Reception:
         step: Callable[[], int],
     ) -> None:
         config = info.config
-        bound: dict[str, Severity] = {policy.on: "warning" for policy in policies if policy.on.startswith(ALERT)}
-        self._inbox = Inbox(info.run, info.run_id, [*rules, *bound])
+        known = [*rules, *(policy.on for policy in policies if policy.on.startswith(ALERT))]
+        self._inbox = Inbox(info.run, info.run_id, known)
         self._emit = emit
         self._step = step
         self._published_at = 0.0
@@ -83,7 +83,7 @@ class Reception:
                 Client(config.alerts, token_of_server, config.alerts_ca_file),
                 self._inbox,
                 silences,
-                expected_labels(info.run, info.run_id, {**rules, **bound}),
+                expected_labels(info.run, info.run_id, known),
                 run=info.run,
                 interval_s=config.alerts_every,
                 guard=guard,

@@ -16,20 +16,21 @@ _NONE: frozenset[str] = frozenset()
 Labels = Mapping[str, str]
 
 
-def expected_labels(run: str, run_id: str, rules: Mapping[str, str]) -> dict[str, Labels]:
-    """The labels that the alert of each rule would have; `rules` is from name to severity.
+def expected_labels(run: str, run_id: str, rules: Iterable[str]) -> dict[str, Labels]:
+    """The labels that the alert of each rule would have, by the rules that ship for servers.
 
-    An alert bound by name, `alert:NAME`, has that name.
+    Those know no severity but the one that a rule ships with, whatever this run has made of it. An alert bound by
+    name, `alert:NAME`, has that name.
     """
     labels: dict[str, Labels] = {}
-    for rule, severity in rules.items():
+    for rule in rules:
+        severity = RULES[rule].severity if rule in RULES else "warning"
         known = {"run": run, "run_id": run_id, "severity": severity}
         if rule.startswith("alert:"):
             labels[rule] = {**known, "alertname": rule.removeprefix("alert:")}
         else:
             name = alert_name(rule) if rule in RULES else "TrimtabUserRule"
-            severity = severity if rule in RULES else "warning"
-            labels[rule] = {**known, "severity": severity, "alertname": name, "rule": rule, "purpose": "act"}
+            labels[rule] = {**known, "alertname": name, "rule": rule, "purpose": "act"}
     return labels
 
 

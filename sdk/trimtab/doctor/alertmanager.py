@@ -76,7 +76,7 @@ def _arriving(alerts: list[object]) -> Finding:
 
 def _silenced(silences: list[payloads.Silence], target: Target) -> Finding:
     """As the run itself reads them. A silence is somebody's wish, so that it is told is all."""
-    labels = expected_labels(target.run, target.run_id, {name: rule.severity for name, rule in RULES.items()})
+    labels = expected_labels(target.run, target.run_id, RULES)
     rules, _ = covered(silences, labels)
     if not rules:
         return ok("silences", f"none holds for {target.run}")
