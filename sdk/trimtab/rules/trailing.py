@@ -14,6 +14,8 @@ BUCKETS = 12
 class TrailingWorst:
     """Maxima in `BUCKETS` parts of the window, so that a minute of fast records costs twelve small dictionaries.
 
+    A part goes as a whole, when its beginning is that long ago: a level is remembered for 55 to 60 s.
+
     After a fence every level is 0 for as long as the window: what was seen before is no evidence any more, and an alert
     that a server raised on it ends. `now` is in seconds, and only differences matter.
     """
