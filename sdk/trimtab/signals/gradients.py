@@ -181,16 +181,8 @@ class UpdateExcess:
     """
 
     __slots__ = (
-        "_added_at",
-        "_apart",
-        "_course",
-        "_furthest",
-        "_newest",
-        "_of_modules",
-        "_ratios",
-        "_typical",
-        "first",
-    )
+        "_added_at", "_apart", "_course", "_furthest", "_newest", "_of_modules", "_ratios", "_typical", "first",
+    )  # fmt: skip
 
     READINGS = 6
     APART = 8  # losses
