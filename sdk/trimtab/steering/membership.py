@@ -17,9 +17,8 @@ from trimtab.steering.ranks import Ranks
 
 UNANNOUNCED = (
     "There are {ranks} ranks, and this run began as if there were one: initialise torch.distributed before it begins, "
-    "or start it with torchrun (torchrun -m trimtab run)."
+    "or start it with torchrun."
 )
-ALONE = "All that is shown is of this one."
 ANEW = "Scales are not those of the run that is resumed: the ranks cannot agree on them. They begin anew, at 1."
 
 
@@ -120,7 +119,6 @@ class Membership:
         if self.acts and not self._replays:
             self._stand_down(f"{reason} This is a dry run.")
             return
-        self._say("one of several ranks", f"{reason} {ALONE}")
         self._begin_anew()
         self.no_orders = reason
 
