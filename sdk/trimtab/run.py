@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ class Run:
             guard=self._guard,
             emit=self._emit,
             say=self._say,
+            found_ranks=self._guard.wrap("run.json", self._found_ranks),
         )
         self._books.judged = self._controller.judged
         self._books.on_record = self._controller.look_for_orders
@@ -426,6 +428,11 @@ class Run:
         if kind not in self._told:
             self._told.add(kind)
             self._emit(Notice(ts=time.time(), step=self._books.steps_written(), kind=kind, text=text))
+
+    def _found_ranks(self, ranks: int) -> None:
+        """This one took itself for the only one."""
+        self.info = replace(self.info, world_size=ranks)
+        directory.write_status(self.info, "running", self._books.global_step)
 
     def _publish_start(self, backends: Mapping[str, Backend]) -> None:
         found = {name: getattr(backend, "address", None) for name, backend in backends.items()}

@@ -157,6 +157,7 @@ def build(
     guard: Guard,
     emit: Callable[[Event], None],
     say: Callable[[str, str], None],
+    found_ranks: Callable[[int], None],
 ) -> Controller:
     """The controller of one run. Raises what `rules_and_policies` raises."""
     config, world_size = info.config, info.world_size
@@ -235,5 +236,6 @@ def build(
         place=(info.rank, world_size),
         resumes=config.resume,
         trains_alone=capture.trains_alone,
+        found_ranks=found_ranks,
     )
     return controller

@@ -66,11 +66,13 @@ class Controller:
         place: tuple[int, int] = (0, 1),
         resumes: bool = False,
         trains_alone: Callable[[], bool] = lambda: True,
+        found_ranks: Callable[[int], None] = lambda ranks: None,
     ) -> None:
         """`control` is where a person's orders come in; `no_orders` says why none but a pause can be taken.
 
         With `replay` what it says is done, and what policies say is not. `place` is the rank and the number of ranks.
         `resumes`: the run goes on with one of before. `trains_alone()` says whether no thread but this one trains.
+        `found_ranks` is called with the number of ranks where they turn out to be several.
         """
         self.awaits_steps = False
         self.optimizers: dict[str, weakref.ref[Optimizer]] = {}
@@ -106,6 +108,7 @@ class Controller:
             resumes=resumes,
             replays=replay is not None,
             no_orders=no_orders,
+            found=found_ranks,
         )
         ranks = self._membership.ranks
         why_no_best = "" if self._membership.leads else ELSEWHERE

@@ -16,8 +16,9 @@ from trimtab.steering.execution import Execution, Moment
 from trimtab.steering.ranks import Ranks
 
 UNANNOUNCED = (
-    "There are {ranks} ranks, and this run began as if there were one: initialise torch.distributed before it begins, "
-    "or start it with torchrun."
+    "There are {ranks} ranks, and this run began as if there were one: it is of rank {rank} alone. For one run of all, "
+    "start them with `torchrun --nproc-per-node N -m trimtab run train.py`, or have the run begin after "
+    "init_process_group."
 )
 ANEW = "Scales are not those of the run that is resumed: the ranks cannot agree on them. They begin anew, at 1."
 
@@ -49,6 +50,7 @@ class Membership:
         resumes: bool,
         replays: bool,
         no_orders: str,
+        found: Callable[[int], None],
     ) -> None:
         rank, world_size = place
         meets = (acts or resumes) and world_size > 1 and not replays
@@ -67,6 +69,7 @@ class Membership:
         self._say = say
         self._usual_norm = usual_norm
         self._replays = replays
+        self._found = found
         self._is_alone = world_size == 1
         self._have_met = False  # all ranks, which then go on from the same scales
 
@@ -85,7 +88,9 @@ class Membership:
             self._meet(self._to_meet, optimizer)
         elif self._is_alone and (group := facts.group()) is not None:
             self._is_alone = False
-            self._advise(UNANNOUNCED.format(ranks=group[1]))
+            rank, ranks = group
+            self._advise(UNANNOUNCED.format(rank=rank, ranks=ranks))
+            self._found(ranks)
 
     def withdraw(self, step: int, reason: str, *, spares_persons: bool = False) -> None:
         """Do not do what waits after `step` steps, here or until all ranks hear of it: all, or what policies decided.
@@ -119,6 +124,7 @@ class Membership:
         if self.acts and not self._replays:
             self._stand_down(f"{reason} This is a dry run.")
             return
+        self._say("ranks", reason)
         self._begin_anew()
         self.no_orders = reason
 
