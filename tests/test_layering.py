@@ -86,7 +86,7 @@ IMPORTS = {
     "steering.orders": {"types", "actions", "actuators", "steering.control", "steering.execution", "guard", "policies"},
     "bus": {"types", "errors", "guard"},
     "health": {"types", "bus", "sample"},
-    "bookends": {"types", "bus", "guard", "sample"},
+    "bookends": {"types", "bus", "facts", "guard", "sample"},
     "lint": {"types", "errors", "catalog", "logs", "rules", "signals"},
     "attaching": {"errors"},
     "watchdog": {"types", "guard", "sample"},

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trimtab import facts
 from trimtab.bus import Bus
 from trimtab.guard import Guard
 from trimtab.sample.books import Books
@@ -16,6 +17,17 @@ NO_TRAINING = (
     "@trimtab.watch on the function that they run, or start them with `torchrun -m trimtab run train.py` or "
     "`accelerate launch -m trimtab run train.py`. Training with torch.func cannot be seen."
 )
+
+OVER_RPC = (
+    "No step and no validation was seen. This process has taken part in torch.distributed.rpc: training over that with "
+    "dist_autograd and DistributedOptimizer cannot be seen. Log what is to be shown: "
+    "trimtab.log(loss=..., phase='train')."
+)
+
+
+def no_training() -> str:
+    """What to say of a run in which nothing was seen."""
+    return OVER_RPC if facts.has_joined_rpc() else NO_TRAINING
 
 
 def run_start(
@@ -33,8 +45,8 @@ def run_start(
         "replay": config.replay,
         "rules": rules,
     }
-    facts = {**info.facts, "world_size": info.world_size, "config": described}
-    return RunStart(ts=time.time(), step=step, facts=facts, addresses=addresses)
+    known = {**info.facts, "world_size": info.world_size, "config": described}
+    return RunStart(ts=time.time(), step=step, facts=known, addresses=addresses)
 
 
 def run_end(

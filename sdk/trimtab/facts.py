@@ -87,6 +87,15 @@ def group() -> tuple[int, int] | None:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def has_joined_rpc() -> bool:
+    """Whether this process takes part in torch.distributed.rpc, or did: torch keeps its autograd until the end."""
+    try:
+        distributed.autograd._get_debug_info()  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # it is not built in, or was never initialised
+        return False
+    return True
+
+
 def without_secrets(command: Sequence[str]) -> list[str]:
     """The command line without the values of what is named like a secret, and without credentials in URLs."""
     kept: list[str] = []

@@ -369,7 +369,7 @@ class Run:
 
     def _publish_end(self, status: Status, error: str | None) -> None:
         if status == "completed" and not (self._capture.has_seen_any() or self._logged.any):
-            self._say("no_training", self._capture.why_no_step() or bookends.NO_TRAINING)
+            self._say("no_training", self._capture.why_no_step() or bookends.no_training())
         self._health.publish(last=True)
         seconds = self._health.seconds
         self._emit(bookends.run_end(status, error, seconds, books=self._books, guard=self._guard, bus=self._bus))
