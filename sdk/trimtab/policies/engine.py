@@ -75,7 +75,7 @@ class Engine:
         it is known whether they are still in trouble.
 
         Call it at every judgement, also without verdicts: an episode may have waited for a cooldown, and a lowered rate
-        creeps back. Costs 0.8 us when nothing is the matter, 2.5 while a lowered rate comes back.
+        creeps back. Costs 1 us when nothing is the matter, 3 while a lowered rate comes back.
         """
         passed = step - self._step
         if passed > 0:
