@@ -11,12 +11,12 @@ A halt is about the training that it was decided in: where a search goes on with
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from trimtab.errors import HaltTraining
+from trimtab.searches import living
 
 NOBODY_ASKS = (
     "nobody asks: the loop does not call trimtab.should_stop(). It goes on, with the weights that it has. Ask in the "
@@ -160,7 +160,7 @@ def _owners() -> Iterator[tuple[Any, str]]:
     holder = _loaded(*_HOLDER)
     found: list[tuple[Any, str]] = []
     idle: set[int] = set()
-    for thing in gc.get_objects():
+    for thing in living((*wanted, holder) if holder is not None else tuple(wanted)):
         kinds = type(thing).__mro__
         flag = next((wanted[kind] for kind in kinds if kind in wanted), None)
         if flag is not None:
