@@ -58,17 +58,15 @@ class HaltTraining(BaseException):
     """
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error message: the nearest allowed name, or all of them.
+def did_you_mean(given: str, allowed: Iterable[str], otherwise: str = "Allowed: {}.") -> str:
+    """The end of an error message: the nearest allowed name, or all of them, put into `otherwise`.
 
     >>> did_you_mean("promethus", ["console", "prometheus"])
     "Did you mean 'prometheus'?"
     """
     names = sorted(allowed)
     nearest = difflib.get_close_matches(given, names, n=1)
-    if nearest:
-        return f"Did you mean {nearest[0]!r}?"
-    return f"Allowed: {', '.join(names)}."
+    return f"Did you mean {nearest[0]!r}?" if nearest else otherwise.format(", ".join(names))
 
 
 MOST_SHOWN = 300  # characters of what somebody gave

@@ -6,13 +6,13 @@ are judged once for the run, under the empty name.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from trimtab import signals
 from trimtab.catalog.rules import RULES, RuleSpec
+from trimtab.errors import did_you_mean
 from trimtab.rules.bench import FAILURES, AnyRule, Bench
 from trimtab.rules.contest import Contest
 from trimtab.rules.findings import Findings
@@ -278,9 +278,7 @@ class Judge:
 
     def not_monitored(self, logged: Collection[str]) -> str:
         """What to tell the user where nothing of the monitored name was seen; `logged` are the names that were."""
-        seen = {"loss", "accuracy", *logged}
-        near = difflib.get_close_matches(self.monitor, sorted(seen), n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Log it, or name one of {', '.join(sorted(seen))}."
+        hint = did_you_mean(self.monitor, {"loss", "accuracy", *logged}, "Log it, or name one of {}.")
         return f"monitor={self.monitor!r}: no such value has been seen, so that no state is kept as the best. {hint}"
 
     def described(self) -> dict[str, dict[str, Any]]:

@@ -252,10 +252,7 @@ class Controller:
 
     def looks_again(self, label: str) -> bool:
         """See `StepController`."""
-        aided = self._execution.aided
-        found = bool(aided) and (label in aided or "" in aided)
-        aided.clear()
-        return found
+        return self._execution.has_aided(label)
 
     def catch_up(self, ledger: Ledger, due: Due) -> None:
         """See `StepController`."""

@@ -103,7 +103,7 @@ class Execution:
         self.adjustments: list[Adjustment] = []
         self.follows_cycle = False  # whether weights may change between steps of several optimizers
         self.cycle = Cycle()
-        self.aided: set[str] = set()  # optimizers whose step of now got first aid, or would have; empty for all
+        self._aided: set[str] = set()  # optimizers whose step of now got first aid, or would have; empty for all
         self.others: Others | None = None  # ranks, with whom all is done together
         self._actuators = actuators
         self._engine = engine
@@ -127,11 +127,17 @@ class Execution:
         self.follows_cycle = len(living) > 1
         self.cycle.meet(living)
 
+    def has_aided(self, label: str) -> bool:
+        """Whether the step of this optimizer got first aid, or would have in a dry run. Asked once a step."""
+        found = bool(self._aided) and (label in self._aided or "" in self._aided)
+        self._aided.clear()
+        return found
+
     def take_up(self, decision: Decision, moment: Moment, told: Told | None = None) -> None:
         """Do it now, or when its moment comes. `told` is called with what was recorded, once."""
         stage = max((action.stage for action in decision.actions), key=STAGES.index)
         if momentary(decision.actions):
-            self.aided.add(decision.optimizer)
+            self._aided.add(decision.optimizer)
         if decision.outcome is not None:
             controls = DryControls(self._actuators, decision.optimizer, moment.step, decision.since)
             for action in decision.actions:
