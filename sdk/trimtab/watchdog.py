@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import heapq
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import TypeAlias
 
+from trimtab import frames
 from trimtab.guard import Guard
 from trimtab.sample.spacing import median
 from trimtab.types import AlertState, Verdict
@@ -164,10 +163,10 @@ class Watchdog:
 
 def where(thread: int) -> str:
     """Where a thread is now, innermost frame first, in one line: `wait (queue.py:180) < fetch (loader.py:12)`."""
-    frame: FrameType | None = sys._current_frames().get(thread)
-    frames: list[str] = []
-    while frame is not None and len(frames) < FRAMES:
+    frame = frames.of_threads().get(thread)
+    places: list[str] = []
+    while frame is not None and len(places) < FRAMES:
         code = frame.f_code
-        frames.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")
+        places.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")
         frame = frame.f_back
-    return " < ".join(frames)
+    return " < ".join(places)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from trimtab.capture.threads import Backwards, is_at_work
+from trimtab.capture.threads import Backwards
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def running():
 
 
 def test_thread_in_the_standard_library_alone_is_not_at_work(running):
-    assert not is_at_work(running("concurrent/futures/thread.py"))
+    assert Backwards().are_alone([running("concurrent/futures/thread.py")])
 
 
 @pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
 def test_thread_in_a_library_that_is_installed_beside_the_standard_one_is_at_work(running, packages):
-    assert is_at_work(running(f"{packages}/trainer.py"))
+    assert not Backwards().are_alone([running(f"{packages}/trainer.py")])
 
 
 def test_thread_that_has_ended_is_not_at_work():
     thread = threading.Thread(target=lambda: None)
     thread.start()
     thread.join()
-    assert not is_at_work(thread.ident)
+    assert Backwards().are_alone([thread.ident])
 
 
 def test_backward_waits_while_another_thread_looks_at_graphs():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterable
 from types import FrameType
+
+from trimtab import frames
 
 _STANDARD = os.path.dirname(threading.__file__)
 _PACKAGES = ("site-packages", "dist-packages")  # which stand in the same directory
@@ -29,13 +30,16 @@ class Backwards:
 
     def are_alone(self, others: Iterable[int]) -> bool:
         """Whether neither `others`, by their idents, nor who ever ran a backward is at work, but for this thread."""
-        self._threads.intersection_update(sys._current_frames())  # those that live
-        return not any(map(is_at_work, self._threads.union(others) - {threading.get_ident()}))
+        others = self._threads.union(others) - {threading.get_ident()}
+        if not others:
+            return True
+        living = frames.of_threads()
+        self._threads.intersection_update(living)
+        return not any(_is_at_work(living[thread]) for thread in others if thread in living)
 
 
-def is_at_work(thread: int) -> bool:
-    """Whether a thread, by its ident, lives and runs anybody's code: one of a pool that waits for a task does not."""
-    frame: FrameType | None = sys._current_frames().get(thread)
+def _is_at_work(frame: FrameType | None) -> bool:
+    """Whether a thread that is in `frame` runs anybody's code: one of a pool that waits for a task does not."""
     while frame is not None:
         path = frame.f_code.co_filename
         if not path.startswith(_STANDARD) or any(part in path for part in _PACKAGES):
