@@ -184,3 +184,12 @@ def test_rollback_turns_back_optimizers_inside_backward_with_the_one_beside_them
     (back,) = seen.run.adjustments
     assert 0 < (step := back.after["weights_of_step"]) < 40
     assert all(map(torch.equal, restored, states[step - 1]))
+
+
+def test_next_model_that_is_trained_by_hand_is_not_judged_by_the_last_losses_of_the_one_before(watching):
+    with watching() as seen:
+        for _ in range(4):
+            training = ByHand()
+            for _ in range(150):
+                training.step()
+    assert [alert.rule for alert in seen.backend.of(Alert)] == []

@@ -67,6 +67,13 @@ class JudgedAfterwards:
         if self._ledger is not None:
             self.controller().catch_up(self._ledger, self._unjudged.take())
 
+    def begin_anew(self, ledger: Ledger) -> None:
+        """Another training begins with the next step. Those that wait are of the one before it."""
+        if self.controller().judges_at_once:
+            self.judge_rest()
+        self._unjudged.take()
+        self.controller().begins_anew(ledger.label)
+
     def recorded(self, ledger: Ledger, *, pending: bool = False) -> None:
         """It is recorded: the moment for what has waited for the end of a step. `pending`: the next has begun."""
         if self.controller().awaits_steps:
@@ -303,7 +310,7 @@ class UnseenOptimizer:
         if self._ledger is not None and before.ids.isdisjoint(map(id, self._parameters)):
             self._models.keep(self._parameters)
             self._recorder.begin_anew(self._ledger)
-            self._judging.controller().begins_anew(self._ledger.label)
+            self._judging.begin_anew(self._ledger)
 
     def _step(self, losses: list[Held], norm: Held | None, now: float, *, pending: bool = True) -> None:
         if self._ledger is not None:
