@@ -11,7 +11,7 @@ _call = operator.methodcaller("__call__")
 
 
 def of_threads() -> dict[int, FrameType]:
-    """The frame that each thread is in, by the thread's ident. Some 1 us a thread.
+    """The frame that each thread is in, by the thread's ident. 2 us, and 0.1 us for each thread that waits.
 
     Python 3.11 makes objects for them while it holds a lock of the interpreter's. Where that begins a round of the
     garbage collector, and the round frees a `threading.local` or runs code that starts a thread, the same lock is

@@ -69,9 +69,9 @@ class JudgedAfterwards:
 
     def begin_anew(self, ledger: Ledger) -> None:
         """Another training begins with the next step. Those that wait are of the one before it."""
+        due = self._unjudged.take()
         if self.controller().judges_at_once:
-            self.judge_rest()
-        self._unjudged.take()
+            self.controller().catch_up(ledger, due)
         self.controller().begins_anew(ledger.label)
 
     def recorded(self, ledger: Ledger, *, pending: bool = False) -> None:
